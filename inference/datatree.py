@@ -1,0 +1,65 @@
+"""Fits as ArviZ reads them."""
+
+from typing import Any
+
+import jax
+import numpy as np
+from arviz_base import from_dict
+from xarray import DataTree
+
+from .density import Rows, Structure
+from .methods.method import Outcome
+
+
+def to_datatree(
+    outcome: Outcome,
+    structure: Structure,
+    columns: tuple[str, ...] | None,
+    *,
+    attrs: dict[str, Any],
+    pointwise: np.ndarray | None,
+    x: Rows,
+    y: Rows,
+) -> DataTree:
+    """Draws, statistics and, where given, pointwise log likelihood and data, under ArviZ's names.
+
+    Args:
+        outcome: what the method found.
+        structure: names the dimensions of the sites.
+        columns: names of the features, where x was a data frame.
+        attrs: what is said of the fit.
+        pointwise: log likelihood, (chain, draw, n).
+        x: n rows, or None.
+        y: n rows, or None.
+    """
+    groups: dict[str, Any] = {"posterior": dict(outcome.draws)}
+    dims: dict[str, list[str]] = {site: list(names) for site, names in structure.dims}
+    coords: dict[str, Any] = {"feature": list(columns)} if columns and _names_features(structure, columns) else {}
+    if outcome.sample_stats:
+        groups["sample_stats"] = dict(outcome.sample_stats)
+    if pointwise is not None:
+        groups["log_likelihood"] = {structure.observed: pointwise}
+        groups["observed_data"] = _named(structure.observed, y, dims)
+        groups["constant_data"] = _named("x", x, dims)
+        dims[structure.observed] = ["row", *dims[structure.observed][1:]]
+    tree = from_dict(groups, dims=dims, coords=coords)
+    tree.attrs.update(attrs)
+    tree["posterior"].attrs.update(attrs)
+    return tree
+
+
+def _named(name: str, rows: Rows, dims: dict[str, list[str]]) -> dict[str, np.ndarray]:
+    """The leaves of a pytree by name, their first dimension named row."""
+    leaves = jax.tree.leaves_with_path(rows)
+    keys = ["".join(str(getattr(part, "key", getattr(part, "idx", part))) for part in path) for path, _ in leaves]
+    named = {key or name: np.asarray(leaf) for key, (_, leaf) in zip(keys, leaves, strict=True)}
+    for key, leaf in named.items():
+        dims[key] = ["row", *("feature" if key == name == "x" else f"{key}_dim{i}" for i in range(1, leaf.ndim))]
+    return named
+
+
+def _names_features(structure: Structure, columns: tuple[str, ...]) -> bool:
+    """Whether the sites' dimension "feature" is as long as there are columns."""
+    shapes = structure.latents
+    lengths = {shapes[site][names.index("feature")] for site, names in structure.dims if "feature" in names}
+    return lengths <= {len(columns)}

@@ -1,0 +1,191 @@
+"""The one density: log p(y | x, w) + log p(w), for any NumPyro model ``model(x, y=None)``.
+
+Every method minimises, samples or scores what is in this file. Nothing else in the library adds a term to it.
+"""
+
+import math
+from collections.abc import Callable, Hashable
+from dataclasses import dataclass, field
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpyro
+import numpyro.distributions as dist
+from jax import Array
+from numpyro.distributions import constraints
+from numpyro.handlers import scale, seed, substitute, trace
+from numpyro.primitives import Messenger
+
+NumPyroModel = Callable[..., Any]
+"""A NumPyro model ``model(x, y=None)``."""
+Rows = Any
+"""An array, or a pytree of arrays, with n rows first."""
+Weights = dict[str, Array]
+"""Latent site -> value, in the coordinates in which the model states it (a scale is positive)."""
+
+
+@dataclass(frozen=True)
+class flat:  # noqa: N801  (reads as a function, and is compared and hashed as a value)
+    """The model under a flat prior: the log probability of every latent site is masked out of its density.
+
+    ``fit(model, MLE(), ...)`` is ``fit(flat(model), MAP(), ...)``. Flat is meant in the coordinates of the model: a
+    scale gets the density 1 on (0, inf), not on its logarithm. Supports, initial values and draws from the prior stay
+    as they were.
+
+    Args:
+        model: a NumPyro model.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from flatprior.inference import flat, log_density
+        >>> from flatprior.models import MLP, Bernoulli, Model, gaussian
+        >>> model = Model(MLP(), Bernoulli(), gaussian(1.0))
+        >>> x, y, w = jnp.zeros((3, 1)), jnp.array([0, 1, 1]), {"w1": jnp.ones((1, 1)), "b1": jnp.zeros(1)}
+        >>> print(f"{log_density(model, w, x, y):.3f} {log_density(flat(model), w, x, y):.3f}")
+        -4.417 -2.079
+    """
+
+    model: NumPyroModel
+
+    def __call__(self, x: Rows, y: Rows | None = None) -> Any:
+        """The NumPyro model."""
+        with _MaskLatents():
+            return self.model(x, y)
+
+
+class _MaskLatents(Messenger):
+    def process_message(self, msg: dict[str, Any]) -> None:
+        if msg["type"] == "sample" and not msg["is_observed"]:
+            msg["fn"] = msg["fn"].mask(False)
+
+
+@dataclass(frozen=True)
+class per_row:  # noqa: N801
+    """The model ``(x, y, num_rows)`` whose negative log density is the objective divided by the number of rows.
+
+    On all rows this is the negative log joint divided by n. On a batch the observed sites are scaled by n / batch, so
+    that its mean over the batches of an epoch is the objective on all rows. The one place where minibatches are scaled.
+    """
+
+    model: NumPyroModel
+
+    def __call__(self, x: Rows, y: Rows, num_rows: int) -> None:
+        with scale(scale=1.0 / num_rows), _ScaleObserved(num_rows / count_rows(x)):
+            self.model(x, y)
+
+
+class _ScaleObserved(Messenger):
+    def __init__(self, factor: float) -> None:
+        super().__init__()
+        self.factor = factor
+
+    def process_message(self, msg: dict[str, Any]) -> None:
+        if msg["type"] == "sample" and msg["is_observed"] and self.factor != 1:
+            msg["scale"] = self.factor if msg["scale"] is None else msg["scale"] * self.factor
+
+
+def log_density(model: NumPyroModel, weights: Weights, x: Rows, y: Rows) -> Array:
+    """log p(y | x, w) + log p(w) in nats, at weights in the coordinates of the model. Differentiable.
+
+    Its negative is the loss that `MAP` minimises; on `flat(model)` it is the log likelihood, and its negative the loss
+    that `MLE` minimises.
+    """
+    return numpyro.infer.util.log_density(model, (x, y), {}, weights)[0]
+
+
+def observation(model: NumPyroModel, weights: Weights, x: Rows, site: str) -> dist.Distribution:
+    """p(y | x, w): the distribution of the observed site at one draw of the weights."""
+    return trace(seed(substitute(model, data=weights), jax.random.key(0))).get_trace(x)[site]["fn"]
+
+
+def row_log_probs(model: NumPyroModel, weights: Weights, x: Rows, y: Rows, site: str) -> Array:
+    """log p(y_i | x_i, w) of every row, (n,), in nats, at one draw of the weights."""
+    observed = trace(substitute(seed(model, jax.random.key(0)), data=weights)).get_trace(x, y)[site]
+    return observed["fn"].log_prob(observed["value"])
+
+
+@dataclass(frozen=True)
+class Structure:
+    """What a model is made of, read from one abstract trace. A value: equal structures share compiled code."""
+
+    observed: str
+    """The name of the observed site."""
+    support: constraints.Constraint = field(compare=False)
+    """The support of the observed site."""
+    sites: tuple[tuple[str, tuple[int, ...]], ...]
+    """The latent sites and their shapes, in the order in which the model samples them."""
+    dims: tuple[tuple[str, tuple[str, ...]], ...]
+    """Names of the dimensions, for the latent sites that state them in ``infer["event_dims"]``."""
+    real: frozenset[str]
+    """The latent sites whose support is the whole real line."""
+    is_flat: bool
+    """Whether the density of any latent site is masked out."""
+
+    @property
+    def latents(self) -> dict[str, tuple[int, ...]]:
+        """Latent site -> shape."""
+        return dict(self.sites)
+
+    @property
+    def num_weights(self) -> int:
+        """How many numbers the latent sites hold together."""
+        return sum(math.prod(shape) for _, shape in self.sites)
+
+
+def abstract_trace(model: NumPyroModel, x: Rows, y: Rows | None = None) -> dict[str, Any]:
+    """The sites of a model, with shapes and types but without values: nothing is computed.
+
+    Observed sites carry the shape of their log probability as ``log_prob_shape``.
+    """
+    sites: dict[str, Any] = {}
+
+    def run(x: Rows, y: Rows | None) -> list[Array]:
+        sites.update(trace(seed(model, jax.random.key(0))).get_trace(x, y))
+        for site in sites.values():
+            if is_observation(site):
+                site["log_prob_shape"] = jnp.shape(site["fn"].log_prob(site["value"]))
+        return []
+
+    jax.eval_shape(run, x, y)
+    return sites
+
+
+def is_latent(site: dict[str, Any]) -> bool:
+    """Whether a site of a trace is one whose value is inferred."""
+    return site["type"] == "sample" and not site["is_observed"]
+
+
+def is_observation(site: dict[str, Any]) -> bool:
+    """Whether a site of a trace is data; `numpyro.factor` is a term of the density, but no data."""
+    return site["type"] == "sample" and site["is_observed"] and not isinstance(site["fn"], dist.Unit)
+
+
+def is_masked(d: dist.Distribution) -> bool:
+    """Whether the log probability of a distribution has been masked out by `flat`."""
+    return isinstance(d, dist.MaskedDistribution) and d._mask is False
+
+
+def count_rows(x: Rows) -> int:
+    """The number of rows of an array or of a pytree of arrays."""
+    return jnp.shape(jax.tree.leaves(x)[0])[0]
+
+
+def take_rows(x: Rows, rows: Any) -> Rows:
+    """The given rows, an index or a slice, of an array or of a pytree of arrays."""
+    return jax.tree.map(lambda leaf: leaf[rows], x)
+
+
+
+
+def is_real(support: constraints.Constraint) -> bool:
+    """Whether a support is the whole real line, in any number of dimensions."""
+    while hasattr(support, "base_constraint"):
+        support = support.base_constraint
+    return support in (constraints.real, constraints.real_vector, constraints.real_matrix)
+
+
+def signature(rows: Rows) -> Hashable:
+    """The structure, shapes and types of a pytree of arrays: data with the same signature share compiled code."""
+    leaves, tree = jax.tree.flatten(rows)
+    return tree, tuple((leaf.shape, str(leaf.dtype)) for leaf in leaves)

@@ -1,0 +1,254 @@
+"""NUTS: Markov chains whose draws follow the posterior."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from functools import lru_cache, partial
+from typing import Any, ClassVar, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from arviz_stats.base import array_stats
+from jax import Array
+from jax.sharding import PartitionSpec
+from numpyro.infer.hmc import hmc
+from numpyro.infer.util import constrain_fn, potential_energy
+
+from .. import status as says
+from ..blocks import Run, run_in_blocks
+from ..density import NumPyroModel, Rows, Structure, Weights, signature
+from ..status import Status
+from .method import Kind, Outcome
+from .point import MAP, descend, starting_points
+
+BLOCK_DRAWS = 50
+"""Most draws between two looks at the progress bar, and the length of the buffer on the device."""
+MAX_RHAT = 1.05
+"""R-hat of the log density above which the chains are said to disagree."""
+MAX_TREE_CAPS = 0.05
+"""Share of draws at the tree cap above which the status says so."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class NUTS:
+    """The posterior by NumPyro's No-U-Turn sampler (Hoffman & Gelman 2014), from warm starts.
+
+    Chains run side by side, spread over all devices. A network's chains that start far from any mode find none, so each
+    begins where a short `MAP` run from its own starting point has arrived.
+
+    Args:
+        num_warmup: adaptation steps of each chain, thrown away.
+        num_samples: draws kept of each chain.
+        num_chains: number of chains.
+        start: the `MAP` run that finds the starting points; its `num_restarts` is set to `num_chains`. None is a cold
+            start.
+        improper_ok: sample a model whose prior is flat. Its posterior may not exist, and chains do not tell.
+        init_strategy: where chains begin that have no `start`; see `MAP`.
+        step_size, inverse_mass_matrix, adapt_step_size, adapt_mass_matrix, dense_mass, target_accept_prob,
+            max_tree_depth, find_heuristic_step_size, regularize_mass_matrix, forward_mode_differentiation: as in
+            `numpyro.infer.NUTS`.
+
+    Raises:
+        ValueError: when a setting is out of its range.
+    """
+
+    kind: ClassVar[Kind] = "chain"
+
+    num_warmup: int = 1000
+    num_samples: int = 1000
+    num_chains: int = 4
+    start: MAP | None = MAP(num_steps=500, polish=False)
+    improper_ok: bool = False
+    init_strategy: Callable[..., Any] | None = None
+    step_size: float = 1.0
+    inverse_mass_matrix: Any = field(default=None, compare=False)
+    adapt_step_size: bool = True
+    adapt_mass_matrix: bool = True
+    dense_mass: bool | tuple[tuple[str, ...], ...] = False
+    target_accept_prob: float = 0.8
+    max_tree_depth: int | tuple[int, int] = 10
+    find_heuristic_step_size: bool = False
+    regularize_mass_matrix: bool = True
+    forward_mode_differentiation: bool = False
+
+    def __post_init__(self) -> None:
+        for name, least in (("num_warmup", 0), ("num_samples", 1), ("num_chains", 1)):
+            value = getattr(self, name)
+            if not isinstance(value, int) or isinstance(value, bool) or value < least:
+                raise ValueError(f"NUTS: expected an integer of at least {least} as {name}; got {value!r}.")
+        if not 0 < self.target_accept_prob < 1:
+            raise ValueError(f"NUTS: expected 0 < target_accept_prob < 1; got {self.target_accept_prob!r}.")
+        if isinstance(self.dense_mass, list):  # NumPyro's spelling
+            object.__setattr__(self, "dense_mass", tuple(tuple(block) for block in self.dense_mass))
+
+    def run(
+        self, model: NumPyroModel, structure: Structure, x: Rows, y: Rows, *, key: Array, progress: bool
+    ) -> Outcome:
+        """See `Method.run`.
+
+        Raises:
+            ValueError: when the prior is flat and `improper_ok` is not set.
+        """
+        if structure.is_flat and not self.improper_ok:
+            raise ValueError(
+                "NUTS: the model's prior is flat, so its posterior may not be proper, and chains would not tell. Sample "
+                "the model with its prior, or set improper_ok=True."
+            )
+        key_start, key_chains = jax.random.split(key)
+        begin = replace(self.start or MAP(init_strategy=self.init_strategy), num_restarts=self.num_chains)
+        if self.start is None:
+            params = starting_points(begin, model, structure, x, y, key=key_start)
+        else:
+            descent = descend(begin, model, structure, x, y, key=key_start, progress=progress)
+            if descent.interrupted:
+                raise KeyboardInterrupt
+            params = descent.unconstrained
+        program = _program(self, model, structure, x, y)
+        state = program.start(params, jax.random.split(key_chains, self.num_chains), self.inverse_mass_matrix, x, y)
+        draws: list[Any] = []
+
+        def block(state: _State, begin: int, end: int) -> _State:
+            return _State(*program.block(state.chains, end - begin, x, y), begin, end)
+
+        def keep(state: _State, done: int) -> bool:
+            kept = slice(max(0, self.num_warmup - state.begin), state.end - state.begin)
+            draws.append(jax.tree.map(lambda leaf: np.asarray(leaf)[:, kept], state.draws))
+            return True
+
+        run: Run[_State] = run_in_blocks(
+            block,
+            _State(state, None, 0, 0),
+            self.num_warmup + self.num_samples,
+            label="NUTS",
+            unit="draw",
+            progress=progress,
+            describe=lambda state, done: _describe(state, done <= self.num_warmup),
+            keep_going=keep,
+            max_block_steps=BLOCK_DRAWS,
+        )
+        if run.done <= self.num_warmup:
+            raise KeyboardInterrupt  # during the warm-up: there are no draws to keep
+        drawn, sample_stats = jax.tree.map(lambda *leaves: np.concatenate(leaves, axis=1), *draws)
+        status = _status(self, sample_stats, run.done - self.num_warmup)
+        return Outcome(drawn, status, sample_stats=sample_stats)
+
+
+class _State(NamedTuple):
+    chains: Any
+    draws: Any
+    """(draws, statistics) of the last block, shaped (chain, BLOCK_DRAWS, ...); rows past the block's end are unused."""
+    begin: int
+    end: int
+
+
+class _Program:
+    """NumPyro's kernel over one model, under one set of settings: what is compiled once."""
+
+    def __init__(self, settings: NUTS, model: NumPyroModel, structure: Structure) -> None:
+        self.settings, self.model, self.sites = settings, model, tuple(structure.latents)
+        devices = jax.local_devices()
+        num_devices = max(d for d in range(1, len(devices) + 1) if settings.num_chains % d == 0)
+        block = self._block
+        if num_devices > 1:
+            mesh = jax.sharding.Mesh(np.array(devices[:num_devices]), ("chain",))
+            chains, same = PartitionSpec("chain"), PartitionSpec()
+            block = jax.shard_map(
+                block, mesh=mesh, in_specs=(chains, same, same, same), out_specs=chains, check_vma=False
+            )
+        self.block = jax.jit(block)
+        self.start = jax.jit(self._start)
+
+    def _kernel(self, x: Rows, y: Rows) -> tuple[Callable[..., Any], Callable[..., Any]]:
+        """NumPyro's functions (init, sample); init must be called before sample, in the same trace."""
+        init, sample = hmc(
+            potential_fn_gen=lambda x, y: partial(potential_energy, self.model, (x, y), {}), algo="NUTS"
+        )
+        dense = self.settings.dense_mass
+        init = partial(
+            init,
+            num_warmup=self.settings.num_warmup,
+            step_size=self.settings.step_size,
+            adapt_step_size=self.settings.adapt_step_size,
+            adapt_mass_matrix=self.settings.adapt_mass_matrix,
+            dense_mass=([tuple(sorted(self.sites))] if dense else []) if isinstance(dense, bool) else list(dense),
+            target_accept_prob=self.settings.target_accept_prob,
+            max_tree_depth=self.settings.max_tree_depth,
+            find_heuristic_step_size=self.settings.find_heuristic_step_size,
+            regularize_mass_matrix=self.settings.regularize_mass_matrix,
+            forward_mode_differentiation=self.settings.forward_mode_differentiation,
+            model_args=(x, y),
+        )
+        return init, partial(sample, model_args=(x, y))
+
+    def _start(self, params: Weights, keys: Array, inverse_mass_matrix: Any, x: Rows, y: Rows) -> Any:
+        init, _ = self._kernel(x, y)
+        return jax.vmap(lambda z, key: init(z, inverse_mass_matrix=inverse_mass_matrix, rng_key=key))(params, keys)
+
+    def _block(self, state: Any, num_steps: Array, x: Rows, y: Rows) -> tuple[Any, Any]:
+        init, sample = self._kernel(x, y)
+        jax.eval_shape(lambda z, key: init(z, rng_key=key), jax.tree.map(lambda leaf: leaf[0], state.z), state.rng_key[0])
+
+        def collect(state: Any) -> Any:
+            stats = {
+                "diverging": state.diverging,
+                "n_steps": state.num_steps,
+                "tree_depth": jnp.ceil(jnp.log2(state.num_steps + 1)).astype(int),
+                "acceptance_rate": state.accept_prob,
+                "energy": state.energy,
+                "lp": -state.potential_energy,
+                "step_size": state.adapt_state.step_size,
+            }
+            return constrain_fn(self.model, (x, y), {}, state.z), stats
+
+        def step(i: Array, carry: tuple[Any, Any]) -> tuple[Any, Any]:
+            state, buffer = carry
+            state = jax.vmap(sample)(state)
+            row = jax.vmap(collect)(state)
+            return state, jax.tree.map(lambda rows, row: rows.at[:, i].set(row), buffer, row)
+
+        empty = jax.tree.map(
+            lambda leaf: jnp.zeros((leaf.shape[0], BLOCK_DRAWS, *leaf.shape[1:]), leaf.dtype),
+            jax.eval_shape(jax.vmap(collect), state),
+        )
+        return jax.lax.fori_loop(0, num_steps, step, (state, empty))
+
+
+@lru_cache(maxsize=64)
+def _cached_program(settings: NUTS, model: NumPyroModel, structure: Structure, signature: Any) -> _Program:
+    return _Program(settings, model, structure)
+
+
+def _program(settings: NUTS, model: NumPyroModel, structure: Structure, x: Rows, y: Rows) -> _Program:
+    """The program for these settings, this model and these shapes: made once."""
+    return _cached_program(settings, model, structure, signature((x, y)))
+
+
+def _describe(state: _State, warming_up: bool) -> str:
+    _, stats = jax.tree.map(lambda leaf: np.asarray(leaf)[:, : state.end - state.begin], state.draws)
+    phase = "warm-up" if warming_up else "sampling"
+    return (
+        f"{phase}, log density {stats['lp'][:, -1].mean():.4g}, {int(stats['diverging'].sum())} diverging, "
+        f"{stats['n_steps'].mean():.0f} leapfrog steps"
+    )
+
+
+def _status(settings: NUTS, stats: dict[str, np.ndarray], num_draws: int) -> Status:
+    """What the draws' statistics say of the chains."""
+    failures, warnings = [], []
+    if num_draws < settings.num_samples:
+        warnings.append(says.INTERRUPTED.format(done=num_draws, total=settings.num_samples, unit="draws of each chain"))
+    lp, diverging = stats["lp"], int(stats["diverging"].sum())
+    frozen = np.flatnonzero(np.ptp(lp, axis=1) == 0) if num_draws > 1 else np.array([], int)
+    if frozen.size:
+        failures.append(says.FROZEN.format(chains=", ".join(map(str, frozen))))
+    if diverging:
+        warnings.append(says.DIVERGENCES.format(count=diverging, total=lp.size))
+    depth = settings.max_tree_depth if isinstance(settings.max_tree_depth, int) else settings.max_tree_depth[1]
+    capped = float((stats["tree_depth"] >= depth).mean())
+    if capped > MAX_TREE_CAPS:
+        warnings.append(says.TREE_CAP.format(percent=capped, depth=depth))
+    if lp.shape[0] > 1 and num_draws >= 4 and not frozen.size:
+        rhat = float(array_stats.rhat(lp))
+        if not rhat <= MAX_RHAT:
+            warnings.append(says.NOT_MIXED.format(rhat=rhat, limit=MAX_RHAT))
+    return Status(tuple(failures), tuple(warnings))

@@ -1,0 +1,284 @@
+"""The predictive distribution: p(y | x) as a mixture over draws, in bounded memory."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import numpyro.distributions as dist
+from jax import Array
+from numpyro.distributions import constraints
+
+from .checks import as_key, as_rows, check_model, check_pair, check_y
+from .density import NumPyroModel, Rows, Structure, Weights, abstract_trace, count_rows, observation, row_log_probs, take_rows
+
+WORKING_BYTES = 2**28
+"""What a prediction may hold on the device beside x, the draws and its result: a bound of about 256 MiB."""
+COPIES = 4
+"""How many arrays of (draw, row) a summary holds at a time."""
+BISECTIONS = {"float32": 32, "float64": 64}
+"""Halvings that bring a bracket down to the precision of the type."""
+
+PerDraw = Callable[[NumPyroModel, str, Weights, Rows, Rows], Any]
+Summary = Callable[[Any, Rows, Any], Any]
+
+
+def over_rows(
+    per_draw: PerDraw,
+    summary: Summary,
+    model: NumPyroModel,
+    site: str,
+    draws: Weights,
+    x: Rows,
+    y: Rows = None,
+    extra: Any = None,
+) -> Any:
+    """Evaluate a function at every draw and row, and summarise it over draws, a chunk of rows at a time.
+
+    The one place that chunks memory. Rows are cut so that (draws x rows of a chunk) results fit in `WORKING_BYTES`, and
+    within a chunk as many draws are evaluated together as their intermediate values fit.
+
+    Args:
+        per_draw: (model, site, weights, x, y) -> a pytree with one entry a row, at one draw.
+        summary: (that pytree with a leading axis of draws, y, extra) -> a pytree of arrays with rows first.
+        model: the model.
+        site: the observed site.
+        draws: site -> (draw, *shape).
+        x: n rows.
+        y: n rows, or None.
+        extra: passed to the summary.
+
+    Returns:
+        The summary, with n rows, as NumPy arrays.
+    """
+    num_rows = count_rows(x)
+    chunk, together = _sizes(per_draw, model, site, draws, x, y)
+    whole: Any = None
+    for start in range(0, num_rows, chunk):
+        rows = np.minimum(np.arange(start, start + chunk), num_rows - 1)  # the last chunk repeats its last row
+        part = (x, y) if chunk == num_rows else (take_rows(x, rows), take_rows(y, rows))
+        result = _evaluate(per_draw, summary, model, site, together, draws, *part, extra)
+        if whole is None:
+            whole = jax.tree.map(lambda leaf: np.empty((num_rows, *leaf.shape[1:]), leaf.dtype), result)
+        for into, leaf in zip(jax.tree.leaves(whole), jax.tree.leaves(result), strict=True):
+            into[start : start + chunk] = np.asarray(leaf)[: num_rows - start]
+    return whole
+
+
+@partial(jax.jit, static_argnums=(0, 1, 2, 3, 4))
+def _evaluate(
+    per_draw: PerDraw,
+    summary: Summary,
+    model: NumPyroModel,
+    site: str,
+    together: int,
+    draws: Weights,
+    x: Rows,
+    y: Rows,
+    extra: Any,
+) -> Any:
+    values = jax.lax.map(lambda weights: per_draw(model, site, weights, x, y), draws, batch_size=together)
+    return summary(values, y, extra)
+
+
+def _sizes(per_draw: PerDraw, model: NumPyroModel, site: str, draws: Weights, x: Rows, y: Rows) -> tuple[int, int]:
+    """How many rows make a chunk, and how many draws are evaluated together."""
+    num_rows, num_draws = count_rows(x), count_rows(draws)
+    probe = min(num_rows, 64)
+    one = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), draws)
+    few = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((probe, *leaf.shape[1:]), leaf.dtype), (x, y))
+    jaxpr, out = jax.make_jaxpr(partial(per_draw, model, site), return_shape=True)(one, *few)
+    result = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(out)) / probe
+    values = [v.aval for equation in jaxpr.eqns for v in equation.outvars if hasattr(v.aval, "dtype")]
+    work = sum(aval.size * aval.dtype.itemsize for aval in values) / probe
+    chunk = max(1, min(num_rows, int(WORKING_BYTES / (num_draws * max(result, 4) * COPIES))))
+    chunk = -(-num_rows // -(-num_rows // chunk))  # chunks of equal size
+    together = max(1, min(num_draws, int(WORKING_BYTES / (chunk * max(work, 4)))))
+    return chunk, together
+
+
+def log_likelihood(model: NumPyroModel, structure: Structure, draws: Weights, x: Rows, y: Rows) -> np.ndarray:
+    """log p(y_i | x_i, w_s) in nats, (draw, n)."""
+    return over_rows(_log_prob, _transposed, model, structure.observed, draws, x, y).T
+
+
+def _log_prob(model: NumPyroModel, site: str, weights: Weights, x: Rows, y: Rows) -> Array:
+    return row_log_probs(model, weights, x, y, site)
+
+
+def _observation(model: NumPyroModel, site: str, weights: Weights, x: Rows, y: Rows) -> dist.Distribution:
+    return observation(model, weights, x, site)
+
+
+@dataclass(frozen=True, eq=False)
+class Predictive:
+    """The predictive distribution of y at rows of x, ``p(y | x, data) = mean over draws of p(y | x, w_s)``.
+
+    A point estimate is a mixture of one. Summaries are computed when they are asked for, exactly from the components
+    and not from samples of y, a chunk of rows at a time: beside x, the draws and the result they hold about 256 MiB
+    (`WORKING_BYTES`). All results are NumPy arrays with n rows, in units of y.
+    """
+
+    model: NumPyroModel
+    structure: Structure
+    draws: Weights
+    """Site -> (draw, *shape), the chains one after the other."""
+    x: Rows
+
+    @property
+    def mean(self) -> np.ndarray:
+        """E[y | x], (n,); of a Bernoulli the probability of 1.
+
+        Raises:
+            NotImplementedError: when y is a class: classes have probabilities, and no mean.
+        """
+        return self._moments("mean")[0]
+
+    @property
+    def variance(self) -> np.ndarray:
+        """Var[y | x], (n,): the mean of the components' variances plus the variance of their means.
+
+        Raises:
+            NotImplementedError: when y is a class.
+        """
+        return self._moments("variance")[1]
+
+    @property
+    def probs(self) -> np.ndarray:
+        """p(y = 1 | x), (n,), of a site on {0, 1}; p(y = k | x), (n, num_classes), of one on {0, ..., k}.
+
+        Raises:
+            NotImplementedError: when y has no finite set of values.
+        """
+        if not self.is_finite:
+            raise NotImplementedError(f"probs: y can be {self.structure.support!r}, not one of a finite set of values.")
+        probs = self._over_rows(_observation, _mean_probs)
+        return probs[:, 1] if self.structure.support is constraints.boolean else probs
+
+    def log_prob(self, y: Any) -> np.ndarray:
+        """log p(y | x, data) in nats, (n,): the log of the mean, over draws, of the likelihood of each row.
+
+        Raises:
+            TypeError, ValueError: when y is not one observation a row.
+        """
+        return self._over_rows(_log_prob, _log_mean_exp, self._checked(y))
+
+    def cdf(self, y: Any) -> np.ndarray:
+        """P(Y <= y | x, data), (n,): the probability integral transform of y.
+
+        Raises:
+            NotImplementedError: when the distribution of the site has no `cdf`.
+        """
+        return self._over_rows(_observation, _mean_cdf, self._checked(y))
+
+    def quantile(self, q: Any) -> np.ndarray:
+        """The q-quantile of y, (n,), or (len(q), n) for an array of q, to the precision of the type.
+
+        Raises:
+            ValueError: when q is not between 0 and 1.
+            NotImplementedError: when the distribution of the site is discrete or has no `cdf`.
+        """
+        levels = np.atleast_1d(np.asarray(q, float))
+        if levels.ndim > 1 or not ((levels > 0) & (levels < 1)).all():
+            raise ValueError(f"quantile: expected a number or a vector between 0 and 1; got {q!r}.")
+        if self.structure.support.is_discrete:
+            raise NotImplementedError("quantile: y is discrete; use probs, or sample.")
+        quantiles = self._over_rows(_observation, _quantiles, extra=jnp.asarray(levels))
+        return quantiles[:, 0] if np.ndim(q) == 0 else quantiles.T
+
+    def sample(self, key: Any, shape: tuple[int, ...] = ()) -> np.ndarray:
+        """Draw y, (*shape, n). All rows of a sample share one draw of the weights: samples are joint over rows."""
+        num_draws = count_rows(self.draws)
+        count = int(np.prod(shape, dtype=int))
+        key_draw, key_sample = jax.random.split(as_key(key))
+        chosen = jax.random.randint(key_draw, (count,), 0, num_draws)
+        _, together = _sizes(_observation, self.model, self.structure.observed, self.draws, self.x, None)
+        keys = jax.random.split(key_sample, count)
+        samples = _sample(self.model, self.structure.observed, together, self.draws, chosen, keys, self.x)
+        return np.asarray(samples).reshape(*shape, *samples.shape[1:])
+
+    @property
+    def is_finite(self) -> bool:
+        """Whether y has a finite set of values, so that `probs` exists."""
+        return self.structure.support is constraints.boolean or hasattr(self.structure.support, "upper_bound")
+
+    def _moments(self, name: str) -> tuple[np.ndarray, np.ndarray]:
+        site = abstract_trace(self.model, self.x)[self.structure.observed]["fn"]
+        if isinstance(site, dist.CategoricalLogits | dist.CategoricalProbs):
+            raise NotImplementedError(f"{name}: y is a class, and classes have no {name}; use probs.")
+        return self._over_rows(_observation, _moments)
+
+    def _checked(self, y: Any) -> Rows:
+        rows = as_rows("y", y)
+        check_pair(self.x, rows)
+        check_model(self.model, self.x, rows)
+        check_y(self.structure, rows)
+        return jax.device_put(rows)
+
+    def _over_rows(self, per_draw: PerDraw, summary: Summary, y: Rows = None, extra: Any = None) -> Any:
+        return over_rows(per_draw, summary, self.model, self.structure.observed, self.draws, self.x, y, extra)
+
+
+def _transposed(values: Array, y: Rows, extra: Any) -> Array:
+    return values.T
+
+
+def _log_mean_exp(log_probs: Array, y: Rows, extra: Any) -> Array:
+    return jax.nn.logsumexp(log_probs, axis=0) - jnp.log(log_probs.shape[0])
+
+
+def _moments(site: dist.Distribution, y: Rows, extra: Any) -> tuple[Array, Array]:
+    means, variances = jax.vmap(lambda d: (_by_row(d, d.mean), _by_row(d, d.variance)))(site)
+    return means.mean(axis=0), variances.mean(axis=0) + means.var(axis=0)
+
+
+def _mean_probs(site: dist.Distribution, y: Rows, extra: Any) -> Array:
+    def probs(d: dist.Distribution) -> Array:
+        return jnp.exp(d.log_prob(d.enumerate_support(expand=False))).T
+
+    return jax.vmap(probs)(site).mean(axis=0)
+
+
+def _mean_cdf(site: dist.Distribution, y: Rows, extra: Any) -> Array:
+    return jax.vmap(lambda d: d.cdf(y))(site).mean(axis=0)
+
+
+def _quantiles(site: dist.Distribution, y: Rows, levels: Array) -> Array:
+    """Bisection of the mixture's cdf, from a bracket by Cantelli's inequality around the mixture's mean."""
+    mean, variance = _moments(site, y, None)
+    levels = levels.astype(mean.dtype)
+
+    def one(level: Array) -> Array:
+        reach = jnp.sqrt(variance)
+        low = mean - reach * jnp.sqrt((1 - level) / level)
+        high = mean + reach * jnp.sqrt(level / (1 - level))
+
+        def halve(_: Array, bracket: tuple[Array, Array]) -> tuple[Array, Array]:
+            low, high = bracket
+            middle = (low + high) / 2
+            below = _mean_cdf(site, middle, None) < level
+            return jnp.where(below, middle, low), jnp.where(below, high, middle)
+
+        low, high = jax.lax.fori_loop(0, BISECTIONS[str(mean.dtype)], halve, (low, high))
+        return (low + high) / 2
+
+    return jax.lax.map(one, levels).T
+
+
+@partial(jax.jit, static_argnums=(0, 1, 2))
+def _sample(
+    model: NumPyroModel, site: str, together: int, draws: Weights, chosen: Array, keys: Array, x: Rows
+) -> Array:
+    def one(pair: tuple[Array, Array]) -> Array:
+        index, key = pair
+        return observation(model, take_rows(draws, index), x, site).sample(key)
+
+    return jax.lax.map(one, (chosen, keys), batch_size=together)
+
+
+def _by_row(d: dist.Distribution, value: Array) -> Array:
+    """A moment with one entry a row: distributions leave out the axes along which it does not vary."""
+    return jnp.broadcast_to(value, d.shape())

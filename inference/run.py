@@ -1,0 +1,55 @@
+"""Fitting: the one entry point."""
+
+from typing import Any
+
+import jax
+
+from .blocks import stopwatch
+from .checks import Layout, as_key, as_rows, check_finite, check_model, check_offsets, check_pair, check_y
+from .density import NumPyroModel
+from .methods.method import Method
+from .result import Fit
+
+
+def fit(model: NumPyroModel, method: Method, x: Any, y: Any, *, key: Any, progress: bool = True) -> Fit:
+    """Fit a model to data by a method.
+
+    Args:
+        model: a NumPyro model ``model(x, y=None)``: a `flatprior.models.Model` or any function of NumPyro primitives with
+            one observed site, one log probability a row, and continuous latent sites that are shared by all rows.
+        method: `MLE`, `MAP` or `NUTS`, with its settings.
+        x: n rows: an array, a data frame, or a pytree (dict or tuple) of arrays with n rows first.
+        y: n rows likewise.
+        key: a typed JAX key or an integer seed; the same key gives the same bits.
+        progress: show a progress bar when the fit takes more than a second.
+
+    Returns:
+        The fit. Look at its `status`: a numerical failure is a status, not an exception.
+
+    Raises:
+        TypeError, ValueError: when data or model are not what they should be. Said before anything is compiled.
+
+    Example:
+        >>> import numpy as np
+        >>> from flatprior.inference import MAP, fit
+        >>> from flatprior.models import MLP, Model, Normal, gaussian
+        >>> x = np.linspace(-1, 1, 20)[:, None]
+        >>> line = fit(Model(MLP(), Normal(0.1), gaussian(10.0)), MAP(), x, 3 * x[:, 0] + 1, key=0)
+        >>> print(line)
+        Fit by MAP: point, 1 chain of 1 draw, 2 weights, ok
+        >>> print(f"{line.draws['w1'].item():.2f} {line.draws['b1'].item():.2f}")
+        3.00 1.00
+    """
+    if isinstance(method, type) or not callable(getattr(method, "run", None)):
+        raise TypeError(f"Expected a method such as MLE(), MAP() or NUTS(); got {method!r}.")
+    key = as_key(key)
+    with stopwatch() as seconds:
+        rows_x, rows_y = as_rows("x", x), as_rows("y", y)
+        check_pair(rows_x, rows_y)
+        check_finite("x", rows_x)
+        check_offsets(rows_x)
+        structure = check_model(model, rows_x, rows_y)
+        check_y(structure, rows_y)
+        rows_x, rows_y = jax.device_put((rows_x, rows_y))
+        outcome = method.run(model, structure, rows_x, rows_y, key=key, progress=progress)
+    return Fit(model, method, structure, Layout.of(x, rows_x), outcome, seconds)

@@ -1,0 +1,59 @@
+"""The ways a fit can go wrong, in words."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+Level = Literal["ok", "check", "failed"]
+
+
+@dataclass(frozen=True)
+class Status:
+    """Whether a fit can be relied on: "ok", "check" (read the reasons first) or "failed" (do not use it).
+
+    Args:
+        failures: sentences, each a reason why the fit is not what was asked for.
+        warnings: sentences, each a reason to look before the fit is used.
+    """
+
+    failures: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
+
+    @property
+    def level(self) -> Level:
+        """The worst that was found."""
+        return "failed" if self.failures else "check" if self.warnings else "ok"
+
+    @property
+    def reasons(self) -> tuple[str, ...]:
+        """Every sentence, failures first."""
+        return self.failures + self.warnings
+
+    def __bool__(self) -> bool:
+        """True unless the fit failed."""
+        return not self.failures
+
+    def __str__(self) -> str:
+        return ": ".join([self.level, " ".join(self.reasons)]) if self.reasons else self.level
+
+
+NON_FINITE_LOSS = (
+    "The loss is {value} at step {step}; the draws are those of step {kept}. A smaller learning rate is the usual cure."
+)
+NON_FINITE_START = "The log density or its gradient is not finite at the starting point ({site}). Give another init_strategy."
+NO_MODE = (
+    "No maximum exists: moving the weights {factor:g} times as far {direction} lowers the loss further, by {gain:.3g} "
+    "nats, to {value:.3g}. {evidence}A proper prior, such as gaussian(1.0) with MAP, gives the problem a solution."
+)
+SEPARATED = "Every one of the {rows} rows is classified correctly: the classes are separable. "
+EARLY_STOP = (
+    "Stopped at step {step} by the validation rows: this is not the mode of the density, but a point on the way to it."
+)
+STILL_FALLING = "The loss was still falling: by {gain:.3g} nats over the last tenth of the steps. Give more num_steps."
+INTERRUPTED = "Interrupted after {done} of {total} {unit}."
+DIVERGENCES = "{count} of {total} transitions diverged; the draws may miss part of the posterior. Raise target_accept_prob."
+TREE_CAP = "{percent:.0%} of the draws reached max_tree_depth={depth}; they are barely independent. Raise it, or rescale x."
+NOT_MIXED = (
+    "The chains disagree on the log density: R-hat {rhat:.2f}, above {limit}. Run longer (num_warmup, num_samples), or "
+    "compare the chains' predictions."
+)
+FROZEN = "Chains {chains} did not move: all their draws are the same."

@@ -1,0 +1,173 @@
+"""Observations: the distribution of y given the outputs eta. Its negative log likelihood is the loss."""
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+import numpyro
+import numpyro.distributions as dist
+from jax import Array
+from jaxtyping import Float, Shaped
+from numpyro.distributions import constraints
+
+SITE = "y"
+"""The name of the observed site."""
+
+SCALE_FLOOR = 1e-6
+"""Smallest scale that a network can express, in units of y: softplus alone is 0 in float32 below -104."""
+
+
+@dataclass(frozen=True)
+class Bernoulli:
+    """y is 0 or 1 with log odds eta. The loss is binary cross-entropy with logits."""
+
+    @property
+    def num_outputs(self) -> int:
+        """Outputs that the network must have: one logit."""
+        return 1
+
+    def __call__(self, eta: Float[Array, "n 1"], y: Shaped[Array, " n"] | None = None) -> Array:
+        """Sample or observe y.
+
+        Raises:
+            ValueError: when y is not one label a row.
+        """
+        _check_rows(eta, y)
+        return _observe(dist.Bernoulli(logits=eta[..., 0]), y)
+
+
+@dataclass(frozen=True)
+class Categorical:
+    """y is one of 0, ..., num_classes - 1 with probabilities softmax(eta). The loss is softmax cross-entropy.
+
+    Integer labels of shape (n,) are classes. Rows of probabilities, shape (n, num_classes), are soft labels: the term
+    of a row is then the expected log likelihood ``sum_k y_k log p_k``, the negative cross-entropy of y and p.
+
+    Args:
+        num_classes: how many classes there are, at least 2.
+
+    Raises:
+        ValueError: when there are fewer than two classes.
+    """
+
+    num_classes: int
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.num_classes, int) or self.num_classes < 2:
+            raise ValueError(f"Categorical: expected at least 2 classes; got {self.num_classes!r}.")
+
+    @property
+    def num_outputs(self) -> int:
+        """Outputs that the network must have: a logit a class."""
+        return self.num_classes
+
+    def __call__(self, eta: Float[Array, "n k"], y: Shaped[Array, "n *k"] | None = None) -> Array:
+        """Sample or observe y.
+
+        Raises:
+            ValueError: when y is neither one label nor num_classes probabilities a row.
+            TypeError: when the labels are not integers.
+        """
+        if y is not None and jnp.shape(y) == eta.shape:
+            return _observe(SoftCategorical(eta), y)
+        _check_rows(eta, y, also=f" or, for soft labels, {eta.shape}")
+        if y is not None and not jnp.issubdtype(jnp.result_type(y), jnp.integer):
+            raise TypeError(
+                f"Categorical: expected integer labels 0, ..., {self.num_classes - 1}; got {jnp.result_type(y)}. "
+                f"Use y.astype(int) if they are classes."
+            )
+        return _observe(dist.Categorical(logits=eta), y)
+
+
+@dataclass(frozen=True)
+class Normal:
+    """y is Normal with mean eta[:, 0]. The loss is squared error, or the Gaussian negative log likelihood.
+
+    Args:
+        scale: the standard deviation of y around its mean, in units of y:
+
+            - a number: known and the same for all rows. The loss is ``(y - mean)^2 / (2 scale^2)`` and a constant:
+              least squares.
+            - a NumPyro distribution over positive numbers: one unknown scale, the site ``scale``, with this prior.
+            - ``"network"``: a second output of the network gives it row by row, ``softplus(eta[:, 1]) + 1e-6``
+              (heteroscedastic; Lakshminarayanan et al. 2017, section 2.2.1). It is positive and never 0.
+
+    Raises:
+        ValueError: when the scale is not positive or is none of these.
+    """
+
+    scale: float | dist.Distribution | Literal["network"] = "network"
+
+    def __post_init__(self) -> None:
+        if isinstance(self.scale, dist.Distribution):
+            if self.scale.shape() != () or self.scale.support not in (constraints.positive, constraints.nonnegative):
+                raise ValueError(
+                    f"Normal: expected the prior of the scale to be one distribution over positive numbers, such as "
+                    f"HalfNormal(1.0); got {type(self.scale).__name__} of shape {self.scale.shape()} on "
+                    f"{self.scale.support}."
+                )
+        elif self.scale != "network" and not (
+            isinstance(self.scale, int | float) and math.isfinite(self.scale) and self.scale > 0
+        ):
+            raise ValueError(
+                f"Normal: expected a positive number, a NumPyro distribution or 'network' as scale; got {self.scale!r}."
+            )
+
+    @property
+    def num_outputs(self) -> int:
+        """Outputs that the network must have: the mean, and the scale when the network gives it."""
+        return 2 if self.scale == "network" else 1
+
+    def __call__(self, eta: Float[Array, "n k"], y: Shaped[Array, " n"] | None = None) -> Array:
+        """Sample or observe y.
+
+        Raises:
+            ValueError: when y is not one number a row.
+        """
+        _check_rows(eta, y)
+        if isinstance(self.scale, dist.Distribution):
+            scale = numpyro.sample("scale", self.scale)
+        elif self.scale == "network":
+            scale = jax.nn.softplus(eta[..., 1]) + SCALE_FLOOR
+        else:
+            scale = self.scale
+        return _observe(dist.Normal(eta[..., 0], scale), y)
+
+
+class SoftCategorical(dist.Distribution):
+    """Rows of probabilities under softmax(logits), scored by the expected log likelihood ``sum_k y_k log p_k``.
+
+    At a one-hot row this is the Categorical log probability of its class. It is the likelihood of soft labels, not a
+    normalised density over the simplex; samples are one-hot.
+    """
+
+    arg_constraints = {"logits": constraints.real_vector}
+    support = constraints.simplex
+    pytree_data_fields = ("logits",)
+
+    def __init__(self, logits: Array, *, validate_args: bool | None = None) -> None:
+        self.logits = logits
+        super().__init__(jnp.shape(logits)[:-1], jnp.shape(logits)[-1:], validate_args=validate_args)
+
+    def log_prob(self, value: Array) -> Array:
+        return jnp.sum(value * jax.nn.log_softmax(self.logits), axis=-1)
+
+    def sample(self, key: Array, sample_shape: tuple[int, ...] = ()) -> Array:
+        labels = dist.Categorical(logits=self.logits).sample(key, sample_shape)
+        return jax.nn.one_hot(labels, self.event_shape[0], dtype=self.logits.dtype)
+
+
+def _observe(d: dist.Distribution, y: Array | None) -> Array:
+    """The observed site: rows are independent given the weights."""
+    with numpyro.plate("row", d.batch_shape[-1]):
+        return numpyro.sample(SITE, d, obs=y)
+
+
+def _check_rows(eta: Array, y: Array | None, also: str = "") -> None:
+    """One y a row; NumPyro would broadcast (n,) against (n, 1) to an (n, n) log probability without a word."""
+    rows = eta.shape[:-1]
+    if y is not None and jnp.shape(y) != rows:
+        cure = " Use y[:, 0]." if jnp.shape(y) == (*rows, 1) else ""
+        raise ValueError(f"Expected y of shape {rows}, one a row of x{also}; got {jnp.shape(y)}.{cure}")
