@@ -10,8 +10,10 @@ from typing import Any, Literal
 import jax
 from tqdm.auto import tqdm
 
-BLOCK_SECONDS = 0.25
+BLOCK_SECONDS = 1.0
 """How long a block should take: how late a progress bar or Ctrl-C may be."""
+FIRST_BLOCK = 50
+"""The first block is one part in this many of the run; its time sets the size of the next."""
 COMPILE_EVENTS = "/jax/core/compile/"
 
 
@@ -37,6 +39,7 @@ def run_in_blocks[State](
     progress: bool = True,
     describe: Callable[[State, int], str] = lambda state, done: "",
     keep_going: Callable[[State, int], bool] = lambda state, done: True,
+    align: int | None = None,
     block_steps: int | None = None,
     max_block_steps: int | None = None,
 ) -> Run[State]:
@@ -55,27 +58,28 @@ def run_in_blocks[State](
         progress: show a bar on the error stream, from the first second on.
         describe: what the bar says of a state.
         keep_going: whether to go on.
+        align: a block does not cross a multiple of this many steps.
         block_steps: steps a block; by default they adapt to `BLOCK_SECONDS`.
         max_block_steps: upper limit of the adapted size.
     """
-    done, size = 0, block_steps or 1
+    done, size = 0, block_steps or min(-(-num_steps // FIRST_BLOCK), max_block_steps or num_steps)
     total = -(-num_steps // steps_per_unit)
     bar = tqdm(total=total, desc=label, unit=unit, disable=not progress, delay=1.0, file=sys.stderr, leave=False)
     try:
         with bar:
             while done < num_steps:
                 started = perf_counter()
-                stop = min(num_steps, done + size)
+                stop = min(num_steps, done + size, (done // align + 1) * align if align else num_steps)
                 state = jax.block_until_ready(block(state, done, stop))
-                done = stop
+                taken, done = stop - done, stop
                 if progress:
                     bar.set_postfix_str(describe(state, done), refresh=False)
                     bar.update(-(-done // steps_per_unit) - bar.n)
                 if not keep_going(state, done):
                     return Run(state, done, "stopped")
                 if block_steps is None:
-                    wanted = size * BLOCK_SECONDS / max(perf_counter() - started, 1e-9)
-                    size = max(1, min(int(wanted), 16 * size, max_block_steps or num_steps))
+                    wanted = taken * BLOCK_SECONDS / max(perf_counter() - started, 1e-9)
+                    size = max(1, min(int(wanted), 64 * taken, max_block_steps or num_steps))
     except KeyboardInterrupt:
         return Run(state, done, "interrupted")
     return Run(state, done, "finished")

@@ -172,8 +172,8 @@ def count_rows(x: Rows) -> int:
 
 
 def take_rows(x: Rows, rows: Any) -> Rows:
-    """The given rows, an index or a slice, of an array or of a pytree of arrays."""
-    return jax.tree.map(lambda leaf: leaf[rows], x)
+    """The rows at an array of indices, which must exist, of an array or of a pytree of arrays."""
+    return jax.tree.map(lambda leaf: jnp.asarray(leaf).at[rows].get(mode="promise_in_bounds"), x)
 
 
 
@@ -185,7 +185,7 @@ def is_real(support: constraints.Constraint) -> bool:
     return support in (constraints.real, constraints.real_vector, constraints.real_matrix)
 
 
-def signature(rows: Rows) -> Hashable:
+def signature(rows: Rows) -> tuple[Any, tuple[tuple[tuple[int, ...], str], ...]]:
     """The structure, shapes and types of a pytree of arrays: data with the same signature share compiled code."""
     leaves, tree = jax.tree.flatten(rows)
     return tree, tuple((leaf.shape, str(leaf.dtype)) for leaf in leaves)

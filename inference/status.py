@@ -41,10 +41,9 @@ NON_FINITE_LOSS = (
 )
 NON_FINITE_START = "The log density or its gradient is not finite at the starting point ({site}). Give another init_strategy."
 NO_MODE = (
-    "No maximum exists: moving the weights {factor:g} times as far {direction} lowers the loss further, by {gain:.3g} "
-    "nats, to {value:.3g}. {evidence}A proper prior, such as gaussian(1.0) with MAP, gives the problem a solution."
+    "There is no maximum: all {rows} rows are classified correctly (the classes are separable), and weights {factor:g} "
+    "times as large lower the loss from {here:.3g} to {further:.3g}. A proper prior, as in MAP, makes the maximum exist."
 )
-SEPARATED = "Every one of the {rows} rows is classified correctly: the classes are separable. "
 EARLY_STOP = (
     "Stopped at step {step} by the validation rows: this is not the mode of the density, but a point on the way to it."
 )

@@ -1,5 +1,6 @@
 """Networks: x -> eta, with the weights as sample sites."""
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -81,13 +82,15 @@ class MLP:
             raise ValueError(
                 f"MLP: expected x of shape (n, d), features last; got {jnp.shape(x)}. For one feature use x[:, None]."
             )
-        weights = sample_weights(prior, self.sites(jnp.shape(x)[-1], num_outputs))
+        sites = self.sites(jnp.shape(x)[-1], num_outputs)
+        weights = sample_weights(prior, sites)
         activation = self.activation if callable(self.activation) else ACTIVATIONS[self.activation]
-        # Features first: for narrow layers XLA's CPU code is up to twice as fast on W^T h as on h W.
-        h = jnp.moveaxis(jnp.asarray(x), -1, 0)
+        # With more rows than units XLA's CPU code is up to 1.4 times as fast on W^T h, features first, as on h W.
+        rows_first = max(size for shape, _ in sites.values() for size in shape) > math.prod(jnp.shape(x)[:-1])
+        h = jnp.asarray(x) if rows_first else jnp.moveaxis(jnp.asarray(x), -1, 0)
         for i in range(1, len(self.widths) + 2):
-            h = jnp.tensordot(weights[f"w{i}"], h, axes=(0, 0))
-            h = h + weights[f"b{i}"].reshape(-1, *(1,) * (h.ndim - 1))
+            w, b = weights[f"w{i}"], weights[f"b{i}"]
+            h = h @ w + b if rows_first else jnp.tensordot(w, h, axes=(0, 0)) + b.reshape(-1, *(1,) * (h.ndim - 1))
             if i <= len(self.widths):
                 h = activation(h)
-        return jnp.moveaxis(h, 0, -1)
+        return h if rows_first else jnp.moveaxis(h, 0, -1)

@@ -13,7 +13,7 @@ import optax
 from jax import Array
 from jax.flatten_util import ravel_pytree
 from numpyro.distributions import biject_to
-from numpyro.handlers import seed, substitute, trace
+from numpyro.handlers import mask, seed, substitute, trace
 from numpyro.infer import SVI, Trace_ELBO, init_to_uniform
 from numpyro.infer.autoguide import AutoDelta
 
@@ -30,6 +30,8 @@ START_NOISE = 0.1
 """Standard deviation, in unconstrained coordinates, of the starting points of biases and scalars."""
 POLISH_WEIGHTS = 256
 """Most weights for which the polish forms the Hessian."""
+SHUFFLED_ROWS = 2**20
+"""Rows that are put in order at a time, a whole number of epochs: sorting many short epochs together is faster."""
 NUM_CHECKS = 100
 """How often the validation rows are scored during a run that may stop early."""
 RAY = (10.0, 1000.0)
@@ -179,12 +181,17 @@ def descend(
     kept = (start, 0)
     watch = _Watch(program, validation, settings.patience) if validation else None
 
+    per_epoch = program.steps_per_epoch(num_rows)
+    shuffled = program.epochs_at_once(num_rows) * per_epoch
+
     def block(state: _State, begin: int, end: int) -> _State:
-        return program.block(state, begin, end, key_batches, x, y)
+        if settings.batch_size is not None and begin % shuffled == 0:
+            state = state._replace(order=program.shuffle(key_batches, begin // per_epoch, x))
+        return program.block(state, begin, end, x, y)
 
     def keep_going(state: _State, done: int) -> bool:
         nonlocal kept
-        if not np.isfinite(state.losses[:, done - 1]).any():
+        if not np.isfinite(np.asarray(state.losses)[:, done - 1]).any():
             return False
         kept = (state, done)
         return watch is None or watch.improving(state, done)
@@ -195,10 +202,11 @@ def descend(
         total,
         label="MLE" if isinstance(model, flat) else "MAP",
         unit="step" if settings.batch_size is None else "epoch",
-        steps_per_unit=program.steps_per_epoch(num_rows),
+        steps_per_unit=per_epoch,
         progress=progress,
-        describe=lambda state, done: f"loss {np.nanmin(state.losses[:, done - 1]) * num_rows:.4g}",
+        describe=lambda state, done: f"loss {np.nanmin(np.asarray(state.losses)[:, done - 1]) * num_rows:.4g}",
         keep_going=keep_going,
+        align=shuffled,
         block_steps=-(-total // NUM_CHECKS) if watch else None,
     )
     losses = np.asarray(run.state.losses)[:, : run.done] * num_rows
@@ -215,13 +223,16 @@ def descend(
         final = watch.best_loss
     else:
         params = program.params(state)
-        final = losses[:, max(0, done - program.steps_per_epoch(num_rows)) : max(1, done)].mean(axis=1)
+        final = losses[:, max(0, done - per_epoch) : max(1, done)].mean(axis=1)
     return Descent(params, losses, final, tuple(failures), tuple(warnings), run.ended == "interrupted")
 
 
 class _State(NamedTuple):
     svi: Any
     losses: Array
+    """(restart, step), divided by the number of rows."""
+    order: Array
+    """The rows in the order in which the epochs of the block use them; empty where all are used at once."""
 
 
 class _Program:
@@ -231,14 +242,15 @@ class _Program:
         self.settings, self.model, self.latents, self.observed = settings, model, structure.latents, structure.observed
         objective = per_row(model)
         schedule = optax.cosine_decay_schedule(LEARNING_RATE, settings.num_steps)
+        guide = AutoDelta(objective, init_loc_fn=init_to_uniform)
         self.svi = SVI(
             objective,
-            AutoDelta(objective, init_loc_fn=init_to_uniform),
+            mask(guide, False),  # its log density is 0 at its own point; evaluating that would cost a log a weight
             settings.optimizer or optax.adam(schedule),
             Trace_ELBO(),
         )
-        self.vectorize = jax.vmap if settings.num_restarts > 1 else _one_by_one
         self.start = jax.jit(self._start)
+        self.shuffle = jax.jit(self._shuffle)
         self.block = jax.jit(self._block)
         self.polish = jax.jit(self._polish)
         self.beyond = jax.jit(self._beyond)
@@ -248,6 +260,11 @@ class _Program:
     def steps_per_epoch(self, num_rows: int) -> int:
         """Batches in an epoch."""
         return 1 if self.settings.batch_size is None else num_rows // self.settings.batch_size
+
+    def epochs_at_once(self, num_rows: int) -> int:
+        """Epochs that are shuffled together."""
+        epochs = -(-self.settings.num_steps // self.steps_per_epoch(num_rows))
+        return max(1, min(epochs, SHUFFLED_ROWS // num_rows)) if self.settings.batch_size else epochs
 
     def params(self, state: _State) -> Weights:
         """The weights of every restart, in unconstrained coordinates."""
@@ -263,35 +280,45 @@ class _Program:
             values = {_param(site): value for site, value in weights.items()}
             return self.svi.init(key, x, y, count_rows(x), init_params=values)
 
-        state = self.vectorize(one)(keys)
-        return _State(state, jnp.full((self.settings.num_restarts, self.settings.num_steps), jnp.nan))
+        svi = jax.vmap(one)(keys) if len(keys) > 1 else _lift(one(keys[0]))
+        losses = jnp.full((self.settings.num_restarts, self.settings.num_steps), jnp.nan)
+        return _State(svi, losses, jnp.zeros(0, int))
 
-    def _block(self, state: _State, begin: Array, end: Array, key: Array, x: Rows, y: Rows) -> _State:
+    def _shuffle(self, key: Array, first: Array, x: Rows) -> Array:
+        """The rows in the order in which the epochs from `first` on use them, batch by batch."""
         num_rows, batch_size = count_rows(x), self.settings.batch_size
+        keys = jax.vmap(lambda epoch: jax.random.fold_in(key, epoch))(first + jnp.arange(self.epochs_at_once(num_rows)))
+        orders = jax.vmap(lambda key: jax.random.permutation(key, num_rows))(keys)
+        return orders[:, : self.steps_per_epoch(num_rows) * batch_size].reshape(-1)
 
-        def update(x: Rows, y: Rows, svi: Any) -> tuple[Any, Array]:
-            new, loss = self.svi.update(svi, x, y, num_rows)
-            return new._replace(rng_key=svi.rng_key), loss  # no site is random: spares a split a step
+    def _block(self, state: _State, begin: Array, end: Array, x: Rows, y: Rows) -> _State:
+        if self.settings.num_restarts == 1:  # without the batching, XLA's code is faster
+            single = state._replace(svi=_first(state.svi), losses=state.losses[0])
+            single = self._steps(self._update, single, begin, end, x, y)
+            return single._replace(svi=_lift(single.svi), losses=single.losses[None])
+        return self._steps(jax.vmap(self._update, in_axes=(0, None, None, None)), state, begin, end, x, y)
 
-        def step(i: Array, state: _State, x: Rows, y: Rows) -> _State:
-            svi, losses = self.vectorize(partial(update, x, y))(state.svi)
-            return _State(svi, state.losses.at[:, i].set(losses))
+    def _update(self, svi: Any, x: Rows, y: Rows, num_rows: int) -> tuple[Any, Array]:
+        new, loss = self.svi.update(svi, x, y, num_rows)
+        return new._replace(rng_key=svi.rng_key), loss  # no site is random: spares a split a step
 
-        if batch_size is None:
-            return jax.lax.fori_loop(begin, end, partial(step, x=x, y=y), state)
-        per_epoch = self.steps_per_epoch(num_rows)
+    def _steps(
+        self, update: Callable[..., Any], state: _State, begin: Array, end: Array, x: Rows, y: Rows
+    ) -> _State:
+        num_rows, batch_size, order = count_rows(x), self.settings.batch_size, state.order
 
-        def epoch(i: Array, state: _State) -> _State:
-            order = jax.random.permutation(jax.random.fold_in(key, i), num_rows)
+        def batch(i: Array) -> tuple[Rows, Rows]:
+            rows = jax.lax.dynamic_slice_in_dim(order, i * batch_size % order.size, batch_size)
+            # The barrier keeps XLA from transposing all of x before the loop instead of a batch inside it.
+            return jax.lax.optimization_barrier((take_rows(x, rows), take_rows(y, rows)))
 
-            def batch(j: Array, state: _State) -> _State:
-                rows = jax.lax.dynamic_slice_in_dim(order, (j - i * per_epoch) * batch_size, batch_size)
-                return step(j, state, take_rows(x, rows), take_rows(y, rows))
+        def step(i: Array, carry: tuple[Any, Array]) -> tuple[Any, Array]:
+            svi, losses = carry
+            svi, loss = update(svi, *((x, y) if batch_size is None else batch(i)), num_rows)
+            return svi, jax.lax.dynamic_update_index_in_dim(losses, loss, i, axis=-1)
 
-            first, last = jnp.maximum(begin, i * per_epoch), jnp.minimum(end, (i + 1) * per_epoch)
-            return jax.lax.fori_loop(first, last, batch, state)
-
-        return jax.lax.fori_loop(begin // per_epoch, (end + per_epoch - 1) // per_epoch, epoch, state)
+        svi, losses = jax.lax.fori_loop(begin, end, step, (state.svi, state.losses))
+        return state._replace(svi=svi, losses=losses)
 
     def _loss(self, params: Weights, x: Rows, y: Rows) -> Array:
         """The objective divided by the number of rows, at unconstrained weights."""
@@ -425,8 +452,7 @@ def _no_mode(program: _Program, structure: Structure, params: Weights, loss: flo
     losses = np.asarray(program.beyond(params, moving, x, y)) * num_rows
     for here, further, furthest in losses:
         if further < here and furthest <= further:
-            evidence = says.SEPARATED.format(rows=num_rows)
-            return [says.NO_MODE.format(factor=RAY[0], gain=here - further, value=further, evidence=evidence)]
+            return [says.NO_MODE.format(rows=num_rows, factor=RAY[0], here=here, further=further)]
     return []
 
 
@@ -441,6 +467,7 @@ def _still_falling(losses: np.ndarray) -> list[str]:
     return [says.STILL_FALLING.format(gain=gain)] if gain > max(1.0, 3 * noise) else []
 
 
+@lru_cache(maxsize=64)
 def _check_optimizer(method: str, optimizer: Any) -> None:
     """Raise unless this is an optax optimiser that moves weights by their gradients alone."""
     if not isinstance(optimizer, optax.GradientTransformation):
@@ -469,14 +496,12 @@ def _check_optimizer(method: str, optimizer: Any) -> None:
         )
 
 
-def _one_by_one(function: Callable[..., Any]) -> Callable[..., Any]:
-    """`jax.vmap` over an axis of length 1, without the batching: XLA's code is faster."""
+def _first(tree: Any) -> Any:
+    return jax.tree.map(lambda leaf: leaf[0], tree)
 
-    def single(*args: Any) -> Any:
-        first = jax.tree.map(lambda leaf: leaf[0], args)
-        return jax.tree.map(lambda leaf: leaf[None], function(*first))
 
-    return single
+def _lift(tree: Any) -> Any:
+    return jax.tree.map(lambda leaf: leaf[None], tree)
 
 
 def _param(site: str) -> str:
