@@ -2,10 +2,10 @@
 
     python benchmarks/point.py [--rounds 3] [--workloads 1,2,3,4] [--torch PYTHON]
 
-Every peer trains the same network (tanh, softmax over ten classes, Adam at 1e-3) for the same number of updates, each as
-a process of its own, in turn, round after round. A process makes its data, times its first fit (compiling included) and
-then five more; the table gives medians over rounds. The limit is a hand-written optax loop in one jitted scan. A peer
-that is not installed is skipped; `--torch` names a Python that has PyTorch, if it is another one.
+Every peer trains the same network (tanh, softmax over ten classes, Adam at 1e-3) for the same number of updates, each
+as a process of its own, in turn, round after round. A process makes its data, times its first fit (compiling included)
+and then five more; the table gives medians over rounds. The limit is a hand-written optax loop in one jitted scan. A
+peer that is not installed is skipped; `--torch` names a Python that has PyTorch, if it is another one.
 """
 
 import argparse
@@ -65,7 +65,6 @@ WORKLOADS = {
 
 def flatprior(work: Workload) -> Callable[[], float]:
     import optax
-
     from flatprior.inference import MLE, fit
     from flatprior.models import MLP, Categorical, Model
 
@@ -115,7 +114,7 @@ def scan(work: Workload) -> Callable[[], float]:
         return jax.lax.scan(step, carry, order.reshape(-1, batch)[: work.num_steps])
 
     def run() -> float:
-        (params, _), losses = jax.block_until_ready(train(jax.random.key(0), x, y))
+        _, losses = jax.block_until_ready(train(jax.random.key(0), x, y))
         return float(losses[-1]) * work.rows
 
     return run
@@ -256,9 +255,8 @@ def main() -> None:
                 print(f"  {peer:14}skipped: {runs[0]['missing']} is not installed")
                 continue
             first, again, loss = (statistics.median(r[k] for r in runs) for k in ("first", "again", "loss"))
-            print(
-                f"  {peer:14}{first:9.2f}{first / limit['first']:7.2f}{again:10.3f}{again / limit['again']:7.2f}{loss:12,.0f}"
-            )
+            ratios = first / limit["first"], again / limit["again"]
+            print(f"  {peer:14}{first:9.2f}{ratios[0]:7.2f}{again:10.3f}{ratios[1]:7.2f}{loss:12,.0f}")
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from time import perf_counter
-from typing import Any, Literal
+from typing import Literal
 
 import jax
 from tqdm.auto import tqdm
@@ -100,9 +100,9 @@ def stopwatch() -> Iterator[Seconds]:
     """Measure a block of code. The result is filled in when the block ends."""
     seconds, spans = Seconds(), []
 
-    def note(event: str, duration: float, **_: Any) -> None:
+    def note(event: str, duration_secs: float, **kwargs: str | int) -> None:
         if event.startswith(COMPILE_EVENTS):
-            spans.append((perf_counter() - duration, perf_counter()))
+            spans.append((perf_counter() - duration_secs, perf_counter()))
 
     jax.monitoring.register_event_duration_secs_listener(note)
     started = perf_counter()

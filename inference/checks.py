@@ -10,7 +10,18 @@ import numpy as np
 from jax.typing import ArrayLike
 from numpyro.distributions import constraints
 
-from .density import NumPyroModel, Rows, Structure, abstract_trace, count_rows, is_latent, is_masked, is_observation, is_real, signature
+from .density import (
+    NumPyroModel,
+    Rows,
+    Structure,
+    abstract_trace,
+    count_rows,
+    is_latent,
+    is_masked,
+    is_observation,
+    is_real,
+    signature,
+)
 
 SAMPLED_ROWS = 1_000
 """Rows on which the offsets of columns are looked at; a column's mean and spread need no more."""
@@ -39,7 +50,9 @@ class Layout:
         if self.tree != other.tree:
             raise ValueError(f"x: expected the structure of the fit, {self.tree}; got {other.tree}.")
         if self.shapes != other.shapes:
-            raise ValueError(f"x: expected rows shaped {_words(self.shapes)}, as in the fit; got {_words(other.shapes)}.")
+            raise ValueError(
+                f"x: expected rows shaped {_words(self.shapes)}, as in the fit; got {_words(other.shapes)}."
+            )
         if self.columns and other.columns and self.columns != other.columns:
             raise ValueError(f"x: expected the columns {list(self.columns)}, in this order; got {list(other.columns)}.")
 
@@ -125,8 +138,8 @@ def check_offsets(x: Rows) -> None:
             column = drowned[0]
             raise ValueError(
                 f"x{jax.tree_util.keystr(path)}, column {column}: expected |mean| < {limit:,.0f} sd in {array.dtype}; "
-                f"got mean {mean[column]:.4g}, sd {spread[column]:.4g}. Its slope and the intercept cannot be told apart "
-                f"in this precision. Subtract the mean and divide by the sd first."
+                f"got mean {mean[column]:.4g}, sd {spread[column]:.4g}. Its slope and the intercept cannot be told "
+                f"apart in this precision. Subtract the mean and divide by the sd first."
             )
 
 
@@ -214,8 +227,8 @@ def check_y(structure: Structure, y: Rows) -> None:
         return
     if not inside.all():
         row = int(np.argwhere(~inside)[0, 0])
-        labels = np.unique(values) if values.ndim == 1 else []
-        seen = f"; y holds {labels.tolist()}" if 0 < len(labels) <= 10 else ""
+        labels = np.unique(values).tolist()
+        seen = f"; y holds {labels}" if values.ndim == 1 and len(labels) <= 10 else ""
         raise ValueError(
             f"y, row {row}: expected {in_words(structure.support)}; got {values[row].tolist()}{seen}. "
             f"{'Number the classes from 0.' if structure.support.is_discrete else ''}".rstrip()

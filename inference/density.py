@@ -4,7 +4,7 @@ Every method minimises, samples or scores what is in this file. Nothing else in 
 """
 
 import math
-from collections.abc import Callable, Hashable
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -86,7 +86,7 @@ class _ScaleObserved(Messenger):
 
 
 def log_density(model: NumPyroModel, weights: Weights, x: Rows, y: Rows) -> Array:
-    """log p(y | x, w) + log p(w) in nats, at weights in the coordinates of the model. Differentiable.
+    """Log p(y | x, w) + log p(w) in nats, at weights in the coordinates of the model. Differentiable.
 
     Its negative is the loss that `MAP` minimises; on `flat(model)` it is the log likelihood, and its negative the loss
     that `MLE` minimises.
@@ -100,7 +100,7 @@ def observation(model: NumPyroModel, weights: Weights, x: Rows, site: str) -> di
 
 
 def row_log_probs(model: NumPyroModel, weights: Weights, x: Rows, y: Rows, site: str) -> Array:
-    """log p(y_i | x_i, w) of every row, (n,), in nats, at one draw of the weights."""
+    """Log p(y_i | x_i, w) of every row, (n,), in nats, at one draw of the weights."""
     observed = trace(substitute(seed(model, jax.random.key(0)), data=weights)).get_trace(x, y)[site]
     return observed["fn"].log_prob(observed["value"])
 
@@ -174,8 +174,6 @@ def count_rows(x: Rows) -> int:
 def take_rows(x: Rows, rows: Any) -> Rows:
     """The rows at an array of indices, which must exist, of an array or of a pytree of arrays."""
     return jax.tree.map(lambda leaf: jnp.asarray(leaf).at[rows].get(mode="promise_in_bounds"), x)
-
-
 
 
 def is_real(support: constraints.Constraint) -> bool:

@@ -13,7 +13,17 @@ from jax import Array
 from numpyro.distributions import constraints
 
 from .checks import as_key, as_rows, check_model, check_pair, check_y
-from .density import NumPyroModel, Rows, Structure, Weights, abstract_trace, count_rows, observation, row_log_probs, take_rows
+from .density import (
+    NumPyroModel,
+    Rows,
+    Structure,
+    Weights,
+    abstract_trace,
+    count_rows,
+    observation,
+    row_log_probs,
+    take_rows,
+)
 
 WORKING_BYTES = 2**28
 """What a prediction may hold on the device beside x, the draws and its result: a bound of about 256 MiB."""
@@ -92,7 +102,7 @@ def _sizes(per_draw: PerDraw, model: NumPyroModel, site: str, draws: Weights, x:
     few = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((probe, *leaf.shape[1:]), leaf.dtype), (x, y))
     jaxpr, out = jax.make_jaxpr(partial(per_draw, model, site), return_shape=True)(one, *few)
     result = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(out)) / probe
-    values = [v.aval for equation in jaxpr.eqns for v in equation.outvars if hasattr(v.aval, "dtype")]
+    values = [v.aval for equation in jaxpr.eqns for v in equation.outvars if isinstance(v.aval, jax.core.ShapedArray)]
     work = sum(aval.size * aval.dtype.itemsize for aval in values) / probe
     chunk = max(1, min(num_rows, int(WORKING_BYTES / (num_draws * max(result, 4) * COPIES))))
     chunk = -(-num_rows // -(-num_rows // chunk))  # chunks of equal size
@@ -101,7 +111,7 @@ def _sizes(per_draw: PerDraw, model: NumPyroModel, site: str, draws: Weights, x:
 
 
 def log_likelihood(model: NumPyroModel, structure: Structure, draws: Weights, x: Rows, y: Rows) -> np.ndarray:
-    """log p(y_i | x_i, w_s) in nats, (draw, n)."""
+    """Log p(y_i | x_i, w_s) in nats, (draw, n)."""
     return over_rows(_log_prob, _transposed, model, structure.observed, draws, x, y).T
 
 
@@ -159,7 +169,7 @@ class Predictive:
         return probs[:, 1] if self.structure.support is constraints.boolean else probs
 
     def log_prob(self, y: Any) -> np.ndarray:
-        """log p(y | x, data) in nats, (n,): the log of the mean, over draws, of the likelihood of each row.
+        """Log p(y | x, data) in nats, (n,): the log of the mean, over draws, of the likelihood of each row.
 
         Raises:
             TypeError, ValueError: when y is not one observation a row.

@@ -49,7 +49,7 @@ class Fit:
 
     @property
     def stats(self) -> Mapping[str, np.ndarray]:
-        """What the method recorded: for points ``loss`` in nats, (restart, step); for chains statistics of each draw."""
+        """What was recorded: for points ``loss`` in nats, (restart, step); for chains the statistics of each draw."""
         return {**self.outcome.stats, **self.outcome.sample_stats}
 
     def predict(self, x: Any) -> Predictive:
@@ -61,7 +61,7 @@ class Fit:
         return Predictive(self.model, self.structure, self._mixture(), self._checked(x))
 
     def log_likelihood(self, x: Any, y: Any) -> np.ndarray:
-        """log p(y_i | x_i, w) of every draw and row in nats, (chain, draw, n).
+        """Log p(y_i | x_i, w) of every draw and row in nats, (chain, draw, n).
 
         Beside x, the draws and the result it holds about 256 MiB (`predictive.WORKING_BYTES`).
 

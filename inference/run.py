@@ -15,8 +15,8 @@ def fit(model: NumPyroModel, method: Method, x: Any, y: Any, *, key: Any, progre
     """Fit a model to data by a method.
 
     Args:
-        model: a NumPyro model ``model(x, y=None)``: a `flatprior.models.Model` or any function of NumPyro primitives with
-            one observed site, one log probability a row, and continuous latent sites that are shared by all rows.
+        model: a NumPyro model ``model(x, y=None)``: a `flatprior.models.Model` or any function of NumPyro primitives
+            with one observed site, one log probability a row, and continuous latent sites that are shared by all rows.
         method: `MLE`, `MAP` or `NUTS`, with its settings.
         x: n rows: an array, a data frame, or a pytree (dict or tuple) of arrays with n rows first.
         y: n rows likewise.

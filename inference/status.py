@@ -39,18 +39,26 @@ class Status:
 NON_FINITE_LOSS = (
     "The loss is {value} at step {step}; the draws are those of step {kept}. A smaller learning rate is the usual cure."
 )
-NON_FINITE_START = "The log density or its gradient is not finite at the starting point ({site}). Give another init_strategy."
+NON_FINITE_START = (
+    "The loss is {value} at the starting point, before any step. Look for values of y or priors under which the log "
+    "density is not finite, or give another init_strategy."
+)
 NO_MODE = (
     "There is no maximum: all {rows} rows are classified correctly (the classes are separable), and weights {factor:g} "
-    "times as large lower the loss from {here:.3g} to {further:.3g}. A proper prior, as in MAP, makes the maximum exist."
+    "times as large lower the loss from {here:.3g} to {further:.3g}. With a proper prior, as in MAP, there is one."
 )
 EARLY_STOP = (
     "Stopped at step {step} by the validation rows: this is not the mode of the density, but a point on the way to it."
 )
 STILL_FALLING = "The loss was still falling: by {gain:.3g} nats over the last tenth of the steps. Give more num_steps."
 INTERRUPTED = "Interrupted after {done} of {total} {unit}."
-DIVERGENCES = "{count} of {total} transitions diverged; the draws may miss part of the posterior. Raise target_accept_prob."
-TREE_CAP = "{percent:.0%} of the draws reached max_tree_depth={depth}; they are barely independent. Raise it, or rescale x."
+DIVERGENCES = (
+    "{count} of {total} transitions diverged: the draws may miss part of the posterior. Raise target_accept_prob."
+)
+TREE_CAP = (
+    "{percent:.0%} of the trajectories were cut short at max_tree_depth={depth}: draws depend on each other more than "
+    "they need to. Raise it, or rescale x."
+)
 NOT_MIXED = (
     "The chains disagree on the log density: R-hat {rhat:.2f}, above {limit}. Run longer (num_warmup, num_samples), or "
     "compare the chains' predictions."

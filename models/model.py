@@ -6,13 +6,15 @@ from typing import Protocol
 from jax import Array
 from jaxtyping import Num, Shaped
 
-from .prior import Prior, as_prior, gaussian
+from .network import UNIT
+from .observation import AnyArray
+from .prior import Prior, as_prior
 
 
 class Network(Protocol):
     """Turns x into outputs and samples its weights: ``network(x, num_outputs, prior=prior)`` -> eta (n, outputs)."""
 
-    def __call__(self, x: Array, num_outputs: int = 1, *, prior: Prior = ...) -> Array: ...
+    def __call__(self, x: AnyArray, num_outputs: int = 1, *, prior: Prior = ...) -> Array: ...
 
 
 class Observation(Protocol):
@@ -21,7 +23,7 @@ class Observation(Protocol):
     @property
     def num_outputs(self) -> int: ...
 
-    def __call__(self, eta: Array, y: Array | None = None) -> Array: ...
+    def __call__(self, eta: Array, y: AnyArray | None = None) -> Array: ...
 
 
 @dataclass(frozen=True)
@@ -47,7 +49,7 @@ class Model:
 
     network: Network
     observation: Observation
-    prior: Prior = gaussian(1.0)
+    prior: Prior = UNIT
 
     def __post_init__(self) -> None:
         if isinstance(self.network, type) or not callable(self.network):
@@ -56,7 +58,7 @@ class Model:
             raise TypeError(f"Model: expected an observation such as Bernoulli(); got {self.observation!r}.")
         object.__setattr__(self, "prior", as_prior(self.prior))
 
-    def __call__(self, x: Num[Array, "n *d"], y: Shaped[Array, "n *k"] | None = None) -> Array:
+    def __call__(self, x: Num[AnyArray, "n *d"], y: Shaped[AnyArray, "..."] | None = None) -> Array:
         """The NumPyro model: sample the weights, then sample or observe y.
 
         Args:

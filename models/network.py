@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 from jaxtyping import Float, Num
 
@@ -20,6 +21,10 @@ ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
     "sigmoid": jax.nn.sigmoid,
     "softplus": jax.nn.softplus,
 }
+
+
+UNIT = gaussian(1.0)
+"""The prior of weights that are given none."""
 
 
 @dataclass(frozen=True)
@@ -66,7 +71,7 @@ class MLP:
         return sites
 
     def __call__(
-        self, x: Num[Array, "*n d"], num_outputs: int = 1, *, prior: Prior = gaussian(1.0)
+        self, x: Num[Array | np.ndarray, "*n d"], num_outputs: int = 1, *, prior: Prior = UNIT
     ) -> Float[Array, "*n k"]:
         """Sample the weights and return the outputs eta.
 

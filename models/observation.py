@@ -2,15 +2,18 @@
 
 import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import numpyro
 import numpyro.distributions as dist
 from jax import Array
 from jaxtyping import Float, Shaped
 from numpyro.distributions import constraints
+
+AnyArray = Array | np.ndarray
 
 SITE = "y"
 """The name of the observed site."""
@@ -28,7 +31,7 @@ class Bernoulli:
         """Outputs that the network must have: one logit."""
         return 1
 
-    def __call__(self, eta: Float[Array, "n 1"], y: Shaped[Array, " n"] | None = None) -> Array:
+    def __call__(self, eta: Float[Array, "n 1"], y: Shaped[AnyArray, "..."] | None = None) -> Array:
         """Sample or observe y.
 
         Raises:
@@ -63,7 +66,7 @@ class Categorical:
         """Outputs that the network must have: a logit a class."""
         return self.num_classes
 
-    def __call__(self, eta: Float[Array, "n k"], y: Shaped[Array, "n *k"] | None = None) -> Array:
+    def __call__(self, eta: Float[Array, "n k"], y: Shaped[AnyArray, "..."] | None = None) -> Array:
         """Sample or observe y.
 
         Raises:
@@ -120,7 +123,7 @@ class Normal:
         """Outputs that the network must have: the mean, and the scale when the network gives it."""
         return 2 if self.scale == "network" else 1
 
-    def __call__(self, eta: Float[Array, "n k"], y: Shaped[Array, " n"] | None = None) -> Array:
+    def __call__(self, eta: Float[Array, "n k"], y: Shaped[AnyArray, "..."] | None = None) -> Array:
         """Sample or observe y.
 
         Raises:
@@ -143,7 +146,7 @@ class SoftCategorical(dist.Distribution):
     normalised density over the simplex; samples are one-hot.
     """
 
-    arg_constraints = {"logits": constraints.real_vector}
+    arg_constraints: ClassVar = {"logits": constraints.real_vector}
     support = constraints.simplex
     pytree_data_fields = ("logits",)
 
@@ -159,13 +162,13 @@ class SoftCategorical(dist.Distribution):
         return jax.nn.one_hot(labels, self.event_shape[0], dtype=self.logits.dtype)
 
 
-def _observe(d: dist.Distribution, y: Array | None) -> Array:
+def _observe(d: dist.Distribution, y: AnyArray | None) -> Array:
     """The observed site: rows are independent given the weights."""
     with numpyro.plate("row", d.batch_shape[-1]):
         return numpyro.sample(SITE, d, obs=y)
 
 
-def _check_rows(eta: Array, y: Array | None, also: str = "") -> None:
+def _check_rows(eta: Array, y: AnyArray | None, also: str = "") -> None:
     """One y a row; NumPyro would broadcast (n,) against (n, 1) to an (n, n) log probability without a word."""
     rows = eta.shape[:-1]
     if y is not None and jnp.shape(y) != rows:

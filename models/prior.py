@@ -11,9 +11,9 @@ from jax import Array
 
 Shape = tuple[int, ...]
 PriorFunction = Callable[[str, Shape], dist.Distribution]
-SitePrior = PriorFunction | dist.Distribution
+type SitePrior = PriorFunction | dist.Distribution
 """The prior of a site: a function of (site, shape), or a distribution that every element of the site follows."""
-Prior = SitePrior | Mapping[str, SitePrior]
+type Prior = SitePrior | Mapping[str, SitePrior]
 """The prior of a network: one for all its sites, or a mapping from site names to priors."""
 
 

@@ -63,7 +63,7 @@ def newton(f: Callable[[Array], Array], u: Array) -> tuple[Array, Array]:
             i, length = state
             return (i < HALVINGS) & ~(f(it.u + length * direction) <= it.value + rounding)
 
-        _, length = jax.lax.while_loop(too_far, lambda s: (s[0] + 1, s[1] / 2), (0, jnp.ones((), u.dtype)))
+        _, length = jax.lax.while_loop(too_far, lambda s: (s[0] + 1, s[1] / 2), (jnp.array(0), jnp.ones((), u.dtype)))
         moved = jnp.where(convex, it.u + length * direction, it.u)
         return _Iterate(
             u=moved,

@@ -8,9 +8,9 @@ from typing import Any, ClassVar, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from arviz_stats.base import array_stats
+from arviz_stats.base import array_stats  # type: ignore[attr-defined]
 from jax import Array
-from jax.sharding import PartitionSpec
+from jax.sharding import NamedSharding, PartitionSpec
 from numpyro.infer.hmc import hmc
 from numpyro.infer.util import constrain_fn, potential_energy
 
@@ -27,6 +27,10 @@ MAX_RHAT = 1.05
 """R-hat of the log density above which the chains are said to disagree."""
 MAX_TREE_CAPS = 0.05
 """Share of draws at the tree cap above which the status says so."""
+
+
+WARM_START = MAP(num_steps=500, polish=False)
+"""Long enough to leave the starting point; the warm-up does the rest."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,7 +61,7 @@ class NUTS:
     num_warmup: int = 1000
     num_samples: int = 1000
     num_chains: int = 4
-    start: MAP | None = MAP(num_steps=500, polish=False)
+    start: MAP | None = WARM_START
     improper_ok: bool = False
     init_strategy: Callable[..., Any] | None = None
     step_size: float = 1.0
@@ -91,8 +95,8 @@ class NUTS:
         """
         if structure.is_flat and not self.improper_ok:
             raise ValueError(
-                "NUTS: the model's prior is flat, so its posterior may not be proper, and chains would not tell. Sample "
-                "the model with its prior, or set improper_ok=True."
+                "NUTS: the model's prior is flat, so its posterior may not be proper, and chains would not tell. "
+                "Sample the model with its prior, or set improper_ok=True."
             )
         key_start, key_chains = jax.random.split(key)
         begin = replace(self.start or MAP(init_strategy=self.init_strategy), num_restarts=self.num_chains)
@@ -105,10 +109,13 @@ class NUTS:
             params = descent.unconstrained
         program = _program(self, model, structure, x, y)
         state = program.start(params, jax.random.split(key_chains, self.num_chains), self.inverse_mass_matrix, x, y)
+        # Laid out as a block returns them, so that the first block compiles what all others use.
+        state, (x, y) = jax.device_put(state, program.a_share), jax.device_put((x, y), program.all)
         draws: list[Any] = []
 
         def block(state: _State, begin: int, end: int) -> _State:
-            return _State(*program.block(state.chains, end - begin, x, y), begin, end)
+            chains, drawn = program.block(state.chains, end - begin, x, y)
+            return _State(chains, drawn, begin, end)
 
         def keep(state: _State, done: int) -> bool:
             kept = slice(max(0, self.num_warmup - state.begin), state.end - state.begin)
@@ -148,21 +155,19 @@ class _Program:
         self.settings, self.model, self.sites = settings, model, tuple(structure.latents)
         devices = jax.local_devices()
         num_devices = max(d for d in range(1, len(devices) + 1) if settings.num_chains % d == 0)
-        block = self._block
-        if num_devices > 1:
-            mesh = jax.sharding.Mesh(np.array(devices[:num_devices]), ("chain",))
-            chains, same = PartitionSpec("chain"), PartitionSpec()
-            block = jax.shard_map(
-                block, mesh=mesh, in_specs=(chains, same, same, same), out_specs=chains, check_vma=False
+        mesh = jax.sharding.Mesh(np.array(devices[:num_devices]), ("chain",))
+        chains, same = PartitionSpec("chain"), PartitionSpec()
+        self.a_share, self.all = NamedSharding(mesh, chains), NamedSharding(mesh, same)
+        self.block = jax.jit(
+            jax.shard_map(
+                self._block, mesh=mesh, in_specs=(chains, same, same, same), out_specs=chains, check_vma=False
             )
-        self.block = jax.jit(block)
+        )
         self.start = jax.jit(self._start)
 
     def _kernel(self, x: Rows, y: Rows) -> tuple[Callable[..., Any], Callable[..., Any]]:
         """NumPyro's functions (init, sample); init must be called before sample, in the same trace."""
-        init, sample = hmc(
-            potential_fn_gen=lambda x, y: partial(potential_energy, self.model, (x, y), {}), algo="NUTS"
-        )
+        init, sample = hmc(potential_fn_gen=lambda x, y: partial(potential_energy, self.model, (x, y), {}), algo="NUTS")
         dense = self.settings.dense_mass
         init = partial(
             init,
@@ -186,7 +191,9 @@ class _Program:
 
     def _block(self, state: Any, num_steps: Array, x: Rows, y: Rows) -> tuple[Any, Any]:
         init, sample = self._kernel(x, y)
-        jax.eval_shape(lambda z, key: init(z, rng_key=key), jax.tree.map(lambda leaf: leaf[0], state.z), state.rng_key[0])
+        jax.eval_shape(
+            lambda z, key: init(z, rng_key=key), jax.tree.map(lambda leaf: leaf[0], state.z), state.rng_key[0]
+        )
 
         def collect(state: Any) -> Any:
             stats = {

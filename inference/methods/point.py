@@ -1,11 +1,11 @@
 """Point estimates: maximum likelihood and maximum a posteriori."""
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import lru_cache, partial
+from functools import lru_cache
 from typing import Any, ClassVar, NamedTuple
 
-import math
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -19,7 +19,20 @@ from numpyro.infer.autoguide import AutoDelta
 
 from .. import status as says
 from ..blocks import Run, run_in_blocks
-from ..density import (NumPyroModel, Rows, Structure, Weights, count_rows, flat, is_latent, is_real, per_row, row_log_probs, signature, take_rows)
+from ..density import (
+    NumPyroModel,
+    Rows,
+    Structure,
+    Weights,
+    count_rows,
+    flat,
+    is_latent,
+    is_real,
+    per_row,
+    row_log_probs,
+    signature,
+    take_rows,
+)
 from ..status import Status
 from .method import Kind, Outcome
 from .newton import newton
@@ -215,7 +228,8 @@ def descend(
         warnings.append(says.INTERRUPTED.format(done=run.done, total=total, unit="steps"))
     elif run.ended == "stopped" and kept[1] < run.done:
         step = int(np.argmax(~np.isfinite(losses).all(axis=0)))
-        failures.append(says.NON_FINITE_LOSS.format(value=losses[:, step].max(), step=step, kept=kept[1]))
+        sentence = says.NON_FINITE_LOSS if step else says.NON_FINITE_START
+        failures.append(sentence.format(value=losses[:, step].max(), step=step, kept=kept[1]))
     state, done = kept
     if watch and not failures:
         params, done = watch.best, watch.best_step
@@ -286,10 +300,11 @@ class _Program:
 
     def _shuffle(self, key: Array, first: Array, x: Rows) -> Array:
         """The rows in the order in which the epochs from `first` on use them, batch by batch."""
-        num_rows, batch_size = count_rows(x), self.settings.batch_size
+        num_rows = count_rows(x)
         keys = jax.vmap(lambda epoch: jax.random.fold_in(key, epoch))(first + jnp.arange(self.epochs_at_once(num_rows)))
         orders = jax.vmap(lambda key: jax.random.permutation(key, num_rows))(keys)
-        return orders[:, : self.steps_per_epoch(num_rows) * batch_size].reshape(-1)
+        used = num_rows - num_rows % (self.settings.batch_size or num_rows)
+        return orders[:, :used].reshape(-1)
 
     def _block(self, state: _State, begin: Array, end: Array, x: Rows, y: Rows) -> _State:
         if self.settings.num_restarts == 1:  # without the batching, XLA's code is faster
@@ -302,10 +317,9 @@ class _Program:
         new, loss = self.svi.update(svi, x, y, num_rows)
         return new._replace(rng_key=svi.rng_key), loss  # no site is random: spares a split a step
 
-    def _steps(
-        self, update: Callable[..., Any], state: _State, begin: Array, end: Array, x: Rows, y: Rows
-    ) -> _State:
-        num_rows, batch_size, order = count_rows(x), self.settings.batch_size, state.order
+    def _steps(self, update: Callable[..., Any], state: _State, begin: Array, end: Array, x: Rows, y: Rows) -> _State:
+        num_rows, order = count_rows(x), state.order
+        batch_size = self.settings.batch_size or num_rows
 
         def batch(i: Array) -> tuple[Rows, Rows]:
             rows = jax.lax.dynamic_slice_in_dim(order, i * batch_size % order.size, batch_size)
@@ -314,7 +328,7 @@ class _Program:
 
         def step(i: Array, carry: tuple[Any, Array]) -> tuple[Any, Array]:
             svi, losses = carry
-            svi, loss = update(svi, *((x, y) if batch_size is None else batch(i)), num_rows)
+            svi, loss = update(svi, *(batch(i) if self.settings.batch_size else (x, y)), num_rows)
             return svi, jax.lax.dynamic_update_index_in_dim(losses, loss, i, axis=-1)
 
         svi, losses = jax.lax.fori_loop(begin, end, step, (state.svi, state.losses))
@@ -486,7 +500,7 @@ def _check_optimizer(method: str, optimizer: Any) -> None:
         decays = not np.array_equal(moves(1.0), moves(2.0), equal_nan=True)
     except TypeError as error:
         raise ValueError(
-            f"{method}: expected an optimiser of gradients; this one asks for more ({error}). The polish already brings "
+            f"{method}: expected an optimiser of gradients; this one asks for more ({error}). The polish brings "
             f"small convex problems to their optimum."
         ) from error
     if decays:

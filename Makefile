@@ -1,0 +1,50 @@
+# `make demo` and `make test` do all the set-up by themselves: .venv is built from requirements.lock when it is missing
+# or older than the lock. PYTHON=/path/to/python chooses another interpreter (3.12 or newer).
+
+PYTHON ?= $(shell for p in python3 python3.12 python3.13 python3.14 python; do \
+	$$p -c 'import sys; sys.exit(sys.version_info < (3, 12))' >/dev/null 2>&1 && { echo $$p; break; }; done)
+BIN := .venv/bin
+READY := .venv/.ready
+
+.PHONY: demo test test-all bench notebooks lint format lock clean
+
+demo: $(READY)  ## The main job on real data: one network by MLE, MAP and posterior; a table and a figure.
+	$(BIN)/flatprior compare --out demo
+
+test: lint  ## Everything that a change must pass.
+	$(BIN)/python -m pytest
+
+test-all: lint  ## The same, and the long statistical tests.
+	$(BIN)/python -m pytest -m "slow or not slow"
+
+bench: $(READY)  ## Speed against a hand-written loop and against peers.
+	$(BIN)/python benchmarks/point.py
+
+notebooks: $(READY)  ## Run the notebooks at full size and keep their outputs.
+	$(BIN)/python -m nbconvert --to notebook --execute --inplace notebooks/*.ipynb
+
+lint: $(READY)  ## Style and types.
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy --config-file pyproject.toml
+
+format: $(READY)
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+lock: $(READY)  ## Take up newer releases: rewrites requirements.lock.
+	$(BIN)/python -m pip install --quiet uv
+	$(BIN)/uv pip compile --universal --python-version 3.12 --generate-hashes --extra dev --upgrade --quiet \
+		--no-emit-index-url --custom-compile-command "make lock" --output-file requirements.lock pyproject.toml
+
+$(READY): requirements.lock pyproject.toml
+	@test -n "$(PYTHON)" || { echo "flatprior needs Python 3.12 or newer; give one as PYTHON=/path/to/python"; exit 1; }
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --requirement requirements.lock
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	@mkdir -p .venv/typing/flatprior && cd .venv/typing/flatprior && \
+		ln -sfn ../../../models models && ln -sfn ../../../inference inference && ln -sfn ../../../command command
+	@touch $@
+
+clean:
+	rm -rf .venv build demo *.egg-info

@@ -1,0 +1,5 @@
+"""``python -m flatprior.command``."""
+
+from .main import main
+
+main()

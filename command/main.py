@@ -1,0 +1,129 @@
+"""The arguments of the command, and what it does with them."""
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import jax
+
+from .data import LIKELIHOODS, Table, example, read_csv
+
+if TYPE_CHECKING:
+    from ..inference.methods import Method
+    from ..models.model import Model, Observation
+
+METHODS = {"mle": "MLE", "map": "MAP", "nuts": "posterior"}
+"""Method -> its name in the table."""
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command.
+
+    Args:
+        arguments: what follows ``flatprior`` on the command line; None reads the command line.
+    """
+    parser = _parser()
+    chosen = parser.parse_args(arguments)
+    jax.config.update("jax_num_cpu_devices", os.cpu_count())  # chains then use every core; before JAX starts
+    try:
+        run_compare(chosen)
+    except (ValueError, TypeError, OSError) as error:
+        parser.exit(2, f"flatprior: {error}\n")
+    except KeyboardInterrupt:
+        parser.exit(130, "flatprior: interrupted before there was anything to keep\n")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="flatprior", description="Neural networks as NumPyro models: maximum likelihood, MAP and the posterior."
+    )
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    compare = commands.add_parser(
+        "compare",
+        help="fit one network by several methods and compare them on held-out rows",
+        description="Fit one network to a table by maximum likelihood, MAP and NUTS; print how well each predicts the "
+        "rows that were held out; write a figure and the fits, in the format of ArviZ.",
+    )
+    compare.add_argument("data", nargs="?", type=Path, metavar="DATA.csv", help="by default scikit-learn's diabetes")
+    compare.add_argument("--target", metavar="COLUMN", help="the column to predict; all others are features")
+    compare.add_argument("--likelihood", choices=LIKELIHOODS, help="of the target; by default inferred from it")
+    compare.add_argument("--widths", type=_widths, default=(16, 16), help="hidden units, as in 16,16; '' is linear")
+    compare.add_argument("--methods", type=_methods, default=tuple(METHODS), help="some of mle,map,nuts (all)")
+    compare.add_argument("--draws", type=int, default=500, help="of each of four chains, after as much warm-up (500)")
+    compare.add_argument("--held-out", type=float, default=0.25, help="share of the rows to compare on (0.25)")
+    compare.add_argument("--seed", type=int, default=0, help="of the split and the fits (0)")
+    compare.add_argument("--out", type=Path, default=Path("flatprior-compare"), metavar="DIR", help="where files go")
+    return parser
+
+
+def run_compare(chosen: argparse.Namespace) -> None:
+    """Fit, print the table, write the files."""
+    from ..inference import compare, fit  # here, so that the number of devices is set before JAX starts
+    from .figure import draw
+
+    if (chosen.data is None) != (chosen.target is None):
+        raise ValueError("DATA.csv and --target COLUMN go together.")
+    table = (
+        example(chosen.likelihood) if chosen.data is None else read_csv(chosen.data, chosen.target, chosen.likelihood)
+    )
+    train, test = table.split(chosen.held_out, chosen.seed)
+    model = network(table, chosen.widths)
+    print(f"{table.title}: {len(train.y)} rows to fit, {len(test.y)} held out, {train.x.shape[1]} features")
+    for remark in table.remarks:
+        print(remark)
+    print(f"Model: {model}\n", flush=True)
+    fits = {}
+    for name in chosen.methods:
+        fits[METHODS[name]] = fit(model, method(name, chosen.draws), train.x, train.y, key=chosen.seed)
+        print(f"{METHODS[name]}: {fits[METHODS[name]].seconds}", file=sys.stderr)
+    comparison = compare(fits, test.x, test.y)
+    print(comparison)
+    chosen.out.mkdir(parents=True, exist_ok=True)
+    written = [draw(fits, comparison, test, table.title, chosen.out / "compare.png")]
+    for name, fitted in fits.items():
+        path = chosen.out / f"{name}.nc"
+        partial = path.with_suffix(".nc.partial")
+        fitted.to_datatree(test.x, test.y).to_netcdf(partial, engine="netcdf4")
+        written.append(partial.replace(path))
+    print("\nWritten:", *written)
+
+
+def network(table: Table, widths: tuple[int, ...]) -> "Model":
+    """The model of a table: fan-in priors, and the observation that its target asks for."""
+    from ..models import MLP, Bernoulli, Categorical, Model, Normal, fan_in
+
+    observation: Observation
+    if table.likelihood == "bernoulli":
+        observation = Bernoulli()
+    elif table.likelihood == "categorical":
+        observation = Categorical(len(table.classes))
+    else:
+        observation = Normal(scale="network")
+    return Model(MLP(widths), observation, fan_in(1.0))
+
+
+def method(name: str, draws: int) -> "Method":
+    """A method at the settings of the command: NUTS stops trajectories early, at 255 steps, to be done in a minute."""
+    from ..inference import MAP, MLE, NUTS
+
+    if name == "nuts":
+        return NUTS(num_warmup=draws, num_samples=draws, max_tree_depth=8)
+    return MLE() if name == "mle" else MAP()
+
+
+def _widths(text: str) -> tuple[int, ...]:
+    try:
+        return tuple(int(width) for width in text.split(",") if width.strip())
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"expected integers such as 16,16; got {text!r}") from None
+
+
+def _methods(text: str) -> tuple[str, ...]:
+    names = tuple(dict.fromkeys(name.strip().lower() for name in text.split(",") if name.strip()))
+    unknown = [name for name in names if name not in METHODS]
+    if unknown or not names:
+        raise argparse.ArgumentTypeError(f"expected some of {','.join(METHODS)}; got {text!r}")
+    return names
