@@ -12,10 +12,10 @@ demo: $(READY)  ## The main job on real data: one network by MLE, MAP and poster
 	$(BIN)/flatprior compare --out demo
 
 test: lint  ## Everything that a change must pass.
-	$(BIN)/python -m pytest
+	$(BIN)/pytest
 
 test-all: lint  ## The same, and the long statistical tests.
-	$(BIN)/python -m pytest -m "slow or not slow"
+	$(BIN)/pytest -m "slow or not slow"
 
 bench: $(READY)  ## Speed against a hand-written loop and against peers.
 	$(BIN)/python benchmarks/point.py

@@ -84,6 +84,8 @@ def as_rows(name: str, value: Any) -> Rows:
 
 def _as_array(name: str, leaf: Any) -> np.ndarray | jax.Array:
     array = leaf if isinstance(leaf, jax.Array) else np.asarray(leaf)
+    if array.dtype == object and all(getattr(dtype, "kind", "") in "biuf" for dtype in getattr(leaf, "dtypes", "?")):
+        array = leaf.to_numpy(dtype=float)  # a data frame of numbers and booleans
     if array.dtype.kind not in "biuf" and not jnp.issubdtype(array.dtype, jnp.floating):
         columns = getattr(leaf, "dtypes", None)
         where = "" if columns is None or np.ndim(columns) == 0 else f" (columns: {dict(columns)})"

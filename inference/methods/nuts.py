@@ -106,7 +106,7 @@ class NUTS:
             descent = descend(begin, model, structure, x, y, key=key_start, progress=progress)
             if descent.interrupted:
                 raise KeyboardInterrupt
-            params = descent.unconstrained
+            params = descent.unconstrained  # where a start failed, its last finite weights
         program = _program(self, model, structure, x, y)
         state = program.start(params, jax.random.split(key_chains, self.num_chains), self.inverse_mass_matrix, x, y)
         # Laid out as a block returns them, so that the first block compiles what all others use.

@@ -119,7 +119,7 @@ class MAP(PointSettings):
         key_rows, key_descent = jax.random.split(key)
         x, y, validation = _hold_out(self.validation_fraction, key_rows, x, y)
         descent = descend(self, model, structure, x, y, validation, key=key_descent, progress=progress)
-        best = int(np.nanargmin(np.where(np.isfinite(descent.final), descent.final, np.inf)))
+        best = int(np.argmin(np.where(np.isfinite(descent.final), descent.final, np.inf)))
         params = jax.tree.map(lambda leaf: leaf[best], descent.params)
         program = _program(self, model, structure, x, y)
         failures, warnings = list(descent.failures), list(descent.warnings)
@@ -127,7 +127,7 @@ class MAP(PointSettings):
         polished = False
         if self.polish and not failures and not warnings and structure.num_weights <= POLISH_WEIGHTS:
             params, decrement, polished = jax.device_get(program.polish(params, x, y))
-            stats["newton_decrement"] = np.asarray(decrement)
+            stats |= {"newton_decrement": np.asarray(decrement)} if polished else {}
         if not failures:
             failures += _no_mode(program, structure, params, descent.final[best], x, y)
         if not (polished or failures or warnings):
@@ -188,6 +188,8 @@ def descend(
 ) -> Descent:
     """Minimise the negative log density from every starting point, in blocks of steps."""
     num_rows, total = count_rows(x), settings.num_steps
+    if settings.batch_size is not None and settings.batch_size > num_rows:
+        raise ValueError(f"Expected batch_size to be at most {num_rows}, the rows to fit; got {settings.batch_size}.")
     program = _program(settings, model, structure, x, y)
     key_start, key_batches = jax.random.split(key)
     start = program.start(jax.random.split(key_start, settings.num_restarts), x, y)
@@ -204,7 +206,7 @@ def descend(
 
     def keep_going(state: _State, done: int) -> bool:
         nonlocal kept
-        if not np.isfinite(np.asarray(state.losses)[:, done - 1]).any():
+        if not program.finite(state, done).any():
             return False
         kept = (state, done)
         return watch is None or watch.improving(state, done)
@@ -227,17 +229,20 @@ def descend(
     if run.ended == "interrupted":
         warnings.append(says.INTERRUPTED.format(done=run.done, total=total, unit="steps"))
     elif run.ended == "stopped" and kept[1] < run.done:
-        step = int(np.argmax(~np.isfinite(losses).all(axis=0)))
+        bad = ~np.isfinite(losses).all(axis=0)
+        step = int(np.argmax(bad)) if bad.any() else run.done  # the loss of the last step was taken before it
+        value = losses[:, step].max() if bad.any() else np.nan
         sentence = says.NON_FINITE_LOSS if step else says.NON_FINITE_START
-        failures.append(sentence.format(value=losses[:, step].max(), step=step, kept=kept[1]))
+        failures.append(sentence.format(value=value, step=step, kept=kept[1]))
     state, done = kept
-    if watch and not failures:
+    if watch and watch.best and not failures:
         params, done = watch.best, watch.best_step
         warnings.append(says.EARLY_STOP.format(step=done, total=total))
         final = watch.best_loss
     else:
         params = program.params(state)
         final = losses[:, max(0, done - per_epoch) : max(1, done)].mean(axis=1)
+        final = np.where(program.finite(state, done), final, np.inf)
     return Descent(params, losses, final, tuple(failures), tuple(warnings), run.ended == "interrupted")
 
 
@@ -283,6 +288,14 @@ class _Program:
     def params(self, state: _State) -> Weights:
         """The weights of every restart, in unconstrained coordinates."""
         return self.svi.optim.get_params(state.svi.optim_state)
+
+    def finite(self, state: _State, done: int) -> np.ndarray:
+        """Whether the weights of each restart and its last loss are finite, (restart,)."""
+        leaves = [np.asarray(leaf).reshape(self.settings.num_restarts, -1) for leaf in self.params(state).values()]
+        losses = np.asarray(state.losses)[:, max(0, done - 1)]
+        return np.logical_and.reduce([np.isfinite(leaf).all(axis=1) for leaf in leaves]) & (
+            np.isfinite(losses) | (done == 0)
+        )
 
     def _constrain(self, params: Weights) -> Weights:
         weights = self.svi.constrain_fn(params)
