@@ -64,11 +64,12 @@ WORKLOADS = {
 
 
 def flatprior(work: Workload) -> Callable[[], float]:
+    import jax.numpy as jnp
     import optax
     from flatprior.inference import MLE, fit
     from flatprior.models import MLP, Categorical, Model
 
-    x, y = work.data()
+    x, y = map(jnp.asarray, work.data())  # on the device, as for the scan
     model = Model(MLP(work.widths, "tanh"), Categorical(CLASSES))
     method = MLE(optimizer=optax.adam(1e-3), num_steps=work.num_steps, batch_size=work.batch_size)
     return lambda: fit(model, method, x, y, key=0, progress=False).stats["loss"][0, -1].item()

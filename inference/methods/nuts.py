@@ -108,7 +108,7 @@ class NUTS:
                 raise KeyboardInterrupt
             params = descent.unconstrained  # where a start failed, its last finite weights
         program = _program(self, model, structure, x, y)
-        state = program.start(params, jax.random.split(key_chains, self.num_chains), self.inverse_mass_matrix, x, y)
+        state = program.start(params, key_chains, self.inverse_mass_matrix, x, y)
         # Laid out as a block returns them, so that the first block compiles what all others use.
         state, (x, y) = jax.device_put(state, program.a_share), jax.device_put((x, y), program.all)
         draws: list[Any] = []
@@ -185,8 +185,9 @@ class _Program:
         )
         return init, partial(sample, model_args=(x, y))
 
-    def _start(self, params: Weights, keys: Array, inverse_mass_matrix: Any, x: Rows, y: Rows) -> Any:
+    def _start(self, params: Weights, key: Array, inverse_mass_matrix: Any, x: Rows, y: Rows) -> Any:
         init, _ = self._kernel(x, y)
+        keys = jax.random.split(key, self.settings.num_chains)
         return jax.vmap(lambda z, key: init(z, inverse_mass_matrix=inverse_mass_matrix, rng_key=key))(params, keys)
 
     def _block(self, state: Any, num_steps: Array, x: Rows, y: Rows) -> tuple[Any, Any]:

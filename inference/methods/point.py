@@ -47,6 +47,8 @@ SHUFFLED_ROWS = 2**20
 """Rows that are put in order at a time, a whole number of epochs: sorting many short epochs together is faster."""
 NUM_CHECKS = 100
 """How often the validation rows are scored during a run that may stop early."""
+STARTS, BATCHES, VALIDATION = range(3)
+"""What the key of a fit is folded with, for its three uses."""
 RAY = (10.0, 1000.0)
 """How many times as far out the loss is looked at, to see whether it has a minimum."""
 
@@ -116,9 +118,8 @@ class MAP(PointSettings):
         self, model: NumPyroModel, structure: Structure, x: Rows, y: Rows, *, key: Array, progress: bool
     ) -> Outcome:
         """See `Method.run`."""
-        key_rows, key_descent = jax.random.split(key)
-        x, y, validation = _hold_out(self.validation_fraction, key_rows, x, y)
-        descent = descend(self, model, structure, x, y, validation, key=key_descent, progress=progress)
+        x, y, validation = _hold_out(self.validation_fraction, key, x, y)
+        descent = descend(self, model, structure, x, y, validation, key=key, progress=progress)
         best = int(np.argmin(np.where(np.isfinite(descent.final), descent.final, np.inf)))
         params = jax.tree.map(lambda leaf: leaf[best], descent.params)
         program = _program(self, model, structure, x, y)
@@ -172,7 +173,7 @@ def starting_points(
 ) -> Weights:
     """Where `descend` would begin: site -> value in unconstrained coordinates, shaped (restart, *shape)."""
     program = _program(settings, model, structure, x, y)
-    return _by_site(program.params(program.start(jax.random.split(key, settings.num_restarts), x, y)))
+    return _by_site(program.params(program.start(key, x, y)))
 
 
 def descend(
@@ -191,8 +192,7 @@ def descend(
     if settings.batch_size is not None and settings.batch_size > num_rows:
         raise ValueError(f"Expected batch_size to be at most {num_rows}, the rows to fit; got {settings.batch_size}.")
     program = _program(settings, model, structure, x, y)
-    key_start, key_batches = jax.random.split(key)
-    start = program.start(jax.random.split(key_start, settings.num_restarts), x, y)
+    start = program.start(key, x, y)
     kept = (start, 0)
     watch = _Watch(program, validation, settings.patience) if validation else None
 
@@ -201,7 +201,7 @@ def descend(
 
     def block(state: _State, begin: int, end: int) -> _State:
         if settings.batch_size is not None and begin % shuffled == 0:
-            state = state._replace(order=program.shuffle(key_batches, begin // per_epoch, x))
+            state = state._replace(order=program.shuffle(key, begin // per_epoch, x))
         return program.block(state, begin, end, x, y)
 
     def keep_going(state: _State, done: int) -> bool:
@@ -301,19 +301,21 @@ class _Program:
         weights = self.svi.constrain_fn(params)
         return {site: weights[_param(site)] for site in self.latents}
 
-    def _start(self, keys: Array, x: Rows, y: Rows) -> _State:
+    def _start(self, key: Array, x: Rows, y: Rows) -> _State:
+        keys = jax.random.split(jax.random.fold_in(key, STARTS), self.settings.num_restarts)
+
         def one(key: Array) -> Any:
             weights = starting_weights(self.model, self.latents, key, x, y, self.settings.init_strategy)
             values = {_param(site): value for site, value in weights.items()}
             return self.svi.init(key, x, y, count_rows(x), init_params=values)
 
         svi = jax.vmap(one)(keys) if len(keys) > 1 else _lift(one(keys[0]))
-        losses = jnp.full((self.settings.num_restarts, self.settings.num_steps), jnp.nan)
+        losses = jnp.full((self.settings.num_restarts, self.settings.num_steps), jnp.nan, float)
         return _State(svi, losses, jnp.zeros(0, int))
 
     def _shuffle(self, key: Array, first: Array, x: Rows) -> Array:
         """The rows in the order in which the epochs from `first` on use them, batch by batch."""
-        num_rows = count_rows(x)
+        num_rows, key = count_rows(x), jax.random.fold_in(key, BATCHES)
         keys = jax.vmap(lambda epoch: jax.random.fold_in(key, epoch))(first + jnp.arange(self.epochs_at_once(num_rows)))
         orders = jax.vmap(lambda key: jax.random.permutation(key, num_rows))(keys)
         used = num_rows - num_rows % (self.settings.batch_size or num_rows)
@@ -427,7 +429,7 @@ def _hold_out(fraction: float, key: Array, x: Rows, y: Rows) -> tuple[Rows, Rows
     held = round(fraction * count_rows(x))
     if held == 0:
         return x, y, None
-    order = np.asarray(jax.random.permutation(key, count_rows(x)))
+    order = np.asarray(jax.random.permutation(jax.random.fold_in(key, VALIDATION), count_rows(x)))
     validation, training = order[:held], order[held:]
     return (
         take_rows(x, training),
@@ -501,13 +503,14 @@ def _check_optimizer(method: str, optimizer: Any) -> None:
         raise ValueError(f"{method}: expected an optax optimiser such as optax.adam(1e-3); got {optimizer!r}.")
     optimizer = optax.with_extra_args_support(optimizer)
 
-    def moves(weight: float) -> np.ndarray:
-        params, zero = {"w": jnp.full(3, weight)}, {"w": jnp.zeros(3)}
+    @jax.jit
+    def moves(weight: float) -> list[Array]:
+        params, zero = jnp.full(3, weight), jnp.zeros(3)
         state, path = optimizer.init(params), []
         for _ in range(3):  # the first step of a schedule may have learning rate 0
             updates, state = optimizer.update(zero, state, params, value=jnp.array(1.0))
-            path.append(np.asarray(updates["w"]))
-        return np.array(path)
+            path.append(updates)
+        return path
 
     try:
         decays = not np.array_equal(moves(1.0), moves(2.0), equal_nan=True)
