@@ -55,10 +55,11 @@ INTERRUPTED = "Interrupted after {done} of {total} {unit}."
 DIVERGENCES = (
     "{count} of {total} transitions diverged: the draws may miss part of the posterior. Raise target_accept_prob."
 )
-TREE_CAP = (
-    "{percent:.0%} of the trajectories were cut short at max_tree_depth={depth}: draws depend on each other more than "
-    "they need to. Raise it, or rescale x."
+LOW_ESS = (
+    "The log density has an effective sample size of {ess:.0f}, below {limit} (100 a chain): estimates are rough. Give "
+    "more num_samples{cure}."
 )
+TREE_CAP = ", or raise max_tree_depth={depth}: {percent:.0%} of the trajectories were cut short"
 NOT_MIXED = (
     "The chains disagree on the log density: R-hat {rhat:.2f}, above {limit}. Run longer (num_warmup, num_samples), or "
     "compare the chains' predictions."

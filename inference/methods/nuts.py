@@ -25,8 +25,10 @@ BLOCK_DRAWS = 50
 """Most draws between two looks at the progress bar, and the length of the buffer on the device."""
 MAX_RHAT = 1.05
 """R-hat of the log density above which the chains are said to disagree."""
+MIN_ESS = 100
+"""Effective draws of the log density a chain below which estimates are called rough (Vehtari et al. 2021)."""
 MAX_TREE_CAPS = 0.05
-"""Share of draws at the tree cap above which the status says so."""
+"""Share of draws at the tree cap above which it is named as a cause of few effective draws."""
 
 
 WARM_START = MAP(num_steps=500, polish=False)
@@ -84,6 +86,11 @@ class NUTS:
             raise ValueError(f"NUTS: expected 0 < target_accept_prob < 1; got {self.target_accept_prob!r}.")
         if isinstance(self.dense_mass, list):  # NumPyro's spelling
             object.__setattr__(self, "dense_mass", tuple(tuple(block) for block in self.dense_mass))
+
+    @property
+    def longest_tree(self) -> int:
+        """The depth at which trajectories are cut short after the warm-up."""
+        return self.max_tree_depth if isinstance(self.max_tree_depth, int) else self.max_tree_depth[1]
 
     def run(
         self, model: NumPyroModel, structure: Structure, x: Rows, y: Rows, *, key: Array, progress: bool
@@ -251,12 +258,12 @@ def _status(settings: NUTS, stats: dict[str, np.ndarray], num_draws: int) -> Sta
         failures.append(says.FROZEN.format(chains=", ".join(map(str, frozen))))
     if diverging:
         warnings.append(says.DIVERGENCES.format(count=diverging, total=lp.size))
-    depth = settings.max_tree_depth if isinstance(settings.max_tree_depth, int) else settings.max_tree_depth[1]
-    capped = float((stats["tree_depth"] >= depth).mean())
-    if capped > MAX_TREE_CAPS:
-        warnings.append(says.TREE_CAP.format(percent=capped, depth=depth))
-    if lp.shape[0] > 1 and num_draws >= 4 and not frozen.size:
-        rhat = float(array_stats.rhat(lp))
-        if not rhat <= MAX_RHAT:
+    if num_draws >= 4 and not frozen.size:
+        rhat, ess = float(array_stats.rhat(lp)), float(array_stats.ess(lp))
+        if lp.shape[0] > 1 and not rhat <= MAX_RHAT:
             warnings.append(says.NOT_MIXED.format(rhat=rhat, limit=MAX_RHAT))
+        if not ess >= MIN_ESS * lp.shape[0]:
+            capped = float((stats["tree_depth"] >= settings.longest_tree).mean())
+            cure = says.TREE_CAP.format(percent=capped, depth=settings.longest_tree) if capped > MAX_TREE_CAPS else ""
+            warnings.append(says.LOW_ESS.format(ess=ess, limit=MIN_ESS * lp.shape[0], cure=cure))
     return Status(tuple(failures), tuple(warnings))
