@@ -84,11 +84,12 @@ def as_rows(name: str, value: Any) -> Rows:
 
 def _as_array(name: str, leaf: Any) -> np.ndarray | jax.Array:
     array = leaf if isinstance(leaf, jax.Array) else np.asarray(leaf)
-    if array.dtype == object and all(getattr(dtype, "kind", "") in "biuf" for dtype in getattr(leaf, "dtypes", "?")):
-        array = leaf.to_numpy(dtype=float)  # a data frame of numbers and booleans
+    columns = getattr(leaf, "dtypes", None)  # of a data frame; a series has one type
+    columns = None if np.ndim(columns) == 0 else dict(columns)
+    if array.dtype == object and columns and all(getattr(dtype, "kind", "O") in "biuf" for dtype in columns.values()):
+        array = leaf.to_numpy(dtype=float)  # numbers and booleans
     if array.dtype.kind not in "biuf" and not jnp.issubdtype(array.dtype, jnp.floating):
-        columns = getattr(leaf, "dtypes", None)
-        where = "" if columns is None or np.ndim(columns) == 0 else f" (columns: {dict(columns)})"
+        where = "" if columns is None else f" (columns: {columns})"
         raise TypeError(f"{name}: expected numbers; got {array.dtype}{where}. Encode text and dates as numbers first.")
     if array.ndim == 0:
         raise ValueError(f"{name}: expected an array with n rows first; got the single number {array}.")
@@ -99,7 +100,8 @@ def _as_array(name: str, leaf: Any) -> np.ndarray | jax.Array:
         largest = np.iinfo(dtype).max
         if array.max() > largest or array.min() < np.iinfo(dtype).min:
             raise ValueError(f"{name}: expected integers up to {largest} ({dtype}); got {array.max()}.")
-    return array if dtype == array.dtype else array.astype(dtype)
+    with np.errstate(over="ignore"):  # what becomes infinite is found with its row by check_finite
+        return array if dtype == array.dtype else array.astype(dtype)
 
 
 def check_finite(name: str, rows: Rows) -> None:
@@ -158,6 +160,12 @@ def check_model(model: NumPyroModel, x: Rows, y: Rows) -> Structure:
     """Read the structure of a model from an abstract trace, and raise where it cannot be fitted as it is meant."""
     if not callable(model) or isinstance(model, type):
         raise TypeError(f"Expected a NumPyro model, a function model(x, y=None); got {model!r}.")
+    try:
+        hash(model)
+    except TypeError as error:
+        raise TypeError(
+            f"Expected a model that can be hashed, as compiled code is kept for it; got {model!r}."
+        ) from error
     tree, leaves = signature((x, y))
     return _check_model(model, tree, leaves)
 

@@ -81,7 +81,9 @@ class _ScaleObserved(Messenger):
         self.factor = factor
 
     def process_message(self, msg: dict[str, Any]) -> None:
-        if msg["type"] == "sample" and msg["is_observed"] and self.factor != 1:
+        if msg["type"] != "sample" or not msg["is_observed"] or self.factor == 1:
+            return
+        if not isinstance(msg["fn"], dist.Unit) or msg["fn"].batch_shape:  # a factor that is one number is of no row
             msg["scale"] = self.factor if msg["scale"] is None else msg["scale"] * self.factor
 
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from typing import Any
 
 import jax
@@ -166,7 +166,7 @@ class Predictive:
         if not self.is_finite:
             raise NotImplementedError(f"probs: y can be {self.structure.support!r}, not one of a finite set of values.")
         probs = self._over_rows(_observation, _mean_probs)
-        return probs[:, 1] if self.structure.support is constraints.boolean else probs
+        return probs[:, 1] if self._site.support is constraints.boolean else probs
 
     def log_prob(self, y: Any) -> np.ndarray:
         """Log p(y | x, data) in nats, (n,): the log of the mean, over draws, of the likelihood of each row.
@@ -213,19 +213,27 @@ class Predictive:
     @property
     def is_finite(self) -> bool:
         """Whether y has a finite set of values, so that `probs` exists."""
-        return self.structure.support is constraints.boolean or hasattr(self.structure.support, "upper_bound")
+        support = self._site.support
+        if support is constraints.boolean:
+            return True
+        # A bounded interval of the real line has bounds as well, and those of counts may be known at run time only.
+        is_range = isinstance(support, type(constraints.integer_interval(0, 1)))
+        return is_range and support.lower_bound == 0 and isinstance(support.upper_bound, int)
+
+    @cached_property
+    def _site(self) -> dist.Distribution:
+        """The observed site without its values; labels that were soft in the fit are classes here."""
+        return abstract_trace(self.model, self.x)[self.structure.observed]["fn"]
 
     def _moments(self, name: str) -> tuple[np.ndarray, np.ndarray]:
-        site = abstract_trace(self.model, self.x)[self.structure.observed]["fn"]
-        if isinstance(site, dist.CategoricalLogits | dist.CategoricalProbs):
+        if isinstance(self._site, dist.CategoricalLogits | dist.CategoricalProbs):
             raise NotImplementedError(f"{name}: y is a class, and classes have no {name}; use probs.")
         return self._over_rows(_observation, _moments)
 
     def _checked(self, y: Any) -> Rows:
         rows = as_rows("y", y)
         check_pair(self.x, rows)
-        check_model(self.model, self.x, rows)
-        check_y(self.structure, rows)
+        check_y(check_model(self.model, self.x, rows), rows)
         return jax.device_put(rows)
 
     def _over_rows(self, per_draw: PerDraw, summary: Summary, y: Rows = None, extra: Any = None) -> Any:

@@ -70,8 +70,7 @@ class Fit:
         """
         x, y = self._checked(x), as_rows("y", y)
         check_pair(x, y)
-        check_model(self.model, x, y)
-        check_y(self.structure, y)
+        check_y(check_model(self.model, x, y), y)
         values = log_likelihood(self.model, self.structure, self._mixture(), x, jax.device_put(y))
         return values.reshape(*self._chains_and_draws, -1)
 

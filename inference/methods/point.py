@@ -429,6 +429,8 @@ def _hold_out(fraction: float, key: Array, x: Rows, y: Rows) -> tuple[Rows, Rows
     held = round(fraction * count_rows(x))
     if held == 0:
         return x, y, None
+    if held == count_rows(x):
+        raise ValueError(f"validation_fraction={fraction} of {held} rows leaves none to fit.")
     order = np.asarray(jax.random.permutation(jax.random.fold_in(key, VALIDATION), count_rows(x)))
     validation, training = order[:held], order[held:]
     return (
@@ -473,14 +475,16 @@ def _no_mode(program: _Program, structure: Structure, params: Weights, loss: flo
     num_rows = count_rows(x)
     if not structure.support.is_discrete or loss > num_rows * math.log(2):
         return []  # some row has a probability below one half, or there is no bound on it
-    if not np.asarray(program.row_log_probs(params, x, y) > -math.log(2)).all():
+    log_probs = np.asarray(program.row_log_probs(params, x, y))
+    if not (log_probs > -math.log(2)).all():
         return []
+    saturated = not log_probs.any()  # so far out that every probability is rounded to 1, and no loss falls any more
     names = [_param(site) for site in structure.latents if site in structure.real]
     tails = [names[i:] for i in range(len(names))]
     moving = {name: jnp.array([name in tail for tail in tails]) for name in params}
     losses = np.asarray(program.beyond(params, moving, x, y)) * num_rows
     for here, further, furthest in losses:
-        if further < here and furthest <= further:
+        if (further < here or saturated) and furthest <= further:
             return [says.NO_MODE.format(rows=num_rows, factor=RAY[0], here=here, further=further)]
     return []
 

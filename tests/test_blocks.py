@@ -1,0 +1,237 @@
+"""Long runs in blocks: where they fall, what stops them, and what the clock says."""
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from flatprior.inference import MAP, NUTS, fit
+from flatprior.inference.blocks import Run, run_in_blocks, stopwatch
+from flatprior.inference.methods import nuts, point
+from flatprior.models import MLP, Bernoulli, Model, Normal, gaussian
+
+
+def advance(state: jax.Array, start: int, stop: int) -> jax.Array:
+    """A step that depends on its number, and does not commute."""
+    for step in range(start, stop):
+        state = 0.9 * state + jnp.sin(step)
+    return state
+
+
+QUIET = {"label": "test", "unit": "step", "progress": False}
+SIZES: dict[str, dict[str, Any]] = {
+    "one block": {"block_steps": 100},
+    "a step a block": {"block_steps": 1},
+    "not even": {"block_steps": 7},
+    "aligned": {"block_steps": 7, "align": 10},
+    "adapted": {},
+    "adapted and limited": {"max_block_steps": 13},
+    "with a bar": {"progress": True},
+    "epochs": {"steps_per_unit": 8},
+}
+
+
+@pytest.mark.parametrize("name", SIZES)
+@pytest.mark.parametrize("num_steps", [1, 10, 100])
+def test_where_blocks_fall_does_not_change_the_result(name: str, num_steps: int) -> None:
+    run = run_in_blocks(advance, jnp.zeros(()), num_steps, **{**QUIET, **SIZES[name]})
+    assert (run.done, run.ended) == (num_steps, "finished")
+    np.testing.assert_array_equal(run.state, advance(jnp.zeros(()), 0, num_steps))
+
+
+def test_blocks_follow_each_other_and_do_not_cross_the_marks() -> None:
+    spans: list[tuple[int, int]] = []
+
+    def block(state: int, start: int, stop: int) -> int:
+        spans.append((start, stop))
+        return state + stop - start
+
+    run = run_in_blocks(block, 0, 95, block_steps=30, align=40, **QUIET)
+    assert spans == [(0, 30), (30, 40), (40, 70), (70, 80), (80, 95)]
+    assert run.state == 95
+
+
+@pytest.mark.parametrize("at", [0, 1, 4])
+def test_an_interrupt_keeps_the_last_finished_state(at: int) -> None:
+    def block(state: int, start: int, stop: int) -> int:
+        if start >= 10 * at:
+            raise KeyboardInterrupt
+        return stop
+
+    run = run_in_blocks(block, 0, 100, block_steps=10, **QUIET)
+    assert run == Run(10 * at, 10 * at, "interrupted")
+
+
+def test_other_errors_are_not_caught() -> None:
+    def block(state: int, start: int, stop: int) -> int:
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        run_in_blocks(block, 0, 100, **QUIET)
+
+
+def test_a_run_stops_when_it_is_told() -> None:
+    run = run_in_blocks(lambda state, start, stop: stop, 0, 100, block_steps=10, keep_going=lambda s, n: n < 30, **QUIET)
+    assert run == Run(30, 30, "stopped")
+
+
+def test_the_bar_says_what_describe_says(capsys: pytest.CaptureFixture[str]) -> None:
+    """From the first second on: short runs show none."""
+
+    def slow(state: int, start: int, stop: int) -> int:
+        time.sleep(0.4)
+        return stop
+
+    settings = {"label": "walk", "unit": "step", "block_steps": 10, "describe": lambda state, done: f"at {state}"}
+    run_in_blocks(slow, 0, 40, progress=True, **settings)
+    shown = capsys.readouterr().err
+    assert "walk" in shown
+    assert "at 40" in shown
+    run_in_blocks(slow, 0, 10, progress=True, **settings)
+    assert capsys.readouterr().err == ""
+    run_in_blocks(slow, 0, 40, progress=False, **settings)
+    assert capsys.readouterr() == ("", "")
+
+
+# Fits.
+
+MODEL = Model(MLP((3,), "tanh"), Normal(0.5))
+X = np.random.default_rng(0).normal(size=(40, 2))
+Y = X @ [1.0, -1.0] + 0.5 * np.random.default_rng(1).normal(size=40)
+
+
+def in_blocks_of(steps: int, interrupt_at: int | None = None) -> Callable[..., Any]:
+    """`run_in_blocks` with blocks of this size, and with Ctrl-C pressed in the block that begins at a step."""
+
+    def run(block: Callable[..., Any], *args: Any, **options: Any) -> Any:
+        def pressed(state: Any, start: int, stop: int) -> Any:
+            if interrupt_at is not None and start >= interrupt_at:
+                raise KeyboardInterrupt
+            return block(state, start, stop)
+
+        return run_in_blocks(pressed, *args, **{**options, "block_steps": steps})
+
+    return run
+
+
+@pytest.mark.parametrize("batch_size", [None, 9])
+def test_where_blocks_fall_does_not_change_a_fit(batch_size: int | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    method = MAP(num_steps=60, batch_size=batch_size, polish=False)
+    plain = fit(MODEL, method, X, Y, key=0, progress=False)
+    for steps in (1, 7, 60):
+        monkeypatch.setattr(point, "run_in_blocks", in_blocks_of(steps))
+        blocks = fit(MODEL, method, X, Y, key=0, progress=False)
+        np.testing.assert_array_equal(blocks.stats["loss"], plain.stats["loss"])
+        np.testing.assert_array_equal(blocks.draws["w1"], plain.draws["w1"])
+
+
+@pytest.mark.parametrize("batch_size", [None, 9])
+def test_batches_of_later_shuffles_are_other_batches(batch_size: int | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Long runs are shuffled several times; where that falls does not change the batches."""
+    method = MAP(num_steps=59, batch_size=batch_size, polish=False)
+    plain = fit(MODEL, method, X, Y, key=1, progress=False)
+    monkeypatch.setattr(point, "SHUFFLED_ROWS", 90)
+    point._cached_program.cache_clear()
+    often = fit(MODEL, method, X, Y, key=1, progress=False)
+    np.testing.assert_array_equal(often.stats["loss"], plain.stats["loss"])
+    point._cached_program.cache_clear()
+
+
+def test_an_interrupted_fit_keeps_its_weights_and_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    method = MAP(num_steps=60, polish=False)
+    whole = fit(MODEL, method, X, Y, key=0, progress=False)
+    monkeypatch.setattr(point, "run_in_blocks", in_blocks_of(10, interrupt_at=30))
+    found = fit(MODEL, method, X, Y, key=0, progress=False)
+    assert found.status.level == "check"
+    assert "Interrupted after 30 of 60 steps" in str(found.status)
+    assert found.stats["loss"].shape == (1, 30)
+    np.testing.assert_array_equal(found.stats["loss"], whole.stats["loss"][:, :30])
+    assert np.isfinite(found.predict(X).log_prob(Y)).all()
+
+
+def test_a_fit_interrupted_before_its_first_step_is_where_it_began(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(point, "run_in_blocks", in_blocks_of(10, interrupt_at=0))
+    found = fit(MODEL, MAP(num_steps=60, polish=False), X, Y, key=0, progress=False)
+    assert "Interrupted after 0 of 60 steps" in str(found.status)
+    assert np.isfinite(found.predict(X).log_prob(Y)).all()
+
+
+TINY = NUTS(num_warmup=20, num_samples=30, num_chains=2, start=None, max_tree_depth=4)
+
+
+def test_interrupted_chains_keep_what_was_drawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = Model(MLP(), Normal(0.5))
+    whole = fit(model, TINY, X, Y, key=0, progress=False)
+    monkeypatch.setattr(nuts, "run_in_blocks", in_blocks_of(8, interrupt_at=40))
+    found = fit(model, TINY, X, Y, key=0, progress=False)
+    assert found.status.level == "check"
+    assert "Interrupted after 20 of 30 draws of each chain" in str(found.status)
+    assert found.draws["w1"].shape == (2, 20, 2, 1)
+    np.testing.assert_array_equal(found.draws["w1"], whole.draws["w1"][:, :20])
+    monkeypatch.setattr(nuts, "run_in_blocks", in_blocks_of(8, interrupt_at=8))
+    with pytest.raises(KeyboardInterrupt):
+        fit(model, TINY, X, Y, key=0, progress=False)
+
+
+def test_early_stopping_keeps_the_best_weights_of_the_validation_rows() -> None:
+    """A network with room to overfit labels that are noise: the validation loss rises, and the fit ends early."""
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=(60, 8)), rng.integers(0, 2, 60)
+    model = Model(MLP((16,), "tanh"), Bernoulli(), gaussian(10.0))
+    method = MAP(num_steps=2000, validation_fraction=0.3, patience=5)
+    for key in range(3):
+        found = fit(model, method, x, y, key=key, progress=False)
+        assert found.stats["loss"].shape[1] < 2000, key
+        assert found.status.level == "check"
+        assert "Stopped at step" in str(found.status)
+        assert "not the mode" in str(found.status)
+        assert np.isfinite(found.draws["w1"]).all()
+
+
+# The clock.
+
+
+def test_compiling_that_nests_is_counted_once() -> None:
+    """JAX reports traces inside traces, and compiling inside tracing, each with its full length."""
+    event = "/jax/core/compile/test_duration"
+    with stopwatch() as seconds:
+        time.sleep(0.2)
+        jax.monitoring.record_event_duration_secs(event, 0.1)
+        jax.monitoring.record_event_duration_secs(event, 0.2)
+        jax.monitoring.record_event_duration_secs(event, 0.05)
+        jax.monitoring.record_event_duration_secs("/jax/other", 10.0)
+        time.sleep(0.1)
+    assert seconds.compile == pytest.approx(0.2, abs=0.02)
+    assert seconds.run == pytest.approx(0.1, abs=0.08)
+
+
+def test_compiling_apart_is_added_up() -> None:
+    event = "/jax/core/compile/test_duration"
+    with stopwatch() as seconds:
+        for _ in range(2):
+            time.sleep(0.1)
+            jax.monitoring.record_event_duration_secs(event, 0.1)
+    assert seconds.compile == pytest.approx(0.2, abs=0.02)
+
+
+def test_the_clock_stops_listening() -> None:
+    with stopwatch() as seconds:
+        pass
+    jax.monitoring.record_event_duration_secs("/jax/core/compile/test_duration", 5.0)
+    assert seconds.compile == 0
+    with pytest.raises(ZeroDivisionError), stopwatch() as seconds:
+        1 / 0  # noqa: B018
+    jax.monitoring.record_event_duration_secs("/jax/core/compile/test_duration", 5.0)
+    assert seconds.compile == 0
+
+
+def test_the_clock_of_a_fit_covers_it() -> None:
+    started = time.perf_counter()
+    found = fit(Model(MLP((5,)), Normal(0.5)), MAP(num_steps=50), X, Y, key=0, progress=False)
+    wall = time.perf_counter() - started
+    assert found.seconds.compile > 0
+    assert found.seconds.compile + found.seconds.run == pytest.approx(wall, rel=0.05, abs=0.05)

@@ -1,0 +1,96 @@
+"""The package as others get it: a wheel, the README's snippets, the notebooks, and the import names."""
+
+import importlib.util
+import os
+import re
+import subprocess
+import sys
+import venv
+from pathlib import Path
+
+import nbformat
+import pytest
+from nbclient import NotebookClient
+
+ROOT = Path(__file__).parents[1]
+SNIPPETS = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), flags=re.DOTALL)
+NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+
+
+def test_folders_are_not_importable_by_their_bare_names() -> None:
+    """A second copy of every class would answer to `models`, and collide with every user's own models.py."""
+    assert importlib.util.find_spec("models") is None
+    assert importlib.util.find_spec("inference") is None
+
+
+def test_models_and_inference_do_not_know_each_other() -> None:
+    code = "import sys, flatprior.{}; sys.exit(any(name.startswith('flatprior.{}') for name in sys.modules))"
+    for one, other in (("models", "inference"), ("inference", "models")):
+        subprocess.run([sys.executable, "-c", code.format(one, other)], check=True)
+
+
+def test_the_wheel_imports_and_runs_elsewhere(tmp_path: Path) -> None:
+    """Built from the sources, installed in a fresh environment, with the dependencies of this one."""
+    build = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(tmp_path), str(ROOT)]
+    subprocess.run(build, check=True, capture_output=True)
+    (wheel,) = tmp_path.glob("*.whl")
+    venv.create(tmp_path / "env", with_pip=False)
+    python = tmp_path / "env" / ("Scripts" if os.name == "nt" else "bin") / "python"
+    target = tmp_path / "site"
+    install = ["-m", "pip", "install", "--quiet", "--no-deps", "--no-index", "--target", str(target), str(wheel)]
+    subprocess.run([sys.executable, *install], check=True, capture_output=True)
+    dependencies = Path(importlib.util.find_spec("numpyro").origin).parents[1]  # type: ignore[union-attr, arg-type]
+    code = f"""
+import sys
+sys.path[:0] = [{str(target)!r}]
+sys.path.append({str(dependencies)!r})
+import numpy as np, flatprior.models, flatprior.inference, flatprior.command
+from flatprior.inference import MLE, fit
+from flatprior.models import MLP, Model, Normal
+for module in (flatprior.models, flatprior.inference, flatprior.command):
+    assert module.__file__.startswith({str(target)!r}), module.__file__
+x = np.linspace(-1.0, 1.0, 9)[:, None]
+line = fit(Model(MLP(), Normal(1.0)), MLE(num_steps=10), x, 2 * x[:, 0], key=0)
+assert abs(line.draws["w1"].item() - 2) < 1e-5
+"""
+    subprocess.run([str(python), "-I", "-c", code], check=True, cwd=tmp_path)
+
+
+def test_every_subpackage_is_in_the_wheel() -> None:
+    """The list of packages is written by hand: a new folder must be added to it."""
+    import tomllib
+
+    listed = set(tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"])
+    found = {
+        ".".join(("flatprior", *path.parent.relative_to(ROOT).parts))
+        for top in ("models", "inference", "command")
+        for path in (ROOT / top).rglob("__init__.py")
+    }
+    assert listed == found
+
+
+@pytest.mark.parametrize("snippet", SNIPPETS, ids=[f"snippet {i}" for i in range(1, len(SNIPPETS) + 1)])
+def test_the_snippets_of_the_readme_run(snippet: str, tmp_path: Path) -> None:
+    subprocess.run([sys.executable, "-W", "error::DeprecationWarning", "-c", snippet], check=True, cwd=tmp_path)
+
+
+def test_the_readme_has_snippets() -> None:
+    assert SNIPPETS
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=[path.stem for path in NOTEBOOKS])
+def test_notebooks_run_from_a_clean_kernel(path: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("FLATPRIOR_SMALL", "1")  # fewer draws; the notebook says what it changes
+    notebook = nbformat.read(path, as_version=4)
+    NotebookClient(notebook, timeout=300, resources={"metadata": {"path": str(tmp_path)}}).execute()
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=[path.stem for path in NOTEBOOKS])
+def test_notebooks_are_kept_with_their_outputs(path: Path) -> None:
+    cells = [cell for cell in nbformat.read(path, as_version=4).cells if cell.cell_type == "code"]
+    assert [cell.execution_count for cell in cells] == list(range(1, len(cells) + 1))
+    assert any(output.get("data", {}).get("image/png") for cell in cells for output in cell.outputs)
+
+
+def test_there_are_notebooks() -> None:
+    assert NOTEBOOKS

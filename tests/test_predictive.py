@@ -1,0 +1,203 @@
+"""Predictions in bounded memory: the chunks change nothing but the memory."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from flatprior.inference import MAP, Fit, Predictive, fit
+from flatprior.inference import predictive as predictive_module
+from flatprior.inference.checks import check_model
+from flatprior.inference.density import count_rows
+from flatprior.models import MLP, Bernoulli, Categorical, Model, Normal
+
+NUM_DRAWS, NUM_ROWS = 60, 101
+MODELS: dict[str, Model] = {
+    "Bernoulli": Model(MLP((3,), "tanh"), Bernoulli()),
+    "Categorical": Model(MLP((3,), "tanh"), Categorical(4)),
+    "Normal": Model(MLP((3,), "tanh"), Normal("network")),
+}
+
+
+@pytest.fixture
+def data(name: str) -> tuple[np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(NUM_ROWS, 2)).astype(np.float32)
+    y = {"Bernoulli": rng.integers(0, 2, NUM_ROWS), "Categorical": rng.integers(0, 4, NUM_ROWS)}
+    return x, y.get(name, rng.normal(size=NUM_ROWS).astype(np.float32))
+
+
+def from_prior(model: Model, x: np.ndarray, y: np.ndarray, num_draws: int) -> Predictive:
+    """The predictive distribution of the prior: as many draws as are wanted, for nothing."""
+    structure = check_model(model, jnp.asarray(x), jnp.asarray(y))
+    rng = np.random.default_rng(1)
+    draws = {site: jnp.asarray(rng.normal(size=(num_draws, *shape)), x.dtype) for site, shape in structure.sites}
+    return Predictive(model, structure, draws, jnp.asarray(x))
+
+
+ASKED: dict[str, tuple[Callable[[Predictive, np.ndarray], np.ndarray], set[str]]] = {
+    "mean": (lambda p, y: p.mean, {"Bernoulli", "Normal"}),
+    "variance": (lambda p, y: p.variance, {"Bernoulli", "Normal"}),
+    "log_prob": (lambda p, y: p.log_prob(y), set(MODELS)),
+    "cdf": (lambda p, y: p.cdf(y), {"Normal"}),
+    "quantile": (lambda p, y: p.quantile([0.1, 0.5]), {"Normal"}),
+    "probs": (lambda p, y: p.probs, {"Bernoulli", "Categorical"}),
+    "sample": (lambda p, y: p.sample(0, (7,)), set(MODELS)),
+    "log_likelihood": (
+        lambda p, y: predictive_module.log_likelihood(p.model, p.structure, p.draws, p.x, jnp.asarray(y)),
+        set(MODELS),
+    ),
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "asked"), [(name, asked) for asked, (_, names) in ASKED.items() for name in sorted(names)]
+)
+def test_chunks_change_nothing(
+    name: str, asked: str, data: tuple[np.ndarray, np.ndarray], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The last of them is filled up, as its rows do not come out even."""
+    predictive, ask = from_prior(MODELS[name], *data, NUM_DRAWS), ASKED[asked][0]
+    whole = ask(predictive, data[1])
+    monkeypatch.setattr(predictive_module, "WORKING_BYTES", 2**14)
+    chunk, together = sizes(predictive)
+    assert chunk < NUM_ROWS
+    assert together < NUM_DRAWS
+    assert NUM_ROWS % chunk
+    chunked = ask(predictive, data[1])
+    assert chunked.shape == whole.shape
+    assert NUM_ROWS in whole.shape
+    if asked == "sample":
+        np.testing.assert_array_equal(chunked, whole)
+    else:
+        np.testing.assert_allclose(chunked, whole, rtol=2e-5, atol=1e-6)
+
+
+def sizes(predictive: Predictive) -> tuple[int, int]:
+    of = (predictive_module._observation, predictive.model, predictive.structure.observed, predictive.draws, predictive.x)
+    return predictive_module._sizes(*of, None)
+
+
+@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("working_bytes", [2**12, 2**16, 2**20, 2**28])
+@pytest.mark.parametrize("num_draws", [1, 30, 4_000])
+def test_chunks_respect_the_bound(
+    name: str, working_bytes: int, num_draws: int, data: tuple[np.ndarray, np.ndarray], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(predictive_module, "WORKING_BYTES", working_bytes)
+    predictive = from_prior(MODELS[name], *data, num_draws)
+    chunk, together = sizes(predictive)
+    assert 1 <= chunk <= NUM_ROWS
+    assert 1 <= together <= num_draws
+    numbers = {"Bernoulli": 1, "Categorical": 4, "Normal": 2}[name]  # of the distribution of a row
+    row = num_draws * numbers * 4 * predictive_module.COPIES
+    assert chunk == 1 or chunk * row <= working_bytes
+    assert together == 1 or together * chunk * 3 * 4 <= working_bytes, "three hidden units a draw and row"
+    assert chunk == NUM_ROWS or 2 * (chunk + 1) * row > working_bytes, "no smaller than has to be"
+
+
+@pytest.mark.parametrize("num_rows", [1, 2, 101])
+def test_one_row_is_as_good_as_many(num_rows: int) -> None:
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=(101, 2)), rng.normal(size=101)
+    found = fit(MODELS["Normal"], MAP(num_steps=50, polish=False), x, y, key=0, progress=False)
+    whole, some = found.predict(x), found.predict(x[:num_rows])
+    for ask in (lambda p: p.mean, lambda p: p.variance, lambda p: p.quantile(0.3)):
+        np.testing.assert_allclose(ask(some), ask(whole)[:num_rows], rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(some.log_prob(y[:num_rows]), whole.log_prob(y)[:num_rows], rtol=1e-5, atol=1e-6)
+
+
+def test_results_are_numpy_arrays_of_their_own() -> None:
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=(30, 2)), rng.normal(size=30)
+    found: Fit = fit(MODELS["Normal"], MAP(num_steps=50, polish=False), x, y, key=0, progress=False)
+    predictive = found.predict(x)
+    for result in (predictive.mean, predictive.log_prob(y), predictive.sample(0), found.log_likelihood(x, y)):
+        assert isinstance(result, np.ndarray)
+    assert predictive.mean.flags.writeable
+
+
+@pytest.mark.parametrize("name", ["Normal"])
+def test_a_dictionary_is_cut_like_an_array(
+    name: str, data: tuple[np.ndarray, np.ndarray], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    x, y = data
+    array, halves = MODELS["Normal"], lambda x, y=None: MODELS["Normal"](jnp.stack([x["a"], x["b"]], axis=-1), y)
+    plain = from_prior(array, x, y, NUM_DRAWS)
+    rows = {"a": jnp.asarray(x[:, 0]), "b": jnp.asarray(x[:, 1])}
+    cut = Predictive(halves, check_model(halves, rows, jnp.asarray(y)), plain.draws, rows)
+    monkeypatch.setattr(predictive_module, "WORKING_BYTES", 2**14)
+    assert count_rows(cut.x) == NUM_ROWS
+    np.testing.assert_allclose(cut.mean, plain.mean, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(cut.log_prob(y), plain.log_prob(y), rtol=1e-5, atol=1e-5)
+
+
+PROGRAM = """
+import json, resource, sys
+import jax.numpy as jnp, numpy as np
+from flatprior.inference import Predictive, predictive
+from flatprior.inference.checks import check_model
+from flatprior.models import MLP, Model, Normal
+
+def peak():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+asked, num_draws, num_rows = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
+rng = np.random.default_rng(0)
+model = Model(MLP((16, 16)), Normal("network"))
+x, y = (jnp.asarray(rng.normal(size=shape), jnp.float32) for shape in ((num_rows, 8), (num_rows,)))
+structure = check_model(model, x, y)
+draws = {site: jnp.asarray(rng.normal(size=(num_draws, *shape)), jnp.float32) for site, shape in structure.sites}
+small = Predictive(model, structure, {site: value[:2] for site, value in draws.items()}, x[:2])
+p = Predictive(model, structure, draws, x)
+ask = {
+    "log_prob": lambda p, y: p.log_prob(y),
+    "log_likelihood": lambda p, y: predictive.log_likelihood(model, structure, p.draws, p.x, y),
+    "variance": lambda p, y: p.variance,
+    "quantile": lambda p, y: p.quantile(0.9),
+}[asked]
+ask(small, y[:2])  # what JAX and XLA take once
+baseline = peak()
+result = ask(p, y)
+print(json.dumps({"taken": peak() - baseline, "result": result.nbytes, "stated": predictive.WORKING_BYTES}))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("asked", ["log_prob", "log_likelihood", "variance", "quantile"])
+def test_memory_of_4000_draws_at_100000_rows(asked: str) -> None:
+    """Without chunks the components alone are 3.2 GB, and one hidden layer of all draws 26 GB.
+
+    The stated bound is on what the arrays take; a tenth of it is left for the compiler and the allocator.
+    """
+    rows = 100_000 if asked != "quantile" else 10_000
+    answer = subprocess.run(
+        [sys.executable, "-c", PROGRAM, asked, "4000", str(rows)], check=True, capture_output=True, text=True
+    )
+    found = json.loads(answer.stdout.splitlines()[-1])
+    print(asked, {key: f"{value / 2**20:.0f} MiB" for key, value in found.items()})
+    assert found["taken"] < found["result"] + 1.1 * found["stated"]
+
+
+def test_a_prediction_again_compiles_nothing() -> None:
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=(101, 2)), rng.normal(size=101)
+    found = fit(MODELS["Normal"], MAP(num_steps=50, polish=False), x, y, key=0, progress=False)
+    asks = (lambda: found.predict(x).log_prob(y), lambda: found.predict(x).mean, lambda: found.predict(x).quantile(0.3))
+    for ask in asks:
+        ask()
+    events: list[str] = []
+    listener = lambda event, duration, **_: events.append(event)  # noqa: E731
+    jax.monitoring.register_event_duration_secs_listener(listener)
+    try:
+        for ask in asks:
+            ask()
+    finally:
+        jax.monitoring.unregister_event_duration_listener(listener)
+    assert events.count("/jax/core/compile/backend_compile_duration") == 0
