@@ -4,7 +4,7 @@
 
 Every peer trains the same network (tanh, softmax over ten classes, Adam at 1e-3) for the same number of updates, each
 as a process of its own, in turn, round after round. A process makes its data, times its first fit (compiling included)
-and then five more; the table gives medians over rounds. The limit is a hand-written optax loop in one jitted scan. A
+and then three more; the table gives medians over rounds. The limit is a hand-written optax loop in one jitted scan. A
 peer that is not installed is skipped; `--torch` names a Python that has PyTorch, if it is another one.
 """
 
@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 
 CLASSES = 10
-REPEATS = 5
+REPEATS = 3
 
 
 @dataclass(frozen=True)
@@ -66,6 +66,7 @@ WORKLOADS = {
 def flatprior(work: Workload) -> Callable[[], float]:
     import jax.numpy as jnp
     import optax
+
     from flatprior.inference import MLE, fit
     from flatprior.models import MLP, Categorical, Model
 

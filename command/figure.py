@@ -34,7 +34,7 @@ def draw(fits: Mapping[str, Fit], comparison: Comparison, test: Split, title: st
 def _draw_scores(axes: Axes, comparison: Comparison) -> None:
     """Held-out log density of each fit with its standard error; a fit far off is an arrow with its value."""
     table = comparison.to_dataframe()
-    value, error = table["log_density"].astype(float), table["log_density_se"].astype(float)
+    value, error = table["log_density"], table["log_density_se"]
     near = value >= value.iloc[0] - max(1.0, REACH * error.iloc[0] * 4)
     left = (value - 2 * error)[near].min() - 0.15
     right = (value + 2 * error)[near].max() + 0.1

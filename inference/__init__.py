@@ -14,6 +14,9 @@ posterior of one draw), a `status` that says when something went wrong, `predict
 for ArviZ. `compare` holds fits against rows that they have not seen.
 """
 
+# First and whole: ArviZ may have left a lazy numpyro behind, of which numpyro.distributions cannot be the first import.
+import numpyro  # noqa: F401
+
 from .criticism import Comparison, compare
 from .density import flat, log_density
 from .methods import MAP, MLE, NUTS

@@ -84,8 +84,8 @@ def as_rows(name: str, value: Any) -> Rows:
 
 def _as_array(name: str, leaf: Any) -> np.ndarray | jax.Array:
     array = leaf if isinstance(leaf, jax.Array) else np.asarray(leaf)
-    columns = getattr(leaf, "dtypes", None)  # of a data frame; a series has one type
-    columns = None if np.ndim(columns) == 0 else dict(columns)
+    types: Any = getattr(leaf, "dtypes", None)
+    columns = dict(types) if hasattr(types, "items") else None  # of a data frame of pandas; a series has one type
     if array.dtype == object and columns and all(getattr(dtype, "kind", "O") in "biuf" for dtype in columns.values()):
         array = leaf.to_numpy(dtype=float)  # numbers and booleans
     if array.dtype.kind not in "biuf" and not jnp.issubdtype(array.dtype, jnp.floating):

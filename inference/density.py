@@ -121,7 +121,7 @@ class Structure:
     """Names of the dimensions, for the latent sites that state them in ``infer["event_dims"]``."""
     real: frozenset[str]
     """The latent sites whose support is the whole real line."""
-    is_flat: bool
+    is_flat: bool = field(compare=False)
     """Whether the density of any latent site is masked out."""
 
     @property

@@ -11,6 +11,7 @@ import pytest
 
 from flatprior.inference import MAP, NUTS, fit
 from flatprior.inference.blocks import Run, run_in_blocks, stopwatch
+from flatprior.inference.checks import check_model
 from flatprior.inference.methods import nuts, point
 from flatprior.models import MLP, Bernoulli, Model, Normal, gaussian
 
@@ -75,7 +76,9 @@ def test_other_errors_are_not_caught() -> None:
 
 
 def test_a_run_stops_when_it_is_told() -> None:
-    run = run_in_blocks(lambda state, start, stop: stop, 0, 100, block_steps=10, keep_going=lambda s, n: n < 30, **QUIET)
+    run = run_in_blocks(
+        lambda state, start, stop: stop, 0, 100, block_steps=10, keep_going=lambda s, n: n < 30, **QUIET
+    )
     assert run == Run(30, 30, "stopped")
 
 
@@ -177,19 +180,48 @@ def test_interrupted_chains_keep_what_was_drawn(monkeypatch: pytest.MonkeyPatch)
         fit(model, TINY, X, Y, key=0, progress=False)
 
 
-def test_early_stopping_keeps_the_best_weights_of_the_validation_rows() -> None:
+def test_early_stopping_keeps_the_best_weights_of_the_validation_rows(monkeypatch: pytest.MonkeyPatch) -> None:
     """A network with room to overfit labels that are noise: the validation loss rises, and the fit ends early."""
+    seen: list[tuple[Any, float]] = []
+    improving = point._Watch.improving
+
+    def watched(watch: Any, state: Any, done: int) -> bool:
+        losses = watch.likelihood(watch.program.params(state), *watch.validation)
+        seen.append((watch.validation, float(losses[0])))
+        return improving(watch, state, done)
+
+    monkeypatch.setattr(point._Watch, "improving", watched)
     rng = np.random.default_rng(0)
     x, y = rng.normal(size=(60, 8)), rng.integers(0, 2, 60)
     model = Model(MLP((16,), "tanh"), Bernoulli(), gaussian(10.0))
     method = MAP(num_steps=2000, validation_fraction=0.3, patience=5)
-    for key in range(3):
+    for key in range(2):
+        seen.clear()
         found = fit(model, method, x, y, key=key, progress=False)
-        assert found.stats["loss"].shape[1] < 2000, key
+        assert found.stats["loss"].shape[1] == 20 * len(seen) < 2000, key
         assert found.status.level == "check"
         assert "Stopped at step" in str(found.status)
         assert "not the mode" in str(found.status)
-        assert np.isfinite(found.draws["w1"]).all()
+        losses = [loss for _, loss in seen]
+        assert losses[-1] > min(losses)
+        rows = seen[0][0]
+        assert len(rows[1]) == 18
+        assert -found.log_likelihood(*rows).sum() == pytest.approx(min(losses), rel=1e-5)
+
+
+@pytest.mark.parametrize("batch_size", [1, 9, 40])
+def test_an_epoch_takes_every_row_once_in_an_order_of_its_own(batch_size: int) -> None:
+    """The rows that do not fill a batch wait for another epoch."""
+    x, y = jnp.asarray(X, jnp.float32), jnp.asarray(Y, jnp.float32)
+    method = MAP(num_steps=5 * (40 // batch_size), batch_size=batch_size)
+    program = point._program(method, MODEL, check_model(MODEL, x, y), x, y)
+    per_epoch = 40 // batch_size * batch_size
+    order = np.asarray(program.shuffle(jax.random.key(0), 0, x)).reshape(-1, per_epoch)
+    assert len(order) == 5
+    for epoch in order:
+        assert len(set(epoch.tolist())) == per_epoch
+        assert set(epoch.tolist()) <= set(range(40))
+    assert len({tuple(epoch) for epoch in order}) == 5
 
 
 # The clock.

@@ -29,6 +29,11 @@ def test_models_and_inference_do_not_know_each_other() -> None:
         subprocess.run([sys.executable, "-c", code.format(one, other)], check=True)
 
 
+def test_it_can_be_imported_after_arviz() -> None:
+    """ArviZ leaves a lazy numpyro behind, whose submodules cannot be imported before it."""
+    subprocess.run([sys.executable, "-c", "import arviz, flatprior.inference"], check=True)
+
+
 def test_the_wheel_imports_and_runs_elsewhere(tmp_path: Path) -> None:
     """Built from the sources, installed in a fresh environment, with the dependencies of this one."""
     build = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(tmp_path), str(ROOT)]

@@ -4,7 +4,6 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -80,7 +79,13 @@ def test_chunks_change_nothing(
 
 
 def sizes(predictive: Predictive) -> tuple[int, int]:
-    of = (predictive_module._observation, predictive.model, predictive.structure.observed, predictive.draws, predictive.x)
+    of = (
+        predictive_module._observation,
+        predictive.model,
+        predictive.structure.observed,
+        predictive.draws,
+        predictive.x,
+    )
     return predictive_module._sizes(*of, None)
 
 

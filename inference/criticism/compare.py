@@ -64,9 +64,7 @@ class Comparison:
 
     def _formatted(self) -> pd.DataFrame:
         cells = {
-            column: self.table[column].map(lambda value, form=form: "" if value is None else form.format(value))
-            for column, (_, form) in COLUMNS.items()
-            if column in self.table
+            column: self.table[column].map(form.format) for column, (_, form) in COLUMNS.items() if column in self.table
         }
         frame = pd.DataFrame(cells)
         return frame.set_axis([COLUMNS[column][0] for column in cells], axis=1)
@@ -121,15 +119,15 @@ def compare(fits: Mapping[str, Fit], x: Any, y: Any) -> Comparison:
     for name, row in rows.items():
         difference = log_probs[name] - log_probs[best]
         row["difference"], row["difference_se"] = _mean(difference), _standard_error(difference)
-    table = pd.DataFrame.from_dict(rows, orient="index")
-    table = table[[column for column in COLUMNS if column in table]].astype(object).where(table.notna(), None)
-    table = table.sort_values("log_density", ascending=False, kind="stable", key=lambda column: column.astype(float))
+    table = pd.DataFrame(list(rows.values()), index=list(rows))
+    table = table[[column for column in COLUMNS if column in table]]
+    table = table.sort_values("log_density", ascending=False, kind="stable")
     notes = [f"{count_rows(x)} rows. Log density in nats a row of the predictive distribution; se: standard error."]
     notes += [f"{name}: {fit.status}" for name, fit in fits.items() if fit.status.level != "ok"]
     return Comparison(table, log_probs, tuple(notes))
 
 
-def _scores(predictive: Predictive, y: Any) -> dict[str, float | None]:
+def _scores(predictive: Predictive, y: Any) -> dict[str, float]:
     """What is asked of the predictive distribution beside its log density, by the kind of y."""
     if predictive.is_finite:
         return _class_scores(predictive.probs, np.asarray(y))
@@ -137,7 +135,7 @@ def _scores(predictive: Predictive, y: Any) -> dict[str, float | None]:
         mean = predictive.mean
     except NotImplementedError:
         return {}
-    scores: dict[str, float | None] = {"rmse": math.sqrt(_mean((mean - np.asarray(y)) ** 2))}
+    scores: dict[str, float] = {"rmse": math.sqrt(_mean((mean - np.asarray(y)) ** 2))}
     try:
         transform = predictive.cdf(y)
     except NotImplementedError:
@@ -151,7 +149,7 @@ def _scores(predictive: Predictive, y: Any) -> dict[str, float | None]:
     }
 
 
-def _class_scores(probs: np.ndarray, y: np.ndarray) -> dict[str, float | None]:
+def _class_scores(probs: np.ndarray, y: np.ndarray) -> dict[str, float]:
     probs = np.stack([1 - probs, probs], axis=1) if probs.ndim == 1 else probs
     truth = np.eye(probs.shape[1])[y.astype(int)] if y.ndim == 1 else y
     chosen, label = probs.argmax(axis=1), truth.argmax(axis=1)

@@ -241,7 +241,8 @@ def descend(
         final = watch.best_loss
     else:
         params = program.params(state)
-        final = losses[:, max(0, done - per_epoch) : max(1, done)].mean(axis=1)
+        last = losses[:, max(0, done - per_epoch) : max(1, done)]
+        final = last.mean(axis=1) if last.size else np.full(len(losses), np.inf)  # interrupted before the first step
         final = np.where(program.finite(state, done), final, np.inf)
     return Descent(params, losses, final, tuple(failures), tuple(warnings), run.ended == "interrupted")
 
@@ -485,7 +486,7 @@ def _no_mode(program: _Program, structure: Structure, params: Weights, loss: flo
     losses = np.asarray(program.beyond(params, moving, x, y)) * num_rows
     for here, further, furthest in losses:
         if (further < here or saturated) and furthest <= further:
-            return [says.NO_MODE.format(rows=num_rows, factor=RAY[0], here=here, further=further)]
+            return [says.NO_MODE.format(rows=num_rows, factor=RAY[0], here=here, further=abs(further))]
     return []
 
 

@@ -1,0 +1,99 @@
+"""Data sets, models written by hand, and float64."""
+
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import numpyro
+import numpyro.distributions as dist
+import pytest
+from beartype import beartype
+from jax import Array
+from jaxtyping import jaxtyped
+
+from flatprior.models import MLP, Bernoulli, Categorical, Model, Normal, fan_in
+
+NUM_ROWS = 40
+
+
+class Problem(NamedTuple):
+    """A model and rows that it can be fitted to."""
+
+    model: Callable[..., Any]
+    x: Any
+    y: np.ndarray
+
+
+@pytest.fixture(scope="session", autouse=True)
+def shapes_are_checked() -> Iterator[None]:
+    """The shapes that the models' annotations state are checked at every call under test."""
+    with pytest.MonkeyPatch.context() as patch:
+        for part in (MLP, Bernoulli, Categorical, Normal, Model):
+            patch.setattr(part, "__call__", jaxtyped(typechecker=beartype)(part.__call__))
+        yield
+
+
+@pytest.fixture
+def x64() -> Iterator[None]:
+    """Float64, for identities that hold to rounding. What is traced outside of it stays in float32."""
+    with jax.enable_x64(True):
+        yield
+
+
+@pytest.fixture(scope="session")
+def data_sets() -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """Kind of y -> (x, y). The signal is weak enough that no kind of class is separable."""
+    rng = np.random.default_rng(20)
+    x = rng.normal(size=(NUM_ROWS, 2))
+    signal = x @ [1.0, -0.5] + 0.3
+    gumbel = rng.gumbel(size=(NUM_ROWS, 3))
+    return {
+        "binary": (x, (signal + rng.logistic(size=NUM_ROWS) > 0).astype(int)),
+        "classes": (x, np.argmax(np.outer(signal, [-0.5, 0.0, 0.5]) + gumbel, axis=1)),
+        "real": (x, signal + 0.4 * rng.normal(size=NUM_ROWS)),
+    }
+
+
+def hierarchical(x: tuple[Array, Array], y: Array | None = None) -> None:
+    """Groups with a level each, the spread of the levels learned; x is (group, z)."""
+    group, z = x
+    spread = numpyro.sample("spread", dist.HalfNormal(1.0))
+    slope = numpyro.sample("slope", dist.Normal(0.0, 1.0))
+    with numpyro.plate("group", 4):
+        # Not centred: the joint density of a centred level grows without bound as the spread goes to 0.
+        offset = numpyro.sample("offset", dist.Normal(0.0, 1.0))
+    with numpyro.plate("row", z.shape[0]):
+        numpyro.sample("y", dist.Laplace(spread * offset[group] + slope * z, 0.5), obs=y)
+
+
+def mixture_density(x: Array, y: Array | None = None) -> None:
+    """A network whose outputs are the weights, places and scales of ten logistic components."""
+    eta = MLP((3,), "tanh")(x, 30, prior=fan_in(1.0))
+    logits, loc, scale = jnp.split(eta, 3, axis=-1)
+    components = dist.Logistic(loc, jax.nn.softplus(scale) + 0.05)
+    with numpyro.plate("row", x.shape[0]):
+        numpyro.sample("target", dist.MixtureSameFamily(dist.Categorical(logits=logits), components), obs=y)
+
+
+def dictionary(x: dict[str, Array], y: Array | None = None) -> None:
+    """Counts, from a dictionary of arrays of different kinds."""
+    level = numpyro.sample("level", dist.Normal(jnp.zeros(3), 1.0).to_event(1))
+    slope = numpyro.sample("slope", dist.Normal(jnp.zeros(2), 0.5).to_event(1))
+    with numpyro.plate("row", x["z"].shape[0]):
+        numpyro.sample("count", dist.Poisson(jnp.exp(level[x["group"]] + x["z"] @ slope)), obs=y)
+
+
+@pytest.fixture(scope="session")
+def by_hand(data_sets: dict[str, tuple[np.ndarray, np.ndarray]]) -> dict[str, Problem]:
+    """Models that are not a `Model`: name -> (model, x, y)."""
+    rng = np.random.default_rng(21)
+    x, y = data_sets["real"]
+    group = rng.integers(0, 3, NUM_ROWS)
+    counts = rng.poisson(np.exp(0.5 * group + x @ [0.3, -0.3]))
+    return {
+        "hierarchical": Problem(hierarchical, (rng.integers(0, 4, NUM_ROWS), x[:, 0]), y),
+        "mixture_density": Problem(mixture_density, x, y),
+        "dictionary": Problem(dictionary, {"group": group, "z": x}, counts),
+    }

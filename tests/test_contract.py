@@ -1,0 +1,562 @@
+"""What every fit promises, for every method on every kind of model."""
+
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import arviz_base
+import jax
+import jax.numpy as jnp
+import numpy as np
+import numpyro
+import numpyro.distributions as dist
+import pandas as pd
+import pytest
+import scipy.stats
+import xarray
+from jax import Array
+from scipy.special import expit, logsumexp, softmax
+from sklearn.metrics import accuracy_score, brier_score_loss, log_loss, root_mean_squared_error
+
+from flatprior.inference import MAP, MLE, NUTS, Fit, Predictive, Status, compare, fit
+from flatprior.models import MLP, Bernoulli, Categorical, Model, Normal, fan_in, gaussian
+
+METHODS: dict[str, Callable[[], Any]] = {
+    "MLE": lambda: MLE(num_steps=150, polish=False),
+    "MAP": lambda: MAP(num_steps=150, polish=False),
+    "NUTS": lambda: NUTS(num_warmup=30, num_samples=20, num_chains=2, start=None, max_tree_depth=4),
+}
+HAND_WRITTEN = ("hierarchical", "mixture_density", "dictionary")
+MODELS: dict[str, tuple[Model, str]] = {
+    "Bernoulli": (Model(MLP(), Bernoulli()), "binary"),
+    "Categorical": (Model(MLP(), Categorical(3)), "classes"),
+    "Normal, known scale": (Model(MLP(), Normal(0.5), gaussian(2.0)), "real"),
+    "Normal, learned scale": (Model(MLP(), Normal(dist.HalfNormal(1.0))), "real"),
+    "Normal, scale of the network": (Model(MLP((2,), "tanh"), Normal("network"), fan_in()), "real"),
+}
+NAMES = (*MODELS, *HAND_WRITTEN)
+
+CONTINUOUS = {"mean", "variance", "cdf", "quantile"}
+EXISTS: dict[str, set[str]] = {
+    "Bernoulli": {"mean", "variance", "probs"},
+    "Categorical": {"probs"},
+    "Normal, known scale": CONTINUOUS,
+    "Normal, learned scale": CONTINUOUS,
+    "Normal, scale of the network": CONTINUOUS,
+    "hierarchical": CONTINUOUS,
+    "mixture_density": CONTINUOUS,
+    "dictionary": {"mean", "variance", "cdf"},
+}
+"""Model -> the summaries of its predictive distribution that exist."""
+
+every_model = pytest.mark.parametrize("name", NAMES)
+every_method = pytest.mark.parametrize("method", METHODS)
+
+
+@pytest.fixture(scope="module")
+def problem(data_sets: dict[str, Any], by_hand: dict[str, Any]) -> Callable[[str], tuple[Any, Any, Any]]:
+    """Name -> (model, x, y)."""
+
+    def find(name: str) -> tuple[Any, Any, Any]:
+        return (MODELS[name][0], *data_sets[MODELS[name][1]]) if name in MODELS else by_hand[name]
+
+    return find
+
+
+@pytest.fixture(scope="module")
+def fitted(problem: Callable[[str], Any]) -> Callable[[str, str], Fit]:
+    """(model, method) -> its fit, made once."""
+
+    @cache
+    def find(name: str, method: str) -> Fit:
+        model, x, y = problem(name)
+        return fit(model, METHODS[method](), x, y, key=3, progress=False)
+
+    return find
+
+
+@pytest.fixture
+def found(fitted: Callable[[str, str], Fit], name: str, method: str) -> Fit:
+    return fitted(name, method)
+
+
+@pytest.fixture
+def model_x_y(problem: Callable[[str], Any], name: str) -> tuple[Any, Any, Any]:
+    return problem(name)
+
+
+@pytest.fixture
+def per_draw(components: Callable[[str, str], dict[str, np.ndarray]], name: str, method: str) -> dict[str, np.ndarray]:
+    return components(name, method)
+
+
+@pytest.fixture(scope="module")
+def components(fitted: Callable[[str, str], Fit], problem: Callable[[str], Any]) -> Callable[[str, str], Any]:
+    """p(y | x, w) at every draw, by NumPyro itself and without chunks: quantity -> (draw, n)."""
+
+    @cache
+    def find(name: str, method: str) -> dict[str, np.ndarray]:
+        found, (model, x, y) = fitted(name, method), problem(name)
+        x, y = jax.tree.map(jnp.asarray, (x, y))
+
+        def one(weights: Any) -> dict[str, Array]:
+            handlers = numpyro.handlers
+            trace = handlers.trace(handlers.seed(handlers.substitute(model, weights), 0)).get_trace(x)
+            site = trace[found.structure.observed]["fn"]
+            values = {"log_prob": site.log_prob(y), **parameters(site)}
+            values |= {moment: getattr(site, moment) for moment in ("mean", "variance") if moment in EXISTS[name]}
+            return {key: jnp.broadcast_to(value, (len(y), *jnp.shape(value)[1:])) for key, value in values.items()}
+
+        draws = {site: jnp.asarray(value.reshape(-1, *value.shape[2:])) for site, value in found.draws.items()}
+        return jax.tree.map(np.asarray, jax.jit(jax.vmap(one))(draws))
+
+    return find
+
+
+def parameters(site: Any) -> dict[str, Array]:
+    """Those of the observed site under their names in NumPyro."""
+    if isinstance(site, dist.MixtureSameFamily):
+        parts = site.component_distribution
+        return {"weights": site.mixing_distribution.probs, "loc": parts.loc, "scale": parts.scale}
+    return {name: getattr(site, name) for name in ("logits", "loc", "scale", "rate") if name in site.arg_constraints}
+
+
+# What a fit is.
+
+
+@every_method
+@every_model
+def test_draws_have_a_chain_a_draw_and_the_shape_of_the_site(found: Fit, model_x_y: Any, method: str) -> None:
+    model, x, y = model_x_y
+    trace = numpyro.handlers.trace(numpyro.handlers.seed(model, 0)).get_trace(jax.tree.map(jnp.asarray, x), y)
+    shapes = {k: np.shape(s["value"]) for k, s in trace.items() if s["type"] == "sample" and not s["is_observed"]}
+    leading = (2, 20) if method == "NUTS" else (1, 1)
+    assert {site: draws.shape for site, draws in found.draws.items()} == {k: (*leading, *v) for k, v in shapes.items()}
+    for site, draws in found.draws.items():
+        assert np.isfinite(draws).all()
+        assert np.asarray(trace[site]["fn"].support(draws)).all(), site
+    assert found.kind == ("chain" if method == "NUTS" else "point")
+    assert found.method == METHODS[method]()
+
+
+@every_method
+@every_model
+def test_a_fit_has_a_status_seconds_and_stats(found: Fit, method: str) -> None:
+    assert isinstance(found.status, Status)
+    assert found.status.level in ("ok", "check", "failed")
+    assert (found.status.level == "ok") == (not found.status.reasons)
+    assert found.seconds.compile >= 0
+    assert found.seconds.run >= 0
+    if method == "NUTS":
+        assert {"diverging", "n_steps", "lp", "energy"} <= set(found.stats)
+        assert all(value.shape == (2, 20) for value in found.stats.values())
+    else:
+        assert found.stats["loss"].shape == (1, 150)
+        assert np.isfinite(found.stats["loss"]).all()
+    assert f"Fit by {method}: {found.kind}" in repr(found)
+
+
+# The predictive distribution.
+
+
+@every_method
+@every_model
+def test_log_prob_is_that_of_the_mixture_over_draws(found: Fit, model_x_y: Any, per_draw: Any, method: str) -> None:
+    _, x, y = model_x_y
+    pointwise, log_prob = found.log_likelihood(x, y), found.predict(x).log_prob(y)
+    assert pointwise.shape == ((2, 20, len(y)) if method == "NUTS" else (1, 1, len(y)))
+    mixture = logsumexp(pointwise, axis=(0, 1)) - np.log(pointwise[..., 0].size)
+    np.testing.assert_allclose(log_prob, mixture, rtol=1e-5, atol=1e-5)
+    if method != "NUTS":
+        np.testing.assert_array_equal(log_prob, pointwise[0, 0])
+    np.testing.assert_allclose(pointwise.reshape(-1, len(y)), per_draw["log_prob"], rtol=1e-4, atol=1e-5)
+
+
+@every_method
+@every_model
+def test_moments_are_those_of_the_mixture_over_draws(found: Fit, name: str, model_x_y: Any, per_draw: Any) -> None:
+    """Var[y] = E[Var[y | w]] + Var[E[y | w]]: the spread of the means counts."""
+    _, x, y = model_x_y
+    predictive = found.predict(x)
+    if "mean" not in EXISTS[name]:
+        for moment in ("mean", "variance"):
+            with pytest.raises(NotImplementedError, match=f"{moment}: y is a class.*probs"):
+                getattr(predictive, moment)
+        return
+    assert predictive.mean.shape == predictive.variance.shape == (len(y),)
+    np.testing.assert_allclose(predictive.mean, per_draw["mean"].mean(axis=0), rtol=1e-4, atol=1e-5)
+    variance = per_draw["variance"].mean(axis=0) + per_draw["mean"].var(axis=0)
+    np.testing.assert_allclose(predictive.variance, variance, rtol=1e-4, atol=1e-5)
+
+
+@every_method
+@every_model
+def test_probs_are_the_mean_of_the_probabilities(found: Fit, name: str, model_x_y: Any, per_draw: Any) -> None:
+    _, x, _ = model_x_y
+    if "probs" not in EXISTS[name]:
+        with pytest.raises(NotImplementedError, match="probs: y can be"):
+            _ = found.predict(x).probs
+        return
+    logits = per_draw["logits"]
+    expected = (expit(logits) if name == "Bernoulli" else softmax(logits, axis=-1)).mean(axis=0)
+    np.testing.assert_allclose(found.predict(x).probs, expected, rtol=1e-4, atol=1e-6)
+
+
+def scipy_cdf(name: str, per_draw: dict[str, np.ndarray], y: np.ndarray) -> np.ndarray:
+    """P(Y <= y) of the mixture by scipy, (n,)."""
+    if name == "mixture_density":
+        each = scipy.stats.logistic(per_draw["loc"], per_draw["scale"]).cdf(y[:, None])
+        return (per_draw["weights"] * each).sum(axis=-1).mean(axis=0)
+    if name == "dictionary":
+        return scipy.stats.poisson(per_draw["rate"]).cdf(y).mean(axis=0)
+    family = scipy.stats.laplace if name == "hierarchical" else scipy.stats.norm
+    return family(per_draw["loc"], per_draw["scale"]).cdf(y).mean(axis=0)
+
+
+@every_method
+@every_model
+def test_cdf_is_that_of_scipy(found: Fit, name: str, model_x_y: Any, per_draw: Any) -> None:
+    _, x, y = model_x_y
+    if "cdf" not in EXISTS[name]:
+        with pytest.raises(NotImplementedError):
+            found.predict(x).cdf(y)
+        return
+    np.testing.assert_allclose(found.predict(x).cdf(y), scipy_cdf(name, per_draw, y), rtol=1e-4, atol=1e-5)
+
+
+@every_method
+@every_model
+def test_quantile_inverts_cdf(found: Fit, name: str, model_x_y: Any, per_draw: Any) -> None:
+    _, x, y = model_x_y
+    predictive = found.predict(x)
+    if "quantile" not in EXISTS[name]:
+        with pytest.raises(NotImplementedError, match="quantile: y is discrete"):
+            predictive.quantile(0.5)
+        return
+    levels = [0.001, 0.1, 0.5, 0.9, 0.999]
+    quantiles = predictive.quantile(levels)
+    assert quantiles.shape == (5, len(y))
+    assert (np.diff(quantiles, axis=0) > 0).all()
+    for level, quantile in zip(levels, quantiles, strict=True):
+        np.testing.assert_allclose(scipy_cdf(name, per_draw, quantile), level, rtol=2e-3, atol=1e-5)
+    if name == "Normal, known scale":
+        np.testing.assert_allclose(predictive.quantile(0.1), quantiles[1], rtol=1e-5)
+
+
+@pytest.mark.parametrize("q", [0, 1, -0.1, 1.5, float("nan"), [[0.5]], [0.5, 2.0]])
+def test_quantiles_that_do_not_exist_raise(fitted: Callable[[str, str], Fit], data_sets: Any, q: Any) -> None:
+    predictive = fitted("Normal, known scale", "MAP").predict(data_sets["real"][0])
+    with pytest.raises(ValueError, match="quantile: expected a number or a vector between 0 and 1"):
+        predictive.quantile(q)
+
+
+@every_method
+@every_model
+def test_samples_have_the_moments_of_the_predictive(found: Fit, name: str, model_x_y: Any) -> None:
+    """The rows of a sample share its weights, so that three rows are looked at: some 100 comparisons in all."""
+    _, x, y = model_x_y
+    predictive = found.predict(x)
+    sample = np.asarray(predictive.sample(11, (1000,)))
+    assert sample.shape == (1000, len(y))
+    assert sample.dtype.kind == ("i" if "quantile" not in EXISTS[name] else "f")
+    sample = (sample[..., None] == np.arange(3)) if name == "Categorical" else sample
+    expected = predictive.probs if name == "Categorical" else predictive.mean
+    check_mean(sample[:, :3].astype(float), expected[:3])
+    if "variance" in EXISTS[name]:
+        check_mean((sample[:, :3].astype(float) - expected[:3]) ** 2, predictive.variance[:3])
+
+
+def check_mean(sample: np.ndarray, expected: np.ndarray) -> None:
+    error = sample.std(axis=0, ddof=1) / np.sqrt(len(sample))
+    assert np.abs((sample.mean(axis=0) - expected) / error).max() < 4
+
+
+@pytest.mark.parametrize("name", ["Categorical", "dictionary"])
+def test_samples_take_a_key_and_a_shape(fitted: Callable[[str, str], Fit], name: str, model_x_y: Any) -> None:
+    _, x, y = model_x_y
+    predictive = fitted(name, "MAP").predict(x)
+    one = predictive.sample(jax.random.key(0), (2, 3))
+    assert one.shape == (2, 3, len(y))
+    assert predictive.sample(0).shape == (len(y),)
+    np.testing.assert_array_equal(one, predictive.sample(0, (2, 3)))
+    assert not np.array_equal(one, predictive.sample(1, (2, 3)))
+
+
+def test_a_sample_shares_its_weights_over_rows(fitted: Callable[[str, str], Fit]) -> None:
+    """At equal rows the samples covary by the variance of the mean; drawn row by row they would not."""
+    found = fitted("Normal, known scale", "NUTS")
+    predictive = found.predict(np.full((2, 2), 30.0))
+    sample = np.asarray(predictive.sample(5, (4000,)), float)
+    spread = predictive.variance[0] - 0.25
+    products = np.prod(sample - predictive.mean, axis=1)
+    assert spread > 1
+    assert abs(products.mean() - spread) < 4 * products.std() / np.sqrt(4000)
+
+
+# ArviZ.
+
+
+@every_method
+@every_model
+def test_to_datatree_names_its_groups_and_dimensions(
+    found: Fit, name: str, method: str, model_x_y: Any, tmp_path: Path
+) -> None:
+    _, x, y = model_x_y
+    tree = found.to_datatree(x, y)
+    site = found.structure.observed
+    assert {"posterior", "log_likelihood", "observed_data", "constant_data"} <= set(tree.children)
+    assert ("sample_stats" in tree.children) == (method == "NUTS")
+    assert tree["log_likelihood"][site].dims == ("chain", "draw", "row")
+    assert tree["observed_data"][site].dims == ("row",)
+    assert tree.attrs["kind"] == tree["posterior"].attrs["kind"] == found.kind
+    assert tree.attrs["status"] == found.status.level
+    if name in MODELS and MODELS[name][0].network.widths:
+        assert tree["posterior"]["w1"].dims == ("chain", "draw", "feature", "hidden1")
+        assert tree["posterior"]["b1"].dims == ("chain", "draw", "hidden1")
+        assert tree["posterior"]["w2"].dims == ("chain", "draw", "hidden1", "output")
+        assert tree["constant_data"]["x"].dims == ("row", "feature")
+    path = tmp_path / "fit.nc"
+    tree.to_netcdf(path, engine="netcdf4")
+    with xarray.open_datatree(path, engine="netcdf4") as opened:
+        for draws in found.draws:
+            np.testing.assert_array_equal(opened["posterior"][draws].values, found.draws[draws])
+        np.testing.assert_array_equal(opened["log_likelihood"][site].values, found.log_likelihood(x, y))
+        assert opened.attrs["kind"] == found.kind
+        assert opened.attrs["status"] == found.status.level
+        assert list(np.atleast_1d(opened.attrs["status_reasons"])) == list(found.status.reasons)
+
+
+def test_to_datatree_needs_x_and_y_together(fitted: Callable[[str, str], Fit], data_sets: Any) -> None:
+    found = fitted("Bernoulli", "MAP")
+    assert set(found.to_datatree().children) == {"posterior"}
+    with pytest.raises(TypeError, match="x and y together"):
+        found.to_datatree(data_sets["binary"][0])
+
+
+def test_to_datatree_is_what_arviz_reads(fitted: Callable[[str, str], Fit], data_sets: Any) -> None:
+    tree = fitted("Normal, known scale", "NUTS").to_datatree(*data_sets["real"])
+    assert arviz_base.convert_to_datatree(tree) is tree
+    flat_dataset = arviz_base.extract(tree, num_samples=5, random_seed=0)
+    assert flat_dataset.sizes["sample"] == 5
+
+
+def test_columns_of_a_data_frame_are_coordinates(data_sets: Any) -> None:
+    x, y = data_sets["real"]
+    frame = pd.DataFrame(x, columns=["age", "income"])
+    tree = fit(Model(MLP(), Normal(0.5)), METHODS["MAP"](), frame, y, key=0, progress=False).to_datatree(frame, y)
+    assert tree["posterior"].coords["feature"].values.tolist() == ["age", "income"]
+    assert tree["constant_data"].coords["feature"].values.tolist() == ["age", "income"]
+
+
+# Comparing.
+
+
+@every_model
+def test_compare_sorts_and_prints(fitted: Callable[[str, str], Fit], name: str, model_x_y: Any) -> None:
+    _, x, y = model_x_y
+    fits = {method: fitted(name, method) for method in METHODS}
+    comparison = compare(fits, x, y)
+    table = comparison.to_dataframe()
+    assert set(table.index) == set(fits)
+    assert np.isfinite(table["log_density"].astype(float)).all()
+    assert (np.diff(table["log_density"].astype(float)) <= 0).all()
+    assert table["difference"].iloc[0] == 0
+    assert table["kind"].to_dict() == {method: found.kind for method, found in fits.items()}
+    assert table["status"].to_dict() == {method: found.status.level for method, found in fits.items()}
+    for method, found in fits.items():
+        log_prob = found.predict(x).log_prob(y).astype(float)
+        row = table.loc[method]
+        np.testing.assert_allclose(row["log_density"], log_prob.mean(), rtol=1e-6)
+        np.testing.assert_allclose(row["log_density_se"], scipy.stats.sem(log_prob), rtol=1e-6)
+        np.testing.assert_allclose(row["bits"], -log_prob.mean() / np.log(2), rtol=1e-6)
+        paired = log_prob - fits[table.index[0]].predict(x).log_prob(y)
+        np.testing.assert_allclose(row["difference"], paired.mean(), rtol=1e-4, atol=1e-6)
+        np.testing.assert_allclose(row["difference_se"], scipy.stats.sem(paired), rtol=1e-3, atol=1e-6)
+        assert method in str(comparison)
+        assert f"<th>{method}</th>" in comparison._repr_html_()
+    table.loc[:] = None
+    assert comparison.to_dataframe().notna().any(axis=None), "the frame is a copy"
+
+
+@every_method
+def test_scores_of_binary_classes_are_those_of_sklearn(
+    fitted: Callable[[str, str], Fit], data_sets: Any, method: str
+) -> None:
+    x, y = data_sets["binary"]
+    found = fitted("Bernoulli", method)
+    row, probs = compare({"fit": found}, x, y).to_dataframe().loc["fit"], found.predict(x).probs
+    np.testing.assert_allclose(-row["log_density"], log_loss(y, probs.astype(float)), rtol=1e-5)
+    np.testing.assert_allclose(row["accuracy"], accuracy_score(y, probs > 0.5))
+    np.testing.assert_allclose(row["brier"], 2 * brier_score_loss(y, probs), rtol=1e-5)
+
+
+@every_method
+def test_scores_of_classes_are_those_of_sklearn(fitted: Callable[[str, str], Fit], data_sets: Any, method: str) -> None:
+    x, y = data_sets["classes"]
+    found = fitted("Categorical", method)
+    row, probs = compare({"fit": found}, x, y).to_dataframe().loc["fit"], found.predict(x).probs.astype(float)
+    probs /= probs.sum(axis=1, keepdims=True)
+    np.testing.assert_allclose(-row["log_density"], log_loss(y, probs), rtol=1e-5)
+    np.testing.assert_allclose(row["accuracy"], accuracy_score(y, probs.argmax(axis=1)))
+    np.testing.assert_allclose(row["brier"], ((probs - np.eye(3)[y]) ** 2).sum(axis=1).mean(), rtol=1e-5)
+    confidence, correct = probs.max(axis=1), probs.argmax(axis=1) == y
+    bins = np.array_split(np.argsort(confidence, kind="stable"), 10)
+    error = np.average([abs(confidence[b].mean() - correct[b].mean()) for b in bins], weights=list(map(len, bins)))
+    np.testing.assert_allclose(row["calibration_error"], error, rtol=1e-4)
+
+
+@every_method
+@pytest.mark.parametrize("name", [name for name in NAMES if "quantile" in EXISTS[name]])
+def test_scores_of_numbers_are_those_of_sklearn_and_scipy(found: Fit, name: str, model_x_y: Any, per_draw: Any) -> None:
+    _, x, y = model_x_y
+    row = compare({"fit": found}, x, y).to_dataframe().loc["fit"]
+    np.testing.assert_allclose(row["rmse"], root_mean_squared_error(y, found.predict(x).mean), rtol=1e-5)
+    transform = scipy_cdf(name, per_draw, y)
+    np.testing.assert_allclose(row["coverage"], ((transform >= 0.05) & (transform <= 0.95)).mean(), atol=1e-12)
+    levels = np.arange(0.1, 0.95, 0.1)
+    covered = [((transform > 0.5 - q / 2) & (transform < 0.5 + q / 2)).mean() for q in levels]
+    np.testing.assert_allclose(row["calibration_error"], np.abs(covered - levels).mean(), atol=1e-6)
+    low, high = found.predict(x).quantile([0.05, 0.95])
+    np.testing.assert_allclose(row["coverage"], ((low <= y) & (y <= high)).mean(), atol=1e-12)
+
+
+def beta_regression(x: Array, y: Array | None = None) -> None:
+    """Its support, (0, 1), has a lower and an upper bound, as that of a class has, but is not a finite set."""
+    mean = jax.nn.sigmoid(MLP()(x)[:, 0])
+    with numpyro.plate("row", x.shape[0]):
+        numpyro.sample("y", dist.Beta(5.0 * mean, 5.0 * (1 - mean)), obs=y)
+
+
+def binomial_regression(x: Array, y: Array | None = None) -> None:
+    eta = MLP()(x)[:, 0]
+    with numpyro.plate("row", x.shape[0]):
+        numpyro.sample("y", dist.Binomial(4, logits=eta), obs=y)
+
+
+def shares(x: Array, y: Array | None = None) -> None:
+    """Several numbers a row, as one event."""
+    eta = MLP()(x, 2)
+    with numpyro.plate("row", x.shape[0]):
+        numpyro.sample("y", dist.Normal(eta, 0.5).to_event(1), obs=y)
+
+
+OTHERS: dict[str, tuple[Callable[..., None], Callable[[np.ndarray], np.ndarray], set[str]]] = {
+    "beta": (beta_regression, lambda y: expit(y), {"rmse", "coverage"}),
+    "binomial": (binomial_regression, lambda y: np.clip(np.round(y + 2), 0, 4).astype(int), {"rmse"}),
+    "shares": (shares, lambda y: np.stack([y, -y], axis=1), {"rmse"}),
+}
+
+
+@pytest.mark.parametrize("name", [pytest.param(name, id=name) for name in OTHERS])
+def test_compare_scores_other_observations(name: str, data_sets: Any) -> None:
+    """A model may observe anything that has one log probability a row."""
+    model, of, columns = OTHERS[name]
+    x, y = data_sets["real"][0], of(data_sets["real"][1])
+    found = fit(model, METHODS["MAP"](), x, y, key=0, progress=False)
+    table = compare({"fit": found}, x, y).to_dataframe()
+    assert np.isfinite(float(table.loc["fit", "log_density"]))
+    assert columns <= set(table.columns)
+    assert str(compare({"fit": found}, x, y))
+
+
+def test_soft_labels_are_fitted_and_scored_as_classes(data_sets: Any) -> None:
+    x, labels = data_sets["classes"]
+    soft = 0.8 * np.eye(3)[labels] + 0.2 / 3
+    found = {
+        "soft": fit(MODELS["Categorical"][0], METHODS["MAP"](), x, soft, key=0, progress=False),
+        "hard": fit(MODELS["Categorical"][0], METHODS["MAP"](), x, labels, key=0, progress=False),
+    }
+    for one in found.values():
+        predictive = one.predict(x)
+        log_probs = np.log(predictive.probs)
+        np.testing.assert_allclose(predictive.log_prob(labels), log_probs[np.arange(len(x)), labels], atol=1e-5)
+        np.testing.assert_allclose(predictive.log_prob(soft), (soft * log_probs).sum(axis=1), atol=1e-5)
+        assert one.log_likelihood(x, soft).shape == (1, 1, len(x))
+    for y in (labels, soft):
+        assert {"accuracy", "brier"} <= set(compare(found, x, y).to_dataframe().columns)
+    assert found["soft"].predict(x).probs.max() < found["hard"].predict(x).probs.max()
+
+
+@pytest.mark.parametrize(
+    ("fits", "exception", "match"),
+    [
+        ({}, TypeError, "expected a mapping from names to fits"),
+        ([1], TypeError, "expected a mapping from names to fits"),
+        ({"MLE": MLE()}, TypeError, "expected 'MLE' to be a fit"),
+    ],
+)
+def test_compare_of_other_things_raises(fits: Any, exception: type[Exception], match: str, data_sets: Any) -> None:
+    with pytest.raises(exception, match=match):
+        compare(fits, *data_sets["real"])
+
+
+# Data, keys and caches.
+
+
+def test_data_frames_series_and_lists_are_rows(data_sets: Any) -> None:
+    x, y = data_sets["real"]
+    model, method = MODELS["Normal, known scale"][0], METHODS["MAP"]()
+    forms = {
+        "arrays": (x, y),
+        "data frame and series": (pd.DataFrame(x, columns=["a", "b"]), pd.Series(y)),
+        "lists": (x.tolist(), y.tolist()),
+        "JAX arrays": (jnp.asarray(x, jnp.float32), jnp.asarray(y, jnp.float32)),
+        "float32": (x.astype(np.float32), y.astype(np.float32)),
+    }
+    found = {form: fit(model, method, *rows, key=0, progress=False) for form, rows in forms.items()}
+    for form, rows in forms.items():
+        np.testing.assert_array_equal(found[form].draws["w1"], found["arrays"].draws["w1"], err_msg=form)
+        np.testing.assert_array_equal(found[form].predict(rows[0]).mean, found["arrays"].predict(x).mean)
+        np.testing.assert_array_equal(
+            found[form].predict(rows[0]).log_prob(rows[1]), found[form].predict(x).log_prob(y)
+        )
+
+
+def test_booleans_are_labels(data_sets: Any) -> None:
+    x, y = data_sets["binary"]
+    model, method = MODELS["Bernoulli"][0], METHODS["MAP"]()
+    one, other = (fit(model, method, x, labels, key=0, progress=False) for labels in (y, y.astype(bool)))
+    np.testing.assert_array_equal(one.draws["w1"], other.draws["w1"])
+
+
+@every_method
+def test_the_key_decides_every_bit(fitted: Callable[[str, str], Fit], problem: Any, method: str) -> None:
+    model, x, y = problem("Bernoulli")
+    first = fitted("Bernoulli", method)
+    again = fit(model, METHODS[method](), x, y, key=jax.random.key(3), progress=False)
+    other = fit(model, METHODS[method](), x, y, key=4, progress=False)
+    for site in first.draws:
+        np.testing.assert_array_equal(first.draws[site], again.draws[site])
+        assert not np.array_equal(first.draws[site], other.draws[site])
+
+
+@every_method
+def test_a_second_fit_compiles_nothing(fitted: Callable[[str, str], Fit], problem: Any, method: str) -> None:
+    """With a model and a method that are equal, but not the same objects, and other rows and key."""
+    fitted("Bernoulli", method)
+    _, x, y = problem("Bernoulli")
+    fit(MODELS["Bernoulli"][0], METHODS[method](), x, y, key=4, progress=False)
+    events: list[str] = []
+    listener = lambda event, duration, **_: events.append(event)  # noqa: E731
+    jax.monitoring.register_event_duration_secs_listener(listener)
+    try:
+        model = Model(MLP(), Bernoulli())
+        second = fit(model, METHODS[method](), x[::-1].copy(), y[::-1].copy(), key=5, progress=False)
+    finally:
+        jax.monitoring.unregister_event_duration_listener(listener)
+    assert events.count("/jax/core/compile/backend_compile_duration") == 0
+    assert second.seconds.compile == 0
+
+
+@every_method
+def test_settings_that_do_not_exist_raise(method: str) -> None:
+    kind = type(METHODS[method]())
+    with pytest.raises(TypeError, match="unexpected keyword argument 'learning_rate'"):
+        kind(learning_rate=1e-3)
+    with pytest.raises(TypeError, match="positional argument"):
+        kind(100)
+
+
+def test_predict_gives_a_predictive(fitted: Callable[[str, str], Fit], data_sets: Any) -> None:
+    assert isinstance(fitted("Bernoulli", "MAP").predict(data_sets["binary"][0]), Predictive)
