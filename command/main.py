@@ -1,6 +1,7 @@
 """The arguments of the command, and what it does with them."""
 
 import argparse
+import contextlib
 import os
 import sys
 from collections.abc import Sequence
@@ -27,7 +28,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """
     parser = _parser()
     chosen = parser.parse_args(arguments)
-    jax.config.update("jax_num_cpu_devices", os.cpu_count())  # chains then use every core; before JAX starts
+    with contextlib.suppress(RuntimeError):  # where JAX has started already, it keeps its devices
+        jax.config.update("jax_num_cpu_devices", os.cpu_count())  # chains then use every core
     try:
         run_compare(chosen)
     except (ValueError, TypeError, OSError) as error:

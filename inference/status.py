@@ -51,6 +51,10 @@ EARLY_STOP = (
     "Stopped at step {step} by the validation rows: this is not the mode of the density, but a point on the way to it."
 )
 STILL_FALLING = "The loss was still falling: by {gain:.3g} nats over the last tenth of the steps. Give more num_steps."
+SLOPE = (
+    "This is not the mode: moving one weight by {move:g} lowers the loss by {gain:.3g} nats. Give more num_steps, or "
+    "standardise x and y."
+)
 INTERRUPTED = "Interrupted after {done} of {total} {unit}."
 DIVERGENCES = (
     "{count} of {total} transitions diverged: the draws may miss part of the posterior. Raise target_accept_prob."

@@ -23,7 +23,7 @@ class Observation(Protocol):
     @property
     def num_outputs(self) -> int: ...
 
-    def __call__(self, eta: Array, y: AnyArray | None = None) -> Array: ...
+    def __call__(self, eta: Array, y: AnyArray | None = None) -> AnyArray: ...
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ class Model:
             raise TypeError(f"Model: expected an observation such as Bernoulli(); got {self.observation!r}.")
         object.__setattr__(self, "prior", as_prior(self.prior))
 
-    def __call__(self, x: Num[AnyArray, "n *d"], y: Shaped[AnyArray, "..."] | None = None) -> Array:
+    def __call__(self, x: Num[AnyArray, "n *d"], y: Shaped[AnyArray, "..."] | None = None) -> AnyArray:
         """The NumPyro model: sample the weights, then sample or observe y.
 
         Args:

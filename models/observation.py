@@ -31,7 +31,7 @@ class Bernoulli:
         """Outputs that the network must have: one logit."""
         return 1
 
-    def __call__(self, eta: Float[Array, "n 1"], y: Shaped[AnyArray, "..."] | None = None) -> Array:
+    def __call__(self, eta: Float[Array, "n 1"], y: Shaped[AnyArray, "..."] | None = None) -> AnyArray:
         """Sample or observe y.
 
         Raises:
@@ -66,7 +66,7 @@ class Categorical:
         """Outputs that the network must have: a logit a class."""
         return self.num_classes
 
-    def __call__(self, eta: Float[Array, "n k"], y: Shaped[AnyArray, "..."] | None = None) -> Array:
+    def __call__(self, eta: Float[Array, "n k"], y: Shaped[AnyArray, "..."] | None = None) -> AnyArray:
         """Sample or observe y.
 
         Raises:
@@ -123,7 +123,7 @@ class Normal:
         """Outputs that the network must have: the mean, and the scale when the network gives it."""
         return 2 if self.scale == "network" else 1
 
-    def __call__(self, eta: Float[Array, "n k"], y: Shaped[AnyArray, "..."] | None = None) -> Array:
+    def __call__(self, eta: Float[Array, "n k"], y: Shaped[AnyArray, "..."] | None = None) -> AnyArray:
         """Sample or observe y.
 
         Raises:
@@ -162,7 +162,7 @@ class SoftCategorical(dist.Distribution):
         return jax.nn.one_hot(labels, self.event_shape[0], dtype=self.logits.dtype)
 
 
-def _observe(d: dist.Distribution, y: AnyArray | None) -> Array:
+def _observe(d: dist.Distribution, y: AnyArray | None) -> AnyArray:
     """The observed site: rows are independent given the weights."""
     with numpyro.plate("row", d.batch_shape[-1]):
         return numpyro.sample(SITE, d, obs=y)

@@ -150,7 +150,7 @@ def test_the_scale_of_a_network_is_positive_and_its_gradient_finite(eta: float) 
 
 def test_soft_labels_are_scored_by_the_expected_log_likelihood(x64: None) -> None:
     rng = np.random.default_rng(0)
-    eta, soft = rng.normal(size=(8, 3)), rng.dirichlet(np.ones(3), size=8)
+    eta, soft = jnp.asarray(rng.normal(size=(8, 3))), jnp.asarray(rng.dirichlet(np.ones(3), size=8))
     site = trace(seed(Categorical(3), 0)).get_trace(eta, soft)["y"]
     by_class = np.stack([dist.Categorical(logits=eta).log_prob(np.full(8, k)) for k in range(3)], axis=1)
     np.testing.assert_allclose(site["fn"].log_prob(soft), (soft * by_class).sum(1), rtol=1e-12)
@@ -158,12 +158,12 @@ def test_soft_labels_are_scored_by_the_expected_log_likelihood(x64: None) -> Non
 
 def test_soft_labels_that_are_one_hot_are_labels(x64: None) -> None:
     rng = np.random.default_rng(1)
-    eta, labels = rng.normal(size=(8, 3)), rng.integers(0, 3, 8)
+    eta, labels = jnp.asarray(rng.normal(size=(8, 3))), jnp.asarray(rng.integers(0, 3, 8))
 
     def log_prob(eta: Array, y: Any) -> Array:
         return trace(seed(Categorical(3), 0)).get_trace(eta, y)["y"]["fn"].log_prob(y)
 
-    np.testing.assert_allclose(log_prob(eta, np.eye(3)[labels]), log_prob(eta, labels), rtol=1e-12)
+    np.testing.assert_allclose(log_prob(eta, jnp.eye(3)[labels]), log_prob(eta, labels), rtol=1e-12)
 
 
 VALUES: dict[str, Callable[[], Any]] = {

@@ -49,6 +49,8 @@ NUM_CHECKS = 100
 """How often the validation rows are scored during a run that may stop early."""
 STARTS, BATCHES, VALIDATION = range(3)
 """What the key of a fit is folded with, for its three uses."""
+MAX_GAIN = 0.1
+"""Nats that a small move of one weight may gain at a point that passes for a mode."""
 RAY = (10.0, 1000.0)
 """How many times as far out the loss is looked at, to see whether it has a minimum."""
 
@@ -133,6 +135,8 @@ class MAP(PointSettings):
             failures += _no_mode(program, structure, params, descent.final[best], x, y)
         if not (polished or failures or warnings):
             warnings += _still_falling(descent.losses[best])
+        if self.batch_size is None and not (polished or failures or warnings):
+            warnings += _not_at_a_mode(program, params, x, y)
         weights = program.constrain(params)
         draws = {site: np.asarray(value)[None, None] for site, value in weights.items()}
         return Outcome(draws, Status(tuple(failures), tuple(warnings)), stats=stats)
@@ -274,6 +278,7 @@ class _Program:
         self.block = jax.jit(self._block)
         self.polish = jax.jit(self._polish)
         self.beyond = jax.jit(self._beyond)
+        self.slope = jax.jit(jax.grad(self._loss))
         self.row_log_probs = jax.jit(self._row_log_probs)
         self.constrain = jax.jit(self._constrain)
 
@@ -499,6 +504,16 @@ def _still_falling(losses: np.ndarray) -> list[str]:
     gain = before.mean() - after.mean()
     noise = math.sqrt((before.var() + after.var()) / tenth)
     return [says.STILL_FALLING.format(gain=gain)] if gain > max(1.0, 3 * noise) else []
+
+
+def _not_at_a_mode(program: _Program, params: Weights, x: Rows, y: Rows) -> list[str]:
+    """Whether one weight alone, moved by 0.01, would still lower the loss by more than a tenth of a nat.
+
+    A learning rate that has fallen to 0 stops the loss from falling wherever it is; its slope tells.
+    """
+    slopes = jax.tree.leaves(program.slope(params, x, y))
+    gain = LEARNING_RATE * count_rows(x) * max(float(jnp.abs(slope).max(initial=0.0)) for slope in slopes)
+    return [] if gain <= MAX_GAIN else [says.SLOPE.format(move=LEARNING_RATE, gain=gain)]
 
 
 @lru_cache(maxsize=64)
