@@ -17,10 +17,10 @@ SNIPPETS = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), 
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 
 
-def test_folders_are_not_importable_by_their_bare_names() -> None:
+def test_folders_are_not_importable_by_their_bare_names(tmp_path: Path) -> None:
     """A second copy of every class would answer to `models`, and collide with every user's own models.py."""
-    assert importlib.util.find_spec("models") is None
-    assert importlib.util.find_spec("inference") is None
+    code = "import sys; from importlib.util import find_spec; sys.exit(any(map(find_spec, ['models', 'inference'])))"
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=tmp_path)
 
 
 def test_models_and_inference_do_not_know_each_other() -> None:
