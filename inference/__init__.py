@@ -17,7 +17,7 @@ for ArviZ. `compare` holds fits against rows that they have not seen.
 # First and whole: ArviZ may have left a lazy numpyro behind, of which numpyro.distributions cannot be the first import.
 import numpyro  # noqa: F401
 
-from .criticism import Comparison, compare
+from .criticism import Comparison, Explanation, Likelihood, compare, explain, likelihood_curve, likelihood_surface
 from .density import flat, log_density
 from .methods import MAP, MLE, NUTS
 from .predictive import Predictive
@@ -25,4 +25,21 @@ from .result import Fit
 from .run import fit
 from .status import Status
 
-__all__ = ["MAP", "MLE", "NUTS", "Comparison", "Fit", "Predictive", "Status", "compare", "fit", "flat", "log_density"]
+__all__ = [
+    "MAP",
+    "MLE",
+    "NUTS",
+    "Comparison",
+    "Explanation",
+    "Fit",
+    "Likelihood",
+    "Predictive",
+    "Status",
+    "compare",
+    "explain",
+    "fit",
+    "flat",
+    "likelihood_curve",
+    "likelihood_surface",
+    "log_density",
+]

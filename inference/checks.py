@@ -147,6 +147,24 @@ def check_offsets(x: Rows) -> None:
             )
 
 
+def check_problem(model: NumPyroModel, x: Any, y: Any) -> tuple[Structure, Rows, Rows]:
+    """Data and model as every method takes them: all that can be said before anything is compiled.
+
+    Returns:
+        What the model is made of, and the rows of x and y.
+
+    Raises:
+        TypeError, ValueError: when data or model are not what they should be.
+    """
+    x, y = as_rows("x", x), as_rows("y", y)
+    check_pair(x, y)
+    check_finite("x", x)
+    check_offsets(x)
+    structure = check_model(model, x, y)
+    check_y(structure, y)
+    return structure, x, y
+
+
 def check_pair(x: Rows, y: Rows) -> None:
     """Raise when x and y differ in their number of rows."""
     if count_rows(x) != count_rows(y):

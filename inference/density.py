@@ -10,6 +10,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import numpyro
 import numpyro.distributions as dist
 from jax import Array
@@ -66,25 +67,33 @@ class per_row:  # noqa: N801
 
     On all rows this is the negative log joint divided by n. On a batch the observed sites are scaled by n / batch, so
     that its mean over the batches of an epoch is the objective on all rows. The one place where minibatches are scaled.
+    With a `prior_power` the log prior counts as many times: of a Normal prior around 0 this is another scale.
     """
 
     model: NumPyroModel
 
-    def __call__(self, x: Rows, y: Rows, num_rows: int) -> None:
-        with scale(scale=1.0 / num_rows), _ScaleObserved(num_rows / count_rows(x)):
+    def __call__(self, x: Rows, y: Rows, num_rows: int, prior_power: Array | None = None) -> None:
+        with scale(scale=1.0 / num_rows), _Scale(num_rows / count_rows(x), prior_power):
             self.model(x, y)
 
 
-class _ScaleObserved(Messenger):
-    def __init__(self, factor: float) -> None:
+class _Scale(Messenger):
+    def __init__(self, observed: float, latent: Array | None) -> None:
         super().__init__()
-        self.factor = factor
+        self.observed, self.latent = observed, latent
 
     def process_message(self, msg: dict[str, Any]) -> None:
-        if msg["type"] != "sample" or not msg["is_observed"] or self.factor == 1:
-            return
-        if not isinstance(msg["fn"], dist.Unit) or msg["fn"].batch_shape:  # a factor that is one number is of no row
-            msg["scale"] = self.factor if msg["scale"] is None else msg["scale"] * self.factor
+        factor = self._factor(msg)
+        if factor is not None:
+            msg["scale"] = factor if msg["scale"] is None else msg["scale"] * factor
+
+    def _factor(self, msg: dict[str, Any]) -> Any:
+        if msg["type"] != "sample":
+            return None
+        if not msg["is_observed"]:
+            return self.latent
+        of_no_row = isinstance(msg["fn"], dist.Unit) and not msg["fn"].batch_shape  # a factor that is one number
+        return None if of_no_row or self.observed == 1 else self.observed
 
 
 def log_density(model: NumPyroModel, weights: Weights, x: Rows, y: Rows) -> Array:
@@ -98,7 +107,7 @@ def log_density(model: NumPyroModel, weights: Weights, x: Rows, y: Rows) -> Arra
 
 def observation(model: NumPyroModel, weights: Weights, x: Rows, site: str) -> dist.Distribution:
     """p(y | x, w): the distribution of the observed site at one draw of the weights."""
-    return trace(seed(substitute(model, data=weights), jax.random.key(0))).get_trace(x)[site]["fn"]
+    return unmasked(trace(seed(substitute(model, data=weights), jax.random.key(0))).get_trace(x)[site]["fn"])
 
 
 def row_log_probs(model: NumPyroModel, weights: Weights, x: Rows, y: Rows, site: str) -> Array:
@@ -168,6 +177,11 @@ def is_masked(d: dist.Distribution) -> bool:
     return isinstance(d, dist.MaskedDistribution) and d._mask is False
 
 
+def unmasked(d: dist.Distribution) -> dist.Distribution:
+    """The distribution without the mask of `flat`, which takes y for a latent site where it is not given."""
+    return d.base_dist if is_masked(d) else d
+
+
 def count_rows(x: Rows) -> int:
     """The number of rows of an array or of a pytree of arrays."""
     return jnp.shape(jax.tree.leaves(x)[0])[0]
@@ -176,6 +190,12 @@ def count_rows(x: Rows) -> int:
 def take_rows(x: Rows, rows: Any) -> Rows:
     """The rows at an array of indices, which must exist, of an array or of a pytree of arrays."""
     return jax.tree.map(lambda leaf: jnp.asarray(leaf).at[rows].get(mode="promise_in_bounds"), x)
+
+
+def in_double(leaf: Any) -> np.ndarray:
+    """A leaf as an array, in float64 where it is one of real numbers."""
+    array = np.asarray(leaf)
+    return array.astype(np.float64) if array.dtype.kind == "f" else array
 
 
 def is_real(support: constraints.Constraint) -> bool:

@@ -23,6 +23,7 @@ from .density import (
     observation,
     row_log_probs,
     take_rows,
+    unmasked,
 )
 
 WORKING_BYTES = 2**28
@@ -223,7 +224,7 @@ class Predictive:
     @cached_property
     def _site(self) -> dist.Distribution:
         """The observed site without its values; labels that were soft in the fit are classes here."""
-        return abstract_trace(self.model, self.x)[self.structure.observed]["fn"]
+        return unmasked(abstract_trace(self.model, self.x)[self.structure.observed]["fn"])
 
     def _moments(self, name: str) -> tuple[np.ndarray, np.ndarray]:
         if isinstance(self._site, dist.CategoricalLogits | dist.CategoricalProbs):

@@ -5,7 +5,7 @@ from typing import Any
 import jax
 
 from .blocks import stopwatch
-from .checks import Layout, as_key, as_rows, check_finite, check_model, check_offsets, check_pair, check_y
+from .checks import Layout, as_key, check_problem
 from .density import NumPyroModel
 from .methods.method import Method
 from .result import Fit
@@ -44,12 +44,7 @@ def fit(model: NumPyroModel, method: Method, x: Any, y: Any, *, key: Any, progre
         raise TypeError(f"Expected a method such as MLE(), MAP() or NUTS(); got {method!r}.")
     key = as_key(key)
     with stopwatch() as seconds:
-        rows_x, rows_y = as_rows("x", x), as_rows("y", y)
-        check_pair(rows_x, rows_y)
-        check_finite("x", rows_x)
-        check_offsets(rows_x)
-        structure = check_model(model, rows_x, rows_y)
-        check_y(structure, rows_y)
+        structure, rows_x, rows_y = check_problem(model, x, y)
         rows_x, rows_y = jax.device_put((rows_x, rows_y))
         outcome = method.run(model, structure, rows_x, rows_y, key=key, progress=progress)
     return Fit(model, method, structure, Layout.of(x, rows_x), outcome, seconds)

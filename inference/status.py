@@ -47,6 +47,27 @@ NO_MODE = (
     "There is no maximum: all {rows} rows are classified correctly (the classes are separable), and weights {factor:g} "
     "times as large lower the loss from {here:.3g} to {further:.3g}. With a proper prior, as in MAP, there is one."
 )
+ONE_VALUE = (
+    "There is no maximum: y is {value} in all {rows} rows, and weights {factor:g} times as large lower the loss from "
+    "{here:.3g} to {further:.3g}. With a proper prior, as in MAP, there is one."
+)
+ABSENT = (
+    "There is no maximum: class {absent} occurs in none of the {rows} rows, and the further the logits move against it "
+    "the lower is the loss, with no row less probable: {before:.6g} nats {back:g} logits before the place where the "
+    "fit stopped, {here:.6g} there, {further:.6g} {on:g} logits on. With a proper prior, as in MAP, there is one."
+)
+IN_PART = (
+    "There is no maximum: the classes are separable in part. There is a direction in the weights along which {count} "
+    "of {rows} rows (row {first} first) become ever more probable and none less so: the loss is {before:.6g} nats "
+    "{back:g} logits before the place where the fit stopped, {here:.6g} there, {further:.6g} {on:g} logits on. With a "
+    "proper prior, as in MAP, there is one."
+)
+COLLAPSE = (
+    "There is no maximum: the density grows without bound, as the scale shrinks around rows that are met exactly. Row "
+    "{row} is {times:,.0f} times as dense as y spread over its standard deviation, after {steps} steps "
+    "of L-BFGS {again:,.0f} times, and the loss falls from {here:.4g} to {further:.4g}. Fix the scale, or give it a "
+    "proper prior that is 0 at 0, such as LogNormal, and use MAP."
+)
 EARLY_STOP = (
     "Stopped at step {step} by the validation rows: this is not the mode of the density, but a point on the way to it."
 )

@@ -146,6 +146,8 @@ class SoftCategorical(dist.Distribution):
     normalised density over the simplex; samples are one-hot.
     """
 
+    loss: ClassVar[str] = "soft-label cross-entropy"
+    """What its negative log probability is called."""
     arg_constraints: ClassVar = {"logits": constraints.real_vector}
     support = constraints.simplex
     pytree_data_fields = ("logits",)

@@ -4,6 +4,7 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from typing import Literal
 
 import numpyro
 import numpyro.distributions as dist
@@ -23,6 +24,9 @@ class gaussian:  # noqa: N801  (reads as a function, and is compared and hashed 
 
     Its negative log density is weight decay: ``|w|^2 / (2 scale^2)`` and a constant (MacKay 1992, eq. 5).
 
+    An optimiser's ``weight_decay`` (PyTorch's SGD and Adam, `optax.add_decayed_weights`) adds ``weight_decay * w`` to
+    the gradient of the loss that it is given: `from_weight_decay` and `weight_decay` convert.
+
     Args:
         scale: standard deviation of each weight.
 
@@ -37,6 +41,41 @@ class gaussian:  # noqa: N801  (reads as a function, and is compared and hashed 
 
     def __call__(self, site: str, shape: Shape) -> dist.Distribution:
         return dist.Normal(0.0, self.scale).expand(shape)
+
+    @classmethod
+    def from_weight_decay(
+        cls, weight_decay: float, *, loss: Literal["sum", "mean"], num_rows: int | None = None
+    ) -> "gaussian":
+        """The prior that a weight decay is: ``scale = 1 / sqrt(weight_decay)``, of a mean loss ``times num_rows``.
+
+        Args:
+            weight_decay: what an optimiser adds to the gradient, times w: the penalty is ``weight_decay / 2 |w|^2``. A
+                penalty stated as ``alpha |w|^2`` has weight decay ``2 alpha``. Decoupled weight decay (AdamW) is no
+                prior.
+            loss: whether the loss beside it is the negative log likelihood's "sum" over rows or its "mean". (A mean
+                squared error without a factor is the mean for ``Normal(scale=sqrt(1/2))``.)
+            num_rows: the number of rows of the whole data, for a mean.
+
+        Raises:
+            ValueError: when weight_decay is not positive, or num_rows is not given for a mean, or for a sum.
+
+        Example:
+            >>> from flatprior.models import gaussian
+            >>> gaussian.from_weight_decay(1e-4, loss="mean", num_rows=2500)
+            gaussian(scale=2.0)
+            >>> gaussian(2.0).weight_decay(loss="sum")
+            0.25
+        """
+        if not (isinstance(weight_decay, int | float) and math.isfinite(weight_decay) and weight_decay > 0):
+            raise ValueError(f"gaussian: expected a positive weight_decay; got {weight_decay!r}. None is a flat prior.")
+        return cls(1 / math.sqrt(weight_decay * _rows_in(loss, num_rows)))
+
+    def weight_decay(self, *, loss: Literal["sum", "mean"], num_rows: int | None = None) -> float:
+        """The weight decay that this prior is: ``1 / scale^2``, of a mean loss divided by num_rows.
+
+        Arguments and errors are those of `from_weight_decay`, whose inverse it is.
+        """
+        return 1 / (self.scale**2 * _rows_in(loss, num_rows))
 
 
 @dataclass(frozen=True)
@@ -128,6 +167,19 @@ def sample_weights(prior: Prior, sites: Mapping[str, tuple[Shape, tuple[str, ...
         site: numpyro.sample(site, prior_of(prior, site, shape), infer={"event_dims": list(dims)})
         for site, (shape, dims) in sites.items()
     }
+
+
+def _rows_in(loss: str, num_rows: int | None) -> int:
+    """How many rows' negative log likelihoods a unit of the loss holds."""
+    if loss not in ("sum", "mean"):
+        raise ValueError(f"gaussian: expected loss='sum' or loss='mean'; got {loss!r}.")
+    if loss == "sum":
+        if num_rows is not None:
+            raise ValueError("gaussian: num_rows is for loss='mean'; the sum over rows does not need it.")
+        return 1
+    if not isinstance(num_rows, int) or isinstance(num_rows, bool) or num_rows < 1:
+        raise ValueError(f"gaussian: expected num_rows, the rows that the mean is over; got {num_rows!r}.")
+    return num_rows
 
 
 def _check_scale(name: str, scale: float) -> None:

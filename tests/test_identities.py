@@ -20,7 +20,7 @@ from sklearn.metrics import log_loss
 from flatprior.inference import MAP, MLE, fit, flat, log_density
 from flatprior.inference.checks import check_model
 from flatprior.inference.density import per_row
-from flatprior.inference.methods.point import _program
+from flatprior.inference.methods.descent import program_of
 from flatprior.models import MLP, Bernoulli, Categorical, Model, Normal, fan_in, gaussian
 
 pytestmark = pytest.mark.usefixtures("x64")
@@ -181,7 +181,7 @@ def test_the_loss_of_the_program_is_the_density(observation: str, masked: bool, 
     """What is compiled and minimised; of a scale without the Jacobian of its logarithm."""
     plain = Model(MLP((3,), "tanh"), LOSSES[observation][0])
     model = flat(plain) if masked else plain
-    program = _program(MAP(), model, check_model(model, *data), *data)
+    program = program_of(MAP(), model, check_model(model, *data), *data)
     program.start(jax.random.key(0), *data)
     assert_same(
         lambda params: program._loss(params, *data) * len(data[0]),

@@ -18,8 +18,9 @@ from .. import status as says
 from ..blocks import Run, run_in_blocks
 from ..density import NumPyroModel, Rows, Structure, Weights, signature
 from ..status import Status
+from .descent import descend, starting_points
 from .method import Kind, Outcome
-from .point import MAP, descend, starting_points
+from .point import MAP
 
 BLOCK_DRAWS = 50
 """Most draws between two looks at the progress bar, and the length of the buffer on the device."""

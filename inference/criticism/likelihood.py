@@ -1,0 +1,253 @@
+"""The likelihood as a function: along one or two weights, or along directions in weight space."""
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from numpyro.infer.util import compute_log_probs
+
+from ..checks import check_problem
+from ..density import NumPyroModel, Structure, Weights, abstract_trace, in_double, is_latent
+from .place import Place, as_weights, weights_at
+
+POINTS_TOGETHER = 16
+"""Points of the curve that are computed together: bounds the memory at this many copies of one evaluation's."""
+
+type Along = str | Place
+"""A scalar site (``"p"``), an element of a site (``"w1[0, 2]"``), or a direction in weight space: a mapping from sites
+to values, or a fit, which is the direction from ``at`` to that fit."""
+
+
+@dataclass(frozen=True, eq=False)
+class Likelihood:
+    """The log likelihood and the log prior on a grid along one or two axes, all other weights held where they are.
+
+    The grid's axes come first to last in ``log_likelihood[i, j]``. Everything is in nats, computed in float64.
+    """
+
+    names: tuple[str, ...]
+    """What each axis moves."""
+    values: tuple[np.ndarray, ...]
+    """The grid along each axis: values of the site, or steps in units of the direction."""
+    log_likelihood: np.ndarray
+    """log p(y | x, w), summed over rows."""
+    log_prior: np.ndarray
+    """log p(w); 0 for a flat prior."""
+
+    @property
+    def likelihood(self) -> np.ndarray:
+        """p(y | x, w). Of more than some hundred rows it is too small for a float64, and 0."""
+        return np.exp(self.log_likelihood)
+
+    @property
+    def relative_likelihood(self) -> np.ndarray:
+        """The likelihood divided by its largest value on the grid."""
+        return np.exp(self.log_likelihood - self.log_likelihood.max())
+
+    @property
+    def log_joint(self) -> np.ndarray:
+        """Log p(y | x, w) + log p(w): the log posterior up to a constant."""
+        return self.log_likelihood + self.log_prior
+
+    @property
+    def posterior(self) -> np.ndarray:
+        """The posterior density along the axes, given all other weights: normalised over the grid (trapezoid rule)."""
+        return self._normalised(self.log_joint)
+
+    @property
+    def prior(self) -> np.ndarray:
+        """The prior density along the axes, normalised over the grid likewise."""
+        return self._normalised(self.log_prior)
+
+    @property
+    def mle(self) -> tuple[float, ...]:
+        """The point of the grid with the highest likelihood: one number an axis."""
+        return self._peak(self.log_likelihood)
+
+    @property
+    def map(self) -> tuple[float, ...]:
+        """The point of the grid with the highest posterior density: one number an axis."""
+        return self._peak(self.log_joint)
+
+    def _peak(self, log_density: np.ndarray) -> tuple[float, ...]:
+        peak = np.unravel_index(np.nanargmax(log_density), log_density.shape)
+        return tuple(float(values[i]) for values, i in zip(self.values, peak, strict=True))
+
+    def _normalised(self, log_density: np.ndarray) -> np.ndarray:
+        density = np.exp(log_density - np.nanmax(log_density))
+        mass = density
+        for values in reversed(self.values):
+            mass = np.trapezoid(mass, values, axis=-1)
+        return density / mass
+
+
+def likelihood_curve(
+    model: NumPyroModel, x: Any, y: Any, along: Along, values: Any, *, at: Place | None = None
+) -> Likelihood:
+    """The likelihood along one weight, or along a direction in weight space.
+
+    Args:
+        model: a NumPyro model.
+        x: n rows, as for `fit`.
+        y: n rows likewise.
+        along: what moves: a site that holds one number (``"p"``), an element of a site (``"w1[0, 2]"``), or a
+            direction: a mapping from every latent site to an array, or a fit, for the direction from `at` to it.
+        values: the grid (m,): values of the weight, in the coordinates of the model, or steps along the direction (0 is
+            `at`, and where the direction is a fit, 1 is that fit).
+        at: where all other weights are held: a fit (its first draw) or a mapping from sites to values. May be left out
+            where no other weights exist.
+
+    Raises:
+        TypeError, ValueError: when data, model, axis, grid or place are not what they should be.
+
+    Example:
+        The likelihood of a coin that fell 0, 0, 0, 1, 0 is highest at one in five:
+
+        >>> import numpy as np, numpyro, numpyro.distributions as dist
+        >>> from flatprior.inference import likelihood_curve
+        >>> def coin(x, y=None):
+        ...     p = numpyro.sample("p", dist.Uniform(0, 1))
+        ...     with numpyro.plate("toss", len(x)):
+        ...         numpyro.sample("y", dist.Bernoulli(p), obs=y)
+        >>> y = np.array([0, 0, 0, 1, 0])
+        >>> curve = likelihood_curve(coin, np.zeros((5, 0)), y, "p", np.linspace(0, 1, 101))
+        >>> print(curve.mle, f"{curve.likelihood.max():.5f}")
+        (0.2,) 0.08192
+    """
+    return _likelihood(model, x, y, (along,), (values,), at)
+
+
+def likelihood_surface(
+    model: NumPyroModel,
+    x: Any,
+    y: Any,
+    along: tuple[Along, Along],
+    values: tuple[Any, Any],
+    *,
+    at: Place | None = None,
+) -> Likelihood:
+    """The likelihood over two weights, or over the plane of two directions in weight space.
+
+    Args:
+        model: a NumPyro model.
+        x: n rows, as for `fit`.
+        y: n rows likewise.
+        along: what moves along each axis; see `likelihood_curve`.
+        values: the grid along each axis, (m,) and (k,); the result has shape (m, k).
+        at: where all other weights are held; see `likelihood_curve`.
+
+    Raises:
+        TypeError, ValueError: when data, model, axes, grids or place are not what they should be.
+    """
+    if len(along) != 2 or len(values) != 2:
+        raise ValueError(f"likelihood_surface: expected two axes and two grids; got {len(along)} and {len(values)}.")
+    return _likelihood(model, x, y, tuple(along), tuple(values), at)
+
+
+def _likelihood(
+    model: NumPyroModel, x: Any, y: Any, along: tuple[Along, ...], values: tuple[Any, ...], at: Place | None
+) -> Likelihood:
+    structure, x, y = check_problem(model, x, y)
+    supports = {name: s["fn"].support for name, s in abstract_trace(model, x, y).items() if is_latent(s)}
+    if at is None and not _covers(along, structure):
+        raise ValueError(
+            f"Expected `at`, a fit or weights: the model has {structure.num_weights} weights, and those that do not "
+            f"move must be held somewhere."
+        )
+    grids = tuple(_as_grid(grid) for grid in values)
+    with jax.enable_x64(True):
+        centre, x, y = jax.tree.map(in_double, (weights_at(at, model, structure, x, y), x, y))
+        axes = [_axis(axis, structure, centre) for axis in along]
+        for axis, grid in zip(axes, grids, strict=True):
+            axis.check(grid, supports)
+
+        def evaluate(point: Array) -> tuple[Array, Array]:
+            weights = centre
+            for axis, value in zip(axes, point, strict=True):
+                weights = axis.move(weights, value)
+            log_probs = compute_log_probs(model, (x, y), {}, weights)[0]
+            prior = sum((value for site, value in log_probs.items() if site in structure.latents), jnp.zeros(()))
+            rest = sum((value for site, value in log_probs.items() if site not in structure.latents), jnp.zeros(()))
+            return rest, prior
+
+        points = jnp.stack([grid.ravel() for grid in np.meshgrid(*grids, indexing="ij")], axis=-1)
+        found = jax.jit(lambda points: jax.lax.map(evaluate, points, batch_size=POINTS_TOGETHER))(points)
+        shape = tuple(map(len, grids))
+        log_likelihood, log_prior = (np.asarray(leaf).reshape(shape) for leaf in found)
+    return Likelihood(tuple(axis.name for axis in axes), grids, log_likelihood, log_prior)
+
+
+@dataclass(frozen=True)
+class _Axis:
+    name: str
+    site: str | None
+    """The site of which an element moves; None for a direction."""
+    move: Callable[[Weights, Array], Weights]
+
+    def check(self, grid: np.ndarray, supports: dict[str, Any]) -> None:
+        """Raise when the grid leaves the support of the site."""
+        if self.site is None:
+            return
+        # Of a site that is one vector the support is that of a vector: only supports of single numbers are checked.
+        support = supports[self.site]
+        while hasattr(support, "base_constraint"):
+            support = support.base_constraint
+        if support.event_dim:
+            return
+        outside = ~np.asarray(support(jnp.asarray(grid)))
+        if outside.any():
+            raise ValueError(
+                f"Site {self.site!r}: expected values in its support, {support!r}; got {grid[outside][0]:.6g}."
+            )
+
+
+def _axis(along: Along, structure: Structure, centre: Weights) -> _Axis:
+    if not isinstance(along, str):
+        end = {site: np.asarray(value, float) for site, value in as_weights(along, structure).items()}
+        is_fit = not hasattr(along, "keys")
+        step = {site: end[site] - np.asarray(centre[site]) if is_fit else end[site] for site in end}
+        if not any(np.any(value) for value in step.values()):
+            raise ValueError("Expected a direction; got one of length 0.")
+        return _Axis(
+            "step towards the fit" if is_fit else "step along the direction",
+            None,
+            lambda weights, t: {site: value + t * step[site] for site, value in weights.items()},
+        )
+    site, index = _element(along, structure)
+    return _Axis(along, site, lambda weights, t: {**weights, site: weights[site].at[index].set(t)})
+
+
+def _element(label: str, structure: Structure) -> tuple[str, tuple[int, ...]]:
+    """The site and the index of an element from its label."""
+    match = re.fullmatch(r"\s*([^\[\]]+?)\s*(?:\[([\d,\s]+)\])?\s*", label)
+    site = match.group(1) if match else label
+    if site not in structure.latents:
+        raise ValueError(f"Expected one of the sites {list(structure.latents)}; got {label!r}.")
+    shape = structure.latents[site]
+    if match and match.group(2):
+        index = tuple(int(part) for part in match.group(2).split(",") if part.strip())
+        if len(index) != len(shape) or any(i >= size for i, size in zip(index, shape, strict=True)):
+            raise ValueError(f"{label!r}: expected an index into shape {shape}.")
+        return site, index
+    if int(np.prod(shape)) != 1:
+        example = f"{site}[{', '.join('0' * len(shape))}]"
+        raise ValueError(f"Site {site!r} has shape {shape}: name the element that moves, such as {example!r}.")
+    return site, (0,) * len(shape)
+
+
+def _covers(along: tuple[Along, ...], structure: Structure) -> bool:
+    """Whether the axes move every weight there is."""
+    moved = {_element(axis, structure) for axis in along if isinstance(axis, str)}
+    return len(moved) == structure.num_weights
+
+
+def _as_grid(values: Any) -> np.ndarray:
+    grid = np.asarray(values, float)
+    if grid.ndim != 1 or len(grid) < 2 or not np.isfinite(grid).all() or not (np.diff(grid) > 0).all():
+        raise ValueError(f"Expected a grid of at least two increasing finite numbers; got shape {grid.shape}.")
+    return grid

@@ -1,0 +1,211 @@
+"""Whether the place where a descent ended is a mode, and whether there is one.
+
+The maximum of a likelihood may not exist. Three cases are told from the data and the fit, each by a rule that no fit
+with a maximum can meet:
+
+- **Separable classes.** Every row is given a probability above one half, and the loss falls, and keeps falling, when
+  all weights from some layer on are moved 10 and 1,000 times as far out (Albert & Anderson 1984). A proper prior makes
+  the loss rise on the way. Data of one class only are of this kind.
+- **Classes separable in part** (quasi-complete separation; a class that never occurs). Where the logits are linear in
+  the weights from some layer on, and these have flat priors, a linear program looks for a direction along which no row
+  becomes less probable and some become more so (Konis 2007). At a maximum there is none: the gradients of the rows'
+  log probabilities sum to 0, so where one row gains another loses.
+- **A density that grows without bound**: the scale shrinks around rows that are met exactly. Where a row's density is
+  more than 100 times that of y spread over its own standard deviation, and no mode was found, 200 steps of L-BFGS
+  follow; if they take that density 10 times as far again, and the loss falls with it, there is nowhere to stop.
+"""
+
+import math
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from scipy.optimize import linprog
+from scipy.special import softmax
+
+from .. import status as says
+from ..density import Rows, Structure, Weights, count_rows, in_double
+from .descent import LEARNING_RATE, PRESSED, Program, param
+
+MAX_GAIN = 0.1
+"""Nats that a small move of one weight may gain at a point that passes for a mode."""
+RAY = (10.0, 1000.0)
+"""How many times as far out the loss is looked at, to see whether it has a minimum."""
+LOGITS = (-20.0, 0.0, 100.0)
+"""How far the most moved row's logit is taken along a direction that a linear program proposes. The first is on the way
+to where the fit stopped: there may be no digits left to see a loss fall any further."""
+SURE = 0.01
+"""At a point that passes for a mode a class that a row might be separated from has at most this probability there."""
+MAX_ENTRIES = 2**21
+"""Most entries of the matrices of the linear program; larger problems are not looked at."""
+PEAKED = 100.0
+"""How many times the density of y spread over its standard deviation a row's may be before it is looked at again."""
+
+
+def no_maximum(program: Program, structure: Structure, params: Weights, loss: float, x: Rows, y: Rows) -> list[str]:
+    """Whether the classes are separable under a density that does not hold the weights back: the first rule above."""
+    num_rows = count_rows(x)
+    if not structure.support.is_discrete or loss > num_rows * math.log(2):
+        return []  # some row has a probability below one half, or there is no bound on it
+    log_probs = np.asarray(program.row_log_probs(params, x, y))
+    if not (log_probs > -math.log(2)).all():
+        return []
+    saturated = not log_probs.any()  # so far out that every probability is rounded to 1, and no loss falls any more
+    names = [param(site) for site in structure.latents if site in structure.real]
+    for i in range(len(names)):
+        moved = [
+            {name: factor * value if name in names[i:] else value for name, value in params.items()}
+            for factor in (1.0, *RAY)
+        ]
+        here, further, furthest = (float(program.loss(there, x, y)) * num_rows for there in moved)
+        if (further < here or saturated) and furthest <= further:
+            values = np.unique(np.asarray(jax.tree.leaves(y)[0]))
+            sentence = says.ONE_VALUE if len(values) == 1 else says.NO_MODE
+            return [sentence.format(rows=num_rows, factor=RAY[0], here=here, further=abs(further), value=values[0])]
+    return []
+
+
+def separable_in_part(program: Program, structure: Structure, params: Weights, x: Rows, y: Rows) -> list[str]:
+    """Whether some rows are separable from a class, at a point that passes for a mode: the second rule above."""
+    labels = np.asarray(jax.tree.leaves(y)[0])
+    if not structure.support.is_discrete or labels.ndim != 1:
+        return []
+    logits = program.logits(params, x, y)
+    if logits is None:
+        return []
+    probs = softmax(np.asarray(logits, float), axis=-1)
+    if (probs > SURE).all():
+        return []
+    names = _linear_block(program, structure, params, x, y)
+    size = sum(params[name].size for name in names)
+    if not names or probs.size * size > MAX_ENTRIES:
+        return []
+    slopes = np.asarray(program.logit_slopes(tuple(names), params, x, y), float)
+    found = _recession(slopes, probs, labels)
+    if found is None:
+        return []
+    block = {name: params[name] for name in names}
+    parts = np.split(found.direction, np.cumsum([value.size for value in block.values()])[:-1])
+    step = {name: part.reshape(block[name].shape) for name, part in zip(block, parts, strict=True)}
+    moved = [{**params, **{name: params[name] + reach * step[name] for name in step}} for reach in LOGITS]
+    ray = np.stack([program.row_log_probs(there, x, y) for there in moved]).astype(float)
+    before, here, further = -ray.sum(axis=1)
+    if np.diff(ray, axis=0).min() < -SURE or not (here < before - SURE and further <= here + SURE):
+        return []
+    absent = sorted(set(range(probs.shape[1])) - set(labels.tolist()))
+    evidence = says.ABSENT if absent else says.IN_PART
+    return [
+        evidence.format(
+            absent=", ".join(map(str, absent)),
+            rows=len(labels),
+            count=found.rows.size,
+            first=found.rows[0],
+            back=-LOGITS[0],
+            on=LOGITS[-1],
+            before=before,
+            here=here,
+            further=further,
+        )
+    ]
+
+
+def _linear_block(program: Program, structure: Structure, params: Weights, x: Rows, y: Rows) -> list[str]:
+    """The largest set of weights, from some site on to the last, in which the logits are linear and the prior flat."""
+    flat = program.flat_sites(x, y)
+    names = [param(site) for site in structure.latents if site in structure.real and site in flat]
+    for i in range(len(names)):
+        moving = {name: np.array(name in names[i:]) for name in params}
+        if float(program.curvature(moving, params, x, y)) < 1e-3:
+            return names[i:]
+    return []
+
+
+class _Recession(NamedTuple):
+    direction: np.ndarray
+    """In the weights of the block, (p,): the row that moves most moves by one logit."""
+    rows: np.ndarray
+    """The rows that become more probable along it."""
+
+
+def _recession(slopes: np.ndarray, probs: np.ndarray, labels: np.ndarray) -> _Recession | None:
+    """A direction along which no row's margin over any class falls, and some rise.
+
+    Args:
+        slopes: derivatives of the logits, (n, classes, p).
+        probs: probabilities of the classes at a point that passes for a mode, (n, classes).
+        labels: classes, (n,).
+    """
+    num_rows, num_classes, _ = slopes.shape
+    others = np.arange(num_classes) != labels[:, None]
+    margins = (slopes[np.arange(num_rows), labels][:, None] - slopes)[others]
+    rows = np.broadcast_to(np.arange(num_rows)[:, None], others.shape)[others]
+    widths = np.abs(margins).max(axis=0)
+    margins = margins / np.where(widths > 0, widths, 1)
+    # The rows' slopes, weighed by these probabilities, sum to 0 at a mode: those that weigh something cannot move.
+    fixed = probs[others] > SURE
+    values, vectors = np.linalg.eigh(margins[fixed].T @ margins[fixed])
+    free = vectors[:, values <= 1e-11 * max(1.0, values.max(initial=0.0))]
+    moved = margins[~fixed] @ free
+    if moved.size == 0 or np.abs(moved).max() < 1e-6:
+        return None
+    program = linprog(-moved.sum(axis=0), A_ub=-moved, b_ub=np.zeros(len(moved)), bounds=(-1, 1), method="highs")
+    if program.status != 0:
+        return None
+    gains = moved @ program.x
+    if gains.max() < 1e-3:
+        return None
+    direction = free @ program.x / np.where(widths > 0, widths, 1)
+    return _Recession(direction / gains.max(), np.unique(rows[~fixed][gains > 1e-3 * gains.max()]))
+
+
+def collapses(program: Program, structure: Structure, params: Weights, x: Rows, y: Rows) -> list[str]:
+    """Whether the density of a row grows without bound: the third rule above."""
+    times, _ = _peak(program, structure, params, x, y)
+    if times < PEAKED:
+        return []
+    with jax.enable_x64(True):  # float32 has not the digits for a scale that small
+        params, x, y = jax.tree.map(in_double, (params, x, y))
+        here = float(program.loss(params, x, y)) * count_rows(x)
+        end, further = program.press_on(params, x, y)
+        again, row = _peak(program, structure, end, x, y)
+    if not (again > 10 * times and further < here - math.log(10)):
+        return []
+    return [says.COLLAPSE.format(row=row, times=times, again=again, steps=PRESSED, here=here, further=further)]
+
+
+def _peak(program: Program, structure: Structure, params: Weights, x: Rows, y: Rows) -> tuple[float, int]:
+    """How many times denser the densest row is than y spread over its standard deviation, a number of y; and the row.
+
+    It is 0 where y is discrete, or more than one array.
+    """
+    leaves = jax.tree.leaves(y)
+    if structure.support.is_discrete or len(leaves) != 1:
+        return 0.0, 0
+    values = np.asarray(leaves[0], float).reshape(len(leaves[0]), -1)
+    spread = values.std(axis=0)
+    spread = np.where(spread > 0, spread, np.maximum(np.abs(values).max(axis=0), 1.0))
+    log_probs = np.asarray(program.row_log_probs(params, x, y), float)
+    row = int(np.nanargmax(log_probs))
+    return math.exp(min(700.0, log_probs[row] / values.shape[1] + np.log(spread).mean())), row
+
+
+def still_falling(losses: np.ndarray) -> list[str]:
+    """Whether the loss fell by more than a nat, and by more than its noise, in the last tenth of the steps."""
+    tenth = len(losses) // 10
+    if tenth < 2:
+        return []
+    before, after = losses[-2 * tenth : -tenth], losses[-tenth:]
+    gain = before.mean() - after.mean()
+    noise = math.sqrt((before.var() + after.var()) / tenth)
+    return [says.STILL_FALLING.format(gain=gain)] if gain > max(1.0, 3 * noise) else []
+
+
+def not_at_a_mode(program: Program, params: Weights, x: Rows, y: Rows) -> list[str]:
+    """Whether one weight alone, moved by 0.01, would still lower the loss by more than a tenth of a nat.
+
+    A learning rate that has fallen to 0 stops the loss from falling wherever it is; its slope tells.
+    """
+    slopes = jax.tree.leaves(program.slope(params, x, y))
+    gain = LEARNING_RATE * count_rows(x) * max(float(jnp.abs(slope).max(initial=0.0)) for slope in slopes)
+    return [] if gain <= MAX_GAIN else [says.SLOPE.format(move=LEARNING_RATE, gain=gain)]
