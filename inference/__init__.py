@@ -17,9 +17,26 @@ for ArviZ. `compare` holds fits against rows that they have not seen.
 # First and whole: ArviZ may have left a lazy numpyro behind, of which numpyro.distributions cannot be the first import.
 import numpyro  # noqa: F401
 
-from .criticism import Comparison, Explanation, Likelihood, compare, explain, likelihood_curve, likelihood_surface
+from .criticism import (
+    Comparison,
+    CrossEntropy,
+    Diagnosis,
+    Explanation,
+    Likelihood,
+    PriorPath,
+    compare,
+    cross_entropy,
+    diagnose,
+    explain,
+    likelihood_curve,
+    likelihood_surface,
+    loo,
+    plot_likelihood,
+    plot_path,
+    prior_path,
+)
 from .density import flat, log_density
-from .methods import MAP, MLE, NUTS
+from .methods import MAP, MCLMC, MLE, NUTS, Ensemble
 from .predictive import Predictive
 from .result import Fit
 from .run import fit
@@ -27,19 +44,30 @@ from .status import Status
 
 __all__ = [
     "MAP",
+    "MCLMC",
     "MLE",
     "NUTS",
     "Comparison",
+    "CrossEntropy",
+    "Diagnosis",
+    "Ensemble",
     "Explanation",
     "Fit",
     "Likelihood",
     "Predictive",
+    "PriorPath",
     "Status",
     "compare",
+    "cross_entropy",
+    "diagnose",
     "explain",
     "fit",
     "flat",
     "likelihood_curve",
     "likelihood_surface",
     "log_density",
+    "loo",
+    "plot_likelihood",
+    "plot_path",
+    "prior_path",
 ]

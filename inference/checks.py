@@ -271,8 +271,9 @@ def in_words(support: constraints.Constraint) -> str:
         return f"an integer from {support.lower_bound} to {support.upper_bound}"
     if support is constraints.simplex:
         return "probabilities that sum to 1"
-    names = {constraints.real: "a finite number", constraints.positive: "a positive number"}
-    return names.get(support, f"a value in {support!r}")
+    if support is constraints.real:
+        return "a finite number"
+    return "a positive number" if support is constraints.positive else f"a value in {support!r}"
 
 
 def as_key(key: ArrayLike) -> jax.Array:

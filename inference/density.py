@@ -14,7 +14,7 @@ import numpy as np
 import numpyro
 import numpyro.distributions as dist
 from jax import Array
-from numpyro.distributions import constraints
+from numpyro.distributions import biject_to, constraints
 from numpyro.handlers import scale, seed, substitute, trace
 from numpyro.primitives import Messenger
 
@@ -92,7 +92,7 @@ class _Scale(Messenger):
             return None
         if not msg["is_observed"]:
             return self.latent
-        of_no_row = isinstance(msg["fn"], dist.Unit) and not msg["fn"].batch_shape  # a factor that is one number
+        of_no_row = is_factor(msg["fn"]) and not msg["fn"].batch_shape
         return None if of_no_row or self.observed == 1 else self.observed
 
 
@@ -152,7 +152,7 @@ def abstract_trace(model: NumPyroModel, x: Rows, y: Rows | None = None) -> dict[
     sites: dict[str, Any] = {}
 
     def run(x: Rows, y: Rows | None) -> list[Array]:
-        sites.update(trace(seed(model, jax.random.key(0))).get_trace(x, y))
+        sites.update(trace(seed(substitute(model, substitute_fn=improper_value), jax.random.key(0))).get_trace(x, y))
         for site in sites.values():
             if is_observation(site):
                 site["log_prob_shape"] = jnp.shape(site["fn"].log_prob(site["value"]))
@@ -162,6 +162,14 @@ def abstract_trace(model: NumPyroModel, x: Rows, y: Rows | None = None) -> dict[
     return sites
 
 
+def improper_value(site: dict[str, Any]) -> Array | None:
+    """A value of a site that has none to draw from, `ImproperUniform`: the image of 0."""
+    if not (is_latent(site) and isinstance(site["fn"], dist.ImproperUniform)):
+        return None
+    transform = biject_to(site["fn"].support)
+    return transform(jnp.zeros(transform.inverse_shape(site["fn"].shape())))
+
+
 def is_latent(site: dict[str, Any]) -> bool:
     """Whether a site of a trace is one whose value is inferred."""
     return site["type"] == "sample" and not site["is_observed"]
@@ -169,7 +177,14 @@ def is_latent(site: dict[str, Any]) -> bool:
 
 def is_observation(site: dict[str, Any]) -> bool:
     """Whether a site of a trace is data; `numpyro.factor` is a term of the density, but no data."""
-    return site["type"] == "sample" and site["is_observed"] and not isinstance(site["fn"], dist.Unit)
+    return site["type"] == "sample" and site["is_observed"] and not is_factor(site["fn"])
+
+
+def is_factor(d: dist.Distribution) -> bool:
+    """Whether a distribution is that of `numpyro.factor`, with or without a mask."""
+    while isinstance(d, dist.MaskedDistribution | dist.ExpandedDistribution):
+        d = d.base_dist
+    return isinstance(d, dist.Unit)
 
 
 def is_masked(d: dist.Distribution) -> bool:

@@ -169,6 +169,15 @@ class Predictive:
         probs = self._over_rows(_observation, _mean_probs)
         return probs[:, 1] if self._site.support is constraints.boolean else probs
 
+    @property
+    def component_means(self) -> np.ndarray:
+        """E[y | x, w_s] of every draw, (draw, n), or p(y = k | x, w_s), (draw, n, num_classes), where y is a class.
+
+        The mixture's `mean` or `probs` is their mean over draws; what they differ by is what the weights leave open.
+        """
+        per_row = _probs_by_row if self._is_class else _means_by_row
+        return np.moveaxis(self._over_rows(_observation, per_row), 1, 0)
+
     def log_prob(self, y: Any) -> np.ndarray:
         """Log p(y | x, data) in nats, (n,): the log of the mean, over draws, of the likelihood of each row.
 
@@ -226,8 +235,13 @@ class Predictive:
         """The observed site without its values; labels that were soft in the fit are classes here."""
         return unmasked(abstract_trace(self.model, self.x)[self.structure.observed]["fn"])
 
+    @property
+    def _is_class(self) -> bool:
+        """Whether y is a class, of which there is no mean."""
+        return isinstance(self._site, dist.CategoricalLogits | dist.CategoricalProbs)
+
     def _moments(self, name: str) -> tuple[np.ndarray, np.ndarray]:
-        if isinstance(self._site, dist.CategoricalLogits | dist.CategoricalProbs):
+        if self._is_class:
             raise NotImplementedError(f"{name}: y is a class, and classes have no {name}; use probs.")
         return self._over_rows(_observation, _moments)
 
@@ -254,11 +268,20 @@ def _moments(site: dist.Distribution, y: Rows, extra: Any) -> tuple[Array, Array
     return means.mean(axis=0), variances.mean(axis=0) + means.var(axis=0)
 
 
-def _mean_probs(site: dist.Distribution, y: Rows, extra: Any) -> Array:
-    def probs(d: dist.Distribution) -> Array:
-        return jnp.exp(d.log_prob(d.enumerate_support(expand=False))).T
+def _means_by_row(site: dist.Distribution, y: Rows, extra: Any) -> Array:
+    return jnp.moveaxis(jax.vmap(lambda d: _by_row(d, d.mean))(site), 0, 1)
 
-    return jax.vmap(probs)(site).mean(axis=0)
+
+def _probs(site: dist.Distribution) -> Array:
+    return jax.vmap(lambda d: jnp.exp(d.log_prob(d.enumerate_support(expand=False))).T)(site)
+
+
+def _probs_by_row(site: dist.Distribution, y: Rows, extra: Any) -> Array:
+    return jnp.moveaxis(_probs(site), 0, 1)
+
+
+def _mean_probs(site: dist.Distribution, y: Rows, extra: Any) -> Array:
+    return _probs(site).mean(axis=0)
 
 
 def _mean_cdf(site: dist.Distribution, y: Rows, extra: Any) -> Array:

@@ -103,9 +103,10 @@ class Fit:
         )
 
     def __repr__(self) -> str:
-        (chains, draws), weights = self._chains_and_draws, self.structure.num_weights
-        size = f"{chains} chain{'s' * (chains != 1)} of {draws} draw{'s' * (draws != 1)}, {weights} weights"
-        return f"Fit by {type(self.method).__name__}: {self.kind}, {size}, {self.status}"
+        chains, draws = self._chains_and_draws
+        counts = ((chains, "chain"), (draws, "draw"), (self.structure.num_weights, "weight"))
+        many, each, weights = (f"{count} {noun}{'s' * (count != 1)}" for count, noun in counts)
+        return f"Fit by {type(self.method).__name__}: {self.kind}, {many} of {each}, {weights}, {self.status}"
 
     @property
     def _chains_and_draws(self) -> tuple[int, int]:

@@ -1,5 +1,6 @@
 """Fitting: the one entry point."""
 
+from os import PathLike
 from typing import Any
 
 import jax
@@ -9,9 +10,19 @@ from .checks import Layout, as_key, check_problem
 from .density import NumPyroModel
 from .methods.method import Method
 from .result import Fit
+from .store import Store, identity
 
 
-def fit(model: NumPyroModel, method: Method, x: Any, y: Any, *, key: Any, progress: bool = True) -> Fit:
+def fit(
+    model: NumPyroModel,
+    method: Method,
+    x: Any,
+    y: Any,
+    *,
+    key: Any,
+    progress: bool = True,
+    resume: str | PathLike[str] | None = None,
+) -> Fit:
     """Fit a model to data by a method.
 
     Args:
@@ -22,6 +33,10 @@ def fit(model: NumPyroModel, method: Method, x: Any, y: Any, *, key: Any, progre
         y: n rows likewise.
         key: a typed JAX key or an integer seed; the same key gives the same bits.
         progress: show a progress bar when the fit takes more than a second.
+        resume: a folder in which the run of a method of chains is kept, draws and state, as it goes. Where it holds a
+            run of the same model, method, data and key, that run goes on: after a crash, or with a larger
+            `num_samples`, and the draws are those of a run that was never interrupted. Memory then does not grow with
+            the draws.
 
     Returns:
         The fit. Look at its `status`: a numerical failure is a status, not an exception.
@@ -42,9 +57,14 @@ def fit(model: NumPyroModel, method: Method, x: Any, y: Any, *, key: Any, progre
     """
     if isinstance(method, type) or not callable(getattr(method, "run", None)):
         raise TypeError(f"Expected a method such as MLE(), MAP() or NUTS(); got {method!r}.")
+    if resume is not None and method.kind != "chain":
+        raise ValueError(f"resume: expected a method of chains, such as NUTS(); {type(method).__name__} draws none.")
     key = as_key(key)
     with stopwatch() as seconds:
         structure, rows_x, rows_y = check_problem(model, x, y)
         rows_x, rows_y = jax.device_put((rows_x, rows_y))
-        outcome = method.run(model, structure, rows_x, rows_y, key=key, progress=progress)
+        kept = {}
+        if resume is not None:
+            kept["store"] = Store(resume, identity(model, method, structure, rows_x, rows_y, key))
+        outcome = method.run(model, structure, rows_x, rows_y, key=key, progress=progress, **kept)
     return Fit(model, method, structure, Layout.of(x, rows_x), outcome, seconds)

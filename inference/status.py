@@ -64,8 +64,8 @@ IN_PART = (
 )
 COLLAPSE = (
     "There is no maximum: the density grows without bound, as the scale shrinks around rows that are met exactly. Row "
-    "{row} is {times:,.0f} times as dense as y spread over its standard deviation, after {steps} steps "
-    "of L-BFGS {again:,.0f} times, and the loss falls from {here:.4g} to {further:.4g}. Fix the scale, or give it a "
+    "{row} is {times:.3g} times as dense as y spread over its standard deviation, after {steps} steps "
+    "of L-BFGS {again:.3g} times, and the loss falls from {here:.4g} to {further:.4g}. Fix the scale, or give it a "
     "proper prior that is 0 at 0, such as LogNormal, and use MAP."
 )
 EARLY_STOP = (
@@ -90,3 +90,33 @@ NOT_MIXED = (
     "compare the chains' predictions."
 )
 FROZEN = "Chains {chains} did not move: all their draws are the same."
+LOST_MEMBERS = (
+    "Members {members} of {size} have no finite loss or weights and are left out: the ensemble is of the other {kept}. "
+    "A smaller learning rate is the usual cure."
+)
+OF_MEMBERS = "{count} of {size} members are not what was asked for. Of member {first}: {reason}"
+COLD_START = (
+    "Chains {chains} began at their random starting point: the descent from there has no finite end. A smaller "
+    "learning rate in start is the usual cure."
+)
+LOST_CHAINS = (
+    "Chains {chains} are lost: their log density is {short:.3g} nats or more below the median chain's, more than "
+    "{times:g} times the spread {spread:.3g}. Their draws are kept, with the weight of the others."
+)
+HOT = (
+    "The energy variance of the draws is {heat:.2g} a dimension, against a target of {target:g}: the draws are biased, "
+    "more spread than the posterior. Give more num_warmup, a smaller energy_variance, or adjusted=True."
+)
+LOW_ACCEPTANCE = "{rate:.0%} of the steps were accepted, fewer than {limit:.0%}. Give more num_warmup."
+REJECTED = (
+    "In {share:.0%} of the draws a step was rejected, since the density was not finite or jumped: the draws may miss "
+    "part of the posterior. Lower energy_variance."
+)
+UNSETTLED = (
+    "The chains have not settled: between the halves of a chain R-hat of the log density is {rhat:.2f} (median over "
+    "chains), above {limit}; it rose by {rise:.3g} nats. Give more num_warmup, or more num_samples and thinning."
+)
+FEW_EFFECTIVE = (
+    "The log density has {ess:.0f} effective draws within the chains, fewer than {limit} in all: estimates are rough. "
+    "Give more thinning or num_samples."
+)

@@ -4,6 +4,7 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from numbers import Integral
 from typing import Literal
 
 import numpyro
@@ -98,7 +99,7 @@ class fan_in:  # noqa: N801
         _check_scale("fan_in", self.scale)
 
     def __call__(self, site: str, shape: Shape) -> dist.Distribution:
-        return dist.Normal(0.0, self.scale / math.sqrt(math.prod(shape[:-1]))).expand(shape)
+        return dist.Normal(0.0, self.scale / math.sqrt(max(1, math.prod(shape[:-1])))).expand(shape)
 
 
 @dataclass(frozen=True)
@@ -177,9 +178,9 @@ def _rows_in(loss: str, num_rows: int | None) -> int:
         if num_rows is not None:
             raise ValueError("gaussian: num_rows is for loss='mean'; the sum over rows does not need it.")
         return 1
-    if not isinstance(num_rows, int) or isinstance(num_rows, bool) or num_rows < 1:
+    if not isinstance(num_rows, Integral) or isinstance(num_rows, bool) or num_rows < 1:
         raise ValueError(f"gaussian: expected num_rows, the rows that the mean is over; got {num_rows!r}.")
-    return num_rows
+    return int(num_rows)
 
 
 def _check_scale(name: str, scale: float) -> None:

@@ -8,11 +8,13 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import numpyro
 from jax import Array
 from numpyro.infer.util import compute_log_probs
 
-from ..checks import check_problem
-from ..density import NumPyroModel, Structure, Weights, abstract_trace, in_double, is_latent
+from ..checks import check_problem, in_words
+from ..density import NumPyroModel, Rows, Structure, Weights, in_double
+from ..result import Fit
 from .place import Place, as_weights, weights_at
 
 POINTS_TOGETHER = 16
@@ -27,7 +29,8 @@ to values, or a fit, which is the direction from ``at`` to that fit."""
 class Likelihood:
     """The log likelihood and the log prior on a grid along one or two axes, all other weights held where they are.
 
-    The grid's axes come first to last in ``log_likelihood[i, j]``. Everything is in nats, computed in float64.
+    The grid's axes come first to last in ``log_likelihood[i, j]``. Everything is in nats, computed in float64
+    from the rows as `fit` takes them.
     """
 
     names: tuple[str, ...]
@@ -41,13 +44,14 @@ class Likelihood:
 
     @property
     def likelihood(self) -> np.ndarray:
-        """p(y | x, w). Of more than some hundred rows it is too small for a float64, and 0."""
-        return np.exp(self.log_likelihood)
+        """p(y | x, w). Of more than some hundred rows it is too small for a float64, and 0 (or too large, and inf)."""
+        with np.errstate(over="ignore"):
+            return np.exp(self.log_likelihood)
 
     @property
     def relative_likelihood(self) -> np.ndarray:
         """The likelihood divided by its largest value on the grid."""
-        return np.exp(self.log_likelihood - self.log_likelihood.max())
+        return np.exp(self.log_likelihood - np.nanmax(self.log_likelihood))
 
     @property
     def log_joint(self) -> np.ndarray:
@@ -103,7 +107,8 @@ def likelihood_curve(
             where no other weights exist.
 
     Raises:
-        TypeError, ValueError: when data, model, axis, grid or place are not what they should be.
+        TypeError, ValueError: when data, model, axis, grid or place are not what they should be, or the grid leaves the
+            support of a site.
 
     Example:
         The likelihood of a coin that fell 0, 0, 0, 1, 0 is highest at one in five:
@@ -142,10 +147,11 @@ def likelihood_surface(
         at: where all other weights are held; see `likelihood_curve`.
 
     Raises:
-        TypeError, ValueError: when data, model, axes, grids or place are not what they should be.
+        TypeError, ValueError: when data, model, axes, grids or place are not what they should be, or a grid leaves the
+            support of a site.
     """
-    if len(along) != 2 or len(values) != 2:
-        raise ValueError(f"likelihood_surface: expected two axes and two grids; got {len(along)} and {len(values)}.")
+    if not isinstance(along, tuple | list) or len(along) != 2 or len(values) != 2:
+        raise ValueError(f"likelihood_surface: expected two axes and two grids; got {along!r} and {len(values)} grids.")
     return _likelihood(model, x, y, tuple(along), tuple(values), at)
 
 
@@ -153,73 +159,101 @@ def _likelihood(
     model: NumPyroModel, x: Any, y: Any, along: tuple[Along, ...], values: tuple[Any, ...], at: Place | None
 ) -> Likelihood:
     structure, x, y = check_problem(model, x, y)
-    supports = {name: s["fn"].support for name, s in abstract_trace(model, x, y).items() if is_latent(s)}
     if at is None and not _covers(along, structure):
         raise ValueError(
             f"Expected `at`, a fit or weights: the model has {structure.num_weights} weights, and those that do not "
             f"move must be held somewhere."
         )
     grids = tuple(_as_grid(grid) for grid in values)
-    with jax.enable_x64(True):
-        centre, x, y = jax.tree.map(in_double, (weights_at(at, model, structure, x, y), x, y))
-        axes = [_axis(axis, structure, centre) for axis in along]
-        for axis, grid in zip(axes, grids, strict=True):
-            axis.check(grid, supports)
-
-        def evaluate(point: Array) -> tuple[Array, Array]:
-            weights = centre
-            for axis, value in zip(axes, point, strict=True):
-                weights = axis.move(weights, value)
-            log_probs = compute_log_probs(model, (x, y), {}, weights)[0]
-            prior = sum((value for site, value in log_probs.items() if site in structure.latents), jnp.zeros(()))
-            rest = sum((value for site, value in log_probs.items() if site not in structure.latents), jnp.zeros(()))
-            return rest, prior
-
-        points = jnp.stack([grid.ravel() for grid in np.meshgrid(*grids, indexing="ij")], axis=-1)
-        found = jax.jit(lambda points: jax.lax.map(evaluate, points, batch_size=POINTS_TOGETHER))(points)
-        shape = tuple(map(len, grids))
-        log_likelihood, log_prior = (np.asarray(leaf).reshape(shape) for leaf in found)
-    return Likelihood(tuple(axis.name for axis in axes), grids, log_likelihood, log_prior)
+    points = np.stack([grid.ravel() for grid in np.meshgrid(*grids, indexing="ij")], axis=-1)
+    # A site out of its support is refused below; NumPyro would speak of the distribution whose parameter it becomes.
+    with jax.enable_x64(True), numpyro.validation_enabled(False):
+        centre = weights_at(at, model, structure, x, y)
+        centre, x, y = jax.device_put(jax.tree.map(in_double, (centre, x, y)))
+        plane = _Plane(model, structure, centre, tuple(_axis(axis, structure, centre) for axis in along))
+        log_likelihood, log_prior, inside = jax.device_get(plane.evaluate(points, x, y))
+        if not inside.all():
+            plane.refuse(points[~inside][0], x, y)
+    if not np.isfinite(log_likelihood).any():
+        raise ValueError(f"Expected a log likelihood that is finite on the grid; it starts with {log_likelihood[0]}.")
+    infinite = np.isposinf(log_likelihood) | np.isposinf(log_prior)
+    if infinite.any():
+        raise ValueError(f"The density is infinite at {plane.where(points[infinite][0])}: leave it out of the grid.")
+    shape = tuple(map(len, grids))
+    return Likelihood(
+        tuple(axis.name for axis in plane.axes), grids, log_likelihood.reshape(shape), log_prior.reshape(shape)
+    )
 
 
 @dataclass(frozen=True)
 class _Axis:
     name: str
-    site: str | None
-    """The site of which an element moves; None for a direction."""
+    element: tuple[str, tuple[int, ...]] | None
+    """The site and the index of what moves; None for a direction."""
     move: Callable[[Weights, Array], Weights]
 
-    def check(self, grid: np.ndarray, supports: dict[str, Any]) -> None:
-        """Raise when the grid leaves the support of the site."""
-        if self.site is None:
-            return
-        # Of a site that is one vector the support is that of a vector: only supports of single numbers are checked.
-        support = supports[self.site]
-        while hasattr(support, "base_constraint"):
-            support = support.base_constraint
-        if support.event_dim:
-            return
-        outside = ~np.asarray(support(jnp.asarray(grid)))
-        if outside.any():
-            raise ValueError(
-                f"Site {self.site!r}: expected values in its support, {support!r}; got {grid[outside][0]:.6g}."
-            )
+
+@dataclass(frozen=True)
+class _Plane:
+    """The plane, or the line, of weights that the axes reach from a centre."""
+
+    model: NumPyroModel
+    structure: Structure
+    centre: Weights
+    axes: tuple[_Axis, ...]
+
+    def __post_init__(self) -> None:
+        elements = [axis.element for axis in self.axes if axis.element]
+        if len(set(elements)) < len(elements):
+            raise ValueError(f"Expected two different axes; got {self.axes[0].name!r} twice.")
+
+    def evaluate(self, points: np.ndarray, x: Rows, y: Rows) -> tuple[Array, Array, Array]:
+        """The log likelihood and the log prior at points (m, axes), and whether all sites are in their support."""
+
+        @jax.jit
+        def at_all(points: Array, x: Rows, y: Rows) -> tuple[Array, Array, Array]:
+            return jax.lax.map(lambda point: self._at(point, x, y)[:3], points, batch_size=POINTS_TOGETHER)
+
+        return at_all(points, x, y)
+
+    def refuse(self, point: np.ndarray, x: Rows, y: Rows) -> None:
+        """Raise for a point at which a site is out of its support, with what is expected there."""
+        sites = self._at(jnp.asarray(point), x, y)[3]
+        for site in self.structure.latents:
+            support, value = sites[site]["fn"].support, sites[site]["value"]
+            if not np.all(support(value)):
+                raise ValueError(f"Site {site!r}, at {self.where(point)}: expected {in_words(support)}; got {value}.")
+
+    def where(self, point: np.ndarray) -> str:
+        """A point in words."""
+        return ", ".join(f"{axis.name} = {value:.6g}" for axis, value in zip(self.axes, point, strict=True))
+
+    def _at(self, point: Array, x: Rows, y: Rows) -> tuple[Array, Array, Array, dict[str, Any]]:
+        weights = self.centre
+        for axis, value in zip(self.axes, point, strict=True):
+            weights = axis.move(weights, value)
+        log_probs, sites = compute_log_probs(self.model, (x, y), {}, weights)
+        prior = sum((value for site, value in log_probs.items() if site in weights), jnp.zeros(()))
+        rest = sum((value for site, value in log_probs.items() if site not in weights), jnp.zeros(()))
+        # A log_prob does not look at the support: that of Uniform(0, 1) is 0 at 2 as well.
+        inside = [jnp.all(sites[site]["fn"].support(value)) for site, value in weights.items()]
+        return rest, prior, jnp.stack(inside).all(), sites
 
 
 def _axis(along: Along, structure: Structure, centre: Weights) -> _Axis:
-    if not isinstance(along, str):
-        end = {site: np.asarray(value, float) for site, value in as_weights(along, structure).items()}
-        is_fit = not hasattr(along, "keys")
-        step = {site: end[site] - np.asarray(centre[site]) if is_fit else end[site] for site in end}
-        if not any(np.any(value) for value in step.values()):
-            raise ValueError("Expected a direction; got one of length 0.")
-        return _Axis(
-            "step towards the fit" if is_fit else "step along the direction",
-            None,
-            lambda weights, t: {site: value + t * step[site] for site, value in weights.items()},
-        )
-    site, index = _element(along, structure)
-    return _Axis(along, site, lambda weights, t: {**weights, site: weights[site].at[index].set(t)})
+    if isinstance(along, str):
+        site, index = _element(along, structure)
+        return _Axis(along, (site, index), lambda weights, t: {**weights, site: weights[site].at[index].set(t)})
+    step = as_weights(along, structure)
+    if isinstance(along, Fit):
+        step = {site: value - centre[site] for site, value in step.items()}
+    if not any(np.any(value) for value in step.values()):
+        raise ValueError("Expected a direction; got one of length 0.")
+    return _Axis(
+        "step towards the fit" if isinstance(along, Fit) else "step along the direction",
+        None,
+        lambda weights, t: {site: value + t * step[site] for site, value in weights.items()},
+    )
 
 
 def _element(label: str, structure: Structure) -> tuple[str, tuple[int, ...]]:
@@ -247,7 +281,10 @@ def _covers(along: tuple[Along, ...], structure: Structure) -> bool:
 
 
 def _as_grid(values: Any) -> np.ndarray:
-    grid = np.asarray(values, float)
+    try:
+        grid = np.asarray(values, float)
+    except (TypeError, ValueError):
+        raise TypeError(f"Expected a grid of increasing finite numbers; got {values!r}.") from None
     if grid.ndim != 1 or len(grid) < 2 or not np.isfinite(grid).all() or not (np.diff(grid) > 0).all():
         raise ValueError(f"Expected a grid of at least two increasing finite numbers; got shape {grid.shape}.")
     return grid

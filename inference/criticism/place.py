@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ..density import NumPyroModel, Rows, Structure, Weights
-from ..methods.descent import starting_weights
+from ..methods.descent import STARTS, starting_weights
 from ..result import Fit
 
 type Place = Fit | Mapping[str, Any]
@@ -16,7 +16,7 @@ type Place = Fit | Mapping[str, Any]
 
 
 def weights_at(place: Place | None, model: NumPyroModel, structure: Structure, x: Rows, y: Rows) -> Weights:
-    """The weights at a place; None is where an optimiser starts with key 0.
+    """The weights at a place; None is where `fit` with key 0 starts.
 
     Raises:
         TypeError: when the place is neither a fit nor a mapping.
@@ -24,7 +24,7 @@ def weights_at(place: Place | None, model: NumPyroModel, structure: Structure, x
     """
     if place is None:
         start = jax.jit(lambda key, x, y: starting_weights(model, structure.latents, key, x, y))
-        return start(jax.random.key(0), x, y)
+        return start(jax.random.split(jax.random.fold_in(jax.random.key(0), STARTS), 1)[0], x, y)
     return as_weights(place, structure)
 
 

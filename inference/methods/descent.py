@@ -135,8 +135,7 @@ def descend(
         validation: rows by which to stop early.
         key: of starting points and batches.
         progress: show a progress bar.
-        start: where all restarts begin, as `Descent.params` has it but without the axis of restarts; by default each
-            has its own random starting point.
+        start: where the restarts begin, as `Descent.params` has it; by default each at a random starting point.
         prior_power: how many times the log prior counts, for each restart, (restart,); by default once.
     """
     num_rows, total = count_rows(x), settings.num_steps
@@ -265,7 +264,7 @@ class Program:
         keys = jax.random.split(jax.random.fold_in(key, STARTS), self.settings.num_restarts)
         any_power = None if prior_power is None else prior_power[0]  # the guide is made for a model that has one
 
-        def one(key: Array) -> Any:
+        def one(key: Array, start: Weights | None) -> Any:
             weights = starting_weights(self.model, self.latents, key, x, y, self.settings.init_strategy)
             values = {param(site): value for site, value in weights.items()}
             state = self.svi.init(key, x, y, count_rows(x), any_power, init_params=values)
@@ -273,7 +272,7 @@ class Program:
                 return state
             return state._replace(optim_state=self.svi.optim.init(start))
 
-        svi = jax.vmap(one)(keys) if len(keys) > 1 else _lift(one(keys[0]))
+        svi = jax.vmap(one)(keys, start) if len(keys) > 1 else _lift(one(keys[0], _first(start)))
         losses = jnp.full((self.settings.num_restarts, self.settings.num_steps), jnp.nan, float)
         return _State(svi, losses, jnp.zeros(0, int))
 
@@ -321,9 +320,9 @@ class Program:
         key = jax.random.key(0)  # a Delta guide draws nothing
         return self.svi.loss.loss(key, values, self.svi.model, self.svi.guide, x, y, count_rows(x), prior_power)
 
-    def _press_on(self, params: Weights, x: Rows, y: Rows) -> tuple[Weights, Array]:
+    def _press_on(self, params: Weights, x: Rows, y: Rows, prior_power: Array | None = None) -> tuple[Weights, Array]:
         """Where `PRESSED` steps of L-BFGS on all rows lead, and the loss there in nats."""
-        optimizer, loss = optax.lbfgs(), lambda params: self._loss(params, x, y)
+        optimizer, loss = optax.lbfgs(), lambda params: self._loss(params, x, y, prior_power)
         value_and_grad = optax.value_and_grad_from_state(loss)
 
         def step(_: Array, carry: tuple[Any, ...]) -> tuple[Any, ...]:
@@ -395,7 +394,10 @@ def _cached_program(settings: PointSettings, model: NumPyroModel, structure: Str
 
 def program_of(settings: PointSettings, model: NumPyroModel, structure: Structure, x: Rows, y: Rows) -> Program:
     """The program for these settings, this model and these shapes: made once."""
-    return _cached_program(settings, model, structure, signature((x, y)))
+    program = _cached_program(settings, model, structure, signature((x, y)))
+    if program.svi.constrain_fn is None:
+        program.start(jax.random.key(0), x, y)  # SVI learns at its first start how weights are constrained
+    return program
 
 
 def starting_weights(

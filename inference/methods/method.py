@@ -44,5 +44,7 @@ class Method(Protocol):
             y: n rows.
             key: a typed JAX key; the same key gives the same bits.
             progress: show progress bars.
+
+        A method of kind "chain" takes one argument more, ``store``: where the run is kept, or None.
         """
         ...

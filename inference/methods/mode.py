@@ -21,6 +21,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import Array
 from scipy.optimize import linprog
 from scipy.special import softmax
 
@@ -32,7 +33,7 @@ MAX_GAIN = 0.1
 """Nats that a small move of one weight may gain at a point that passes for a mode."""
 RAY = (10.0, 1000.0)
 """How many times as far out the loss is looked at, to see whether it has a minimum."""
-LOGITS = (-20.0, 0.0, 100.0)
+LOGITS = (-100.0, 0.0, 100.0)
 """How far the most moved row's logit is taken along a direction that a linear program proposes. The first is on the way
 to where the fit stopped: there may be no digits left to see a loss fall any further."""
 SURE = 0.01
@@ -43,11 +44,13 @@ PEAKED = 100.0
 """How many times the density of y spread over its standard deviation a row's may be before it is looked at again."""
 
 
-def no_maximum(program: Program, structure: Structure, params: Weights, loss: float, x: Rows, y: Rows) -> list[str]:
+def no_maximum(
+    program: Program, structure: Structure, params: Weights, x: Rows, y: Rows, prior_power: Array | None = None
+) -> list[str]:
     """Whether the classes are separable under a density that does not hold the weights back: the first rule above."""
     num_rows = count_rows(x)
-    if not structure.support.is_discrete or loss > num_rows * math.log(2):
-        return []  # some row has a probability below one half, or there is no bound on it
+    if not structure.support.is_discrete:
+        return []
     log_probs = np.asarray(program.row_log_probs(params, x, y))
     if not (log_probs > -math.log(2)).all():
         return []
@@ -58,7 +61,7 @@ def no_maximum(program: Program, structure: Structure, params: Weights, loss: fl
             {name: factor * value if name in names[i:] else value for name, value in params.items()}
             for factor in (1.0, *RAY)
         ]
-        here, further, furthest = (float(program.loss(there, x, y)) * num_rows for there in moved)
+        here, further, furthest = (float(program.loss(there, x, y, prior_power)) * num_rows for there in moved)
         if (further < here or saturated) and furthest <= further:
             values = np.unique(np.asarray(jax.tree.leaves(y)[0]))
             sentence = says.ONE_VALUE if len(values) == 1 else says.NO_MODE
@@ -159,16 +162,18 @@ def _recession(slopes: np.ndarray, probs: np.ndarray, labels: np.ndarray) -> _Re
     return _Recession(direction / gains.max(), np.unique(rows[~fixed][gains > 1e-3 * gains.max()]))
 
 
-def collapses(program: Program, structure: Structure, params: Weights, x: Rows, y: Rows) -> list[str]:
+def collapses(
+    program: Program, structure: Structure, params: Weights, x: Rows, y: Rows, prior_power: Array | None = None
+) -> list[str]:
     """Whether the density of a row grows without bound: the third rule above."""
     times, _ = _peak(program, structure, params, x, y)
-    if times < PEAKED:
+    if times < PEAKED and not (times and np.ptp(np.asarray(jax.tree.leaves(y)[0]), axis=0).min() == 0):
         return []
     with jax.enable_x64(True):  # float32 has not the digits for a scale that small
-        params, x, y = jax.tree.map(in_double, (params, x, y))
-        here = float(program.loss(params, x, y)) * count_rows(x)
-        end, further = program.press_on(params, x, y)
-        again, row = _peak(program, structure, end, x, y)
+        params, x, y, prior_power = jax.tree.map(in_double, (params, x, y, prior_power))
+        here = float(program.loss(params, x, y, prior_power)) * count_rows(x)
+        end, further = program.press_on(params, x, y, prior_power)
+        (again, row), further = _peak(program, structure, end, x, y), float(further)
     if not (again > 10 * times and further < here - math.log(10)):
         return []
     return [says.COLLAPSE.format(row=row, times=times, again=again, steps=PRESSED, here=here, further=further)]
@@ -201,11 +206,11 @@ def still_falling(losses: np.ndarray) -> list[str]:
     return [says.STILL_FALLING.format(gain=gain)] if gain > max(1.0, 3 * noise) else []
 
 
-def not_at_a_mode(program: Program, params: Weights, x: Rows, y: Rows) -> list[str]:
+def not_at_a_mode(program: Program, params: Weights, x: Rows, y: Rows, prior_power: Array | None = None) -> list[str]:
     """Whether one weight alone, moved by 0.01, would still lower the loss by more than a tenth of a nat.
 
     A learning rate that has fallen to 0 stops the loss from falling wherever it is; its slope tells.
     """
-    slopes = jax.tree.leaves(program.slope(params, x, y))
+    slopes = jax.tree.leaves(program.slope(params, x, y, prior_power))
     gain = LEARNING_RATE * count_rows(x) * max(float(jnp.abs(slope).max(initial=0.0)) for slope in slopes)
     return [] if gain <= MAX_GAIN else [says.SLOPE.format(move=LEARNING_RATE, gain=gain)]

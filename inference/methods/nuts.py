@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import lru_cache, partial
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -15,9 +15,10 @@ from numpyro.infer.hmc import hmc
 from numpyro.infer.util import constrain_fn, potential_energy
 
 from .. import status as says
-from ..blocks import Run, run_in_blocks
 from ..density import NumPyroModel, Rows, Structure, Weights, signature
 from ..status import Status
+from ..store import Store
+from .chains import Drawn, run_chains
 from .descent import descend, starting_points
 from .method import Kind, Outcome
 from .point import MAP
@@ -94,7 +95,15 @@ class NUTS:
         return self.max_tree_depth if isinstance(self.max_tree_depth, int) else self.max_tree_depth[1]
 
     def run(
-        self, model: NumPyroModel, structure: Structure, x: Rows, y: Rows, *, key: Array, progress: bool
+        self,
+        model: NumPyroModel,
+        structure: Structure,
+        x: Rows,
+        y: Rows,
+        *,
+        key: Array,
+        progress: bool,
+        store: Store | None = None,
     ) -> Outcome:
         """See `Method.run`.
 
@@ -108,7 +117,7 @@ class NUTS:
             )
         key_start, key_chains = jax.random.split(key)
         begin = replace(self.start or MAP(init_strategy=self.init_strategy), num_restarts=self.num_chains)
-        if self.start is None:
+        if self.start is None or (store and store.done):
             params = starting_points(begin, model, structure, x, y, key=key_start)
         else:
             descent = descend(begin, model, structure, x, y, key=key_start, progress=progress)
@@ -119,41 +128,24 @@ class NUTS:
         state = program.start(params, key_chains, self.inverse_mass_matrix, x, y)
         # Laid out as a block returns them, so that the first block compiles what all others use.
         state, (x, y) = jax.device_put(state, program.a_share), jax.device_put((x, y), program.all)
-        draws: list[Any] = []
 
-        def block(state: _State, begin: int, end: int) -> _State:
-            chains, drawn = program.block(state.chains, end - begin, x, y)
-            return _State(chains, drawn, begin, end)
+        def advance(state: Any, begin: int, end: int) -> tuple[Any, Any, int]:
+            return *program.block(state, end - begin, x, y), end - begin
 
-        def keep(state: _State, done: int) -> bool:
-            kept = slice(max(0, self.num_warmup - state.begin), state.end - state.begin)
-            draws.append(jax.tree.map(lambda leaf: np.asarray(leaf)[:, kept], state.draws))
-            return True
-
-        run: Run[_State] = run_in_blocks(
-            block,
-            _State(state, None, 0, 0),
-            self.num_warmup + self.num_samples,
+        _, (draws, sample_stats) = run_chains(
+            advance,
+            state,
+            num_warmup=self.num_warmup,
+            num_samples=self.num_samples,
             label="NUTS",
-            unit="draw",
+            describe=_describe,
+            block_warmup=BLOCK_DRAWS,
+            block_draws=BLOCK_DRAWS,
             progress=progress,
-            describe=lambda state, done: _describe(state, done <= self.num_warmup),
-            keep_going=keep,
-            max_block_steps=BLOCK_DRAWS,
+            store=store,
         )
-        if run.done <= self.num_warmup:
-            raise KeyboardInterrupt  # during the warm-up: there are no draws to keep
-        drawn, sample_stats = jax.tree.map(lambda *leaves: np.concatenate(leaves, axis=1), *draws)
-        status = _status(self, sample_stats, run.done - self.num_warmup)
-        return Outcome(drawn, status, sample_stats=sample_stats)
-
-
-class _State(NamedTuple):
-    chains: Any
-    draws: Any
-    """(draws, statistics) of the last block, shaped (chain, BLOCK_DRAWS, ...); rows past the block's end are unused."""
-    begin: int
-    end: int
+        status = _status(self, sample_stats, sample_stats["lp"].shape[1])
+        return Outcome(draws, status, sample_stats=sample_stats)
 
 
 class _Program:
@@ -239,11 +231,10 @@ def _program(settings: NUTS, model: NumPyroModel, structure: Structure, x: Rows,
     return _cached_program(settings, model, structure, signature((x, y)))
 
 
-def _describe(state: _State, warming_up: bool) -> str:
-    _, stats = jax.tree.map(lambda leaf: np.asarray(leaf)[:, : state.end - state.begin], state.draws)
-    phase = "warm-up" if warming_up else "sampling"
+def _describe(drawn: Drawn) -> str:
+    _, stats = drawn
     return (
-        f"{phase}, log density {stats['lp'][:, -1].mean():.4g}, {int(stats['diverging'].sum())} diverging, "
+        f"log density {stats['lp'][:, -1].mean():.4g}, {int(stats['diverging'].sum())} diverging, "
         f"{stats['n_steps'].mean():.0f} leapfrog steps"
     )
 

@@ -1,14 +1,16 @@
 """Point estimates: maximum likelihood and maximum a posteriori."""
 
+import math
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import jax
 import numpy as np
 from jax import Array
 
-from ..density import NumPyroModel, Rows, Structure, flat
+from ..density import NumPyroModel, Rows, Structure, Weights, flat
 from ..status import Status
-from .descent import PointSettings, descend, hold_out, program_of
+from .descent import PointSettings, Program, descend, hold_out, program_of
 from .method import Outcome
 from .mode import MAX_GAIN, collapses, no_maximum, not_at_a_mode, separable_in_part, still_falling
 
@@ -54,29 +56,17 @@ class MAP(PointSettings):
         x, y, validation = hold_out(self.validation_fraction, key, x, y)
         descent = descend(self, model, structure, x, y, validation, key=key, progress=progress)
         best = int(np.argmin(np.where(np.isfinite(descent.final), descent.final, np.inf)))
-        params, loss = jax.tree.map(lambda leaf: leaf[best], descent.params), descent.final[best]
+        params = jax.tree.map(lambda leaf: leaf[best], descent.params)
         program = program_of(self, model, structure, x, y)
-        failures, warnings = list(descent.failures), list(descent.warnings)
-        stats = {"loss": descent.losses}
-        polished = False
-        if self.polish and not failures and not warnings and structure.num_weights <= POLISH_WEIGHTS:
-            end, decrement = jax.device_get(program.polish(params, x, y))
-            polished = bool(decrement <= MAX_GAIN)
-            if polished:
-                params, stats = end, stats | {"newton_decrement": np.asarray(decrement)}
-        if not failures:
-            failures += no_maximum(program, structure, params, loss, x, y)
-        if not (polished or failures or warnings):
-            failures += collapses(program, structure, params, x, y)
-        if not (polished or failures or warnings):
-            warnings += still_falling(descent.losses[best])
-        if self.batch_size is None and not (polished or failures or warnings):
-            warnings += not_at_a_mode(program, params, x, y)
-        if not (failures or warnings):
-            failures += separable_in_part(program, structure, params, x, y)
-        weights = program.constrain(params)
-        draws = {site: np.asarray(value)[None, None] for site, value in weights.items()}
-        return Outcome(draws, Status(tuple(failures), tuple(warnings)), stats=stats)
+        stats, failures, warnings = {"loss": descent.losses}, descent.failures, descent.warnings
+        if not failures and not warnings:
+            end = finish(self, program, structure, params, descent.losses[best], x, y)
+            params, failures, warnings = end.params, end.failures, end.warnings
+            stats |= {"newton_decrement": np.asarray(end.decrement)} if end.polished else {}
+        elif not failures:
+            failures = tuple(no_maximum(program, structure, params, x, y))
+        draws = {site: np.asarray(value)[None, None] for site, value in program.constrain(params).items()}
+        return Outcome(draws, Status(failures, warnings), stats=stats)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,3 +78,57 @@ class MLE(PointSettings):
     ) -> Outcome:
         """See `Method.run`."""
         return MAP(**vars(self)).run(flat(model), structure, x, y, key=key, progress=progress)
+
+
+class Ending(NamedTuple):
+    """Where a descent was brought to, and what is to be said of that place."""
+
+    params: Weights
+    decrement: float
+    """Newton's decrement there in nats; infinite where Newton's method did not reach a mode."""
+    failures: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
+
+    @property
+    def polished(self) -> bool:
+        """Whether Newton's method reached a mode."""
+        return self.decrement <= MAX_GAIN
+
+
+def finish(
+    settings: PointSettings,
+    program: Program,
+    structure: Structure,
+    params: Weights,
+    losses: np.ndarray,
+    x: Rows,
+    y: Rows,
+    prior_power: Array | None = None,
+) -> Ending:
+    """Polish the place where a descent ended, and ask whether it is a mode.
+
+    Args:
+        settings: of the descent.
+        program: of the descent.
+        structure: what the model is made of.
+        params: where the descent ended.
+        losses: its losses, (step,).
+        x: n rows.
+        y: n rows.
+        prior_power: how many times the log prior counts; see `descend`.
+    """
+    end = Ending(params, math.inf)
+    if settings.polish and structure.num_weights <= POLISH_WEIGHTS:
+        polished = Ending(*jax.device_get(program.polish(params, x, y, prior_power)))
+        end = polished if polished.polished else end
+    failures = no_maximum(program, structure, end.params, x, y, prior_power)
+    if not (end.polished or failures):
+        failures = collapses(program, structure, end.params, x, y, prior_power)
+    warnings: list[str] = []
+    if not (end.polished or failures):
+        warnings = still_falling(losses)
+    if settings.batch_size is None and not (end.polished or failures or warnings):
+        warnings = not_at_a_mode(program, end.params, x, y, prior_power)
+    if not (failures or warnings):
+        failures = separable_in_part(program, structure, end.params, x, y)
+    return end._replace(failures=tuple(failures), warnings=tuple(warnings))

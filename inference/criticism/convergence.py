@@ -1,0 +1,270 @@
+"""Have the chains converged? Asked of what a network predicts, and not of its weights."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from html import escape
+from typing import Any
+
+import arviz_base
+import arviz_stats
+import numpy as np
+import pandas as pd
+from arviz_stats.base import array_stats  # type: ignore[attr-defined]
+from xarray import DataTree
+
+from ..checks import as_rows
+from ..density import count_rows, log_density, take_rows
+from ..result import Fit
+
+NUM_PROBES = 50
+"""Rows whose predictions are looked at, evenly spread over those given."""
+MAX_RHAT = 1.01
+"""R-hat above which chains are said to disagree (Vehtari et al. 2021)."""
+MAX_NESTED_RHAT = 1.05
+"""The same between groups of chains: each group is then worth ten independent draws, 1 / (R-hat^2 - 1)."""
+MIN_ESS = 100
+"""Effective draws a chain below which estimates are called rough (Vehtari et al. 2021, section 4)."""
+MANY_CHAINS = 8
+"""From so many chains on, and with fewer draws than `LONG` in each, they are judged in groups."""
+LONG = 1000
+MIN_BFMI = 0.3
+"""Share of the energy's variance that the momentum draws must supply (Betancourt 2016)."""
+ODD = 1e-3
+"""Nats by which the log density may change where it should not: rounding."""
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Diagnosis:
+    """What the chains of a fit say of their convergence; see `diagnose`. Prints as a table."""
+
+    table: pd.DataFrame
+    """One row a kind of quantity: how many there are, the largest R-hat, the smallest bulk and tail ESS."""
+    chains: pd.DataFrame
+    """One row a chain: log density, step size, share of draws that differ from the one before, energy diagnostics, and
+    where y was given the log density of these rows under that chain alone, in nats a row."""
+    predictions: DataTree
+    """The predictions at the probe rows as ArviZ reads them: `arviz.plot_trace_dist`, `arviz.plot_rank` and all others
+    work on it."""
+    num_modes: float
+    """How many weights give the same predictions as any given ones, as a power of ten; see `diagnose`."""
+    findings: tuple[str, ...]
+    """What did not pass, in words."""
+    notes: tuple[str, ...]
+    """What is to be said of it, the findings first."""
+
+    @property
+    def ok(self) -> bool:
+        """Whether nothing was found."""
+        return not self.findings
+
+    def __str__(self) -> str:
+        return "\n".join([self.table.to_string(float_format="{:.3g}".format), "", *self.notes])
+
+    def __repr__(self) -> str:
+        return str(self)
+
+    def _repr_html_(self) -> str:
+        notes = "<br>".join(escape(note) for note in self.notes)
+        tables = (frame.to_html(float_format="{:.3g}".format, border=0) for frame in (self.table, self.chains))
+        return "".join([*tables, f"<p>{notes}</p>"])
+
+
+def diagnose(fit: Fit, x: Any, y: Any = None) -> Diagnosis:
+    """Judge the chains of a fit by what they predict.
+
+    The same network can be written with its hidden units in another order, and with signs turned: these weights predict
+    the same and have the same density. Chains that sit in different copies agree on everything that can be observed and
+    disagree on every weight, so R-hat of the weights says little. What is judged are functions of the weights that
+    copies share: the predictions at some rows, the log likelihood of each row, and the log density.
+
+    - R-hat (rank-normalised, split; Vehtari et al. 2021) compares the spread between chains with that within. It asks
+      whether *each* chain has seen everything, which of many short chains is not needed: from 8 chains on that are
+      shorter than 1,000 draws nested R-hat (Margossian et al. 2024) takes its place, which asks whether *groups* of
+      chains agree, that is, whether more chains would change the answer. Its limit is 1.05, R-hat's 1.01.
+    - ESS is the number of independent draws that would estimate as well: in the bulk, and of the 5% and 95% quantiles.
+      It should be 100 a chain where each chain is to have seen everything.
+
+    Args:
+        fit: a fit of kind "chain".
+        x: n rows, as in the fit; up to 50 of them, evenly spread, are the probes.
+        y: n rows; then the pointwise log likelihood is judged as well, and each chain scored by itself.
+
+    Raises:
+        ValueError: when the fit is not of kind "chain", or has fewer than 4 draws a chain.
+    """
+    _check_chains(fit, "diagnose")
+    chains, draws = fit.stats["lp"].shape
+    if draws < 4:
+        raise ValueError(f"diagnose: expected at least 4 draws a chain; got {draws}.")
+    num_rows = count_rows(as_rows("x", x))
+    rows = np.unique(np.linspace(0, num_rows - 1, min(NUM_PROBES, num_rows)).round().astype(int))
+    probes = take_rows(as_rows("x", x), rows)
+    means = fit.predict(probes).component_means
+    means = means.reshape(chains, draws, *means.shape[1:])
+    quantities: dict[str, np.ndarray] = {"predictions": means, "log density": fit.stats["lp"]}
+    pointwise = None
+    if y is not None:
+        pointwise = fit.log_likelihood(x, y)
+        quantities["log likelihood of rows"] = pointwise[..., rows]
+    quantities["weights"] = np.concatenate([v.reshape(chains, draws, -1) for v in fit.draws.values()], axis=-1)
+    nested = chains >= MANY_CHAINS and draws < LONG
+    table = pd.DataFrame({name: _worst(values, nested=nested) for name, values in quantities.items()}).T
+    table = table.astype({"quantities": int})
+    names = {"posterior": {"prediction": means}}
+    dims = {"prediction": ["row", "class"][: means.ndim - 2]}
+    tree = arviz_base.from_dict(names, dims=dims, coords={"row": rows})
+    modes = _equivalent_modes(fit, x, y) if y is not None else _permutations(fit)
+    per_chain = _per_chain(fit, pointwise)
+    findings = tuple(_findings(fit, table, per_chain, nested=nested))
+    notes = [*(findings or ["Predictions agree between the chains, and there are enough draws."])]
+    kind = f"nested R-hat, groups of {_group(chains)} chains" if nested else "R-hat"
+    notes.append(f"{kind[0].upper()}{kind[1:]}, and ESS, the worst of each: {chains} chains of {draws} draws.")
+    if modes:
+        notes.append(
+            f"R-hat of the weights misleads: every set of weights has at least 10^{modes:.0f} copies that predict the "
+            f"same, by exchange of hidden units and turns of their signs, and chains may sit in different ones."
+        )
+    return Diagnosis(table, per_chain, tree, modes, findings, tuple(notes))
+
+
+def loo(fit: Fit, x: Any, y: Any) -> Any:
+    """Leave-one-out log predictive density by Pareto-smoothed importance sampling (Vehtari, Gelman & Gabry 2017).
+
+    Args:
+        fit: a fit of kind "chain".
+        x: the rows of the fit.
+        y: the rows of the fit.
+
+    Returns:
+        ArviZ's `ELPDData`, pointwise, with Pareto's k of each row in ``pareto_k``: above 0.7 the estimate of that row
+        is not to be relied on, and ArviZ warns. `arviz.compare` takes several of them by name.
+
+    Raises:
+        ValueError: when the fit is not of kind "chain".
+    """
+    _check_chains(fit, "loo")
+    return arviz_stats.loo(fit.to_datatree(x, y), pointwise=True)  # type: ignore[attr-defined]
+
+
+def _check_chains(fit: Fit, name: str) -> None:
+    if not isinstance(fit, Fit):
+        raise TypeError(f"{name}: expected a fit; got {fit!r}.")
+    if fit.kind != "chain":
+        raise ValueError(
+            f"{name}: expected a fit whose draws are Markov chains, such as NUTS(); got {type(fit.method).__name__}, "
+            f"whose draws are {'one point' if fit.kind == 'point' else 'an approximation'}: nothing there could "
+            f"converge to the posterior."
+        )
+
+
+def _group(chains: int) -> int:
+    """Chains in a group of nested R-hat: about as many groups as chains in each, and an equal number in all."""
+    return min((m for m in range(2, chains) if chains % m == 0), key=lambda m: abs(m - chains**0.5), default=chains)
+
+
+def _worst(values: np.ndarray, *, nested: bool) -> dict[str, float]:
+    """The largest R-hat and the smallest effective sample sizes of quantities shaped (chain, draw, ...)."""
+    flat = np.moveaxis(values.reshape(*values.shape[:2], -1), -1, 0).astype(float)
+    flat = flat[np.ptp(flat, axis=(1, 2)) > 0]  # what never moves, such as a probability of exactly 1, has no R-hat
+    if not len(flat):
+        return {"quantities": 0, "rhat": math.nan, "ess_bulk": math.nan, "ess_tail": math.nan}
+    chains = values.shape[0]
+    if nested:
+        group = _group(chains)
+        rhat = array_stats.rhat_nested(flat, superchain_ids=np.arange(chains) // group)
+    else:
+        rhat = array_stats.rhat(flat)
+    return {
+        "quantities": len(flat),
+        "rhat": float(np.fmax.reduce(rhat)),
+        "ess_bulk": float(np.min(array_stats.ess(flat, method="bulk"))),
+        "ess_tail": float(np.min(array_stats.ess(flat, method="tail", prob=(0.05, 0.95)))),
+    }
+
+
+def _per_chain(fit: Fit, pointwise: np.ndarray | None) -> pd.DataFrame:
+    stats = fit.stats
+    lp = stats["lp"]
+    columns: dict[str, Any] = {
+        "log_density": lp.mean(axis=1),
+        "moved": (np.diff(lp, axis=1) != 0).mean(axis=1),
+    }
+    if "step_size" in stats:
+        columns["step_size"] = stats["step_size"][:, -1]
+    if "diverging" in stats:
+        columns["diverging"] = stats["diverging"].sum(axis=1)
+    if "energy" in stats:
+        columns["bfmi"] = array_stats.bfmi(stats["energy"])
+    longest = getattr(fit.method, "longest_tree", None)
+    if "tree_depth" in stats and longest is not None:
+        columns["tree_cap"] = (stats["tree_depth"] >= longest).mean(axis=1)
+    if pointwise is not None:
+        top = pointwise.max(axis=1, keepdims=True)
+        columns["log_likelihood"] = (np.log(np.exp(pointwise - top).mean(axis=1)) + top[:, 0]).mean(axis=1)
+    return pd.DataFrame(columns, index=pd.RangeIndex(len(lp), name="chain"))
+
+
+def _findings(fit: Fit, table: pd.DataFrame, chains: pd.DataFrame, *, nested: bool) -> list[str]:
+    found = []
+    limit = MAX_NESTED_RHAT if nested else MAX_RHAT
+    for name in table.index.drop("weights"):
+        worst = table.loc[name]
+        if worst["rhat"] > limit:
+            who, cure = ("Groups of chains", "Run more chains, or longer") if nested else ("The chains", "Run longer")
+            found.append(f"{who} disagree on {name}: R-hat {worst['rhat']:.3f}, above {limit}. {cure}.")
+        least = min(worst["ess_bulk"], worst["ess_tail"])
+        if not nested and least < MIN_ESS * len(chains):
+            found.append(
+                f"Estimates of {name} are rough: {least:.0f} effective draws, fewer than {MIN_ESS} a chain. Draw more."
+            )
+    if "bfmi" in chains and chains["bfmi"].min() < MIN_BFMI:
+        worst = chains["bfmi"].idxmin()
+        found.append(
+            f"The energy of chain {worst} moves in small steps (E-BFMI {chains['bfmi'].min():.2f}, below {MIN_BFMI}): "
+            f"it explores the tails slowly. Another parametrisation, such as a non-centred one, is the usual cure."
+        )
+    if "tree_cap" in chains and chains["tree_cap"].max() > 0.05:
+        found.append(f"{chains['tree_cap'].mean():.0%} of the trajectories were cut short by max_tree_depth: raise it.")
+    if chains["moved"].min() < 0.5:
+        found.append(f"Chain {chains['moved'].idxmin()} stays where it is in more than half of its draws.")
+    return [*fit.status.failures, *found]
+
+
+def _layers(fit: Fit) -> list[tuple[int, str, list[tuple[str, int]]]]:
+    """The hidden layers that the model names: (units, dimension, [(site, axis) that carries it])."""
+    dims = dict(fit.structure.dims)
+    shapes = fit.structure.latents
+    found: dict[str, list[tuple[str, int]]] = {}
+    for site, names in dims.items():
+        for axis, name in enumerate(names):
+            if name.startswith("hidden"):
+                found.setdefault(name, []).append((site, axis))
+    return [(shapes[places[0][0]][places[0][1]], name, places) for name, places in found.items()]
+
+
+def _permutations(fit: Fit) -> float:
+    """The number of orders of the hidden units, as a power of ten."""
+    return sum(math.lgamma(units + 1) for units, _, _ in _layers(fit)) / math.log(10)
+
+
+def _equivalent_modes(fit: Fit, x: Any, y: Any) -> float:
+    """The number of copies of a set of weights, as a power of ten: orders of the units, and signs where they may turn.
+
+    That a copy is one is tried on the density itself: the units of each layer in reverse order, and their signs turned.
+    """
+    weights = {site: value[0, -1] for site, value in fit.draws.items()}
+    x, y = as_rows("x", x), as_rows("y", y)
+
+    def density(changed: Mapping[str, Any]) -> float:
+        return float(log_density(fit.model, dict(changed), x, y))
+
+    here, copies = density(weights), 0.0
+    for units, _, places in _layers(fit):
+        reverse = {site: np.flip(weights[site], axis) for site, axis in places}
+        turned = {site: -weights[site] for site, _ in places}
+        if abs(density({**weights, **reverse}) - here) < ODD * max(1.0, abs(here)):
+            copies += math.lgamma(units + 1) / math.log(10)
+        if abs(density({**weights, **turned}) - here) < ODD * max(1.0, abs(here)):
+            copies += units * math.log10(2)
+    return copies

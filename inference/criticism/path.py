@@ -1,0 +1,200 @@
+"""The path from the prior to the MLE: MAP under priors of growing scale, with the flat prior as their limit."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pandas as pd
+from jax import Array
+
+from ..checks import Layout, as_key, as_rows, check_finite, check_model, check_pair, check_problem, check_y
+from ..density import NumPyroModel, Rows, Structure, Weights, count_rows, flat
+from ..methods.descent import Program, descend, program_of
+from ..methods.mode import MAX_GAIN
+from ..methods.point import MAP, Ending, finish
+from ..predictive import log_likelihood
+from ..status import Status
+
+MULTIPLES = tuple(np.geomspace(0.1, 100.0, 19).tolist())
+"""Scales of the prior, as multiples of the model's own."""
+SWEEPS = 4
+"""How often at most the members descend, each time from the best weights that any of them has found."""
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class PriorPath:
+    """MAP estimates under priors of growing scale, the MLE last; see `prior_path`. Prints as a table."""
+
+    multiples: np.ndarray
+    """Scale of the prior as a multiple of the model's, increasing, (m,); the last is infinite, the flat prior."""
+    weights: Mapping[str, np.ndarray]
+    """Latent site -> estimates, (m, *shape)."""
+    log_likelihood: np.ndarray
+    """log p(y | x, w) of the rows of the fit, in nats, (m,)."""
+    num_rows: int
+    test_log_likelihood: np.ndarray | None
+    """The same of the held-out rows."""
+    num_test_rows: int
+    statuses: tuple[Status, ...]
+    """What is to be said of each estimate."""
+
+    @property
+    def limit(self) -> Status:
+        """The status of the flat prior's estimate, the MLE: failed where there is none, and the path runs away."""
+        return self.statuses[-1]
+
+    def to_dataframe(self) -> pd.DataFrame:
+        """One row an estimate: log likelihoods in nats a row, the size of each site (root mean square), the status."""
+        columns: dict[str, Any] = {"log_likelihood": self.log_likelihood / self.num_rows}
+        if self.test_log_likelihood is not None:
+            columns["test_log_likelihood"] = self.test_log_likelihood / self.num_test_rows
+        for site, value in self.weights.items():
+            columns[site] = np.sqrt((value.reshape(len(value), -1) ** 2).mean(axis=1))
+        columns["status"] = [status.level for status in self.statuses]
+        return pd.DataFrame(columns, index=pd.Index(self.multiples, name="prior_scale"))
+
+    def __str__(self) -> str:
+        notes = [f"prior scale {self.multiples[i]:.3g}: {s}" for i, s in enumerate(self.statuses) if s.level != "ok"]
+        return "\n".join([self.to_dataframe().to_string(float_format="{:.4g}".format), "", self._units, *notes])
+
+    __repr__ = __str__
+
+    @property
+    def _units(self) -> str:
+        return (
+            "Log likelihood in nats a row; prior scale in multiples of the model's, inf is the flat prior; of each "
+            "site the root mean square."
+        )
+
+
+def prior_path(
+    model: NumPyroModel,
+    x: Any,
+    y: Any,
+    *,
+    key: Any,
+    multiples: Sequence[float] = MULTIPLES,
+    test: tuple[Any, Any] | None = None,
+    method: MAP | None = None,
+    progress: bool = True,
+) -> PriorPath:
+    """Follow the MAP estimate as the prior's scale grows, to the MLE.
+
+    The member with multiple c maximises ``log p(y | x, w) + log p(w) / c^2``. Of Normal priors around 0 that is the
+    same model with c times their scale, as ``-|w|^2 / (2 (c s)^2)`` is all that depends on w; of other priors it is
+    their density, flattened. The limit of an infinite c is the flat prior, and its estimate the MLE: where that exists,
+    the path comes to it like 1 / c^2 (the prior's slope moves the optimum by the inverse Hessian times itself).
+
+    The model is first fitted as it stands; from there all members descend side by side, by all rows or by batches as
+    `method` says. Where a network's members end in different modes, so that the weights of one are better under the
+    prior of another, they descend again from the better ones. Small convex problems are finished by Newton's method.
+
+    Args:
+        model: a NumPyro model with a prior.
+        x: n rows, as for `fit`.
+        y: n rows likewise.
+        key: a typed JAX key or an integer seed.
+        multiples: scales of the prior as multiples of the model's own, increasing; the flat prior is added.
+        test: rows (x, y) on which the estimates are scored as well.
+        method: settings of the fits; by default ``MAP()``.
+        progress: show progress bars.
+
+    Raises:
+        TypeError, ValueError: when data, model or multiples are not what they should be, or the prior is flat.
+
+    Example:
+        >>> import numpy as np
+        >>> from flatprior.inference import prior_path
+        >>> from flatprior.models import MLP, Model, Normal, gaussian
+        >>> x = np.array([[-1.0], [0.0], [1.0]])
+        >>> line = Model(MLP(), Normal(1.0), gaussian(1.0))
+        >>> path = prior_path(line, x, 2 * x[:, 0], key=0, multiples=(0.5, 1.0, 2.0))
+        >>> print(path.weights["w1"][:, 0, 0].round(3))  # 2 / (1 + 1 / (2 c^2)), which comes to 2
+        [0.667 1.333 1.778 2.   ]
+    """
+    given = x
+    structure, x, y = check_problem(model, x, y)
+    if structure.is_flat:
+        raise ValueError("prior_path: the model's prior is flat; there is no path from it. Give the model itself.")
+    scales = _as_multiples(multiples)
+    held_out = None if test is None else _as_test(model, Layout.of(given, x), test)
+    method = method or MAP()
+    key = as_key(key)
+    x, y = jax.device_put((x, y))
+    program, limit = (program_of(method, prior, structure, x, y) for prior in (model, flat(model)))
+    first = descend(method, model, structure, x, y, key=key, progress=progress)
+    best = int(np.argmin(np.where(np.isfinite(first.final), first.final, np.inf)))
+    params, losses = jax.tree.map(lambda leaf: leaf[best], (first.params, first.losses))
+    params = finish(method, program, structure, params, losses, x, y).params
+    power = jnp.append(jnp.asarray(scales, float) ** -2.0, 0.0)
+    start = jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (len(power), *leaf.shape)), params)
+    members = replace(method, num_restarts=len(power))
+    for _ in range(SWEEPS):
+        found = descend(members, model, structure, x, y, key=key, progress=progress, start=start, prior_power=power)
+        start, moved = _exchange(program, found.params, power, x, y)
+        if not moved or found.failures or found.interrupted:
+            break
+
+    def end(i: int) -> Ending:
+        params, losses = jax.tree.map(lambda leaf: leaf[i], (start, found.losses))
+        if i < len(scales):
+            return finish(method, program, structure, params, losses, x, y, power[i])
+        return finish(method, limit, structure, params, losses, x, y)
+
+    ends = [end(i) for i in range(len(power))]
+    draws = jax.tree.map(lambda *leaves: jnp.stack(leaves), *(program.constrain(end.params) for end in ends))
+    return PriorPath(
+        multiples=np.append(scales, np.inf),
+        weights={site: np.asarray(value) for site, value in draws.items()},
+        log_likelihood=_score(model, structure, draws, x, y),
+        num_rows=count_rows(x),
+        test_log_likelihood=None if held_out is None else _score(model, structure, draws, *held_out),
+        num_test_rows=0 if held_out is None else count_rows(held_out[0]),
+        statuses=tuple(Status(found.failures + end.failures, found.warnings + end.warnings) for end in ends),
+    )
+
+
+def _exchange(program: Program, params: Weights, power: Array, x: Rows, y: Rows) -> tuple[Weights, bool]:
+    """Give each member the weights of that member which are best under its own prior.
+
+    Of members that have the best of all their weights the likelihood rises with the scale. A network's members may have
+    come to different modes; this tells, and gives the worse ones a better start.
+
+    Returns:
+        The weights, (member, *shape), and whether any member gained by it.
+    """
+    one = jax.vmap(program.loss, in_axes=(0, None, None, None))
+    losses = count_rows(x) * np.stack([np.asarray(one(params, x, y, each), float) for each in power])
+    best = np.nanargmin(losses, axis=1)
+    own = np.arange(len(best))
+    better = losses[own, best] < losses[own, own] - MAX_GAIN
+    chosen = np.where(better, best, own)
+    return jax.tree.map(lambda leaf: leaf[chosen], params), bool(better.any())
+
+
+def _score(model: NumPyroModel, structure: Structure, draws: Weights, x: Rows, y: Rows) -> np.ndarray:
+    return log_likelihood(model, structure, draws, x, y).sum(axis=1, dtype=np.float64)
+
+
+def _as_multiples(multiples: Sequence[float]) -> np.ndarray:
+    scales = np.asarray(multiples, float)
+    if scales.ndim != 1 or not scales.size or not (np.diff(scales, prepend=0.0) > 0).all() or np.isinf(scales).any():
+        raise ValueError(
+            f"prior_path: expected increasing positive numbers as multiples, such as (0.1, 1, 10); got {multiples!r}. "
+            f"The flat prior is added to them."
+        )
+    return scales
+
+
+def _as_test(model: NumPyroModel, layout: Layout, test: tuple[Any, Any]) -> tuple[Rows, Rows]:
+    if not isinstance(test, tuple) or len(test) != 2:
+        raise TypeError(f"prior_path: expected test to be a pair of rows, (x, y); got {type(test).__name__}.")
+    x, y = as_rows("test x", test[0]), as_rows("test y", test[1])
+    layout.check(Layout.of(test[0], x))
+    check_pair(x, y)
+    check_finite("test x", x)
+    check_y(check_model(model, x, y), y)
+    return jax.device_put((x, y))

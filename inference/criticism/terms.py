@@ -1,0 +1,314 @@
+"""The terms of an objective: what each site of a model adds to it, in the words of deep learning."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import numpyro.distributions as dist
+import optax
+from jax import Array
+from jax.scipy import special, stats
+from numpyro.infer.util import compute_log_probs
+
+from ..density import NumPyroModel, Rows, Weights, is_observation
+
+type Role = Literal["loss", "penalty", "factor"]
+type Site = dict[str, Any]
+"""A sample site of a trace."""
+
+FLAT = "none: flat"
+"""What a site without a prior adds."""
+
+
+@dataclass(frozen=True)
+class Term:
+    """What one site of a model adds to its objective."""
+
+    site: str
+    role: Role
+    """An observed site, a latent site, or a `numpyro.factor`."""
+    distribution: str
+    """The distribution of the site; a parameter that is not one fixed number stands as its name."""
+    name: str
+    """What deep learning calls it."""
+    nats: float
+    """The negative log probability of the site, summed."""
+    constant: float | None
+    """The part of `nats` that moves with no weight, and which losses are often stated without; None where it has not
+    been worked out."""
+    weight_decay: float | None
+    """For a Normal prior around 0 with one fixed scale: the `weight_decay` of an optimiser of the summed loss that is
+    this prior, ``1 / scale^2``."""
+    checked_by: str | None
+    """The independent implementation that it was checked against; None where there is but NumPyro's own."""
+
+
+class Formula(NamedTuple):
+    """The negative log probability of a distribution, by an implementation that is not NumPyro's."""
+
+    source: str
+    each: Callable[[Any, Any], Array]
+    """(distribution, value) -> the negative log probability of every element, in nats."""
+    constant: Callable[[Any, Any, set[str]], Any] = lambda d, value, varying: 0.0
+    """(distribution, value, parameters that depend on weights) -> the part of it that depends on none."""
+
+
+FORMULAS: dict[Any, Formula] = {
+    dist.BernoulliLogits: Formula(
+        "optax.sigmoid_binary_cross_entropy",
+        lambda d, y: optax.sigmoid_binary_cross_entropy(d.logits, y),
+    ),
+    dist.BernoulliProbs: Formula(
+        "y log p + (1 - y) log(1 - p)",
+        lambda d, y: jnp.where(y == 1, -jnp.log(d.probs), -jnp.log1p(-d.probs)),
+    ),
+    dist.CategoricalLogits: Formula(
+        "optax.softmax_cross_entropy_with_integer_labels",
+        lambda d, y: optax.softmax_cross_entropy_with_integer_labels(d.logits, y),
+    ),
+    dist.CategoricalProbs: Formula(
+        "log p of the label",
+        lambda d, y: -jnp.log((d.probs * jax.nn.one_hot(y, d.probs.shape[-1])).sum(axis=-1)),
+    ),
+    "soft-label cross-entropy": Formula(
+        "optax.softmax_cross_entropy",
+        lambda d, y: optax.softmax_cross_entropy(d.logits, y),
+    ),
+    dist.Normal: Formula(
+        "optax.squared_error",
+        lambda d, y: optax.squared_error(y - d.loc) / (2 * d.scale**2) + jnp.log(2 * jnp.pi * d.scale**2) / 2,
+        lambda d, y, varying: jnp.log(2 * jnp.pi * (1 if "scale" in varying else d.scale) ** 2) / 2,
+    ),
+    dist.Laplace: Formula(
+        "sums of absolute values",
+        lambda d, y: jnp.abs(y - d.loc) / d.scale + jnp.log(2 * d.scale),
+        lambda d, y, varying: jnp.log(2 * (1 if "scale" in varying else d.scale)),
+    ),
+    dist.Poisson: Formula(
+        "jax.scipy.stats.poisson",
+        lambda d, y: -stats.poisson.logpmf(y, d.rate),
+        lambda d, y, varying: special.gammaln(y + 1.0),
+    ),
+    dist.Uniform: Formula(
+        "the log of its width",
+        lambda d, w: jnp.log(d.high - d.low) + jnp.zeros_like(w),
+        lambda d, w, varying: 0.0 if varying else jnp.log(d.high - d.low),
+    ),
+    dist.ImproperUniform: Formula("0", lambda d, w: jnp.zeros(d.batch_shape)),
+}
+"""Distribution, or its own name for its loss -> formula. A subclass has its own log probability, and is not found."""
+
+
+class Reading(NamedTuple):
+    """How a site is read: in words, and by a formula that is not its own."""
+
+    role: Role
+    distribution: str
+    name: str
+    formula: Formula | None
+    varying: set[str]
+    weight_decay: float | None
+
+    def negative_log_prob(self, site: Site) -> Array:
+        """Of the site, summed, by the independent formula where there is one."""
+        return _summed(site, self.formula.each if self.formula else lambda d, value: -d.log_prob(value))
+
+    def term(self, site: Site) -> Term:
+        """The term of the site, at the weights at which it was traced."""
+        nats = float(self.negative_log_prob(site))
+        source = self.formula.source if self.formula else None
+        return Term(
+            site["name"], self.role, self.distribution, self.name, nats, self._constant(site), self.weight_decay, source
+        )
+
+    def _constant(self, site: Site) -> float | None:
+        if self.formula is None:
+            return None
+        each, constant = self.formula.each, self.formula.constant
+        return float(_summed(site, lambda d, y: constant(d, y, self.varying) + jnp.zeros_like(each(d, y))))
+
+
+def sites_at(model: NumPyroModel, weights: Weights, x: Rows, y: Rows) -> dict[str, Site]:
+    """The sample sites of a model at some weights."""
+    trace = compute_log_probs(model, (x, y), {}, weights)[1]
+    return {name: site for name, site in trace.items() if site["type"] == "sample"}
+
+
+def read_sites(model: NumPyroModel, weights: Weights, x: Rows, y: Rows) -> dict[str, Reading]:
+    """How each site of a model is read, the observed one first.
+
+    Args:
+        model: a NumPyro model.
+        weights: where the sites are looked at. No special place (all zeros, say), lest parameters that depend on the
+            weights or on x seem not to.
+        x: n rows.
+        y: n rows.
+    """
+
+    def parameters(weights: Weights) -> dict[str, dict[str, Array]]:
+        found = {name: _parameters(_element(site["fn"])) for name, site in sites_at(model, weights, x, y).items()}
+        return jax.tree.map(lambda leaf: jnp.asarray(leaf, float), found)
+
+    # In a direction that is nobody's zero, what depends on the weights has a derivative that is not 0.
+    rng = np.random.default_rng(0)
+    direction = {site: jnp.asarray(rng.normal(size=value.shape)) for site, value in weights.items()}
+    moved = jax.jit(lambda w: jax.jvp(parameters, (w,), (direction,))[1])(weights)
+    varying = {site: {name for name, leaf in found.items() if np.any(leaf)} for site, found in moved.items()}
+    readings = {name: _read(site, varying[name]) for name, site in sites_at(model, weights, x, y).items()}
+    order = ("loss", "factor", "penalty")
+    return dict(sorted(readings.items(), key=lambda item: order.index(item[1].role)))  # a stable sort
+
+
+def _read(site: Site, varying: set[str]) -> Reading:
+    d, masks = _element(site["fn"]), _masks(site["fn"])
+    if isinstance(d, dist.Unit):
+        return Reading("factor", "numpyro.factor", "a term written by hand", None, varying, None)
+    words, formula = _in_words(d, varying), FORMULAS.get(getattr(d, "loss", type(d)))
+    if is_observation(site):
+        return Reading("loss", words, _loss(d, varying, site["fn"].event_dim) + _weighed(site), formula, varying, None)
+    if any(mask is False for mask in masks):
+        return Reading("penalty", words, FLAT, FORMULAS[dist.ImproperUniform], varying, None)
+    decay = None if masks else _weight_decay(d, varying, site["scale"])
+    return Reading("penalty", words, _penalty(d, site["name"], varying) + _weighed(site), formula, varying, decay)
+
+
+def _loss(d: Any, varying: set[str], event_dim: int) -> str:
+    """What deep learning calls the negative log probability of an observed site."""
+    match d:
+        case dist.BernoulliLogits():
+            return "binary cross-entropy with logits"
+        case dist.BernoulliProbs():
+            return "binary cross-entropy"
+        case dist.CategoricalLogits():
+            return "softmax cross-entropy"
+        case dist.CategoricalProbs():
+            return "cross-entropy"
+        case dist.Normal() if "scale" in varying:
+            return f"Gaussian NLL, {_learned(d.scale, event_dim)}"
+        case dist.Normal():
+            return "squared error / (2 * {0}^2) + n/2 log(2 pi {0}^2)".format(_number(d.scale, "scale"))
+        case dist.Laplace() if "scale" in varying:
+            return f"Laplace NLL, {_learned(d.scale, event_dim)}"
+        case dist.Laplace():
+            return "absolute error / {0} + n log(2 * {0})".format(_number(d.scale, "scale"))
+        case dist.Poisson():
+            return "Poisson loss, rate - y log(rate) + log(y!)"
+    return getattr(d, "loss", f"negative log of {_title(d)}")
+
+
+def _penalty(d: Any, site: str, varying: set[str]) -> str:
+    """What deep learning calls the negative log probability of a latent site."""
+    match d:
+        case dist.ImproperUniform():
+            return FLAT
+        case dist.Uniform() if not varying:
+            return f"{FLAT} inside its bounds"
+        case dist.Normal():
+            kind, form = "weight decay", "|{}|^2 / (2 * {}^2)"
+        case dist.Laplace():
+            kind, form = "L1", "sum |{}| / {}"
+        case _:
+            return f"negative log of {_title(d)}"
+    if varying:
+        centre = " towards a learned centre" * ("loc" in varying)
+        return f"{kind}{centre}{' with a learned coefficient' * ('scale' in varying)}"
+    centre = "" if _one(d.loc) == 0 else f" - {_number(d.loc, 'loc')}"
+    return f"{kind}, {form.format(site + centre, _number(d.scale, 'scale'))}"
+
+
+def _weight_decay(d: Any, varying: set[str], scale: Any) -> float | None:
+    """What an optimiser of the summed loss calls ``weight_decay``, where the prior is one."""
+    factor = _one(1.0 if scale is None else scale)
+    if not isinstance(d, dist.Normal) or varying or factor is None or _one(d.loc) != 0 or _one(d.scale) is None:
+        return None
+    return factor / float(np.ravel(d.scale)[0]) ** 2
+
+
+def _weighed(site: Site) -> str:
+    """What effect handlers, or a mask, have done to the weight of a site's elements."""
+    words = ""
+    for mask in _masks(site["fn"]):
+        words += f", of the {np.sum(mask)} of {np.size(mask)} that are not masked"
+    factor = 1.0 if site["scale"] is None else site["scale"]
+    if _one(factor) is None:
+        return f"{words}, each times its own weight"
+    return words if _one(factor) == 1 else f"{words}, times {_number(factor, '')}"
+
+
+def _learned(scale: Any, event_dim: int) -> str:
+    """Whether a scale that is learned differs between rows, whose axis comes before those of an event."""
+    if _one(scale) is not None:
+        return "one learned scale"
+    by_row = np.ndim(scale) > event_dim and np.ptp(scale, axis=-1 - event_dim).any()
+    return "scale depends on x" if by_row else "a learned scale for each output"
+
+
+def _summed(site: Site, each: Callable[[Any, Any], Array]) -> Array:
+    """A formula for one element summed over a site, with its expansions, masks and scale."""
+
+    def over(d: Any, value: Any) -> Array:
+        match d:
+            case dist.Independent():
+                values = over(d.base_dist, value)
+                return values.sum(axis=tuple(range(-d.reinterpreted_batch_ndims, 0)))
+            case dist.ExpandedDistribution():
+                values = over(d.base_dist, value)
+                return jnp.broadcast_to(values, jnp.broadcast_shapes(values.shape, d.batch_shape))
+            case dist.MaskedDistribution():
+                return jnp.where(d._mask, over(d.base_dist, value), 0.0)
+        return jnp.asarray(each(d, value))
+
+    values = over(site["fn"], site["value"])
+    return jnp.sum(values if site["scale"] is None else site["scale"] * values)
+
+
+def _element(d: Any) -> Any:
+    """The distribution of one element, without expansions, masks and event dimensions."""
+    while isinstance(d, dist.Independent | dist.ExpandedDistribution | dist.MaskedDistribution):
+        d = d.base_dist
+    return d
+
+
+def _masks(d: Any) -> list[Any]:
+    """The masks of a distribution; one that leaves all of it is none."""
+    found = []
+    while isinstance(d, dist.Independent | dist.ExpandedDistribution | dist.MaskedDistribution):
+        if isinstance(d, dist.MaskedDistribution) and not np.all(d._mask):
+            found.append(d._mask)
+        d = d.base_dist
+    return found
+
+
+def _parameters(d: Any) -> dict[str, Any]:
+    return {name: vars(d)[name] for name in d.arg_constraints if isinstance(vars(d).get(name), Array | np.ndarray)}
+
+
+def _one(value: Any) -> float | None:
+    """The number that all elements are; None where they differ."""
+    values = np.unique(np.asarray(value))
+    return float(values[0]) if values.size == 1 and values.dtype.kind in "biuf" else None
+
+
+def _number(value: Any, otherwise: str) -> str:
+    number = _one(value)
+    return otherwise if number is None else f"{number:.4g}"
+
+
+def _title(d: Any) -> str:
+    """The name of a distribution."""
+    match d:
+        case dist.MixtureSameFamily():
+            return f"mixture of {d.mixture_size} {_title(_element(d.component_distribution))}"
+        case dist.MixtureGeneral():
+            return f"mixture of {', '.join(_title(_element(part)) for part in d.component_distributions)}"
+    return type(d).__name__.removesuffix("Logits").removesuffix("Probs")
+
+
+def _in_words(d: Any, varying: set[str]) -> str:
+    """A distribution with the values of those parameters that are one fixed number, and the names of the others."""
+    names = [name for name in d.arg_constraints if name in vars(d)]
+    words = [name if name in varying else _number(vars(d)[name], name) for name in names]
+    return f"{_title(d)}({', '.join(words)})" if words else _title(d)

@@ -1,0 +1,105 @@
+"""Chains in blocks: what every method of Markov chains shares, from the first block to the last draw on disk."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from ..blocks import run_in_blocks
+from ..store import Store
+
+Drawn = tuple[dict[str, np.ndarray], dict[str, np.ndarray]]
+"""Draws and statistics: site or name -> (chain, draw, ...)."""
+
+
+class _State(NamedTuple):
+    chains: Any
+    drawn: Any
+    """What the last block gave, shaped (chain, buffer, ...)."""
+    used: int
+    """Rows of it that are filled."""
+
+
+def run_chains(
+    advance: Callable[[Any, int, int], tuple[Any, Any, int]],
+    chains: Any,
+    *,
+    num_warmup: int,
+    num_samples: int,
+    label: str,
+    describe: Callable[[Drawn], str],
+    block_warmup: int | None = None,
+    block_draws: int,
+    progress: bool,
+    store: Store | None = None,
+) -> tuple[Any, Drawn]:
+    """Advance chains through warm-up and draws, a block at a time, and keep the draws.
+
+    With a store each block is on disk before the next begins; a run that is found there goes on where it ended.
+
+    Args:
+        advance: (state of the chains, begin, end) -> the state after the warm-up steps, or the draws, from begin to
+            end, counted from the first warm-up step; (draws, statistics), shaped (chain, buffer, ...); and how many
+            rows of them are filled. A block is either warm-up or draws.
+        chains: the state before the first step.
+        num_warmup: warm-up steps.
+        num_samples: draws to keep.
+        label: what the progress bar says.
+        describe: (draws, statistics) of a block -> what the bar says of it.
+        block_warmup: most warm-up steps of a block.
+        block_draws: most draws of a block.
+        progress: show a progress bar.
+        store: where the run is kept.
+
+    Returns:
+        The last state, and draws and statistics shaped (chain, draw, ...): fewer than asked for where the run was
+        interrupted.
+
+    Raises:
+        KeyboardInterrupt: when it was interrupted before the first draw.
+    """
+    done = 0
+    if store is not None and store.done:
+        chains, done = store.restore(chains), store.done
+    kept: list[Drawn] = []
+    total = num_warmup + num_samples
+    for first, last, most in ((0, num_warmup, block_warmup), (num_warmup, total, block_draws)):
+        begin = max(first, done)
+        if begin >= last:
+            continue
+
+        def block(state: _State, start: int, stop: int, begin: int = begin) -> _State:
+            return _State(*advance(state.chains, begin + start, begin + stop))
+
+        def keep(state: _State, now: int, begin: int = begin) -> bool:
+            rows = slice(state.used if begin < num_warmup else 0, state.used)  # none of the warm-up
+            draws, stats = jax.tree.map(lambda leaf: np.asarray(leaf)[:, rows], state.drawn)
+            if store is not None:
+                store.append(draws, stats, state.chains, begin + now)
+            elif begin >= num_warmup:
+                kept.append((draws, stats))
+            return True
+
+        run = run_in_blocks(
+            block,
+            _State(chains, None, 0),
+            last - begin,
+            label=f"{label} warm-up" if begin < num_warmup else label,
+            unit="step" if begin < num_warmup else "draw",
+            progress=progress,
+            describe=lambda state, _: describe(
+                jax.tree.map(lambda leaf: np.asarray(leaf)[:, : state.used], state.drawn)
+            ),
+            keep_going=keep,
+            max_block_steps=most,
+        )
+        chains, done = run.state.chains, begin + run.done
+        if run.ended == "interrupted":
+            break
+    if done <= num_warmup:
+        raise KeyboardInterrupt  # there are no draws to return
+    if store is not None:
+        return chains, store.read(num_samples)
+    draws, stats = jax.tree.map(lambda *leaves: np.concatenate(leaves, axis=1), *kept)
+    return chains, (draws, stats)

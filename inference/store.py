@@ -1,0 +1,184 @@
+"""Runs on disk: draws as they come, and the state from which a run goes on.
+
+A run is a folder: ``run.json`` says what was run, ``*.bin`` hold the draws, one file a site or statistic, and
+``state.npz`` is the state of the chains after its last finished block. A block is appended to the draws first, and the
+state replaced in one step afterwards: whatever moment a process ends at, the folder holds every finished block. Nothing
+in it is code.
+"""
+
+import hashlib
+import json
+import os
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+from zipfile import BadZipFile
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from .density import NumPyroModel, Rows, Structure
+
+VERSION = 1
+"""Of the format of the folder."""
+
+
+class Store:
+    """A run of chains in a folder; begun where the folder is empty or missing, continued otherwise.
+
+    Args:
+        path: the folder.
+        identity: what makes the run this one, in words: model, method, data, key.
+
+    Raises:
+        ValueError: when the folder holds another run, or something else.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], identity: Mapping[str, str]) -> None:
+        self.path = Path(path)
+        self.path.mkdir(parents=True, exist_ok=True)
+        self.done = self.kept = 0
+        self.arrays: list[dict[str, Any]] = []
+        self._leaves: list[np.ndarray] = []
+        about = self.path / "run.json"
+        if about.exists():
+            self._open(about, identity)
+        elif any(self.path.iterdir()):
+            raise ValueError(f"resume: expected an empty folder or one with a run; {self.path} holds other files.")
+        else:
+            self._identity = dict(identity)
+
+    def _open(self, about: Path, identity: Mapping[str, str]) -> None:
+        try:
+            found = json.loads(about.read_text())
+        except json.JSONDecodeError as error:
+            raise ValueError(f"resume: {about} is damaged ({error}). Remove the folder to begin again.") from error
+        if found.get("version") != VERSION:
+            raise ValueError(
+                f"resume: {self.path} has format {found.get('version')}; this release of flatprior reads {VERSION}."
+            )
+        for name, now in identity.items():
+            if found["identity"].get(name) != now:
+                raise ValueError(
+                    f"resume: {self.path} holds a run with another {name}: expected {found['identity'].get(name)}; got "
+                    f"{now}. Give another folder, or remove this one."
+                )
+        self._identity, self.arrays = found["identity"], found["arrays"]
+        state = self.path / "state.npz"
+        if not state.exists():
+            return  # ended before its first block
+        try:
+            with state.open("rb") as file, np.load(file, allow_pickle=False) as saved:
+                self.done, self.kept = int(saved["done"]), int(saved["kept"])
+                self._leaves = [saved[f"leaf{i}"] for i in range(len(saved.files) - 2)]
+        except (ValueError, OSError, KeyError, EOFError, BadZipFile) as error:
+            raise ValueError(f"resume: {state} is damaged ({error}). Remove the folder to begin again.") from error
+        for i, array in enumerate(self.arrays):
+            size, file = self.kept * self._bytes(array), self._file(i)
+            if not file.exists() or file.stat().st_size < size:
+                raise ValueError(f"resume: {file} is shorter than the run it is part of. Remove the folder.")
+            os.truncate(file, size)  # what a block left that was not finished
+
+    def restore(self, template: Any) -> Any:
+        """The state of the chains, in the structure of another one and laid out on devices like it."""
+        leaves, tree = jax.tree.flatten(template)
+        shapes = [_as_numpy(leaf).shape for leaf in leaves]
+        if [leaf.shape for leaf in self._leaves] != shapes:
+            raise ValueError(f"resume: the state in {self.path} does not fit the method. Remove the folder.")
+        return tree.unflatten([_like(leaf, saved) for leaf, saved in zip(leaves, self._leaves, strict=True)])
+
+    def append(self, draws: Mapping[str, np.ndarray], stats: Mapping[str, np.ndarray], state: Any, done: int) -> None:
+        """Keep the draws of a block, shaped (chain, draw, ...), and the state of the chains after `done` steps."""
+        named = [("draw", name, value) for name, value in draws.items()]
+        named += [("statistic", name, value) for name, value in stats.items()]
+        if not self.arrays:
+            self.arrays = [
+                {"kind": kind, "name": name, "dtype": value.dtype.str, "shape": [value.shape[0], *value.shape[2:]]}
+                for kind, name, value in named
+            ]
+            about = {"version": VERSION, "identity": self._identity, "arrays": self.arrays}
+            _replace(self.path / "run.json", json.dumps(about, indent=1).encode())
+        for i, (_, _, value) in enumerate(named):
+            with self._file(i).open("ab") as file:
+                file.write(np.ascontiguousarray(np.swapaxes(value, 0, 1)).tobytes())
+                file.flush()
+                os.fsync(file.fileno())
+        self.done, self.kept = done, self.kept + named[0][2].shape[1]
+        leaves = {f"leaf{i}": _as_numpy(leaf) for i, leaf in enumerate(jax.tree.leaves(state))}
+        partial = self.path / "state.partial.npz"
+        np.savez(partial, done=done, kept=self.kept, **leaves)
+        with partial.open("rb") as file:
+            os.fsync(file.fileno())
+        partial.replace(self.path / "state.npz")
+
+    def read(self, num_samples: int) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+        """The first draws and statistics, shaped (chain, draw, ...), as views of the files: they take no memory."""
+        found: dict[str, dict[str, np.ndarray]] = {"draw": {}, "statistic": {}}
+        for i, array in enumerate(self.arrays):
+            chains, *rest = array["shape"]
+            whole = np.memmap(self._file(i), np.dtype(array["dtype"]), "r", shape=(self.kept, chains, *rest))
+            found[array["kind"]][array["name"]] = np.swapaxes(whole[:num_samples], 0, 1)
+        return found["draw"], found["statistic"]
+
+    def _file(self, i: int) -> Path:
+        return self.path / f"{i:03d}.bin"
+
+    @staticmethod
+    def _bytes(array: Mapping[str, Any]) -> int:
+        return int(np.prod(array["shape"])) * np.dtype(array["dtype"]).itemsize
+
+
+def identity(model: NumPyroModel, method: Any, structure: Structure, x: Rows, y: Rows, key: Array) -> dict[str, str]:
+    """What makes a run of chains this one: all but the number of draws, of which there can always be more."""
+    name = getattr(model, "__qualname__", None) or repr(model)
+    settings = re.sub(r"num_samples=\d+(, )?", "", repr(method))
+    return {
+        "model": f"{_without_addresses(name)} with {dict(structure.sites)}",
+        "method": _without_addresses(settings),
+        "x": _fingerprint(x),
+        "y": _fingerprint(y),
+        "key": f"{jax.random.key_impl(key)} {np.asarray(jax.random.key_data(key)).tolist()}",
+    }
+
+
+def _without_addresses(words: str) -> str:
+    return re.sub(r" at 0x[0-9a-f]+", "", words)
+
+
+def _fingerprint(rows: Rows) -> str:
+    """Shapes, types and a digest of the values of a pytree of arrays."""
+    digest, shapes = hashlib.sha256(), []
+    for leaf in jax.tree.leaves(rows):
+        array = np.ascontiguousarray(np.asarray(leaf))
+        digest.update(array.tobytes())
+        shapes.append(f"{array.dtype}{list(array.shape)}")
+    return f"{', '.join(shapes)} {digest.hexdigest()[:16]}"
+
+
+def _replace(path: Path, content: bytes) -> None:
+    partial = path.with_suffix(".partial")
+    with partial.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    partial.replace(path)
+
+
+def _is_key(leaf: Any) -> bool:
+    return isinstance(leaf, jax.Array) and jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+
+
+def _as_numpy(leaf: Any) -> np.ndarray:
+    return np.asarray(jax.random.key_data(leaf) if _is_key(leaf) else leaf)
+
+
+def _like(leaf: Any, saved: np.ndarray) -> Any:
+    """A saved leaf as an array of the type and the place of another."""
+    if _is_key(leaf):
+        return jax.device_put(
+            jax.random.wrap_key_data(jnp.asarray(saved), impl=jax.random.key_impl(leaf)), leaf.sharding
+        )
+    return jax.device_put(saved.astype(leaf.dtype), leaf.sharding) if isinstance(leaf, jax.Array) else saved

@@ -1,0 +1,138 @@
+"""Ensembles: members are independent restarts, and none is dropped in silence."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import numpyro
+import numpyro.distributions as dist
+import optax
+import pytest
+from jax import Array
+
+from flatprior.inference import MAP, MLE, Ensemble, fit, flat
+from flatprior.models import MLP, Model, Normal, gaussian
+
+NETWORK = Model(MLP((3,), "tanh"), Normal(0.4), gaussian(1.0))
+LINE = Model(MLP(), Normal(0.7), gaussian(0.8))
+SIZE = 4
+
+
+@pytest.fixture(scope="module")
+def x_y(data_sets: dict[str, Any]) -> tuple[np.ndarray, np.ndarray]:
+    return data_sets["real"]
+
+
+def test_draws_are_one_chain_of_members_that_differ(x_y: Any) -> None:
+    found = fit(NETWORK, Ensemble(base=MAP(num_steps=50), size=SIZE), *x_y, key=0, progress=False)
+    assert found.kind == "approximation"
+    assert {site: draws.shape for site, draws in found.draws.items()} == {
+        "w1": (1, SIZE, 2, 3),
+        "b1": (1, SIZE, 3),
+        "w2": (1, SIZE, 3, 1),
+        "b2": (1, SIZE, 1),
+    }
+    assert len(np.unique(found.draws["w1"][0, :, 0, 0])) == SIZE
+    assert found.stats["loss"].shape == (SIZE, 50)
+    pointwise = found.log_likelihood(*x_y)
+    assert pointwise.shape == (1, SIZE, len(x_y[1]))
+    np.testing.assert_allclose(
+        found.predict(x_y[0]).log_prob(x_y[1]), np.log(np.exp(pointwise).mean(axis=(0, 1))), rtol=1e-4, atol=1e-5
+    )
+
+
+@pytest.mark.parametrize("base", [MAP, MLE])
+def test_members_of_a_convex_model_are_its_one_optimum(base: Any, x_y: Any) -> None:
+    """Each member is polished as a lone estimate is."""
+    found = fit(LINE, Ensemble(base=base(num_steps=200), size=SIZE), *x_y, key=0, progress=False)
+    alone = fit(LINE, base(num_steps=200), *x_y, key=1, progress=False)
+    assert found.status.level == "ok"
+    for site, draws in found.draws.items():
+        np.testing.assert_allclose(draws, np.broadcast_to(alone.draws[site], draws.shape), atol=1e-5, err_msg=site)
+
+
+def test_an_ensemble_of_mle_is_one_of_map_on_the_flat_model(x_y: Any) -> None:
+    settings: dict[str, Any] = {"num_steps": 60, "batch_size": 10}
+    mle = fit(NETWORK, Ensemble(base=MLE(**settings), size=2), *x_y, key=0, progress=False)
+    flat_map = fit(flat(NETWORK), Ensemble(base=MAP(**settings), size=2), *x_y, key=0, progress=False)
+    with_prior = fit(NETWORK, Ensemble(base=MAP(**settings), size=2), *x_y, key=0, progress=False)
+    for site in mle.draws:
+        np.testing.assert_array_equal(mle.draws[site], flat_map.draws[site])
+        assert not np.allclose(mle.draws[site], with_prior.draws[site])
+    assert mle.method == Ensemble(base=MLE(**settings), size=2)
+
+
+def test_the_key_decides_every_bit(x_y: Any) -> None:
+    method = Ensemble(base=MAP(num_steps=30), size=2)
+    first, again, other = (fit(NETWORK, method, *x_y, key=key, progress=False).draws["w1"] for key in (0, 0, 1))
+    np.testing.assert_array_equal(first, again)
+    assert not np.allclose(first, other)
+
+
+def half_defined(x: Array, y: Array | None = None) -> None:
+    """A density that is no number above 0: members that start there have no finite loss."""
+    w = numpyro.sample("w", dist.Normal(0.0, 1.0))
+    numpyro.factor("edge", jnp.where(w > 0, jnp.nan, -w))
+    with numpyro.plate("row", x.shape[0]):
+        numpyro.sample("y", dist.Normal(w, 1.0), obs=y)
+
+
+def test_members_that_fail_are_named_and_left_out(x_y: Any) -> None:
+    found = fit(
+        half_defined,
+        Ensemble(base=MAP(num_steps=20, optimizer=optax.sgd(1e-4), polish=False), size=8),
+        *x_y,
+        key=0,
+        progress=False,
+    )
+    kept = found.draws["w"].shape[1]
+    assert 0 < kept < 8
+    assert np.isfinite(found.draws["w"]).all()
+    assert found.status.level == "check"
+    assert f"of 8 have no finite loss or weights and are left out: the ensemble is of the other {kept}" in str(
+        found.status
+    )
+
+
+def test_an_ensemble_without_a_finite_member_fails(x_y: Any) -> None:
+    found = fit(
+        LINE, Ensemble(base=MAP(num_steps=300, optimizer=optax.sgd(1e6)), size=2), *x_y, key=0, progress=False
+    )
+    assert found.status.level == "failed"
+    assert "learning rate" in str(found.status)
+
+
+def test_what_is_wrong_with_members_is_said_of_the_first(x_y: Any) -> None:
+    found = fit(NETWORK, Ensemble(base=MAP(num_steps=20), size=3), *x_y, key=0, progress=False)
+    assert found.status.level == "check"
+    assert found.status.reasons[0].startswith("3 of 3 members are not what was asked for. Of member 0: ")
+
+
+def test_early_stopping_holds_out_rows(x_y: Any) -> None:
+    base = MLE(num_steps=400, validation_fraction=0.25, patience=2)
+    found = fit(NETWORK, Ensemble(base=base, size=2), *x_y, key=0, progress=False)
+    assert "Stopped at step" in str(found.status)
+    assert np.isfinite(found.draws["w1"]).all()
+
+
+BAD = {
+    "another method as base": (lambda: Ensemble(base="MAP"), r"expected MAP\(...\) or MLE\(...\) as base; got 'MAP'"),
+    "no members": (lambda: Ensemble(size=0), "expected a positive integer as size; got 0"),
+    "a truth value as size": (lambda: Ensemble(size=True), "expected a positive integer as size; got True"),
+    "restarts": (lambda: Ensemble(base=MAP(num_restarts=3)), "num_restarts=1.*got 3. Give their number as size"),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_bad_settings_raise(name: str) -> None:
+    build, match = BAD[name]
+    with pytest.raises(ValueError, match=match):
+        build()
+
+
+def test_a_second_ensemble_compiles_nothing(x_y: Any) -> None:
+    method = Ensemble(base=MAP(num_steps=30), size=2)
+    fit(NETWORK, method, *x_y, key=0, progress=False)
+    jax.block_until_ready(jnp.zeros(()))
+    assert fit(NETWORK, method, *x_y, key=1, progress=False).seconds.compile < 0.5

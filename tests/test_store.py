@@ -1,0 +1,231 @@
+"""Runs on disk: continued to the same bits, whatever moment they ended at, and never with another run's draws."""
+
+import json
+import os
+import random
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+
+from flatprior.inference import MAP, NUTS, Fit, fit
+from flatprior.inference.methods import nuts
+from flatprior.models import MLP, Bernoulli, Model, gaussian
+
+LOGISTIC = Model(MLP(), Bernoulli(), gaussian(1.0))
+SETTINGS = {"num_warmup": 20, "num_chains": 2, "start": None}
+Rows = tuple[np.ndarray, np.ndarray]
+
+
+@pytest.fixture(scope="module")
+def rows() -> Rows:
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(30, 2))
+    return x, (x[:, 0] + rng.logistic(size=30) > 0).astype(int)
+
+
+def run(rows: Rows, num_samples: int, resume: Path | None = None, **changed: Any) -> Fit:
+    settings = {"model": LOGISTIC, "key": 0, "x": rows[0], **changed}
+    method = NUTS(num_samples=num_samples, **{**SETTINGS, **settings.pop("settings", {})})
+    return fit(settings["model"], method, settings["x"], rows[1], key=settings["key"], resume=resume, progress=False)
+
+
+@pytest.fixture(scope="module")
+def whole(rows: Rows) -> Fit:
+    return run(rows, 60)
+
+
+@pytest.fixture(scope="module")
+def half(rows: Rows, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the first 30 draws."""
+    path = tmp_path_factory.mktemp("runs") / "half"
+    run(rows, 30, path)
+    return path
+
+
+@pytest.fixture
+def folder(half: Path, tmp_path: Path) -> Path:
+    """A copy of it, to be spoilt."""
+    return Path(shutil.copytree(half, tmp_path / "run"))
+
+
+def assert_same(found: Fit, whole: Fit) -> None:
+    for named, expected in ((found.draws, whole.draws), (found.stats, whole.stats)):
+        assert set(named) == set(expected)
+        for name, values in expected.items():
+            np.testing.assert_array_equal(named[name], values, err_msg=name)
+    assert found.status == whole.status
+
+
+def test_twice_half_the_draws_are_the_whole_to_the_bit(rows: Rows, whole: Fit, folder: Path) -> None:
+    assert_same(run(rows, 60, folder), whole)
+
+
+def test_a_run_with_enough_draws_is_read_and_not_run(rows: Rows, whole: Fit, folder: Path) -> None:
+    before = {file.name: file.read_bytes() for file in folder.iterdir()}
+    found = run(rows, 20, folder)
+    assert {file.name: file.read_bytes() for file in folder.iterdir()} == before
+    for site, values in whole.draws.items():
+        np.testing.assert_array_equal(found.draws[site], values[:, :20])
+
+
+def test_draws_on_disk_take_no_memory_and_predict_as_others_do(rows: Rows, whole: Fit, folder: Path) -> None:
+    found = run(rows, 60, folder)
+    assert all(isinstance(values.base, np.memmap) for values in found.draws.values())
+    np.testing.assert_array_equal(found.predict(rows[0]).probs, whole.predict(rows[0]).probs)
+
+
+def test_what_a_block_left_unfinished_is_dropped(rows: Rows, whole: Fit, folder: Path) -> None:
+    """As when the process ended between the draws and the state."""
+    for file in folder.glob("*.bin"):
+        with file.open("ab") as stream:
+            stream.write(b"half a block")
+    (folder / "state.partial.npz").write_bytes(b"half a state")
+    assert_same(run(rows, 60, folder), whole)
+
+
+@pytest.mark.parametrize("block", [0, 1, 3, 5, 8])
+def test_ctrl_c_keeps_finished_blocks_and_the_run_goes_on(
+    rows: Rows, whole: Fit, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, block: int
+) -> None:
+    monkeypatch.setattr(nuts, "BLOCK_DRAWS", 10)
+    calls = 0
+    original = nuts.run_chains
+
+    def interrupted(advance: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        def until(*these: Any) -> Any:
+            nonlocal calls
+            calls += 1
+            if calls > block:
+                raise KeyboardInterrupt
+            return advance(*these)
+
+        return original(until, *args, **kwargs)
+
+    settings = {"settings": {"max_tree_depth": 9}}  # a kernel of its own: the length of the buffer is compiled in
+    expected = run(rows, 60, **settings)
+    with monkeypatch.context() as patch:
+        patch.setattr(nuts, "run_chains", interrupted)
+        try:
+            part = run(rows, 60, tmp_path / "run", **settings)
+        except KeyboardInterrupt:
+            part = None  # during the warm-up
+    if part is not None:
+        assert part.status.level == "check"
+        assert "Interrupted after" in part.status.reasons[0]
+        assert 0 < part.stats["lp"].shape[1] < 60
+    assert_same(run(rows, 60, tmp_path / "run", **settings), expected)
+
+
+def spoil_json(folder: Path) -> None:
+    (folder / "run.json").write_text('{"version": 1, "iden')
+
+
+def of_the_future(folder: Path) -> None:
+    about = json.loads((folder / "run.json").read_text())
+    (folder / "run.json").write_text(json.dumps({**about, "version": 99}))
+
+
+def spoil_state(folder: Path) -> None:
+    state = folder / "state.npz"
+    state.write_bytes(state.read_bytes()[: state.stat().st_size // 2])
+
+
+def cut_short(folder: Path) -> None:
+    os.truncate(folder / "000.bin", 8)
+
+
+def without_run(folder: Path) -> None:
+    (folder / "run.json").unlink()
+
+
+SPOILT = {
+    "damaged json": (spoil_json, "run.json is damaged"),
+    "a future format": (of_the_future, "has format 99; this release of flatprior reads 1"),
+    "damaged state": (spoil_state, "state.npz is damaged"),
+    "draws cut short": (cut_short, "000.bin is shorter than the run it is part of"),
+    "other files": (without_run, "holds other files"),
+}
+
+
+@pytest.mark.parametrize("name", SPOILT)
+def test_a_spoilt_folder_is_an_error(rows: Rows, folder: Path, name: str) -> None:
+    spoil, message = SPOILT[name]
+    spoil(folder)
+    with pytest.raises(ValueError, match=message):
+        run(rows, 60, folder)
+
+
+OTHERS = {
+    "key": ({"key": 1}, "with another key"),
+    "model": ({"model": Model(MLP(), Bernoulli(), gaussian(2.0))}, "with another model"),
+    "method": ({"settings": {"target_accept_prob": 0.9}}, "with another method"),
+    "x": ({"x": np.ones((30, 2))}, "with another x"),
+}
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_another_run_is_an_error_and_not_mixed_in(rows: Rows, folder: Path, name: str) -> None:
+    changed, message = OTHERS[name]
+    before = {file.name: file.read_bytes() for file in folder.iterdir()}
+    with pytest.raises(ValueError, match=message):
+        run(rows, 60, folder, **changed)
+    assert {file.name: file.read_bytes() for file in folder.iterdir()} == before
+
+
+def test_a_point_has_nothing_to_resume(rows: Rows, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="expected a method of chains"):
+        fit(LOGISTIC, MAP(), *rows, key=0, resume=tmp_path)
+
+
+WORKER = """
+import sys
+import numpy as np
+from flatprior.inference import NUTS, fit
+from flatprior.models import MLP, Bernoulli, Model, gaussian
+
+rng = np.random.default_rng(0)
+x = rng.normal(size=(30, 2))
+y = (x[:, 0] + rng.logistic(size=30) > 0).astype(int)
+method = NUTS(num_samples=4000, num_warmup=20, num_chains=2, start=None)
+print("begins", flush=True)
+fit(Model(MLP(), Bernoulli(), gaussian(1.0)), method, x, y, key=0, resume=sys.argv[1], progress=False)
+"""
+
+
+@pytest.mark.slow
+def test_a_process_that_is_killed_loses_nothing_that_was_finished(rows: Rows, tmp_path: Path) -> None:
+    expected = run(rows, 4000)
+    path, pauses, kills = tmp_path / "run", random.Random(0), 0
+    while kills < 20:
+        process = subprocess.Popen([sys.executable, "-c", WORKER, str(path)], stdout=subprocess.PIPE, text=True)
+        assert process.stdout is not None
+        process.stdout.readline()
+        started, begun = time.monotonic(), kept(path)
+        while process.poll() is None and kept(path) == begun and time.monotonic() - started < 120:
+            time.sleep(0.001)
+        time.sleep(pauses.uniform(0, 0.05))  # into the writing of a block, often
+        process.kill()
+        process.wait()
+        process.stdout.close()
+        kills += 1
+        assert kept(path) >= begun
+        if kept(path) >= 4000:
+            break
+    jax.clear_caches()
+    assert_same(run(rows, 4000, path), expected)
+
+
+def kept(path: Path) -> int:
+    try:
+        with np.load(path / "state.npz") as saved:
+            return int(saved["kept"])
+    except FileNotFoundError:
+        return 0
