@@ -109,8 +109,8 @@ HOT = (
 )
 LOW_ACCEPTANCE = "{rate:.0%} of the steps were accepted, fewer than {limit:.0%}. Give more num_warmup."
 REJECTED = (
-    "In {share:.0%} of the draws a step was rejected, since the density was not finite or jumped: the draws may miss "
-    "part of the posterior. Lower energy_variance."
+    "About {share:.1%} of the steps were rejected, since the density was not finite or jumped: the draws may miss part "
+    "of the posterior. Lower energy_variance."
 )
 UNSETTLED = (
     "The chains have not settled: between the halves of a chain R-hat of the log density is {rhat:.2f} (median over "

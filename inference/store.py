@@ -71,7 +71,7 @@ class Store:
         if not state.exists():
             return  # ended before its first block
         try:
-            with state.open("rb") as file, np.load(file, allow_pickle=False) as saved:
+            with state.open("rb") as stream, np.load(stream, allow_pickle=False) as saved:
                 self.done, self.kept = int(saved["done"]), int(saved["kept"])
                 self._leaves = [saved[f"leaf{i}"] for i in range(len(saved.files) - 2)]
         except (ValueError, OSError, KeyError, EOFError, BadZipFile) as error:
@@ -88,7 +88,7 @@ class Store:
         shapes = [_as_numpy(leaf).shape for leaf in leaves]
         if [leaf.shape for leaf in self._leaves] != shapes:
             raise ValueError(f"resume: the state in {self.path} does not fit the method. Remove the folder.")
-        return tree.unflatten([_like(leaf, saved) for leaf, saved in zip(leaves, self._leaves, strict=True)])
+        return jax.tree.unflatten(tree, [_like(leaf, saved) for leaf, saved in zip(leaves, self._leaves, strict=True)])
 
     def append(self, draws: Mapping[str, np.ndarray], stats: Mapping[str, np.ndarray], state: Any, done: int) -> None:
         """Keep the draws of a block, shaped (chain, draw, ...), and the state of the chains after `done` steps."""
@@ -108,8 +108,9 @@ class Store:
                 os.fsync(file.fileno())
         self.done, self.kept = done, self.kept + named[0][2].shape[1]
         leaves = {f"leaf{i}": _as_numpy(leaf) for i, leaf in enumerate(jax.tree.leaves(state))}
+        numbers = {"done": np.array(done), "kept": np.array(self.kept)}
         partial = self.path / "state.partial.npz"
-        np.savez(partial, done=done, kept=self.kept, **leaves)
+        np.savez(partial, allow_pickle=False, **leaves, **numbers)
         with partial.open("rb") as file:
             os.fsync(file.fileno())
         partial.replace(self.path / "state.npz")
@@ -168,7 +169,7 @@ def _replace(path: Path, content: bytes) -> None:
 
 
 def _is_key(leaf: Any) -> bool:
-    return isinstance(leaf, jax.Array) and jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+    return isinstance(leaf, jax.Array) and jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
 
 
 def _as_numpy(leaf: Any) -> np.ndarray:

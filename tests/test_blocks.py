@@ -12,7 +12,7 @@ import pytest
 from flatprior.inference import MAP, NUTS, fit
 from flatprior.inference.blocks import Run, run_in_blocks, stopwatch
 from flatprior.inference.checks import check_model
-from flatprior.inference.methods import nuts, point
+from flatprior.inference.methods import chains, descent
 from flatprior.models import MLP, Bernoulli, Model, Normal, gaussian
 
 
@@ -126,7 +126,7 @@ def test_where_blocks_fall_does_not_change_a_fit(batch_size: int | None, monkeyp
     method = MAP(num_steps=60, batch_size=batch_size, polish=False)
     plain = fit(MODEL, method, X, Y, key=0, progress=False)
     for steps in (1, 7, 60):
-        monkeypatch.setattr(point, "run_in_blocks", in_blocks_of(steps))
+        monkeypatch.setattr(descent, "run_in_blocks", in_blocks_of(steps))
         blocks = fit(MODEL, method, X, Y, key=0, progress=False)
         np.testing.assert_array_equal(blocks.stats["loss"], plain.stats["loss"])
         np.testing.assert_array_equal(blocks.draws["w1"], plain.draws["w1"])
@@ -137,17 +137,17 @@ def test_batches_of_later_shuffles_are_other_batches(batch_size: int | None, mon
     """Long runs are shuffled several times; where that falls does not change the batches."""
     method = MAP(num_steps=59, batch_size=batch_size, polish=False)
     plain = fit(MODEL, method, X, Y, key=1, progress=False)
-    monkeypatch.setattr(point, "SHUFFLED_ROWS", 90)
-    point._cached_program.cache_clear()
+    monkeypatch.setattr(descent, "SHUFFLED_ROWS", 90)
+    descent._cached_program.cache_clear()
     often = fit(MODEL, method, X, Y, key=1, progress=False)
     np.testing.assert_array_equal(often.stats["loss"], plain.stats["loss"])
-    point._cached_program.cache_clear()
+    descent._cached_program.cache_clear()
 
 
 def test_an_interrupted_fit_keeps_its_weights_and_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     method = MAP(num_steps=60, polish=False)
     whole = fit(MODEL, method, X, Y, key=0, progress=False)
-    monkeypatch.setattr(point, "run_in_blocks", in_blocks_of(10, interrupt_at=30))
+    monkeypatch.setattr(descent, "run_in_blocks", in_blocks_of(10, interrupt_at=30))
     found = fit(MODEL, method, X, Y, key=0, progress=False)
     assert found.status.level == "check"
     assert "Interrupted after 30 of 60 steps" in str(found.status)
@@ -157,7 +157,7 @@ def test_an_interrupted_fit_keeps_its_weights_and_says_so(monkeypatch: pytest.Mo
 
 
 def test_a_fit_interrupted_before_its_first_step_is_where_it_began(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(point, "run_in_blocks", in_blocks_of(10, interrupt_at=0))
+    monkeypatch.setattr(descent, "run_in_blocks", in_blocks_of(10, interrupt_at=0))
     found = fit(MODEL, MAP(num_steps=60, polish=False), X, Y, key=0, progress=False)
     assert "Interrupted after 0 of 60 steps" in str(found.status)
     assert np.isfinite(found.predict(X).log_prob(Y)).all()
@@ -169,13 +169,13 @@ TINY = NUTS(num_warmup=20, num_samples=30, num_chains=2, start=None, max_tree_de
 def test_interrupted_chains_keep_what_was_drawn(monkeypatch: pytest.MonkeyPatch) -> None:
     model = Model(MLP(), Normal(0.5))
     whole = fit(model, TINY, X, Y, key=0, progress=False)
-    monkeypatch.setattr(nuts, "run_in_blocks", in_blocks_of(8, interrupt_at=40))
+    monkeypatch.setattr(chains, "run_in_blocks", in_blocks_of(8, interrupt_at=24))  # the warm-up has 20 steps
     found = fit(model, TINY, X, Y, key=0, progress=False)
     assert found.status.level == "check"
-    assert "Interrupted after 20 of 30 draws of each chain" in str(found.status)
-    assert found.draws["w1"].shape == (2, 20, 2, 1)
-    np.testing.assert_array_equal(found.draws["w1"], whole.draws["w1"][:, :20])
-    monkeypatch.setattr(nuts, "run_in_blocks", in_blocks_of(8, interrupt_at=8))
+    assert "Interrupted after 24 of 30 draws of each chain" in str(found.status)
+    assert found.draws["w1"].shape == (2, 24, 2, 1)
+    np.testing.assert_array_equal(found.draws["w1"], whole.draws["w1"][:, :24])
+    monkeypatch.setattr(chains, "run_in_blocks", in_blocks_of(8, interrupt_at=8))
     with pytest.raises(KeyboardInterrupt):
         fit(model, TINY, X, Y, key=0, progress=False)
 
@@ -183,14 +183,14 @@ def test_interrupted_chains_keep_what_was_drawn(monkeypatch: pytest.MonkeyPatch)
 def test_early_stopping_keeps_the_best_weights_of_the_validation_rows(monkeypatch: pytest.MonkeyPatch) -> None:
     """A network with room to overfit labels that are noise: the validation loss rises, and the fit ends early."""
     seen: list[tuple[Any, float]] = []
-    improving = point._Watch.improving
+    improving = descent._Watch.improving
 
     def watched(watch: Any, state: Any, done: int) -> bool:
         losses = watch.likelihood(watch.program.params(state), *watch.validation)
         seen.append((watch.validation, float(losses[0])))
         return improving(watch, state, done)
 
-    monkeypatch.setattr(point._Watch, "improving", watched)
+    monkeypatch.setattr(descent._Watch, "improving", watched)
     rng = np.random.default_rng(0)
     x, y = rng.normal(size=(60, 8)), rng.integers(0, 2, 60)
     model = Model(MLP((16,), "tanh"), Bernoulli(), gaussian(10.0))
@@ -214,7 +214,7 @@ def test_an_epoch_takes_every_row_once_in_an_order_of_its_own(batch_size: int) -
     """The rows that do not fill a batch wait for another epoch."""
     x, y = jnp.asarray(X, jnp.float32), jnp.asarray(Y, jnp.float32)
     method = MAP(num_steps=5 * (40 // batch_size), batch_size=batch_size)
-    program = point._program(method, MODEL, check_model(MODEL, x, y), x, y)
+    program = descent.program_of(method, MODEL, check_model(MODEL, x, y), x, y)
     per_epoch = 40 // batch_size * batch_size
     order = np.asarray(program.shuffle(jax.random.key(0), 0, x)).reshape(-1, per_epoch)
     assert len(order) == 5

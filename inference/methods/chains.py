@@ -5,12 +5,51 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from ..blocks import run_in_blocks
+from ..density import Structure
 from ..store import Store
 
 Drawn = tuple[dict[str, np.ndarray], dict[str, np.ndarray]]
 """Draws and statistics: site or name -> (chain, draw, ...)."""
+
+
+def check_proper(name: str, structure: Structure, improper_ok: bool) -> None:
+    """Raise where the prior is flat, unless that is what was asked for."""
+    if structure.is_flat and not improper_ok:
+        raise ValueError(
+            f"{name}: the model's prior is flat, so its posterior may not be proper, and chains would not tell. Sample "
+            f"the model with its prior, or set improper_ok=True."
+        )
+
+
+class Spread(NamedTuple):
+    """How chains lie on the devices of the machine: an equal number on each of as many as that allows."""
+
+    mesh: Mesh
+    a_share: NamedSharding
+    """Of what there is one of for each chain, chains first."""
+    all: NamedSharding
+    """Of what every device has whole."""
+
+    @classmethod
+    def of(cls, num_chains: int) -> "Spread":
+        """The layout of so many chains."""
+        devices = jax.local_devices()
+        num_devices = max(d for d in range(1, len(devices) + 1) if num_chains % d == 0)
+        mesh = Mesh(np.array(devices[:num_devices]), ("chain",))
+        return cls(mesh, NamedSharding(mesh, PartitionSpec("chain")), NamedSharding(mesh, PartitionSpec()))
+
+    def jit(self, block: Callable[..., Any]) -> Callable[..., Any]:
+        """Compile ``block(chains, *others)``: each device runs it on its chains."""
+
+        def spread(chains: Any, *others: Any) -> Any:
+            specs = (self.a_share.spec, *(self.all.spec for _ in others))
+            run = jax.shard_map(block, mesh=self.mesh, in_specs=specs, out_specs=self.a_share.spec, check_vma=False)
+            return run(chains, *others)
+
+        return jax.jit(spread)
 
 
 class _State(NamedTuple):

@@ -14,14 +14,13 @@ from blackjax.mcmc.integrators import IntegratorState, isokinetic_velocity_verle
 from blackjax.util import generate_unit_vector
 from jax import Array
 from jax.flatten_util import ravel_pytree
-from jax.sharding import NamedSharding, PartitionSpec
 from numpyro.infer.util import constrain_fn, potential_energy
 
 from .. import status as says
 from ..density import NumPyroModel, Rows, Structure, Weights, signature
 from ..status import Status
 from ..store import Store
-from .chains import Drawn, run_chains
+from .chains import Drawn, Spread, check_proper, run_chains
 from .descent import descend, starting_points
 from .method import Kind, Outcome
 from .point import MAP
@@ -30,15 +29,17 @@ BLOCK_DRAWS = 50
 """Most draws between two looks at the progress bar, and the length of the buffer on the device."""
 START = 1e-3
 """The first step size, times sqrt(d): below what is stable for most networks. It grows by 1.02 a step at most."""
-GAIN = 0.01
-"""Of the step size's adaptation: it forgets in 17 steps, since the energy variance goes as its sixth power."""
+FIRST_GAIN, GAIN = 0.02, 0.002
+"""Of the step size's adaptation: it falls as (1 + i / 50)^-0.6 with the step i, but not below the second. Energy errors
+of networks have heavy tails, and a large gain lets the step size jump with them; this one forgets in 80 steps."""
 MAX_RATIO = 100.0
 """Squared energy errors above this many times the target, and above JUMP_NATS^2, are rejected like those that are not
 finite; in the adaptation they count as this many times the target."""
 JUMP_NATS = 10.0
 """Energy errors below this are never rejected: in few dimensions the target is far below what an error can do."""
-SETTLING = 0.6, 50
-"""From when the target is that of the draws, k steps ago, the gain falls as (1 + k / 50)^-0.6 (Robbins & Monro)."""
+POWER, EARLY, SETTLING = 0.6, 50, 500
+"""The gain's power and its first 50 steps; and from when the target is that of the draws, k steps ago, the gain falls
+further, by (1 + k / 500)^-0.6 (Robbins & Monro 1951)."""
 RECENT = 1 / 3
 """Share of the warm-up so far from which the posterior's spread is estimated."""
 SHORTEST = 10
@@ -53,8 +54,8 @@ ADJUSTED_VARIANCE = 0.03
 """Variance of the energy error in nats^2 at which a Metropolis step is accepted 93 times in 100: 2 Phi(-sd / 2)."""
 MAX_HEAT = 4.0
 """Measured energy variance, relative to its target, above which the draws are called hot."""
-MAX_REJECTED = 0.01
-"""Share of draws with a rejected step above which it is said."""
+MAX_REJECTED = 0.005
+"""Share of rejected steps above which it is said."""
 MIN_ACCEPTANCE = 0.6
 """Acceptance rate of the Metropolis step below which it is said."""
 LOST = 6.0
@@ -73,7 +74,7 @@ class MCLMC:
 
     With weights w in d unconstrained coordinates, a momentum u of length 1 and the log density ``log p``::
 
-        dw = u dt,   du = (I - u u^T) (grad log p(w) / (d - 1) dt + sqrt(2 / ((d - 1) L)) dB)
+        dw = u dt,   du = (I - u u^T) (grad log p(w) / (d - 1) dt + sqrt(2 / (d L)) dB)
 
     The dynamics hold their energy exactly; a step of finite size does not, and its energy errors measure the bias of
     the draws. So the step size is adapted to a target: `energy_variance`, the mean square of a step's energy error in
@@ -93,16 +94,17 @@ class MCLMC:
         num_chains: number of chains, spread over all devices.
         start: the `MAP` run that finds the starting points; its `num_restarts` is set to `num_chains`. None is a cold
             start.
-        warmup_energy_variance: the target while the chains explore. Larger steps find better modes up to about 1, and
-            blow up above 3.
+        warmup_energy_variance: the target while the chains explore. Larger steps find better modes, up to 1 or 3; at 10
+            chains have too much to make up for.
         energy_variance: the target of the draws. On Gaussian posteriors standard deviations are off by a few per cent
             at 0.02 and by 1% at 0.002.
         cooling: share of the warm-up, at its end, that goes from the one target to the other: the first half of it
             geometrically, the second half at the target of the draws.
         momentum_length: L, the distance over which the momentum is forgotten, in units of the posterior's spread
-            ``sqrt(sum_i Var[w_i])``, estimated in the warm-up.
+            ``sqrt(sum_i Var[w_i])``, estimated in the warm-up within each chain. To Gaussian posteriors 1 and 3 are the
+            same; a network's posterior is wider than what a chain has seen of it, and 3 finds better modes.
         precondition: scale each coordinate by its standard deviation, estimated in the warm-up. For posteriors with
-            few modes and unequal scales; networks with a prior gain nothing.
+            few modes and unequal scales.
         adjusted: accept or reject each step by Metropolis' rule, so that the draws have no bias from the step size. The
             draws' target is then an energy variance of 0.03 nats^2 in all, whatever `energy_variance` says: steps are
             smaller, by (d energy_variance / 0.03)^(1/6).
@@ -123,7 +125,7 @@ class MCLMC:
     warmup_energy_variance: float = 1.0
     energy_variance: float = 0.02
     cooling: float = 0.2
-    momentum_length: float = 1.0
+    momentum_length: float = 3.0
     precondition: bool = False
     adjusted: bool = False
     improper_ok: bool = False
@@ -157,10 +159,11 @@ class MCLMC:
         Raises:
             ValueError: when the prior is flat and `improper_ok` is not set, or the model has one weight only.
         """
-        if structure.is_flat and not self.improper_ok:
+        check_proper("MCLMC", structure, self.improper_ok)
+        if structure.num_weights < 2:
             raise ValueError(
-                "MCLMC: the model's prior is flat, so its posterior may not be proper, and chains would not tell. "
-                "Sample the model with its prior, or set improper_ok=True."
+                "MCLMC: expected a model of at least 2 weights, since a momentum of length 1 must have directions to "
+                "turn to; got 1. Use NUTS."
             )
         key_start, key_chains = jax.random.split(key)
         begin = replace(self.start or MAP(init_strategy=self.init_strategy), num_restarts=self.num_chains)
@@ -170,13 +173,8 @@ class MCLMC:
         else:
             params, warnings = _arrived(begin, model, structure, x, y, key=key_start, progress=progress)
         program = _program(self, model, structure, x, y, params)
-        if program.dim < 2:
-            raise ValueError(
-                f"MCLMC: expected a model of at least 2 weights, since a momentum of length 1 must have directions to "
-                f"turn to; got {program.dim}. Use NUTS."
-            )
-        chains = jax.device_put(program.start(params, key_chains, x, y), program.a_share)
-        x, y = jax.device_put((x, y), program.all)
+        chains = jax.device_put(program.start(params, key_chains, x, y), program.spread.a_share)
+        x, y = jax.device_put((x, y), program.spread.all)
 
         def advance(chains: Any, begin: int, end: int) -> tuple[Any, Any, int]:
             if begin < self.num_warmup:
@@ -258,14 +256,8 @@ class _Program:
         warmup = settings.num_warmup
         self.cooling_begins, self.cooling_ends = (1 - settings.cooling) * warmup, (1 - settings.cooling / 2) * warmup
         self.target = ADJUSTED_VARIANCE / self.dim if settings.adjusted else settings.energy_variance
-        devices = jax.local_devices()
-        num_devices = max(d for d in range(1, len(devices) + 1) if settings.num_chains % d == 0)
-        mesh = jax.sharding.Mesh(np.array(devices[:num_devices]), ("chain",))
-        chains, same = PartitionSpec("chain"), PartitionSpec()
-        self.a_share, self.all = NamedSharding(mesh, chains), NamedSharding(mesh, same)
-        self.block = jax.jit(
-            jax.shard_map(self._block, mesh=mesh, in_specs=(chains, *[same] * 5), out_specs=chains, check_vma=False)
-        )
+        self.spread = Spread.of(settings.num_chains)
+        self.block = self.spread.jit(self._block)
         self.start = jax.jit(self._start)
         self.momentum_length = jax.jit(jax.vmap(self._momentum_length))
 
@@ -332,8 +324,8 @@ class _Program:
         Chains that are not adjusted go on adapting while they draw, ever less: the places where a network's density is
         stiff are met too seldom for the warm-up to know them all.
         """
-        power, start = SETTLING
-        gain = GAIN * (1.0 + jnp.maximum(0.0, i - self.cooling_ends) / start) ** -power
+        gain = jnp.maximum(GAIN, FIRST_GAIN * (1.0 + i / EARLY) ** -POWER)
+        gain *= (1.0 + jnp.maximum(0.0, i - self.cooling_ends) / SETTLING) ** -POWER
         log_step = (chain.log_step + gain * (1.0 - jnp.minimum(ratio, MAX_RATIO))).astype(self.dtype)
         rate = jnp.minimum(1.0, 1.0 / (RECENT * (i + 1.0))).astype(self.dtype)
         off = chain.state.position - chain.mean
@@ -464,8 +456,9 @@ def _rough_steps(settings: MCLMC, stats: dict[str, np.ndarray]) -> list[str]:
             warnings.append(says.LOW_ACCEPTANCE.format(rate=rate, limit=MIN_ACCEPTANCE))
     elif heat > MAX_HEAT * settings.energy_variance:
         warnings.append(says.HOT.format(heat=heat, target=settings.energy_variance))
-    if stats["diverging"].mean() > MAX_REJECTED:
-        warnings.append(says.REJECTED.format(share=float(stats["diverging"].mean())))
+    share = 1 - (1 - float(stats["diverging"].mean())) ** (1 / settings.thinning)  # of steps, were they independent
+    if share > MAX_REJECTED:
+        warnings.append(says.REJECTED.format(share=share))
     return warnings
 
 

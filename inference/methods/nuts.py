@@ -10,7 +10,6 @@ import jax.numpy as jnp
 import numpy as np
 from arviz_stats.base import array_stats  # type: ignore[attr-defined]
 from jax import Array
-from jax.sharding import NamedSharding, PartitionSpec
 from numpyro.infer.hmc import hmc
 from numpyro.infer.util import constrain_fn, potential_energy
 
@@ -18,7 +17,7 @@ from .. import status as says
 from ..density import NumPyroModel, Rows, Structure, Weights, signature
 from ..status import Status
 from ..store import Store
-from .chains import Drawn, run_chains
+from .chains import Drawn, Spread, check_proper, run_chains
 from .descent import descend, starting_points
 from .method import Kind, Outcome
 from .point import MAP
@@ -110,11 +109,7 @@ class NUTS:
         Raises:
             ValueError: when the prior is flat and `improper_ok` is not set.
         """
-        if structure.is_flat and not self.improper_ok:
-            raise ValueError(
-                "NUTS: the model's prior is flat, so its posterior may not be proper, and chains would not tell. "
-                "Sample the model with its prior, or set improper_ok=True."
-            )
+        check_proper("NUTS", structure, self.improper_ok)
         key_start, key_chains = jax.random.split(key)
         begin = replace(self.start or MAP(init_strategy=self.init_strategy), num_restarts=self.num_chains)
         if self.start is None or (store and store.done):
@@ -127,7 +122,7 @@ class NUTS:
         program = _program(self, model, structure, x, y)
         state = program.start(params, key_chains, self.inverse_mass_matrix, x, y)
         # Laid out as a block returns them, so that the first block compiles what all others use.
-        state, (x, y) = jax.device_put(state, program.a_share), jax.device_put((x, y), program.all)
+        state, (x, y) = jax.device_put(state, program.spread.a_share), jax.device_put((x, y), program.spread.all)
 
         def advance(state: Any, begin: int, end: int) -> tuple[Any, Any, int]:
             return *program.block(state, end - begin, x, y), end - begin
@@ -153,16 +148,8 @@ class _Program:
 
     def __init__(self, settings: NUTS, model: NumPyroModel, structure: Structure) -> None:
         self.settings, self.model, self.sites = settings, model, tuple(structure.latents)
-        devices = jax.local_devices()
-        num_devices = max(d for d in range(1, len(devices) + 1) if settings.num_chains % d == 0)
-        mesh = jax.sharding.Mesh(np.array(devices[:num_devices]), ("chain",))
-        chains, same = PartitionSpec("chain"), PartitionSpec()
-        self.a_share, self.all = NamedSharding(mesh, chains), NamedSharding(mesh, same)
-        self.block = jax.jit(
-            jax.shard_map(
-                self._block, mesh=mesh, in_specs=(chains, same, same, same), out_specs=chains, check_vma=False
-            )
-        )
+        self.spread = Spread.of(settings.num_chains)
+        self.block = self.spread.jit(self._block)
         self.start = jax.jit(self._start)
 
     def _kernel(self, x: Rows, y: Rows) -> tuple[Callable[..., Any], Callable[..., Any]]:
