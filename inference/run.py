@@ -28,7 +28,7 @@ def fit(
     Args:
         model: a NumPyro model ``model(x, y=None)``: a `flatprior.models.Model` or any function of NumPyro primitives
             with one observed site, one log probability a row, and continuous latent sites that are shared by all rows.
-        method: `MLE`, `MAP` or `NUTS`, with its settings.
+        method: `MLE`, `MAP`, `Ensemble`, `NUTS` or `MCLMC`, with its settings.
         x: n rows: an array, a data frame, or a pytree (dict or tuple) of arrays with n rows first.
         y: n rows likewise.
         key: a typed JAX key or an integer seed; the same key gives the same bits.
@@ -56,9 +56,9 @@ def fit(
         3.00 1.00
     """
     if isinstance(method, type) or not callable(getattr(method, "run", None)):
-        raise TypeError(f"Expected a method such as MLE(), MAP() or NUTS(); got {method!r}.")
+        raise TypeError(f"Expected a method such as MLE(), MAP(), NUTS() or MCLMC(); got {method!r}.")
     if resume is not None and method.kind != "chain":
-        raise ValueError(f"resume: expected a method of chains, such as NUTS(); {type(method).__name__} draws none.")
+        raise ValueError(f"resume: expected a method of chains, NUTS() or MCLMC(); {type(method).__name__} draws none.")
     key = as_key(key)
     with stopwatch() as seconds:
         structure, rows_x, rows_y = check_problem(model, x, y)

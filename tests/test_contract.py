@@ -19,14 +19,19 @@ from jax import Array
 from scipy.special import expit, logsumexp, softmax
 from sklearn.metrics import accuracy_score, brier_score_loss, log_loss, root_mean_squared_error
 
-from flatprior.inference import MAP, MLE, NUTS, Fit, Predictive, Status, compare, fit
+from flatprior.inference import MAP, MCLMC, MLE, NUTS, Ensemble, Fit, Predictive, Status, compare, fit
 from flatprior.models import MLP, Bernoulli, Categorical, Model, Normal, fan_in, gaussian
 
 METHODS: dict[str, Callable[[], Any]] = {
     "MLE": lambda: MLE(num_steps=150, polish=False),
     "MAP": lambda: MAP(num_steps=150, polish=False),
+    "Ensemble": lambda: Ensemble(base=MAP(num_steps=150, polish=False), size=3),
     "NUTS": lambda: NUTS(num_warmup=30, num_samples=20, num_chains=2, start=None, max_tree_depth=4),
+    "MCLMC": lambda: MCLMC(num_warmup=100, num_samples=15, thinning=3, num_chains=3, start=None),
 }
+KINDS = {"MLE": "point", "MAP": "point", "Ensemble": "approximation", "NUTS": "chain", "MCLMC": "chain"}
+LEADING = {"MLE": (1, 1), "MAP": (1, 1), "Ensemble": (1, 3), "NUTS": (2, 20), "MCLMC": (3, 15)}
+"""Chains and draws."""
 HAND_WRITTEN = ("hierarchical", "mixture_density", "dictionary")
 MODELS: dict[str, tuple[Model, str]] = {
     "Bernoulli": (Model(MLP(), Bernoulli()), "binary"),
@@ -131,12 +136,12 @@ def test_draws_have_a_chain_a_draw_and_the_shape_of_the_site(found: Fit, model_x
     model, x, y = model_x_y
     trace = numpyro.handlers.trace(numpyro.handlers.seed(model, 0)).get_trace(*jax.tree.map(jnp.asarray, (x, y)))
     shapes = {k: np.shape(s["value"]) for k, s in trace.items() if s["type"] == "sample" and not s["is_observed"]}
-    leading = (2, 20) if method == "NUTS" else (1, 1)
-    assert {site: draws.shape for site, draws in found.draws.items()} == {k: (*leading, *v) for k, v in shapes.items()}
+    shapes = {site: (*LEADING[method], *shape) for site, shape in shapes.items()}
+    assert {site: draws.shape for site, draws in found.draws.items()} == shapes
     for site, draws in found.draws.items():
         assert np.isfinite(draws).all()
         assert np.asarray(trace[site]["fn"].support(draws)).all(), site
-    assert found.kind == ("chain" if method == "NUTS" else "point")
+    assert found.kind == KINDS[method]
     assert found.method == METHODS[method]()
 
 
@@ -148,11 +153,11 @@ def test_a_fit_has_a_status_seconds_and_stats(found: Fit, method: str) -> None:
     assert (found.status.level == "ok") == (not found.status.reasons)
     assert found.seconds.compile >= 0
     assert found.seconds.run >= 0
-    if method == "NUTS":
-        assert {"diverging", "n_steps", "lp", "energy"} <= set(found.stats)
-        assert all(value.shape == (2, 20) for value in found.stats.values())
+    if KINDS[method] == "chain":
+        assert {"diverging", "n_steps", "lp", "step_size"} <= set(found.stats)
+        assert all(value.shape == LEADING[method] for value in found.outcome.sample_stats.values())
     else:
-        assert found.stats["loss"].shape == (1, 150)
+        assert found.stats["loss"].shape == (LEADING[method][1], 150)
         assert np.isfinite(found.stats["loss"]).all()
     assert f"Fit by {method}: {found.kind}" in repr(found)
 
@@ -165,10 +170,10 @@ def test_a_fit_has_a_status_seconds_and_stats(found: Fit, method: str) -> None:
 def test_log_prob_is_that_of_the_mixture_over_draws(found: Fit, model_x_y: Any, per_draw: Any, method: str) -> None:
     _, x, y = model_x_y
     pointwise, log_prob = found.log_likelihood(x, y), found.predict(x).log_prob(y)
-    assert pointwise.shape == ((2, 20, len(y)) if method == "NUTS" else (1, 1, len(y)))
+    assert pointwise.shape == (*LEADING[method], len(y))
     mixture = logsumexp(pointwise, axis=(0, 1)) - np.log(pointwise[..., 0].size)
     np.testing.assert_allclose(log_prob, mixture, rtol=1e-5, atol=1e-5)
-    if method != "NUTS":
+    if KINDS[method] == "point":
         np.testing.assert_array_equal(log_prob, pointwise[0, 0])
     np.testing.assert_allclose(pointwise.reshape(-1, len(y)), per_draw["log_prob"], rtol=1e-4, atol=1e-5)
 
@@ -306,7 +311,7 @@ def test_to_datatree_names_its_groups_and_dimensions(
     tree = found.to_datatree(x, y)
     site = found.structure.observed
     assert {"posterior", "log_likelihood", "observed_data", "constant_data"} <= set(tree.children)
-    assert ("sample_stats" in tree.children) == (method == "NUTS")
+    assert ("sample_stats" in tree.children) == (KINDS[method] == "chain")
     assert tree["log_likelihood"][site].dims == ("chain", "draw", "row")
     assert tree["observed_data"][site].dims == ("row",)
     assert tree.attrs["kind"] == tree["posterior"].attrs["kind"] == found.kind
