@@ -6,21 +6,21 @@ answer it:
 - `MLE`: the weights that make the data most probable. Fast, and sure of itself: nothing says how far to trust it, and
   where the data leave room it takes extreme weights. It is `MAP` under a flat prior, ``flat(model)``.
 - `MAP`: the most probable weights under the prior. The prior is the regulariser: weight decay is a Normal prior.
-- `Ensemble`: many `MAP` or `MLE` fits from different starting points, averaged. Cheap, and better than one of them; its
-  spread is that of the modes that an optimiser finds, and no posterior.
-- `NUTS`: draws from the posterior, by Markov chains. Exact where the chains mix; its predictions average over all weights
-  that the data leave possible. For small networks, and for models written by hand.
-- `MCLMC`: draws from the posterior, by many microcanonical Langevin chains, each from a mode of its own. For networks of
-  hundreds of weights and more; its draws are biased by a stated amount, or, ``adjusted=True``, not at all.
+- `Ensemble`: many `MAP` or `MLE` fits from different starting points, averaged. Cheap, and better than one of them;
+  its spread is that of the modes that an optimiser finds, and no posterior.
+- `NUTS`: draws from the posterior, by Markov chains. Exact where the chains mix; its predictions average over all
+  weights that the data leave possible. For small networks, and for models written by hand.
+- `MCLMC`: draws from the posterior, by many microcanonical Langevin chains, each from a mode of its own. For networks
+  of hundreds of weights and more; its draws are biased by a stated amount, or, ``adjusted=True``, not at all.
 
 ``fit(model, method, x, y, key=...)`` returns a `Fit`, whatever the method: draws over the weights (a point is a
 posterior of one draw), a `status` that says when something went wrong, `predict`, `log_likelihood`, and `to_datatree`
 for ArviZ.
 
 What to make of fits: `compare` holds them against rows that they have not seen; `diagnose` asks whether chains can be
-trusted, and `loo` leaves one row out; `cross_entropy` splits the cost of soft labels. What to make of a model: `explain`
-names its cost function; `likelihood_curve`, `likelihood_surface` and `prior_path` show where its maxima lie, and
-`plot_likelihood` and `plot_path` draw them.
+trusted, and `loo` leaves one row out; `cross_entropy` splits the cost of soft labels. What to make of a model:
+`explain` names its cost function; `likelihood_curve`, `likelihood_surface` and `prior_path` show where its maxima lie,
+and `plot_likelihood` and `plot_path` draw them.
 """
 
 # First and whole: ArviZ may have left a lazy numpyro behind, of which numpyro.distributions cannot be the first import.
