@@ -5,6 +5,8 @@ PYTHON ?= $(shell for p in python3 python3.12 python3.13 python3.14 python; do \
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 12))' >/dev/null 2>&1 && { echo $$p; break; }; done)
 BIN := .venv/bin
 READY := .venv/.ready
+# Compiling keeps one core busy; a file's tests stay together, since they share their fits.
+PARALLEL := --numprocesses auto --maxprocesses 4 --dist loadfile
 
 .PHONY: demo test test-all bench notebooks lint format lock clean
 
@@ -12,10 +14,10 @@ demo: $(READY)  ## The main job on real data: one network by MLE, MAP and poster
 	$(BIN)/flatprior compare --out demo
 
 test: lint  ## Everything that a change must pass.
-	$(BIN)/pytest
+	$(BIN)/pytest $(PARALLEL)
 
 test-all: lint  ## The same, and the long statistical tests.
-	$(BIN)/pytest -m "slow or not slow"
+	$(BIN)/pytest $(PARALLEL) -m "slow or not slow"
 
 bench: $(READY)  ## Speed against a hand-written loop and against peers.
 	$(BIN)/python benchmarks/point.py
