@@ -104,7 +104,7 @@ class MCLMC:
             ``sqrt(sum_i Var[w_i])``, estimated in the warm-up within each chain. To Gaussian posteriors 1 and 3 are the
             same; a network's posterior is wider than what a chain has seen of it, and 3 finds better modes.
         precondition: scale each coordinate by its standard deviation, estimated in the warm-up. For posteriors with
-            few modes and unequal scales.
+            few modes and unequal scales, with a `start`: chains that begin cold settle too late to learn them.
         adjusted: accept or reject each step by Metropolis' rule, so that the draws have no bias from the step size. The
             draws' target is then an energy variance of 0.03 nats^2 in all, whatever `energy_variance` says: steps are
             smaller, by (d energy_variance / 0.03)^(1/6).
