@@ -5,7 +5,8 @@ PYTHON ?= $(shell for p in python3 python3.12 python3.13 python3.14 python; do \
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 12))' >/dev/null 2>&1 && { echo $$p; break; }; done)
 BIN := .venv/bin
 READY := .venv/.ready
-PARALLEL := --numprocesses auto --maxprocesses 4 --dist loadgroup  # compiling keeps one core busy
+# Compiling keeps one core busy; a file's tests stay together, since they share their fits.
+PARALLEL := --numprocesses auto --maxprocesses 4 --dist loadfile
 
 .PHONY: demo test test-all bench notebooks lint format lock clean
 

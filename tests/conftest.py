@@ -26,13 +26,6 @@ class Problem(NamedTuple):
     y: np.ndarray
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """On several cores a file's tests stay together, since they share fits; notebooks and snippets are alone."""
-    for item in items:
-        if item.path.name != "test_package.py":
-            item.add_marker(pytest.mark.xdist_group(item.path.name))
-
-
 @pytest.fixture(scope="session", autouse=True)
 def shapes_are_checked() -> Iterator[None]:
     """The shapes that the models' annotations state are checked at every call under test."""
