@@ -57,6 +57,22 @@ class Layout:
             raise ValueError(f"x: expected the columns {list(self.columns)}, in this order; got {list(other.columns)}.")
 
 
+def check_like(layout: Layout, x: Any, name: str = "x") -> Rows:
+    """New rows of x, laid out as those of a fit."""
+    rows = as_rows(name, x)
+    layout.check(Layout.of(x, rows))
+    check_finite(name, rows)
+    return rows
+
+
+def check_labels(model: NumPyroModel, x: Rows, y: Any, name: str = "y") -> Rows:
+    """New rows of y, one for each of x."""
+    rows = as_rows(name, y)
+    check_pair(x, rows)
+    check_y(check_model(model, x, rows), rows)
+    return rows
+
+
 def as_rows(name: str, value: Any) -> Rows:
     """An array, or a pytree (dict or tuple) of arrays, with n rows first, in JAX's default precision.
 

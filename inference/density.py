@@ -182,9 +182,14 @@ def is_observation(site: dict[str, Any]) -> bool:
 
 def is_factor(d: dist.Distribution) -> bool:
     """Whether a distribution is that of `numpyro.factor`, with or without a mask."""
-    while isinstance(d, dist.MaskedDistribution | dist.ExpandedDistribution):
+    return isinstance(element(d), dist.Unit)
+
+
+def element(d: dist.Distribution) -> dist.Distribution:
+    """The distribution of one element, without expansions, masks and event dimensions."""
+    while isinstance(d, dist.Independent | dist.ExpandedDistribution | dist.MaskedDistribution):
         d = d.base_dist
-    return isinstance(d, dist.Unit)
+    return d
 
 
 def is_masked(d: dist.Distribution) -> bool:

@@ -12,7 +12,7 @@ import numpyro.distributions as dist
 from jax import Array
 from numpyro.distributions import constraints
 
-from .checks import as_key, as_rows, check_model, check_pair, check_y
+from .checks import as_key, check_labels
 from .density import (
     NumPyroModel,
     Rows,
@@ -223,12 +223,19 @@ class Predictive:
     @property
     def is_finite(self) -> bool:
         """Whether y has a finite set of values, so that `probs` exists."""
+        return self.num_classes is not None
+
+    @property
+    def num_classes(self) -> int | None:
+        """How many values y can have: 0, 1, ...; None where it is not one of a finite set."""
         support = self._site.support
         if support is constraints.boolean:
-            return True
+            return 2
         # A bounded interval of the real line has bounds as well, and those of counts may be known at run time only.
         is_range = isinstance(support, type(constraints.integer_interval(0, 1)))
-        return is_range and support.lower_bound == 0 and isinstance(support.upper_bound, int)
+        if is_range and support.lower_bound == 0 and isinstance(support.upper_bound, int):
+            return support.upper_bound + 1
+        return None
 
     @cached_property
     def _site(self) -> dist.Distribution:
@@ -246,10 +253,7 @@ class Predictive:
         return self._over_rows(_observation, _moments)
 
     def _checked(self, y: Any) -> Rows:
-        rows = as_rows("y", y)
-        check_pair(self.x, rows)
-        check_y(check_model(self.model, self.x, rows), rows)
-        return jax.device_put(rows)
+        return jax.device_put(check_labels(self.model, self.x, y))
 
     def _over_rows(self, per_draw: PerDraw, summary: Summary, y: Rows = None, extra: Any = None) -> Any:
         return over_rows(per_draw, summary, self.model, self.structure.observed, self.draws, self.x, y, extra)

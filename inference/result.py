@@ -10,7 +10,7 @@ import numpy as np
 from xarray import DataTree
 
 from .blocks import Seconds
-from .checks import Layout, as_rows, check_finite, check_model, check_pair, check_y
+from .checks import Layout, as_rows, check_labels, check_like
 from .datatree import to_datatree
 from .density import NumPyroModel, Rows, Structure, Weights
 from .methods.method import Kind, Method, Outcome
@@ -68,9 +68,8 @@ class Fit:
         Raises:
             TypeError, ValueError: when x and y are not rows like those of the fit.
         """
-        x, y = self._checked(x), as_rows("y", y)
-        check_pair(x, y)
-        check_y(check_model(self.model, x, y), y)
+        x = self._checked(x)
+        y = check_labels(self.model, x, y)
         values = log_likelihood(self.model, self.structure, self._mixture(), x, jax.device_put(y))
         return values.reshape(*self._chains_and_draws, -1)
 
@@ -119,7 +118,4 @@ class Fit:
         return {site: jax.device_put(value.reshape(count, *value.shape[2:])) for site, value in self.draws.items()}
 
     def _checked(self, x: Any) -> Rows:
-        rows = as_rows("x", x)
-        self.layout.check(Layout.of(x, rows))
-        check_finite("x", rows)
-        return jax.device_put(rows)
+        return jax.device_put(check_like(self.layout, x))

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 from flatprior.inference import MAP, NUTS, Fit, fit
-from flatprior.inference.methods import nuts
+from flatprior.inference.methods import chains, nuts
 from flatprior.models import MLP, Bernoulli, Model, gaussian
 
 LOGISTIC = Model(MLP(), Bernoulli(), gaussian(1.0))
@@ -95,7 +95,7 @@ def test_what_a_block_left_unfinished_is_dropped(rows: Rows, whole: Fit, folder:
 def test_ctrl_c_keeps_finished_blocks_and_the_run_goes_on(
     rows: Rows, whole: Fit, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, block: int
 ) -> None:
-    monkeypatch.setattr(nuts, "BLOCK_DRAWS", 10)
+    monkeypatch.setattr(chains, "BLOCK_DRAWS", 10)
     calls = 0
     original = nuts.run_chains
 

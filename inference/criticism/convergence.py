@@ -11,6 +11,7 @@ import arviz_stats
 import numpy as np
 import pandas as pd
 from arviz_stats.base import array_stats  # type: ignore[attr-defined]
+from scipy.special import logsumexp
 from xarray import DataTree
 
 from ..checks import as_rows
@@ -97,10 +98,10 @@ def diagnose(fit: Fit, x: Any, y: Any = None) -> Diagnosis:
     chains, draws = fit.stats["lp"].shape
     if draws < 4:
         raise ValueError(f"diagnose: expected at least 4 draws a chain; got {draws}.")
-    num_rows = count_rows(as_rows("x", x))
+    all_rows = as_rows("x", x)
+    num_rows = count_rows(all_rows)
     rows = np.unique(np.linspace(0, num_rows - 1, min(NUM_PROBES, num_rows)).round().astype(int))
-    probes = take_rows(as_rows("x", x), rows)
-    means = fit.predict(probes).component_means
+    means = fit.predict(take_rows(all_rows, rows)).component_means
     means = means.reshape(chains, draws, *means.shape[1:])
     quantities: dict[str, np.ndarray] = {"predictions": means, "log density": fit.stats["lp"]}
     pointwise = None
@@ -200,8 +201,7 @@ def _per_chain(fit: Fit, pointwise: np.ndarray | None) -> pd.DataFrame:
     if "tree_depth" in stats and longest is not None:
         columns["tree_cap"] = (stats["tree_depth"] >= longest).mean(axis=1)
     if pointwise is not None:
-        top = pointwise.max(axis=1, keepdims=True)
-        columns["log_likelihood"] = (np.log(np.exp(pointwise - top).mean(axis=1)) + top[:, 0]).mean(axis=1)
+        columns["log_likelihood"] = (logsumexp(pointwise, axis=1) - math.log(pointwise.shape[1])).mean(axis=1)
     return pd.DataFrame(columns, index=pd.RangeIndex(len(lp), name="chain"))
 
 
@@ -231,21 +231,25 @@ def _findings(fit: Fit, table: pd.DataFrame, chains: pd.DataFrame, *, nested: bo
     return [*fit.status.failures, *found]
 
 
-def _layers(fit: Fit) -> list[tuple[int, str, list[tuple[str, int]]]]:
-    """The hidden layers that the model names: (units, dimension, [(site, axis) that carries it])."""
-    dims = dict(fit.structure.dims)
+def _layers(fit: Fit) -> list[tuple[int, list[tuple[str, int]]]]:
+    """The hidden layers that the model names: (units, [(site, axis) that has them])."""
     shapes = fit.structure.latents
     found: dict[str, list[tuple[str, int]]] = {}
-    for site, names in dims.items():
+    for site, names in fit.structure.dims:
         for axis, name in enumerate(names):
             if name.startswith("hidden"):
                 found.setdefault(name, []).append((site, axis))
-    return [(shapes[places[0][0]][places[0][1]], name, places) for name, places in found.items()]
+    return [(shapes[places[0][0]][places[0][1]], places) for places in found.values()]
+
+
+def _orders(units: int) -> float:
+    """The number of orders of so many units, as a power of ten."""
+    return math.lgamma(units + 1) / math.log(10)
 
 
 def _permutations(fit: Fit) -> float:
     """The number of orders of the hidden units, as a power of ten."""
-    return sum(math.lgamma(units + 1) for units, _, _ in _layers(fit)) / math.log(10)
+    return sum(_orders(units) for units, _ in _layers(fit))
 
 
 def _equivalent_modes(fit: Fit, x: Any, y: Any) -> float:
@@ -260,11 +264,11 @@ def _equivalent_modes(fit: Fit, x: Any, y: Any) -> float:
         return float(log_density(fit.model, dict(changed), x, y))
 
     here, copies = density(weights), 0.0
-    for units, _, places in _layers(fit):
+    for units, places in _layers(fit):
         reverse = {site: np.flip(weights[site], axis) for site, axis in places}
         turned = {site: -weights[site] for site, _ in places}
         if abs(density({**weights, **reverse}) - here) < ODD * max(1.0, abs(here)):
-            copies += math.lgamma(units + 1) / math.log(10)
+            copies += _orders(units)
         if abs(density({**weights, **turned}) - here) < ODD * max(1.0, abs(here)):
             copies += units * math.log10(2)
     return copies

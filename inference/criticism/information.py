@@ -4,11 +4,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numpyro.distributions import constraints
 
 from ..checks import as_rows, check_finite
-from ..density import abstract_trace, count_rows, unmasked
-from ..predictive import Predictive
+from ..density import count_rows
 from ..result import Fit
 
 
@@ -56,7 +54,7 @@ def cross_entropy(fit: Fit, x: Any, y: Any) -> CrossEntropy:
     if not isinstance(fit, Fit):
         raise TypeError(f"cross_entropy: expected a fit; got {fit!r}.")
     predictive = fit.predict(x)
-    if not predictive.is_finite:
+    if predictive.num_classes is None:
         raise TypeError(f"cross_entropy: expected y to be a class; it can be {predictive.structure.support!r}.")
     y = np.asarray(as_rows("y", y))
     check_finite("y", y)
@@ -68,18 +66,13 @@ def cross_entropy(fit: Fit, x: Any, y: Any) -> CrossEntropy:
                 f"class: for two classes np.stack([1 - y, y], axis=1)."
             )
         return CrossEntropy(np.zeros(len(y)), -predictive.log_prob(y))
-    y = _probabilities(y, (count_rows(predictive.x), _num_classes(predictive)))
+    y = _probabilities(y, (count_rows(predictive.x), predictive.num_classes))
     # Class by class, so that they are those of hard labels to the bit, and do not underflow.
     labels = np.zeros(len(y), int)
     log_probs = np.stack([predictive.log_prob(labels + k) for k in range(y.shape[1])], axis=1)
     log_y = np.log(np.where(y > 0, y, 1.0))
     kl = np.where(y > 0, y * (log_y - log_probs), 0.0).sum(axis=1)
     return CrossEntropy(0.0 - (y * log_y).sum(axis=1), kl)
-
-
-def _num_classes(predictive: Predictive) -> int:
-    site = unmasked(abstract_trace(predictive.model, predictive.x)[predictive.structure.observed]["fn"])
-    return 2 if site.support is constraints.boolean else site.support.upper_bound + 1
 
 
 def _probabilities(y: np.ndarray, shape: tuple[int, int]) -> np.ndarray:

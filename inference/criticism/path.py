@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from jax import Array
 
-from ..checks import Layout, as_key, as_rows, check_finite, check_model, check_pair, check_problem, check_y
+from ..checks import Layout, as_key, check_labels, check_like, check_problem
 from ..density import NumPyroModel, Rows, Structure, Weights, count_rows, flat
 from ..methods.descent import Program, descend, program_of
 from ..methods.mode import MAX_GAIN
@@ -126,9 +126,7 @@ def prior_path(
     x, y = jax.device_put((x, y))
     program, limit = (program_of(method, prior, structure, x, y) for prior in (model, flat(model)))
     first = descend(method, model, structure, x, y, key=key, progress=progress)
-    best = int(np.argmin(np.where(np.isfinite(first.final), first.final, np.inf)))
-    params, losses = jax.tree.map(lambda leaf: leaf[best], (first.params, first.losses))
-    params = finish(method, program, structure, params, losses, x, y).params
+    params = finish(method, program, structure, *first.member(first.best), x, y).params
     power = jnp.append(jnp.asarray(scales, float) ** -2.0, 0.0)
     start = jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (len(power), *leaf.shape)), params)
     members = replace(method, num_restarts=len(power))
@@ -192,9 +190,5 @@ def _as_multiples(multiples: Sequence[float]) -> np.ndarray:
 def _as_test(model: NumPyroModel, layout: Layout, test: tuple[Any, Any]) -> tuple[Rows, Rows]:
     if not isinstance(test, tuple) or len(test) != 2:
         raise TypeError(f"prior_path: expected test to be a pair of rows, (x, y); got {type(test).__name__}.")
-    x, y = as_rows("test x", test[0]), as_rows("test y", test[1])
-    layout.check(Layout.of(test[0], x))
-    check_pair(x, y)
-    check_finite("test x", x)
-    check_y(check_model(model, x, y), y)
-    return jax.device_put((x, y))
+    x = check_like(layout, test[0], "test x")
+    return jax.device_put((x, check_labels(model, x, test[1], "test y")))

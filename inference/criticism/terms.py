@@ -13,7 +13,7 @@ from jax import Array
 from jax.scipy import special, stats
 from numpyro.infer.util import compute_log_probs
 
-from ..density import NumPyroModel, Rows, Weights, is_observation
+from ..density import NumPyroModel, Rows, Weights, element, is_observation
 
 type Role = Literal["loss", "penalty", "factor"]
 type Site = dict[str, Any]
@@ -149,7 +149,7 @@ def read_sites(model: NumPyroModel, weights: Weights, x: Rows, y: Rows) -> dict[
     """
 
     def parameters(weights: Weights) -> dict[str, dict[str, Array]]:
-        found = {name: _parameters(_element(site["fn"])) for name, site in sites_at(model, weights, x, y).items()}
+        found = {name: _parameters(element(site["fn"])) for name, site in sites_at(model, weights, x, y).items()}
         return jax.tree.map(lambda leaf: jnp.asarray(leaf, float), found)
 
     # In a direction that is nobody's zero, what depends on the weights has a derivative that is not 0.
@@ -163,7 +163,7 @@ def read_sites(model: NumPyroModel, weights: Weights, x: Rows, y: Rows) -> dict[
 
 
 def _read(site: Site, varying: set[str]) -> Reading:
-    d, masks = _element(site["fn"]), _masks(site["fn"])
+    d, masks = element(site["fn"]), _masks(site["fn"])
     if isinstance(d, dist.Unit):
         return Reading("factor", "numpyro.factor", "a term written by hand", None, varying, None)
     words, formula = _in_words(d, varying), FORMULAS.get(getattr(d, "loss", type(d)))
@@ -265,13 +265,6 @@ def _summed(site: Site, each: Callable[[Any, Any], Array]) -> Array:
     return jnp.sum(values if site["scale"] is None else site["scale"] * values)
 
 
-def _element(d: Any) -> Any:
-    """The distribution of one element, without expansions, masks and event dimensions."""
-    while isinstance(d, dist.Independent | dist.ExpandedDistribution | dist.MaskedDistribution):
-        d = d.base_dist
-    return d
-
-
 def _masks(d: Any) -> list[Any]:
     """The masks of a distribution; one that leaves all of it is none."""
     found = []
@@ -301,9 +294,9 @@ def _title(d: Any) -> str:
     """The name of a distribution."""
     match d:
         case dist.MixtureSameFamily():
-            return f"mixture of {d.mixture_size} {_title(_element(d.component_distribution))}"
+            return f"mixture of {d.mixture_size} {_title(element(d.component_distribution))}"
         case dist.MixtureGeneral():
-            return f"mixture of {', '.join(_title(_element(part)) for part in d.component_distributions)}"
+            return f"mixture of {', '.join(_title(element(part)) for part in d.component_distributions)}"
     return type(d).__name__.removesuffix("Logits").removesuffix("Probs")
 
 

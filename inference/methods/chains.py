@@ -1,18 +1,93 @@
 """Chains in blocks: what every method of Markov chains shares, from the first block to the last draw on disk."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+from jax import Array
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from ..blocks import run_in_blocks
-from ..density import Structure
+from ..density import NumPyroModel, Rows, Structure, Weights
 from ..store import Store
+from .descent import descend, starting_points
+from .point import MAP
 
 Drawn = tuple[dict[str, np.ndarray], dict[str, np.ndarray]]
 """Draws and statistics: site or name -> (chain, draw, ...)."""
+
+
+BLOCK_DRAWS = 50
+"""Most draws between two looks at the progress bar, and the length of the buffer on the device."""
+
+
+def warm_start(
+    start: MAP | None,
+    init_strategy: Callable[..., Any] | None,
+    num_chains: int,
+    model: NumPyroModel,
+    structure: Structure,
+    x: Rows,
+    y: Rows,
+    *,
+    key: Array,
+    progress: bool,
+    store: Store | None,
+) -> tuple[Weights, np.ndarray]:
+    """Where chains begin, and where the descents that brought them there have no finite end.
+
+    Args:
+        start: the settings of the descents; None is a cold start.
+        init_strategy: where chains begin that have no `start`; see `MAP`.
+        num_chains: number of chains.
+        model: the model.
+        structure: what it is made of.
+        x: n rows.
+        y: n rows.
+        key: of the starting points.
+        progress: show a progress bar.
+        store: where the run is kept; one that goes on needs but the layout of its chains.
+
+    Returns:
+        Site -> value in unconstrained coordinates, (chain, *shape), and whether each descent failed, (chain,); where
+        one did, its last finite weights.
+
+    Raises:
+        KeyboardInterrupt: when the descents were interrupted.
+    """
+    begin = replace(start or MAP(init_strategy=init_strategy), num_restarts=num_chains)
+    if start is None or (store is not None and store.done):
+        return starting_points(begin, model, structure, x, y, key=key), np.zeros(num_chains, bool)
+    descent = descend(begin, model, structure, x, y, key=key, progress=progress)
+    if descent.interrupted:
+        raise KeyboardInterrupt
+    return descent.unconstrained, ~np.isfinite(descent.final)
+
+
+def draw_rows(draw: Callable[[Array, Any], tuple[Any, Any]], state: Any, num_rows: Array) -> tuple[Any, Any]:
+    """Take `num_rows` draws, at most `BLOCK_DRAWS`, under a trace.
+
+    Args:
+        draw: (number of the draw, state) -> (next state, draws and statistics, chains first).
+        state: before the first draw.
+        num_rows: how many.
+
+    Returns:
+        The state after them, and what they gave, (chain, BLOCK_DRAWS, ...), of which the first `num_rows` are filled.
+    """
+
+    def one(i: Array, carry: tuple[Any, Any]) -> tuple[Any, Any]:
+        state, row = draw(i, carry[0])
+        return state, jax.tree.map(lambda rows, row: rows.at[:, i].set(row), carry[1], row)
+
+    empty = jax.tree.map(
+        lambda leaf: jnp.zeros((leaf.shape[0], BLOCK_DRAWS, *leaf.shape[1:]), leaf.dtype),
+        jax.eval_shape(draw, 0, state)[1],
+    )
+    return jax.lax.fori_loop(0, num_rows, one, (state, empty))
 
 
 def check_proper(name: str, structure: Structure, improper_ok: bool) -> None:
@@ -68,8 +143,7 @@ def run_chains(
     num_samples: int,
     label: str,
     describe: Callable[[Drawn], str],
-    block_warmup: int | None = None,
-    block_draws: int,
+    buffered_warmup: bool = False,
     progress: bool,
     store: Store | None = None,
 ) -> tuple[Any, Drawn]:
@@ -86,8 +160,7 @@ def run_chains(
         num_samples: draws to keep.
         label: what the progress bar says.
         describe: (draws, statistics) of a block -> what the bar says of it.
-        block_warmup: most warm-up steps of a block.
-        block_draws: most draws of a block.
+        buffered_warmup: whether warm-up steps are drawn like draws, at most `BLOCK_DRAWS` in a block.
         progress: show a progress bar.
         store: where the run is kept.
 
@@ -103,7 +176,8 @@ def run_chains(
         chains, done = store.restore(chains), store.done
     kept: list[Drawn] = []
     total = num_warmup + num_samples
-    for first, last, most in ((0, num_warmup, block_warmup), (num_warmup, total, block_draws)):
+    most_warmup = BLOCK_DRAWS if buffered_warmup else None
+    for first, last, most in ((0, num_warmup, most_warmup), (num_warmup, total, BLOCK_DRAWS)):
         begin = max(first, done)
         if begin >= last:
             continue

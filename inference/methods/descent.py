@@ -98,6 +98,15 @@ class Descent(NamedTuple):
     interrupted: bool
 
     @property
+    def best(self) -> int:
+        """The restart with the smallest loss."""
+        return int(np.argmin(np.where(np.isfinite(self.final), self.final, np.inf)))
+
+    def member(self, restart: int) -> tuple[Weights, np.ndarray]:
+        """The parameters of one restart, and its losses, (step,)."""
+        return jax.tree.map(lambda leaf: leaf[restart], (self.params, self.losses))
+
+    @property
     def unconstrained(self) -> Weights:
         """Site -> value in unconstrained coordinates, shaped (restart, *shape)."""
         return _by_site(self.params)

@@ -4,7 +4,6 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import ClassVar
 
-import jax
 import numpy as np
 from jax import Array
 
@@ -68,7 +67,7 @@ class Ensemble:
         elif finite.size < self.size:
             lost = np.setdiff1d(np.arange(self.size), finite)
             warnings += (says.LOST_MEMBERS.format(members=_listed(lost), size=self.size, kept=finite.size),)
-        members = [jax.tree.map(lambda leaf, i=i: leaf[i], descent.params) for i in finite]
+        members = [descent.member(i)[0] for i in finite.tolist()]
         if not (descent.failures or descent.warnings):
             ends = {
                 i: finish(settings, program, structure, params, descent.losses[i], x, y)

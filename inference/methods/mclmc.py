@@ -20,13 +20,11 @@ from .. import status as says
 from ..density import NumPyroModel, Rows, Structure, Weights, signature
 from ..status import Status
 from ..store import Store
-from .chains import Drawn, Spread, check_proper, run_chains
-from .descent import descend, starting_points
+from .chains import Drawn, Spread, check_proper, draw_rows, run_chains, warm_start
+from .descent import starting_points
 from .method import Kind, Outcome
 from .point import MAP
 
-BLOCK_DRAWS = 50
-"""Most draws between two looks at the progress bar, and the length of the buffer on the device."""
 START = 1e-3
 """The first step size, times sqrt(d): below what is stable for most networks. It grows by 1.02 a step at most."""
 FIRST_GAIN, GAIN = 0.02, 0.002
@@ -166,12 +164,25 @@ class MCLMC:
                 "turn to; got 1. Use NUTS."
             )
         key_start, key_chains = jax.random.split(key)
-        begin = replace(self.start or MAP(init_strategy=self.init_strategy), num_restarts=self.num_chains)
+        params, failed = warm_start(
+            self.start,
+            self.init_strategy,
+            self.num_chains,
+            model,
+            structure,
+            x,
+            y,
+            key=key_start,
+            progress=progress,
+            store=store,
+        )
         warnings: list[str] = []
-        if self.start is None or (store and store.done):
-            params = starting_points(begin, model, structure, x, y, key=key_start)
-        else:
-            params, warnings = _arrived(begin, model, structure, x, y, key=key_start, progress=progress)
+        if failed.any():
+            settings = replace(self.start or MAP(), num_restarts=self.num_chains)
+            cold = starting_points(settings, model, structure, x, y, key=key_start)
+            bad = np.flatnonzero(failed)
+            params = jax.tree.map(lambda new, old: new.at[bad].set(old[bad]), params, cold)
+            warnings.append(says.COLD_START.format(chains=_listed(failed)))
         program = _program(self, model, structure, x, y, params)
         chains = jax.device_put(program.start(params, key_chains, x, y), program.spread.a_share)
         x, y = jax.device_put((x, y), program.spread.all)
@@ -189,28 +200,12 @@ class MCLMC:
             num_samples=self.num_samples,
             label="MCLMC",
             describe=_describe,
-            block_draws=BLOCK_DRAWS,
             progress=progress,
             store=store,
         )
         status = _status(self, sample_stats, program.dim, warnings)
         length = np.asarray(program.momentum_length(chains))
         return Outcome(draws, status, sample_stats=sample_stats, stats={"momentum_length": length})
-
-
-def _arrived(
-    settings: MAP, model: NumPyroModel, structure: Structure, x: Rows, y: Rows, *, key: Array, progress: bool
-) -> tuple[Weights, list[str]]:
-    """Where descents from the chains' starting points arrive, (chain, *shape), and what went wrong on the way."""
-    descent = descend(settings, model, structure, x, y, key=key, progress=progress)
-    if descent.interrupted:
-        raise KeyboardInterrupt
-    bad = np.flatnonzero(~np.isfinite(descent.final))
-    if not bad.size:
-        return descent.unconstrained, []
-    cold = starting_points(settings, model, structure, x, y, key=key)
-    params = jax.tree.map(lambda new, old: new.at[bad].set(old[bad]), descent.unconstrained, cold)
-    return params, [says.COLD_START.format(chains=", ".join(map(str, bad)))]
 
 
 class _Chain(NamedTuple):
@@ -369,20 +364,12 @@ class _Program:
                 stats["acceptance_rate"] = tally.accepted / steps
             return constrain_fn(self.model, (x, y), {}, self.unravel(chain.state.position)), stats
 
-        collect_all = jax.vmap(collect)
-
-        def row(r: Array, carry: tuple[_Chain, Any]) -> tuple[_Chain, Any]:
-            chains, buffer = carry
+        def draw(r: Array, chains: _Chain) -> tuple[_Chain, Any]:
             first = begin + r * steps
             chains, tally = jax.lax.fori_loop(first, first + steps, one, (chains, none))
-            drawn = collect_all(chains, tally)
-            return chains, jax.tree.map(lambda rows, row: rows.at[:, r].set(row), buffer, drawn)
+            return chains, jax.vmap(collect)(chains, tally)
 
-        empty = jax.tree.map(
-            lambda leaf: jnp.zeros((leaf.shape[0], BLOCK_DRAWS, *leaf.shape[1:]), leaf.dtype),
-            jax.eval_shape(collect_all, chains, none),
-        )
-        return jax.lax.fori_loop(0, num_rows, row, (chains, empty))
+        return draw_rows(draw, chains, num_rows)
 
 
 def _step_size(chain: _Chain) -> Array:

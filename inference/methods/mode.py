@@ -56,12 +56,14 @@ def no_maximum(
         return []
     saturated = not log_probs.any()  # so far out that every probability is rounded to 1, and no loss falls any more
     names = [param(site) for site in structure.latents if site in structure.real]
+
+    def loss(factor: float, moving: list[str]) -> float:
+        there = {name: factor * value if name in moving else value for name, value in params.items()}
+        return float(program.loss(there, x, y, prior_power)) * num_rows
+
+    here = loss(1.0, [])
     for i in range(len(names)):
-        moved = [
-            {name: factor * value if name in names[i:] else value for name, value in params.items()}
-            for factor in (1.0, *RAY)
-        ]
-        here, further, furthest = (float(program.loss(there, x, y, prior_power)) * num_rows for there in moved)
+        further, furthest = (loss(factor, names[i:]) for factor in RAY)
         if (further < here or saturated) and furthest <= further:
             values = np.unique(np.asarray(jax.tree.leaves(y)[0]))
             sentence = says.ONE_VALUE if len(values) == 1 else says.NO_MODE

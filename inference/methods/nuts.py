@@ -1,7 +1,7 @@
 """NUTS: Markov chains whose draws follow the posterior."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import lru_cache, partial
 from typing import Any, ClassVar
 
@@ -17,13 +17,10 @@ from .. import status as says
 from ..density import NumPyroModel, Rows, Structure, Weights, signature
 from ..status import Status
 from ..store import Store
-from .chains import Drawn, Spread, check_proper, run_chains
-from .descent import descend, starting_points
+from .chains import Drawn, Spread, check_proper, draw_rows, run_chains, warm_start
 from .method import Kind, Outcome
 from .point import MAP
 
-BLOCK_DRAWS = 50
-"""Most draws between two looks at the progress bar, and the length of the buffer on the device."""
 MAX_RHAT = 1.05
 """R-hat of the log density above which the chains are said to disagree."""
 MIN_ESS = 100
@@ -111,14 +108,18 @@ class NUTS:
         """
         check_proper("NUTS", structure, self.improper_ok)
         key_start, key_chains = jax.random.split(key)
-        begin = replace(self.start or MAP(init_strategy=self.init_strategy), num_restarts=self.num_chains)
-        if self.start is None or (store and store.done):
-            params = starting_points(begin, model, structure, x, y, key=key_start)
-        else:
-            descent = descend(begin, model, structure, x, y, key=key_start, progress=progress)
-            if descent.interrupted:
-                raise KeyboardInterrupt
-            params = descent.unconstrained  # where a start failed, its last finite weights
+        params, _ = warm_start(
+            self.start,
+            self.init_strategy,
+            self.num_chains,
+            model,
+            structure,
+            x,
+            y,
+            key=key_start,
+            progress=progress,
+            store=store,
+        )
         program = _program(self, model, structure, x, y)
         state = program.start(params, key_chains, self.inverse_mass_matrix, x, y)
         # Laid out as a block returns them, so that the first block compiles what all others use.
@@ -134,8 +135,7 @@ class NUTS:
             num_samples=self.num_samples,
             label="NUTS",
             describe=_describe,
-            block_warmup=BLOCK_DRAWS,
-            block_draws=BLOCK_DRAWS,
+            buffered_warmup=True,
             progress=progress,
             store=store,
         )
@@ -195,17 +195,11 @@ class _Program:
             }
             return constrain_fn(self.model, (x, y), {}, state.z), stats
 
-        def step(i: Array, carry: tuple[Any, Any]) -> tuple[Any, Any]:
-            state, buffer = carry
+        def draw(_: Array, state: Any) -> tuple[Any, Any]:
             state = jax.vmap(sample)(state)
-            row = jax.vmap(collect)(state)
-            return state, jax.tree.map(lambda rows, row: rows.at[:, i].set(row), buffer, row)
+            return state, jax.vmap(collect)(state)
 
-        empty = jax.tree.map(
-            lambda leaf: jnp.zeros((leaf.shape[0], BLOCK_DRAWS, *leaf.shape[1:]), leaf.dtype),
-            jax.eval_shape(jax.vmap(collect), state),
-        )
-        return jax.lax.fori_loop(0, num_steps, step, (state, empty))
+        return draw_rows(draw, state, num_steps)
 
 
 @lru_cache(maxsize=64)

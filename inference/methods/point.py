@@ -55,12 +55,11 @@ class MAP(PointSettings):
         """See `Method.run`."""
         x, y, validation = hold_out(self.validation_fraction, key, x, y)
         descent = descend(self, model, structure, x, y, validation, key=key, progress=progress)
-        best = int(np.argmin(np.where(np.isfinite(descent.final), descent.final, np.inf)))
-        params = jax.tree.map(lambda leaf: leaf[best], descent.params)
+        params, losses = descent.member(descent.best)
         program = program_of(self, model, structure, x, y)
         stats, failures, warnings = {"loss": descent.losses}, descent.failures, descent.warnings
         if not failures and not warnings:
-            end = finish(self, program, structure, params, descent.losses[best], x, y)
+            end = finish(self, program, structure, params, losses, x, y)
             params, failures, warnings = end.params, end.failures, end.warnings
             stats |= {"newton_decrement": np.asarray(end.decrement)} if end.polished else {}
         elif not failures:
