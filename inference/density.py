@@ -164,7 +164,7 @@ def abstract_trace(model: NumPyroModel, x: Rows, y: Rows | None = None) -> dict[
 
 def improper_value(site: dict[str, Any]) -> Array | None:
     """A value of a site that has none to draw from, `ImproperUniform`: the image of 0."""
-    if not (is_latent(site) and isinstance(site["fn"], dist.ImproperUniform)):
+    if not (is_latent(site) and isinstance(element(site["fn"]), dist.ImproperUniform)):
         return None
     transform = biject_to(site["fn"].support)
     return transform(jnp.zeros(transform.inverse_shape(site["fn"].shape())))

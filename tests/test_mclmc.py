@@ -1,8 +1,6 @@
 """Microcanonical chains: against exact posteriors by energy variance, and what they say of themselves."""
 
 import re
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import numpyro
 import numpyro.distributions as dist
+import optax
 import pytest
 import statsmodels.api as sm
 from arviz_stats.base import array_stats
@@ -17,7 +16,7 @@ from jax import Array
 from scipy.special import logsumexp
 from scipy.stats import halfnorm, norm
 
-from flatprior.inference import MCLMC, Fit, fit, flat
+from flatprior.inference import MAP, MCLMC, Fit, fit, flat
 from flatprior.inference.methods.mclmc import _status
 from flatprior.models import MLP, Model, Normal, gaussian
 
@@ -173,25 +172,12 @@ def test_a_resumed_run_is_one_that_was_never_interrupted(x_y: Any, tmp_path: Pat
         np.testing.assert_array_equal(draws, found.draws[site])
 
 
-DEVICES = """
-import sys
-import jax
-jax.config.update("jax_num_cpu_devices", int(sys.argv[1]))
-import numpy as np
-from flatprior.inference import MCLMC, fit
-from flatprior.models import MLP, Model, Normal
-x = np.linspace(-1, 1, 40)[:, None]
-method = MCLMC(num_warmup=30, num_samples=5, thinning=2, num_chains=4)
-found = fit(Model(MLP((3,), "tanh"), Normal("network")), method, x, np.sin(3 * x[:, 0]), key=0, progress=False)
-np.save(sys.argv[2], found.draws["w1"])
-"""
-
-
-@pytest.mark.slow
-def test_two_devices_give_the_draws_of_one(tmp_path: Path) -> None:
-    for devices in ("1", "2"):
-        subprocess.run([sys.executable, "-c", DEVICES, devices, str(tmp_path / f"{devices}.npy")], check=True)
-    np.testing.assert_allclose(np.load(tmp_path / "2.npy"), np.load(tmp_path / "1.npy"), rtol=1e-2, atol=1e-3)
+def test_a_resumed_run_still_says_where_its_chains_began(x_y: Any, tmp_path: Path) -> None:
+    exploding = MAP(optimizer=optax.sgd(1e8), num_steps=20, polish=False)
+    for num_samples in (7, 20):
+        method = MCLMC(**SHORT | {"num_samples": num_samples, "start": exploding})
+        found = fit(NETWORK, method, *x_y, key=0, progress=False, resume=tmp_path)
+        assert "Chains 0, 1 began at their random starting point" in str(found.status)
 
 
 # What can go wrong.

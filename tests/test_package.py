@@ -34,6 +34,11 @@ def test_it_can_be_imported_after_arviz() -> None:
     subprocess.run([sys.executable, "-c", "import arviz, flatprior.inference"], check=True)
 
 
+def test_the_number_of_devices_can_be_set_after_the_import() -> None:
+    code = "import flatprior.models, flatprior.inference, jax; jax.config.update('jax_num_cpu_devices', 2)"
+    subprocess.run([sys.executable, "-c", f"{code}; assert jax.device_count() == 2"], check=True)
+
+
 def test_the_wheel_imports_and_runs_elsewhere(tmp_path: Path) -> None:
     """Built from the sources, installed in a fresh environment, with the dependencies of this one."""
     build = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(tmp_path), str(ROOT)]

@@ -8,7 +8,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from ..blocks import run_in_blocks
 from ..density import NumPyroModel, Rows, Structure, Weights
@@ -37,7 +36,7 @@ def warm_start(
     progress: bool,
     store: Store | None,
 ) -> tuple[Weights, np.ndarray]:
-    """Where chains begin, and where the descents that brought them there have no finite end.
+    """Where chains begin, and which of them at a random starting point, since the descent from it led nowhere better.
 
     Args:
         start: the settings of the descents; None is a cold start.
@@ -52,8 +51,8 @@ def warm_start(
         store: where the run is kept; one that goes on needs but the layout of its chains.
 
     Returns:
-        Site -> value in unconstrained coordinates, (chain, *shape), and whether each descent failed, (chain,); where
-        one did, its last finite weights.
+        Site -> value in unconstrained coordinates, (chain, *shape), and whether a chain begins cold though a descent
+        was asked for, (chain,).
 
     Raises:
         KeyboardInterrupt: when the descents were interrupted.
@@ -64,7 +63,13 @@ def warm_start(
     descent = descend(begin, model, structure, x, y, key=key, progress=progress)
     if descent.interrupted:
         raise KeyboardInterrupt
-    return descent.unconstrained, ~np.isfinite(descent.final)
+    began_cold = ~(descent.final < descent.losses[:, 0])  # true where either is NaN
+    params = descent.unconstrained
+    if began_cold.any():
+        bad = np.flatnonzero(began_cold)
+        cold = starting_points(begin, model, structure, x, y, key=key)
+        params = jax.tree.map(lambda new, old: new.at[bad].set(old[bad]), params, cold)
+    return params, began_cold
 
 
 def draw_rows(draw: Callable[[Array, Any], tuple[Any, Any]], state: Any, num_rows: Array) -> tuple[Any, Any]:
@@ -97,34 +102,6 @@ def check_proper(name: str, structure: Structure, improper_ok: bool) -> None:
             f"{name}: the model's prior is flat, so its posterior may not be proper, and chains would not tell. Sample "
             f"the model with its prior, or set improper_ok=True."
         )
-
-
-class Spread(NamedTuple):
-    """How chains lie on the devices of the machine: an equal number on each of as many as that allows."""
-
-    mesh: Mesh
-    a_share: NamedSharding
-    """Of what there is one of for each chain, chains first."""
-    all: NamedSharding
-    """Of what every device has whole."""
-
-    @classmethod
-    def of(cls, num_chains: int) -> "Spread":
-        """The layout of so many chains."""
-        devices = jax.local_devices()
-        num_devices = max(d for d in range(1, len(devices) + 1) if num_chains % d == 0)
-        mesh = Mesh(np.array(devices[:num_devices]), ("chain",))
-        return cls(mesh, NamedSharding(mesh, PartitionSpec("chain")), NamedSharding(mesh, PartitionSpec()))
-
-    def jit(self, block: Callable[..., Any]) -> Callable[..., Any]:
-        """Compile ``block(chains, *others)``: each device runs it on its chains."""
-
-        def spread(chains: Any, *others: Any) -> Any:
-            specs = (self.a_share.spec, *(self.all.spec for _ in others))
-            run = jax.shard_map(block, mesh=self.mesh, in_specs=specs, out_specs=self.a_share.spec, check_vma=False)
-            return run(chains, *others)
-
-        return jax.jit(spread)
 
 
 class _State(NamedTuple):

@@ -27,6 +27,7 @@ from ..density import (
     Weights,
     abstract_trace,
     count_rows,
+    element,
     flat,
     is_latent,
     is_masked,
@@ -37,6 +38,7 @@ from ..density import (
     signature,
     take_rows,
 )
+from ..devices import Spread
 from .method import Kind
 from .newton import newton
 
@@ -133,7 +135,7 @@ def descend(
     start: Weights | None = None,
     prior_power: Array | None = None,
 ) -> Descent:
-    """Minimise the negative log density from every starting point, in blocks of steps.
+    """Minimise the negative log density from every starting point, in blocks of steps; restarts spread over devices.
 
     Args:
         settings: how.
@@ -157,11 +159,13 @@ def descend(
 
     per_epoch = program.steps_per_epoch(num_rows)
     shuffled = program.epochs_at_once(num_rows) * per_epoch
+    everywhere = jax.device_put((x, y), program.spread.all) if program.spread.mesh.size > 1 else (x, y)
 
     def block(state: _State, begin: int, end: int) -> _State:
         if settings.batch_size is not None and begin % shuffled == 0:
             state = state._replace(order=program.shuffle(key, begin // per_epoch, x))
-        return program.block(state, begin, end, x, y, prior_power)
+        svi, losses = program.block((state.svi, state.losses, prior_power), state.order, begin, end, *everywhere)
+        return state._replace(svi=svi, losses=losses)
 
     def keep_going(state: _State, done: int) -> bool:
         nonlocal kept
@@ -203,6 +207,8 @@ def descend(
         last = losses[:, max(0, done - per_epoch) : max(1, done)]
         final = last.mean(axis=1) if last.size else np.full(len(losses), np.inf)  # interrupted before the first step
         final = np.where(program.finite(state, done), final, np.inf)
+    if program.spread.mesh.size > 1:
+        params = jax.device_put(jax.device_get(params))  # what follows runs on one device
     return Descent(params, losses, final, tuple(failures), tuple(warnings), run.ended == "interrupted")
 
 
@@ -231,7 +237,8 @@ class Program:
         )
         self.start = jax.jit(self._start)
         self.shuffle = jax.jit(self._shuffle)
-        self.block = jax.jit(self._block)
+        self.spread = Spread.of(settings.num_restarts)
+        self.block = self.spread.jit(self._block)
         self.loss = jax.jit(self._loss)
         self.polish = jax.jit(self._polish)
         self.press_on = jax.jit(self._press_on)
@@ -293,20 +300,24 @@ class Program:
         used = num_rows - num_rows % (self.settings.batch_size or num_rows)
         return orders[:, :used].reshape(-1)
 
-    def _block(self, state: _State, begin: Array, end: Array, x: Rows, y: Rows, prior_power: Array | None) -> _State:
+    def _block(self, each: Any, order: Array, begin: Array, end: Array, x: Rows, y: Rows) -> tuple[Any, Array]:
+        """Steps of each restart, of which it has the SVI state, the losses and the power of the prior."""
+        svi, losses, prior_power = each
         if self.settings.num_restarts == 1 and prior_power is None:  # without the batching, XLA's code is faster
-            single = state._replace(svi=_first(state.svi), losses=state.losses[0])
-            single = self._steps(partial(self._update, None), single, begin, end, x, y)
-            return single._replace(svi=_lift(single.svi), losses=single.losses[None])
+            state = _State(_first(svi), losses[0], order)
+            svi, losses = self._steps(partial(self._update, None), state, begin, end, x, y)
+            return _lift(svi), losses[None]
         powers = None if prior_power is None else 0
         update = jax.vmap(self._update, in_axes=(powers, 0, None, None, None))
-        return self._steps(partial(update, prior_power), state, begin, end, x, y)
+        return self._steps(partial(update, prior_power), _State(svi, losses, order), begin, end, x, y)
 
     def _update(self, prior_power: Array | None, svi: Any, x: Rows, y: Rows, num_rows: int) -> tuple[Any, Array]:
         new, loss = self.svi.update(svi, x, y, num_rows, prior_power)
         return new._replace(rng_key=svi.rng_key), loss  # no site is random: spares a split a step
 
-    def _steps(self, update: Callable[..., Any], state: _State, begin: Array, end: Array, x: Rows, y: Rows) -> _State:
+    def _steps(
+        self, update: Callable[..., Any], state: _State, begin: Array, end: Array, x: Rows, y: Rows
+    ) -> tuple[Any, Array]:
         num_rows, order = count_rows(x), state.order
         batch_size = self.settings.batch_size or num_rows
 
@@ -320,8 +331,7 @@ class Program:
             svi, loss = update(svi, *(batch(i) if self.settings.batch_size else (x, y)), num_rows)
             return svi, jax.lax.dynamic_update_index_in_dim(losses, loss, i, axis=-1)
 
-        svi, losses = jax.lax.fori_loop(begin, end, step, (state.svi, state.losses))
-        return state._replace(svi=svi, losses=losses)
+        return jax.lax.fori_loop(begin, end, step, (state.svi, state.losses))
 
     def _loss(self, params: Weights, x: Rows, y: Rows, prior_power: Array | None = None) -> Array:
         """The objective divided by the number of rows, at unconstrained weights."""
@@ -378,7 +388,7 @@ class Program:
         """The latent sites whose prior is flat."""
         if self._flat_sites is None:
             priors = {name: site["fn"] for name, site in abstract_trace(self.model, x, y).items() if is_latent(site)}
-            flat = [name for name, d in priors.items() if is_masked(d) or isinstance(d, dist.ImproperUniform)]
+            flat = [name for name, d in priors.items() if is_masked(d) or isinstance(element(d), dist.ImproperUniform)]
             self._flat_sites = frozenset(flat)
         return self._flat_sites
 

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import lru_cache, partial
 from typing import Any, ClassVar, NamedTuple
 
@@ -10,18 +10,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from arviz_stats.base import array_stats  # type: ignore[attr-defined]
-from blackjax.mcmc.integrators import IntegratorState, isokinetic_velocity_verlet, partially_refresh_momentum
-from blackjax.util import generate_unit_vector
 from jax import Array
 from jax.flatten_util import ravel_pytree
 from numpyro.infer.util import constrain_fn, potential_energy
 
 from .. import status as says
 from ..density import NumPyroModel, Rows, Structure, Weights, signature
+from ..devices import Spread
 from ..status import Status
 from ..store import Store
-from .chains import Drawn, Spread, check_proper, draw_rows, run_chains, warm_start
-from .descent import starting_points
+from .chains import Drawn, check_proper, draw_rows, run_chains, warm_start
 from .method import Kind, Outcome
 from .point import MAP
 
@@ -164,7 +162,7 @@ class MCLMC:
                 "turn to; got 1. Use NUTS."
             )
         key_start, key_chains = jax.random.split(key)
-        params, failed = warm_start(
+        params, began_cold = warm_start(
             self.start,
             self.init_strategy,
             self.num_chains,
@@ -176,15 +174,8 @@ class MCLMC:
             progress=progress,
             store=store,
         )
-        warnings: list[str] = []
-        if failed.any():
-            settings = replace(self.start or MAP(), num_restarts=self.num_chains)
-            cold = starting_points(settings, model, structure, x, y, key=key_start)
-            bad = np.flatnonzero(failed)
-            params = jax.tree.map(lambda new, old: new.at[bad].set(old[bad]), params, cold)
-            warnings.append(says.COLD_START.format(chains=_listed(failed)))
         program = _program(self, model, structure, x, y, params)
-        chains = jax.device_put(program.start(params, key_chains, x, y), program.spread.a_share)
+        chains = jax.device_put(program.start(params, began_cold, key_chains, x, y), program.spread.a_share)
         x, y = jax.device_put((x, y), program.spread.all)
 
         def advance(chains: Any, begin: int, end: int) -> tuple[Any, Any, int]:
@@ -203,6 +194,8 @@ class MCLMC:
             progress=progress,
             store=store,
         )
+        began_cold = np.asarray(chains.began_cold)  # of the first run, where this one went on with it
+        warnings = [says.COLD_START.format(chains=_listed(began_cold))] if began_cold.any() else []
         status = _status(self, sample_stats, program.dim, warnings)
         length = np.asarray(program.momentum_length(chains))
         return Outcome(draws, status, sample_stats=sample_stats, stats={"momentum_length": length})
@@ -211,7 +204,8 @@ class MCLMC:
 class _Chain(NamedTuple):
     """One chain, in unconstrained coordinates laid out in one vector of length d."""
 
-    state: IntegratorState
+    state: Any
+    """BlackJAX's: position, momentum, log density and its gradient."""
     key: Array
     log_step: Array
     """Log of the step size, before caution."""
@@ -222,6 +216,8 @@ class _Chain(NamedTuple):
     """Recent moments of the coordinates, (d,)."""
     scale: Array
     """Squared scales of the coordinates, (d,): BlackJAX's inverse mass matrix."""
+    began_cold: Array
+    """Whether it began where no descent had brought it, though one was asked for: kept for a run that is resumed."""
 
 
 class _Tally(NamedTuple):
@@ -259,18 +255,22 @@ class _Program:
     def _log_density(self, u: Array, x: Rows, y: Rows) -> Array:
         return -potential_energy(self.model, (x, y), {}, self.unravel(u))
 
-    def _start(self, params: Weights, key: Array, x: Rows, y: Rows) -> _Chain:
+    def _start(self, params: Weights, cold: Array, key: Array, x: Rows, y: Rows) -> _Chain:
+        # Imported here, since BlackJAX starts JAX, after which the number of devices cannot be set.
+        from blackjax.mcmc.integrators import IntegratorState
+        from blackjax.util import generate_unit_vector
+
         zero, ones = jnp.zeros((), self.dtype), jnp.ones(self.dim, self.dtype)
         log_step = zero + math.log(START * math.sqrt(self.dim))
 
-        def one(params: Weights, key: Array) -> _Chain:
+        def one(params: Weights, cold: Array, key: Array) -> _Chain:
             u, _ = ravel_pytree(params)
             value, gradient = jax.value_and_grad(self._log_density)(u, x, y)
             key_momentum, key = jax.random.split(key)
             state = IntegratorState(u, generate_unit_vector(key_momentum, u), value, gradient)
-            return _Chain(state, key, log_step, zero + 1, u, jnp.zeros_like(u), ones)
+            return _Chain(state, key, log_step, zero + 1, u, jnp.zeros_like(u), ones, cold)
 
-        return jax.vmap(one)(params, jax.random.split(key, self.settings.num_chains))
+        return jax.vmap(one)(params, cold, jax.random.split(key, self.settings.num_chains))
 
     def _energy_variance(self, i: Array) -> Array:
         """The target at step i."""
@@ -284,6 +284,8 @@ class _Program:
 
     def _step(self, chain: _Chain, i: Array, x: Rows, y: Rows) -> tuple[_Chain, _Tally]:
         """One step of the dynamics and, in the warm-up, of the adaptation."""
+        from blackjax.mcmc.integrators import isokinetic_velocity_verlet, partially_refresh_momentum
+
         key_noise, key_metropolis = jax.random.split(jax.random.fold_in(chain.key, i))
         warming_up, target = i < self.settings.num_warmup, self._energy_variance(i)
         old, step_size = chain.state, _step_size(chain)
@@ -400,7 +402,7 @@ def _status(settings: MCLMC, stats: dict[str, np.ndarray], dim: int, warnings: l
     num_draws = lp.shape[1]
     if num_draws < settings.num_samples:
         warnings.append(says.INTERRUPTED.format(done=num_draws, total=settings.num_samples, unit="draws of each chain"))
-    frozen = ~np.isfinite(lp).all(axis=1) | ((np.ptp(lp, axis=1) == 0) if num_draws > 1 else False)
+    frozen = ~np.isfinite(lp).all(axis=1) | ((lp == lp[:, :1]).all(axis=1) & (num_draws > 1))
     if frozen.any():
         failures.append(says.FROZEN.format(chains=_listed(frozen)))
     moving = np.flatnonzero(~frozen)

@@ -1,7 +1,7 @@
 """NUTS: Markov chains whose draws follow the posterior."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache, partial
 from typing import Any, ClassVar
 
@@ -15,9 +15,10 @@ from numpyro.infer.util import constrain_fn, potential_energy
 
 from .. import status as says
 from ..density import NumPyroModel, Rows, Structure, Weights, signature
+from ..devices import Spread
 from ..status import Status
 from ..store import Store
-from .chains import Drawn, Spread, check_proper, draw_rows, run_chains, warm_start
+from .chains import Drawn, check_proper, draw_rows, run_chains, warm_start
 from .method import Kind, Outcome
 from .point import MAP
 
@@ -108,7 +109,7 @@ class NUTS:
         """
         check_proper("NUTS", structure, self.improper_ok)
         key_start, key_chains = jax.random.split(key)
-        params, _ = warm_start(
+        params, began_cold = warm_start(
             self.start,
             self.init_strategy,
             self.num_chains,
@@ -140,6 +141,9 @@ class NUTS:
             store=store,
         )
         status = _status(self, sample_stats, sample_stats["lp"].shape[1])
+        if began_cold.any():
+            cold = says.COLD_START.format(chains=", ".join(map(str, np.flatnonzero(began_cold))))
+            status = replace(status, warnings=(cold, *status.warnings))
         return Outcome(draws, status, sample_stats=sample_stats)
 
 

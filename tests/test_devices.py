@@ -1,0 +1,44 @@
+"""Chains, members and restarts spread over the devices of the machine."""
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+SCRIPT = """
+import sys
+import jax
+jax.config.update("jax_num_cpu_devices", int(sys.argv[1]))
+import numpy as np
+from flatprior.inference import MAP, MCLMC, NUTS, Ensemble, fit
+from flatprior.models import MLP, Model, Normal
+methods = {
+    "chains": MCLMC(num_warmup=30, num_samples=5, thinning=2, num_chains=4),
+    "trajectories": NUTS(num_warmup=5, num_samples=3, num_chains=2, max_tree_depth=2),
+    "members": Ensemble(base=MAP(num_steps=40, polish=False), size=4),
+    "batches": MAP(num_steps=40, num_restarts=2, batch_size=10, polish=False),
+    "validated": MAP(num_steps=200, num_restarts=2, validation_fraction=0.2),
+    "one on each of three": Ensemble(base=MAP(num_steps=40, polish=False), size=3),
+}
+x = np.linspace(-1, 1, 40)[:, None]
+model = Model(MLP((3,), "tanh"), Normal("network"))
+fits = {name: fit(model, method, x, np.sin(3 * x[:, 0]), key=0, progress=False) for name, method in methods.items()}
+np.savez(sys.argv[2], **{name: found.draws["w1"] for name, found in fits.items()})
+"""
+
+
+@pytest.fixture(scope="module")
+def draws(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, np.ndarray]]:
+    """Number of devices -> method -> draws of a weight."""
+    folder = tmp_path_factory.mktemp("devices")
+    for devices in ("1", "2", "3"):
+        subprocess.run([sys.executable, "-c", SCRIPT, devices, str(folder / f"{devices}.npz")], check=True)
+    return {devices: dict(np.load(folder / f"{devices}.npz")) for devices in ("1", "2", "3")}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("devices", ["2", "3"])
+def test_more_devices_give_the_draws_of_one(devices: str, draws: dict[str, dict[str, np.ndarray]]) -> None:
+    for method, expected in draws["1"].items():
+        np.testing.assert_allclose(draws[devices][method], expected, rtol=1e-2, atol=1e-3, err_msg=method)
