@@ -52,6 +52,14 @@ class Fit:
         """What was recorded: for points ``loss`` in nats, (restart, step); for chains the statistics of each draw."""
         return {**self.outcome.stats, **self.outcome.sample_stats}
 
+    @property
+    def log_evidence(self) -> float | None:
+        """Log p(y | x) of the model in nats, the log marginal likelihood, as `Laplace` estimates it; else None.
+
+        It is NaN where the prior is flat, under which there is none, or the fit has failed.
+        """
+        return self.outcome.log_evidence
+
     def predict(self, x: Any) -> Predictive:
         """The predictive distribution of y at rows of x, laid out as in the fit. Sees no y.
 

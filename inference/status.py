@@ -95,8 +95,21 @@ LOST_MEMBERS = (
     "A smaller learning rate is the usual cure."
 )
 OF_MEMBERS = "{count} of {size} members are not what was asked for. Of member {first}: {reason}"
+NOT_LEVEL = (
+    "This is not the mode: the slope promises {gain:.3g} nats more, of which neither the draws nor the evidence know. "
+    "Give base more num_steps, or standardise x and y; where units have kinks (ReLU), the slope may vanish nowhere."
+)
+NO_GAUSSIAN = (
+    "There is no Gaussian around this point: {count} of {size} eigenvalues of the curvature are not positive (from "
+    "{least:.3g} to {most:.3g}), and the draws are copies of it. Give every weight a proper prior, a network "
+    "curvature='ggn', or base more num_steps."
+)
+NO_CURVATURE = (
+    "There is no Gaussian around this point: the second derivatives of the log density are not finite there, and the "
+    "draws are copies of it. Look for values under which the log density is not finite."
+)
 COLD_START = (
-    "Chains {chains} began at their random starting point: the descent from there has no finite end. A smaller "
+    "Chains {chains} began at their random starting point: the descent from there came to no better place. A smaller "
     "learning rate in start is the usual cure."
 )
 LOST_CHAINS = (

@@ -25,6 +25,8 @@ class Outcome:
     """Statistics of each draw under ArviZ's names, shaped (chain, draw)."""
     stats: Mapping[str, np.ndarray] = field(default_factory=dict)
     """What else the method recorded."""
+    log_evidence: float | None = None
+    """Log p(y | x) of the model in nats, by methods that estimate it; NaN where it does not exist."""
 
 
 class Method(Protocol):

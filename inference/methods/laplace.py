@@ -1,0 +1,247 @@
+"""The Laplace approximation: a Gaussian at the mode of the posterior, and the evidence."""
+
+import math
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, NamedTuple
+
+import jax
+import numpy as np
+from jax import Array
+from jax.flatten_util import ravel_pytree
+from scipy.linalg import LinAlgError, cholesky, solve_triangular
+from scipy.optimize import minimize
+
+from .. import status as says
+from ..density import NumPyroModel, Rows, Structure, Weights, in_double
+from ..status import Status
+from .curvature import Curvature, Surface, by_site, surface_of
+from .descent import Descent, descend, param, program_of
+from .method import Kind, Outcome
+from .mode import collapses, no_maximum, separable_in_part
+from .point import MAP
+
+MAX_WEIGHTS = 4096
+"""Most weights: a matrix of as many rows takes 128 MiB in float64, and three are held at a time."""
+MAX_STEPS = 200
+"""Steps of the trust region from where the base ended to the mode."""
+SMALL_SLOPE = 1e-6
+"""Length of the gradient, in nats, at which the mode is reached."""
+MAX_DECREMENT = 0.01
+"""Nats below the mode at which a point passes for it: it is then within 0.14 standard deviations of it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Laplace:
+    """A Gaussian at the mode of the posterior, ``N(u*, H^-1)``, and the evidence that it implies (MacKay 1992).
+
+    The Gaussian is over unconstrained coordinates u, in which every weight can be any number (a scale is there by its
+    logarithm). So is the mode u*, that of the density over u, with its Jacobian: for a scale it is not where `MAP`
+    ends. H is the curvature there of the negative log density ``-log p(y | x, w(u)) - log p(w(u)) - log |dw/du|``. The
+    mode is found and H is formed in float64. Draws are mapped back to the coordinates of the model, and
+    `Fit.log_evidence` is ``log p(y, u*) + d/2 log 2 pi - 1/2 log det H``, log p(y | x) of the model, in nats. It counts
+    one mode: a network of h tanh units has h! 2^h copies of each.
+
+    Exact for a linear model with known noise and Normal priors; elsewhere right up to O(1/n) where n rows determine the
+    weights. Those of a network they do not: a Gaussian cannot follow its posterior, and the draws may predict worse
+    than the mode alone (Immer et al. 2021); `compare` tells. The predictions of the network linearised around its mode,
+    which do better there, are those of another model, and not given here.
+
+    Args:
+        base: the `MAP` run that finds the mode's neighbourhood, on all rows and without early stopping; of its restarts
+            the best is taken. From there a trust region (Conn et al. 2000, chapter 7) goes to the mode, in at most 200
+            steps. Each forms the Hessian, d gradients: seconds in all for a hundred weights, minutes for several
+            hundred. Memory grows by the square of the weights, of which there may be 4,096.
+        num_samples: draws, in one chain: draws are shaped (1, num_samples, *shape of the site).
+        curvature: what H is.
+
+            - ``"ggn"``: the generalised Gauss-Newton matrix, ``J' F J`` plus the curvature of the prior: J are the
+              derivatives by u of the parameters of the observed site, F is its Fisher information (Martens 2020). The
+              data never make it negative, so under Normal priors no weight has more spread than its prior has. It is
+              the Hessian where logits, or means of known scale, are linear in the weights. Known for sites with a
+              finite support, Normal, Poisson and others for which NumPyro has the KL divergence.
+            - ``"hessian"``: the Hessian. It leaves out nothing, but is positive only where the slope vanishes, which
+              networks with kinks (ReLU) need not allow, and may be so small that the draws leave the network's mode.
+            - None: ``"ggn"`` where it is known, ``"hessian"`` elsewhere.
+        improper_ok: approximate a model whose prior is flat. Its posterior may not exist, and it has no evidence
+            (`Fit.log_evidence` is NaN).
+
+    Raises:
+        ValueError: when a setting is out of its range, or `base` is not a `MAP` run to the end.
+
+    Example:
+        >>> import numpy as np
+        >>> from flatprior.inference import Laplace, fit
+        >>> from flatprior.models import MLP, Model, Normal, gaussian
+        >>> x = np.linspace(-1, 1, 20)[:, None]
+        >>> for slope in 0.0, 0.5:  # the evidence for a slope: y = 1 + slope x + residuals
+        ...     y = 1 + slope * x[:, 0] + 0.2 * np.cos(20 * x[:, 0])
+        ...     line = fit(Model(MLP(), Normal(0.2), gaussian(1.0)), Laplace(), x, y, key=0)
+        ...     none = fit(Model(MLP(), Normal(0.2), gaussian(1.0)), Laplace(), np.zeros((20, 1)), y, key=0)
+        ...     print(f"{line.log_evidence - none.log_evidence:.1f}")
+        -2.6
+        20.3
+    """
+
+    kind: ClassVar[Kind] = "approximation"
+
+    base: MAP = field(default_factory=MAP)
+    num_samples: int = 1000
+    curvature: Curvature | None = None
+    improper_ok: bool = False
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.base, MAP):
+            raise ValueError(
+                f"Laplace: expected MAP(...) as base; got {self.base!r}. A flat prior may have no posterior: for "
+                f"flat(model) give base=MAP(...) and improper_ok=True."
+            )
+        if self.base.validation_fraction:
+            raise ValueError(
+                f"Laplace: expected a base with validation_fraction=0, which ends at the mode of all rows; got "
+                f"{self.base.validation_fraction!r}."
+            )
+        if not isinstance(self.num_samples, int) or isinstance(self.num_samples, bool) or self.num_samples < 1:
+            raise ValueError(f"Laplace: expected a positive integer as num_samples; got {self.num_samples!r}.")
+        if self.curvature not in (None, "ggn", "hessian"):
+            raise ValueError(f"Laplace: expected 'ggn', 'hessian' or None as curvature; got {self.curvature!r}.")
+
+    def run(
+        self, model: NumPyroModel, structure: Structure, x: Rows, y: Rows, *, key: Array, progress: bool
+    ) -> Outcome:
+        """See `Method.run`.
+
+        Raises:
+            ValueError: when the prior is flat and `improper_ok` is not set, the model has more than 4,096 weights, or
+                the curvature asked for is not known.
+        """
+        _check(self, structure)
+        surface = surface_of(self.curvature, model, structure, x, y)
+        key_base, key_draws = jax.random.split(key)
+        descent = descend(self.base, model, structure, x, y, key=key_base, progress=progress)
+        with jax.enable_x64(True):  # in float32 the curvature of a network has not the digits to be inverted
+            start = {site: in_double(value[descent.best]) for site, value in descent.unconstrained.items()}
+            rows = (start, *jax.tree.map(in_double, (x, y)))
+            centre = np.asarray(ravel_pytree(start)[0])
+            if not descent.failures:
+                centre = _climb(surface, centre, *rows)
+            lowest, slope = jax.device_get(surface.value_and_slope(centre, *rows))
+            gaussian = _Gaussian.at(centre, slope, np.asarray(surface.curvature(centre, *rows)))
+            weights = jax.device_get(surface.constrain(gaussian.sample(key_draws, self.num_samples), *rows))
+        dtype = jax.dtypes.canonicalize_dtype(float)
+        draws = {site: weights[site][None].astype(dtype) for site in structure.latents}
+        mode = {param(site): value for site, value in jax.device_get(by_site(centre.astype(dtype), start)).items()}
+        status = self._status(descent, mode, gaussian, model, structure, x, y)
+        has_evidence = status and not program_of(self.base, model, structure, x, y).flat_sites(x, y)
+        evidence = gaussian.log_mass - float(lowest) if has_evidence else math.nan
+        stats = {"loss": descent.losses, "newton_decrement": np.asarray(gaussian.decrement)}
+        return Outcome(draws, status, stats=stats, log_evidence=evidence)
+
+    def _status(
+        self,
+        descent: Descent,
+        mode: Weights,
+        gaussian: "_Gaussian",
+        model: NumPyroModel,
+        structure: Structure,
+        x: Rows,
+        y: Rows,
+    ) -> Status:
+        """What is to be said of the descent, of the place that was climbed to, and of the Gaussian there."""
+        failures, warnings = list(descent.failures), list(descent.warnings)
+        program = program_of(self.base, model, structure, x, y)
+        level = gaussian.decrement <= MAX_DECREMENT
+        if not failures and program.flat_sites(x, y):
+            failures = no_maximum(program, structure, mode, x, y) or separable_in_part(program, structure, mode, x, y)
+        if not failures and not level:
+            failures = collapses(program, structure, descent.member(descent.best)[0], x, y)
+        if not failures and gaussian.root is None:
+            failures = [gaussian.defect]
+        if not failures and not level:
+            warnings.append(says.NOT_LEVEL.format(gain=gaussian.decrement))
+        return Status(tuple(failures), tuple(warnings))
+
+
+def _check(settings: Laplace, structure: Structure) -> None:
+    if structure.is_flat and not settings.improper_ok:
+        raise ValueError(
+            "Laplace: the model's prior is flat, so its posterior may not be proper, and has no evidence. Give the "
+            "model a prior, or set improper_ok=True."
+        )
+    if structure.num_weights > MAX_WEIGHTS:
+        raise ValueError(
+            f"Laplace: expected at most {MAX_WEIGHTS:,} weights, since it takes memory by their square; got "
+            f"{structure.num_weights:,}. Use Ensemble() or MCLMC(), or a smaller network."
+        )
+
+
+def _climb(surface: Surface, u: np.ndarray, *rows: Any) -> np.ndarray:
+    """The mode near u, by a trust region; where it got to in `MAX_STEPS` steps, if it has not reached it."""
+
+    def value_and_slope(u: np.ndarray) -> tuple[float, np.ndarray]:
+        value, slope = jax.device_get(surface.value_and_slope(u, *rows))
+        return (float(value), slope) if np.isfinite(value) else (math.inf, np.zeros_like(u))
+
+    def hessian(u: np.ndarray) -> np.ndarray:
+        h = np.asarray(surface.hessian(u, *rows))
+        return h if np.isfinite(h).all() else np.eye(len(u))  # down the slope, where there is no second derivative
+
+    found = minimize(
+        value_and_slope,
+        u,
+        jac=True,
+        hess=hessian,
+        method="trust-exact",
+        options={"gtol": SMALL_SLOPE, "maxiter": MAX_STEPS, "max_trust_radius": 1e4},
+    )
+    return found.x
+
+
+class _Gaussian(NamedTuple):
+    """N(centre, H^-1), of which H = S L L' S is kept, with a diagonal S and a triangular L."""
+
+    centre: np.ndarray
+    scale: np.ndarray
+    """The diagonal of S."""
+    root: np.ndarray | None
+    """L; None where H is not positive definite."""
+    decrement: float
+    """``g' H^-1 g / 2``: nats that a step to where the slope would vanish promises; infinite where there is no such."""
+    defect: str = ""
+    """What is wrong with H, in words."""
+
+    @classmethod
+    def at(cls, centre: np.ndarray, slope: np.ndarray, h: np.ndarray) -> "_Gaussian":
+        """The Gaussian with this centre and curvature."""
+        scale = np.sqrt(np.diagonal(h), where=np.diagonal(h) > 0, out=np.ones(len(h)))
+        try:
+            root = cholesky(h / scale / scale[:, None], lower=True)
+        except (LinAlgError, ValueError):  # not positive definite; not finite
+            root = None
+        rounding = len(h) * np.finfo(float).eps
+        if root is None or np.diagonal(root).min() ** 2 <= rounding:
+            return cls(centre, scale, None, math.inf, _defect(h, rounding))
+        step = solve_triangular(root, slope / scale, lower=True)
+        return cls(centre, scale, root, float(step @ step) / 2)
+
+    @property
+    def log_mass(self) -> float:
+        """The log of the integral of ``exp(-(u - centre)' H (u - centre) / 2)``; NaN where there is none."""
+        if self.root is None:
+            return math.nan
+        log_det = 2 * (np.log(np.diagonal(self.root)).sum() + np.log(self.scale).sum())
+        return float(len(self.centre) * math.log(2 * math.pi) - log_det) / 2
+
+    def sample(self, key: Array, count: int) -> np.ndarray:
+        """Draws, (count, d); copies of the centre where there is no Gaussian."""
+        noise = np.asarray(jax.random.normal(key, (count, len(self.centre))))
+        if self.root is None:
+            return np.tile(self.centre, (count, 1))
+        return self.centre + solve_triangular(self.root, noise.T, lower=True, trans="T").T / self.scale
+
+
+def _defect(h: np.ndarray, rounding: float) -> str:
+    if not np.isfinite(h).all():
+        return says.NO_CURVATURE
+    values = np.linalg.eigvalsh(h)
+    count = int((values <= rounding * values[-1]).sum())
+    return says.NO_GAUSSIAN.format(count=max(count, 1), size=len(h), least=values[0], most=values[-1])
