@@ -1,79 +1,40 @@
 """Fits of one data set, held against the same rows."""
 
-import math
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
+import warnings
+from collections.abc import Mapping, Sequence
+from itertools import combinations
+from typing import Any, NamedTuple
 
 import numpy as np
-import pandas as pd
+from numpyro.distributions import Distribution
 
 from ..checks import as_rows
-from ..density import count_rows
+from ..density import Rows, abstract_trace, count_rows, element, unmasked
 from ..predictive import Predictive
 from ..result import Fit
+from .convergence import loo
+from .scores import Forecast, mean, standard_error
+from .table import Comparison, Entry, tabulate
 
-INTERVAL = 0.9
-"""Probability of the central interval whose coverage is reported."""
-NUM_BINS = 10
-"""Bins of equal count of the calibration error."""
-
-COLUMNS = {
-    "log_density": ("log density", "{:.3f}"),
-    "log_density_se": ("se", "{:.3f}"),
-    "bits": ("bits", "{:.3f}"),
-    "difference": ("to best", "{:.3f}"),
-    "difference_se": ("se", "{:.3f}"),
-    "rmse": ("RMSE", "{:.4g}"),
-    "accuracy": ("accuracy", "{:.1%}"),
-    "brier": ("Brier", "{:.4f}"),
-    "coverage": ("90% covers", "{:.1%}"),
-    "calibration_error": ("calibration error", "{:.3f}"),
-    "kind": ("kind", "{}"),
-    "status": ("status", "{}"),
-    "seconds_compile": ("compile s", "{:.1f}"),
-    "seconds_run": ("run s", "{:.1f}"),
+UNITS = "{rows} rows. Log density in nats a row of the predictive distribution; se: standard error."
+PARETO = "Estimated shape parameter"
+"""How ArviZ's warning of a large Pareto k begins."""
+CURES = {
+    "observed": "Give the observed site one name in all models.",
+    "scored": "A density has units of y, and no common scale with a probability.",
+    "num_classes": "Fit them to the same classes.",
+    "event_shape": "Fit them to the same y.",
 }
-"""Column -> (heading, format) of the printed table."""
+"""What must be alike of the observed sites -> what to do where it is not."""
 
 
-@dataclass(frozen=True, eq=False, repr=False)
-class Comparison:
-    """The scores of several fits on the same rows, best first; see `compare`. Prints as a table."""
-
-    table: pd.DataFrame
-    """One row a fit."""
-    log_probs: Mapping[str, np.ndarray]
-    """Fit -> log predictive density of each row in nats, (n,)."""
-    notes: tuple[str, ...]
-    """What is to be said below the table: units, and the reasons of statuses that are not ok."""
-
-    def to_dataframe(self) -> pd.DataFrame:
-        """The scores, unrounded, one row a fit; `compare` describes the columns."""
-        return self.table.copy()
-
-    def __str__(self) -> str:
-        return "\n".join([self._formatted().to_string(), "", *self.notes])
-
-    def __repr__(self) -> str:
-        return str(self)
-
-    def _repr_html_(self) -> str:
-        notes = "<br>".join(note.replace("&", "&amp;").replace("<", "&lt;") for note in self.notes)
-        return f"{self._formatted().to_html(border=0)}<p>{notes}</p>"
-
-    def _formatted(self) -> pd.DataFrame:
-        cells = {
-            column: self.table[column].map(form.format) for column, (_, form) in COLUMNS.items() if column in self.table
-        }
-        frame = pd.DataFrame(cells)
-        return frame.set_axis([COLUMNS[column][0] for column in cells], axis=1)
-
-
-def compare(fits: Mapping[str, Fit], x: Any, y: Any) -> Comparison:
+def compare(
+    fits: Mapping[str, Fit | Sequence[Fit]], x: Any, y: Any, *, training: tuple[Any, Any] | None = None
+) -> Comparison:
     """Score fits on rows that none of them has seen.
 
-    The table has a row a fit, the highest log density first:
+    The table has a row a fit, the highest log density first; of fits that are equal, and of those whose log density is
+    not finite, which come last, the first given is first:
 
     - ``log_density``: log p(y | x, data) of the predictive distribution, the mean over rows, in nats a row; its
       standard error in ``log_density_se``; ``bits`` is the same as a code length in bits a row, its negative / log 2.
@@ -86,99 +47,156 @@ def compare(fits: Mapping[str, Fit], x: Any, y: Any) -> Comparison:
       |coverage - probability|. Both are biased upwards by about 1 / sqrt(rows in a bin).
     - ``kind``, ``status``, ``seconds_compile`` and ``seconds_run`` of the fit.
 
+    Several fits under one name, of one model by one method under several keys, are one row: every score is their mean,
+    ``keys`` their number, and the status the worst. ``keys_se`` is the standard error over keys of the log density: how
+    far the row would move with other keys. The other standard errors are over rows, of the mean over keys.
+
+    With `training`, fits by Markov chains have ``elpd_loo`` as well, in nats a row, and its standard error
+    ``elpd_loo_se``: the log density of each row of the fit, predicted from all other rows, by Pareto-smoothed
+    importance sampling (`loo`). It estimates what ``log_density`` measures on rows that were held out.
+
     Args:
-        fits: name -> fit. All have the same observed site.
+        fits: name -> a fit, or a list of fits of the same model by the same method under several keys. All have the
+            same observed site, and score the same kind of y: densities and probabilities have no common scale.
         x: n rows.
         y: n rows.
+        training: the rows (x, y) of the fits.
 
     Raises:
-        TypeError, ValueError: when there is no fit, one is not a fit, or x and y are not rows like those of the fits.
+        TypeError: when there is no fit, or one is not a fit.
+        ValueError: when x and y are not rows like those of the fits, or what the fits predict cannot be compared.
+
+    Example:
+        >>> import numpy as np
+        >>> from flatprior.inference import MAP, MLE, compare, fit
+        >>> from flatprior.models import MLP, Model, Normal, gaussian
+        >>> x = np.linspace(-1, 1, 20)[:, None]
+        >>> y = 2 * x[:, 0] + np.tile([0.5, 0.5, -0.5, -0.5], 5)
+        >>> model = Model(MLP(), Normal(0.5), gaussian(0.5))
+        >>> fits = {method: fit(model, method(), x[::2], y[::2], key=0) for method in (MLE, MAP)}
+        >>> table = compare({method.__name__: found for method, found in fits.items()}, x[1::2], y[1::2]).to_dataframe()
+        >>> print(table[["log_density", "difference", "rmse"]].round(3))
+             log_density  difference   rmse
+        MLE       -0.711       0.000  0.493
+        MAP       -0.833      -0.121  0.551
     """
+    keys = _as_lists(fits)
+    x, y = as_rows("x", x), as_rows("y", y)
+    held_out = None if training is None else _as_pair(training)
+    predictives = {name: [fit.predict(x) for fit in members] for name, members in keys.items()}
+    families = check_comparable(predictives)
+    entries, notes = {}, list(families)
+    for name, members in keys.items():
+        forecasts = [Forecast.of(predictive, y) for predictive in predictives[name]]
+        scores = [forecast.scores() for forecast in forecasts]
+        entries[name] = Entry(
+            np.stack([forecast.log_prob for forecast in forecasts]),
+            {score: float(np.mean([each[score] for each in scores])) for score in scores[0]},
+            members[0].kind,
+            tuple(fit.status for fit in members),
+            float(np.mean([fit.seconds.compile for fit in members])),
+            float(np.mean([fit.seconds.run for fit in members])),
+        )
+        if held_out is not None and members[0].kind == "chain":
+            left_out, worst = _leave_one_out(members, *held_out)
+            entries[name].scores.update(left_out)
+            notes.append(f"{name}: {worst}")
+    if held_out is not None and not any(members[0].kind == "chain" for members in keys.values()):
+        notes.append("LOO needs Markov chains, and none of the fits is one.")
+    return tabulate(entries, [UNITS.format(rows=count_rows(x)), *notes])
+
+
+def check_comparable(predictives: Mapping[str, Sequence[Predictive]]) -> list[str]:
+    """Raise where fits do not score the same y on one scale; say where their observations differ in family."""
+    sites = {name: _Site.of(each) for name, members in predictives.items() for each in members}
+    for (one, its), (other, theirs) in combinations(sites.items(), 2):
+        for what, cure in CURES.items():
+            a, b = getattr(its, what), getattr(theirs, what)
+            if a != b:
+                raise ValueError(f"compare: {one!r} has {_told(what, a)}, and {other!r} {_told(what, b)}. {cure}")
+    families: dict[str, list[str]] = {}
+    for name, site in sites.items():
+        families.setdefault(site.family, []).append(name)
+    if len(families) == 1:
+        return []
+    return ["Observations: " + "; ".join(f"{family} ({', '.join(of)})" for family, of in families.items()) + "."]
+
+
+class _Site(NamedTuple):
+    """What of an observed site must be alike where log densities are compared, and its family, which need not."""
+
+    observed: str
+    scored: str
+    num_classes: int | None
+    event_shape: tuple[int, ...]
+    family: str
+
+    @classmethod
+    def of(cls, predictive: Predictive) -> "_Site":
+        name = predictive.structure.observed
+        d: Distribution = unmasked(abstract_trace(predictive.model, predictive.x)[name]["fn"])
+        scored = "a probability" if d.support.is_discrete else "a density"
+        family = type(element(d)).__name__.removesuffix("Logits").removesuffix("Probs")
+        return cls(name, scored, predictive.num_classes, d.event_shape, family)
+
+
+def _told(what: str, value: Any) -> str:
+    match what:
+        case "observed":
+            return f"the observed site {value!r}"
+        case "num_classes":
+            return f"{'no' if value is None else value} classes"
+        case "event_shape":
+            return f"a y of shape {value} in each row"
+    return f"{value} of y"
+
+
+def _as_lists(fits: Any) -> dict[str, list[Fit]]:
+    """Name -> the fits of one row of the table."""
     if not isinstance(fits, Mapping) or not fits:
         raise TypeError(f"compare: expected a mapping from names to fits, such as {{'MLE': fit(...)}}; got {fits!r}.")
-    for name, fit in fits.items():
-        if not isinstance(fit, Fit):
-            raise TypeError(f"compare: expected {name!r} to be a fit; got {fit!r}.")
-    x, y = as_rows("x", x), as_rows("y", y)
-    rows: dict[str, dict[str, Any]] = {}
-    log_probs = {}
-    for name, fit in fits.items():
-        predictive = fit.predict(x)
-        log_probs[name] = predictive.log_prob(y)
-        rows[name] = {
-            "log_density": _mean(log_probs[name]),
-            "log_density_se": _standard_error(log_probs[name]),
-            "bits": -_mean(log_probs[name]) / math.log(2),
-            **_scores(predictive, y),
-            "kind": fit.kind,
-            "status": fit.status.level,
-            "seconds_compile": fit.seconds.compile,
-            "seconds_run": fit.seconds.run,
-        }
-    best = max(rows, key=lambda name: np.nan_to_num(rows[name]["log_density"], nan=-np.inf))
-    for name, row in rows.items():
-        difference = log_probs[name] - log_probs[best]
-        row["difference"], row["difference_se"] = _mean(difference), _standard_error(difference)
-    table = pd.DataFrame(list(rows.values()), index=list(rows))
-    table = table[[column for column in COLUMNS if column in table]]
-    table = table.sort_values("log_density", ascending=False, kind="stable")
-    notes = [f"{count_rows(x)} rows. Log density in nats a row of the predictive distribution; se: standard error."]
-    notes += [f"{name}: {fit.status}" for name, fit in fits.items() if fit.status.level != "ok"]
-    return Comparison(table, log_probs, tuple(notes))
+    lists = {name: list(each) if isinstance(each, list | tuple) else [each] for name, each in fits.items()}
+    for name, members in lists.items():
+        if not members or not all(isinstance(fit, Fit) for fit in members):
+            raise TypeError(f"compare: expected {name!r} to be a fit, or a list of fits; got {fits[name]!r}.")
+        for part in ("model", "method"):
+            first, *others = (getattr(fit, part) for fit in members)
+            for other in others:
+                if other != first:
+                    raise ValueError(
+                        f"compare: expected the fits of {name!r} to be of one model by one method, under several keys; "
+                        f"got {first!r} and {other!r}. Give different ones a name each."
+                    )
+    _check_layouts(lists)
+    return lists
 
 
-def _scores(predictive: Predictive, y: Any) -> dict[str, float]:
-    """What is asked of the predictive distribution beside its log density, by the kind of y."""
-    if predictive.is_finite:
-        return _class_scores(predictive.probs, np.asarray(y))
-    try:
-        mean = predictive.mean
-    except NotImplementedError:
-        return {}
-    scores: dict[str, float] = {"rmse": math.sqrt(_mean((mean - np.asarray(y)) ** 2))}
-    try:
-        transform = predictive.cdf(y)
-    except NotImplementedError:
-        return scores
-    if predictive.structure.support.is_discrete:
-        return scores  # a discrete transform is not uniform even where the fit is right
-    return {
-        **scores,
-        "coverage": float((np.abs(transform - 0.5) <= INTERVAL / 2).mean()),
-        "calibration_error": interval_calibration_error(transform),
-    }
+def _check_layouts(fits: Mapping[str, Sequence[Fit]]) -> None:
+    for (one, its), (other, theirs) in combinations(((name, fit) for name in fits for fit in fits[name]), 2):
+        try:
+            its.layout.check(theirs.layout)
+        except ValueError as error:
+            raise ValueError(
+                f"compare: {one!r} and {other!r} were fitted to different kinds of rows. {error}"
+            ) from error
 
 
-def _class_scores(probs: np.ndarray, y: np.ndarray) -> dict[str, float]:
-    probs = np.stack([1 - probs, probs], axis=1) if probs.ndim == 1 else probs
-    truth = np.eye(probs.shape[1])[y.astype(int)] if y.ndim == 1 else y
-    chosen, label = probs.argmax(axis=1), truth.argmax(axis=1)
-    return {
-        "accuracy": float((chosen == label).mean()),
-        "brier": float(((probs - truth) ** 2).sum(axis=1).mean()),
-        "calibration_error": confidence_calibration_error(probs.max(axis=1), chosen == label),
-    }
+def _as_pair(training: Any) -> tuple[Rows, Rows]:
+    if not isinstance(training, tuple | list) or len(training) != 2:
+        raise TypeError(f"compare: expected training to be the rows of the fits, (x, y); got {training!r}.")
+    return training[0], training[1]
 
 
-def confidence_calibration_error(confidence: np.ndarray, correct: np.ndarray) -> float:
-    """The mean of |confidence - accuracy| over bins of equal count, (n,) and (n,)."""
-    order = np.argsort(confidence, kind="stable")
-    bins = np.array_split(order, min(NUM_BINS, len(order)))
-    return float(sum(abs((confidence[rows] - correct[rows]).sum()) for rows in bins) / len(order))
-
-
-def interval_calibration_error(transform: np.ndarray) -> float:
-    """The mean of |coverage - probability| of central intervals, from the probability integral transform, (n,)."""
-    levels = np.arange(1, 10) / 10
-    coverage = (np.abs(transform - 0.5)[:, None] <= levels / 2).mean(axis=0)
-    return float(np.abs(coverage - levels).mean())
-
-
-def _mean(values: np.ndarray) -> float:
-    return float(values.mean(dtype=np.float64))
-
-
-def _standard_error(values: np.ndarray) -> float:
-    if len(values) < 2:
-        return math.nan
-    return float(values.std(ddof=1, dtype=np.float64) / math.sqrt(len(values)))
+def _leave_one_out(fits: Sequence[Fit], x: Rows, y: Rows) -> tuple[dict[str, float], str]:
+    """The scores in nats a row, the mean over fits, and what Pareto's k says of them."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=PARETO)  # said below, with the rows
+        found = [loo(fit, x, y) for fit in fits]
+    rows = np.mean([each.elpd_i.values for each in found], axis=0)
+    k = np.max([each.pareto_k.values for each in found], axis=0)
+    limit = min(each.good_k for each in found)
+    scores = {"elpd_loo": mean(rows), "elpd_loo_se": standard_error(rows)}
+    worst = f"Pareto's k is {k.max():.2f} at worst, in row {k.argmax()} of the fit"
+    if (k > limit).any():
+        worst += f", and above {limit:.2f} in {(k > limit).sum()} of {len(k)} rows: LOO is not to be relied on there"
+    return scores, f"{worst}."

@@ -1,0 +1,158 @@
+"""Pictures of how fits compare, and of how they were found."""
+
+from collections.abc import Mapping
+from itertools import cycle
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ..result import Fit
+from .plane import named_fits, new_axes
+from .plots import BLUE, DASHES, FONT, GREY, LINES
+from .table import Comparison
+from .validation import CrossValidation
+
+if TYPE_CHECKING:  # it takes half a second to import: only who draws waits for it
+    from matplotlib.axes import Axes
+
+NEAR = 0.1
+"""Nats a row: smaller differences count as one."""
+REACH = 30.0
+"""A difference as many times the one above it is not drawn to scale, nor are those below."""
+SPAN = 10.0
+"""Losses that are positive and span more than this factor have a logarithmic axis."""
+
+
+def plot_compare(comparison: Comparison | CrossValidation, ax: "Axes | None" = None) -> "Axes":
+    """Draw the log density of each fit minus that of the best, in the order of the table.
+
+    A thick line is one standard error of the paired difference on either side, a thin one two; the numbers are at the
+    right. The marker of a failed fit is hollow. A fit so far behind that the others would fall on one place is an arrow
+    at the left, and one whose log density is not finite a cross.
+
+    Args:
+        comparison: what `compare` or `cross_validate` returned.
+        ax: where to draw; by default a new figure.
+
+    Returns:
+        The axes.
+
+    Raises:
+        TypeError: when `comparison` is something else.
+
+    Example:
+        >>> import numpy as np
+        >>> from flatprior.inference import MAP, MLE, compare, fit, plot_compare
+        >>> from flatprior.models import MLP, Model, Normal, gaussian
+        >>> x = np.linspace(-1, 1, 20)[:, None]
+        >>> y = 2 * x[:, 0] + np.tile([0.5, 0.5, -0.5, -0.5], 5)
+        >>> model = Model(MLP(), Normal(0.5), gaussian(0.5))
+        >>> fits = {method.__name__: fit(model, method(), x[::2], y[::2], key=0) for method in (MLE, MAP)}
+        >>> ax = plot_compare(compare(fits, x[1::2], y[1::2]))
+        >>> print([label.get_text() for label in ax.get_yticklabels()])
+        ['MLE', 'MAP']
+    """
+    if not isinstance(comparison, Comparison | CrossValidation):
+        raise TypeError(f"plot_compare: expected what compare or cross_validate returned; got {comparison!r}.")
+    table = comparison.to_dataframe()
+    if ax is None:
+        import matplotlib.pyplot as plt
+
+        _, ax = plt.subplots(figsize=(6.4, 1.2 + 0.4 * len(table)), layout="constrained")
+    values, errors = (table[name].to_numpy(float) for name in ("difference", "difference_se"))
+    near = _near(values, errors)
+    ends = np.concatenate([values[near] - 2 * errors[near], values[near] + 2 * errors[near], [0.0]])
+    low, high = np.nanmin(ends), np.nanmax(ends)
+    room = 0.08 * ((high - low) or 1.0)
+    edge = low - 1.5 * room
+    ax.axvline(0.0, color=GREY, linewidth=1.0, linestyle=DASHES[1], zorder=1)
+    for row, (value, error, level) in enumerate(zip(values, errors, table["status"], strict=True)):
+        fill = "white" if level == "failed" else BLUE
+        style: dict[str, Any] = {"color": BLUE, "markerfacecolor": fill, "markersize": 7, "zorder": 3, "clip_on": False}
+        if near[row]:
+            for width, reach in ((3.0, 1), (1.2, 2)):
+                ax.plot([value - reach * error, value + reach * error], [row, row], color=BLUE, linewidth=width)
+            ax.plot(value, row, "o", **style)
+        else:
+            ax.plot(edge, row, "<" if np.isfinite(value) else "x", **style)
+    rows = np.arange(len(table))
+    ax.set(yticks=rows, yticklabels=table.index, ylim=(len(table) - 0.5, -0.5))
+    ax.set(xlim=(low - room if near.all() else edge - room, high + room), xlabel="log density to the best, nats a row")
+    numbers = ax.secondary_yaxis("right")
+    numbers.set_yticks(rows, [_number(value, error) for value, error in zip(values, errors, strict=True)])
+    numbers.tick_params(length=0, labelsize=FONT)
+    numbers.spines["right"].set_visible(False)
+    ax.spines[["top", "right"]].set_visible(False)
+    return ax
+
+
+def _near(values: np.ndarray, errors: np.ndarray) -> np.ndarray:
+    """Which differences, falling, are drawn to scale, (fit,)."""
+    size = np.maximum(np.abs(values), NEAR)
+    jumps = np.append(False, ~(size[1:] <= REACH * size[:-1]))  # a difference that is NaN is one
+    return np.isfinite(values) & ~np.logical_or.accumulate(jumps)
+
+
+def _number(value: float, error: float) -> str:
+    if value == 0:
+        return "best"
+    if not np.isfinite(value):
+        return f"{value}"
+    words = f"{value:.3f} ± {error:.3f}" if abs(value) < 100 else f"{value:,.0f} ± {error:,.0f}"
+    return words.replace("-", "−")
+
+
+def plot_loss(fits: Fit | Mapping[str, Fit], ax: "Axes | None" = None, *, num_rows: int | None = None) -> "Axes":
+    """Draw the loss of each step of the descents that found points and ensembles.
+
+    The loss is what the method minimises: for MLE the negative log likelihood, for MAP with the negative log prior, so
+    that the two are not compared by their height. Under minibatches it is that of the batches, scaled to all rows.
+    Steps are on a logarithmic axis; losses too where they are positive and span more than a factor of 10. Each restart
+    or member is a line; of restarts the one that was kept is thick.
+
+    Args:
+        fits: a fit, or name -> fit.
+        ax: where to draw; by default a new figure.
+        num_rows: the number of rows of the fits; then the loss is in nats a row, and not of all rows.
+
+    Returns:
+        The axes.
+
+    Raises:
+        TypeError: when `fits` are not fits.
+        ValueError: when a fit has no losses: chains minimise nothing.
+    """
+    named = named_fits(fits, "plot_loss")
+    curves = {name: _losses(name, fit) / (num_rows or 1) for name, fit in named.items()}
+    ax = new_axes(1)[0] if ax is None else ax
+    for (name, losses), colour, dash in zip(curves.items(), cycle(LINES), cycle(DASHES), strict=False):
+        steps = np.arange(1, losses.shape[1] + 1)
+        kept = int(np.argmin(_last(losses))) if named[name].kind == "point" else None
+        for i, loss in enumerate(losses):
+            many = len(losses) > 1 and i != kept
+            style: dict[str, Any] = {"linewidth": 0.9 if many else 1.8, "alpha": 0.6 if many else 1.0}
+            style["zorder"] = 2 if many else 3
+            label = name if i == (kept or 0) else None
+            ax.plot(steps, loss, color=colour, linestyle=dash, label=label, **style)
+    finite = np.concatenate([losses[np.isfinite(losses)] for losses in curves.values()])
+    logarithmic = finite.size and finite.min() > 0 and finite.max() > SPAN * finite.min()
+    ax.set(xscale="log", yscale="log" if logarithmic else "linear", xlabel="step")
+    ax.set_ylabel("loss, nats a row" if num_rows else "loss, nats")
+    ax.legend(frameon=False, fontsize=FONT)
+    ax.spines[["top", "right"]].set_visible(False)
+    return ax
+
+
+def _losses(name: str, fit: Fit) -> np.ndarray:
+    """The losses of a fit in nats, (restart, step)."""
+    if "loss" not in fit.stats:
+        raise ValueError(
+            f"plot_loss: expected points or ensembles; {name!r}, by {type(fit.method).__name__}, has no losses. Chains "
+            f"minimise nothing: arviz.plot_trace(fit.to_datatree()) draws their draws."
+        )
+    return np.atleast_2d(fit.stats["loss"])
+
+
+def _last(losses: np.ndarray) -> np.ndarray:
+    """The last finite loss of each restart, infinite where there is none."""
+    return np.array([loss[np.isfinite(loss)][-1] if np.isfinite(loss).any() else np.inf for loss in losses])

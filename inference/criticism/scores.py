@@ -1,0 +1,120 @@
+"""Scores: what is asked of a predictive distribution where y is known."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
+from typing import Any, Self
+
+import jax
+import numpy as np
+
+from ..density import Rows
+from ..predictive import Predictive
+
+INTERVAL = 0.9
+"""Probability of the central interval whose coverage is reported."""
+NUM_BINS = 10
+"""Bins of equal count of the calibration error."""
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Forecast:
+    """What a predictive distribution says of rows where y is known: all that its scores are computed from."""
+
+    log_prob: np.ndarray
+    """Log predictive density in nats, (n,)."""
+    y: np.ndarray | None = None
+    """What was observed, (n, ...); None where y is a pytree of several arrays."""
+    probs: np.ndarray | None = None
+    """p(y = k), (n, num_classes), where y is one of a finite set."""
+    mean: np.ndarray | None = None
+    """E[y], shaped as y, where there is one."""
+    transform: np.ndarray | None = None
+    """P(Y <= y), shaped as y, where y is continuous and has a cdf."""
+
+    @classmethod
+    def of(cls, predictive: Predictive, y: Rows) -> Self:
+        """The forecast of y, n rows, which `as_rows` has made."""
+        log_prob, leaves = predictive.log_prob(y), jax.tree.leaves(y)
+        if len(leaves) > 1:  # which leaf the site observes is the model's business
+            return cls(log_prob=log_prob)
+        known: dict[str, Any] = {"log_prob": log_prob, "y": np.asarray(leaves[0])}
+        if predictive.is_finite:
+            return cls(**known, probs=class_probs(predictive))
+        try:
+            known["mean"] = predictive.mean
+            if not predictive.structure.support.is_discrete:  # whose transform is not uniform where the fit is right
+                known["transform"] = predictive.cdf(y)
+        except NotImplementedError:
+            pass
+        return cls(**known)
+
+    @classmethod
+    def joined(cls, parts: Sequence["Forecast"], order: np.ndarray) -> Self:
+        """The rows of several forecasts of one kind, one after the other, taken in an order (n,)."""
+        columns: dict[str, Any] = {}
+        for field in fields(cls):
+            of_parts = [getattr(part, field.name) for part in parts]
+            columns[field.name] = None if of_parts[0] is None else np.concatenate(of_parts)[order]
+        return cls(**columns)
+
+    def rows(self, chosen: Any) -> "Forecast":
+        """The forecast of some of the rows."""
+        columns: dict[str, Any] = {field.name: getattr(self, field.name) for field in fields(self)}
+        return replace(self, **{name: of[chosen] for name, of in columns.items() if of is not None})
+
+    def scores(self) -> dict[str, float]:
+        """What is asked of it beside its log density, by the kind of y; `compare` says what each is."""
+        if self.y is None:
+            return {}
+        if self.probs is not None:
+            return _class_scores(self.probs, self.y)
+        if self.mean is None:
+            return {}
+        scores = {"rmse": math.sqrt(mean((self.mean - self.y) ** 2))}
+        if self.transform is not None:
+            scores["coverage"] = float((np.abs(self.transform - 0.5) <= INTERVAL / 2).mean())
+            scores["calibration_error"] = interval_calibration_error(self.transform)
+        return scores
+
+
+def class_probs(predictive: Predictive) -> np.ndarray:
+    """p(y = k | x), (n, num_classes), of two classes as well."""
+    probs = predictive.probs
+    return np.stack([1 - probs, probs], axis=1) if probs.ndim == 1 else probs
+
+
+def _class_scores(probs: np.ndarray, y: np.ndarray) -> dict[str, float]:
+    truth = np.eye(probs.shape[1])[y.astype(int)] if y.ndim == 1 else y
+    chosen, label = probs.argmax(axis=1), truth.argmax(axis=1)
+    return {
+        "accuracy": float((chosen == label).mean()),
+        "brier": float(((probs - truth) ** 2).sum(axis=1).mean()),
+        "calibration_error": confidence_calibration_error(probs.max(axis=1), chosen == label),
+    }
+
+
+def confidence_calibration_error(confidence: np.ndarray, correct: np.ndarray) -> float:
+    """The mean of |confidence - accuracy| over bins of equal count, (n,) and (n,)."""
+    order = np.argsort(confidence, kind="stable")
+    bins = np.array_split(order, min(NUM_BINS, len(order)))
+    return float(sum(abs((confidence[rows] - correct[rows]).sum()) for rows in bins) / len(order))
+
+
+def interval_calibration_error(transform: np.ndarray) -> float:
+    """The mean of |coverage - probability| of central intervals, from the probability integral transform, (n,)."""
+    levels = np.arange(1, 10) / 10
+    coverage = (np.abs(transform - 0.5)[:, None] <= levels / 2).mean(axis=0)
+    return float(np.abs(coverage - levels).mean())
+
+
+def mean(values: np.ndarray) -> float:
+    """The mean, added up in float64."""
+    return float(values.mean(dtype=np.float64))
+
+
+def standard_error(values: np.ndarray) -> float:
+    """Of the mean of independent values, (n,); NaN of one value, and where one is not finite."""
+    if len(values) < 2 or not np.isfinite(values).all():
+        return math.nan
+    return float(values.std(ddof=1, dtype=np.float64) / math.sqrt(len(values)))

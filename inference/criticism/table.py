@@ -1,0 +1,146 @@
+"""The table of a comparison: entries that were scored on the same rows, best first."""
+
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from html import escape
+from typing import Any, get_args
+
+import numpy as np
+import pandas as pd
+
+from ..status import Level, Status
+from .scores import mean, standard_error
+
+COLUMNS = {
+    "log_density": ("log density", "{:.3f}"),
+    "log_density_se": ("se", "{:.3f}"),
+    "bits": ("bits", "{:.3f}"),
+    "difference": ("to best", "{:.3f}"),
+    "difference_se": ("se", "{:.3f}"),
+    "keys": ("keys", "{:.0f}"),
+    "keys_se": ("se of keys", "{:.3f}"),
+    "elpd_loo": ("LOO", "{:.3f}"),
+    "elpd_loo_se": ("se", "{:.3f}"),
+    "rmse": ("RMSE", "{:.4g}"),
+    "accuracy": ("accuracy", "{:.1%}"),
+    "brier": ("Brier", "{:.4f}"),
+    "coverage": ("90% covers", "{:.1%}"),
+    "calibration_error": ("calibration error", "{:.3f}"),
+    "kind": ("kind", "{}"),
+    "status": ("status", "{}"),
+    "seconds_compile": ("compile s", "{:.1f}"),
+    "seconds_run": ("run s", "{:.1f}"),
+}
+"""Column -> (heading, format) of the printed table."""
+NOT_BLANK = ("log_density", "log_density_se", "bits", "difference", "difference_se")
+"""Columns that every row has: NaN is printed. In others it means that there is no such score."""
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Comparison:
+    """The scores of several fits on the same rows, best first; see `compare`. Prints as a table."""
+
+    table: pd.DataFrame
+    """One row a fit."""
+    log_probs: Mapping[str, np.ndarray]
+    """Fit -> log predictive density of each row in nats, (n,); of several keys their mean."""
+    notes: tuple[str, ...]
+    """What is to be said below the table: units, and the reasons of statuses that are not ok."""
+
+    def to_dataframe(self) -> pd.DataFrame:
+        """The scores, unrounded, one row a fit; `compare` describes the columns."""
+        return self.table.copy()
+
+    def __str__(self) -> str:
+        return "\n".join([self._formatted().to_string(), "", *self.notes])
+
+    def __repr__(self) -> str:
+        return str(self)
+
+    def _repr_html_(self) -> str:
+        return f"{self._formatted().to_html(border=0)}<p>{'<br>'.join(map(escape, self.notes))}</p>"
+
+    def _formatted(self) -> pd.DataFrame:
+        shown = [column for column in COLUMNS if column in self.table]
+        cells = {column: self.table[column].map(_cell(column)) for column in shown}
+        return pd.DataFrame(cells).set_axis([COLUMNS[column][0] for column in shown], axis=1)
+
+
+def _cell(column: str) -> Callable[[Any], str]:
+    form = COLUMNS[column][1]
+    return form.format if column in NOT_BLANK else lambda value: "" if pd.isna(value) else form.format(value)
+
+
+@dataclass(frozen=True)
+class Entry:
+    """What becomes one row of a table."""
+
+    log_probs: np.ndarray
+    """Log predictive density, (key, n)."""
+    scores: dict[str, float]
+    kind: str
+    statuses: tuple[Status, ...]
+    seconds_compile: float
+    seconds_run: float
+
+
+def tabulate(entries: Mapping[str, Entry], notes: Sequence[str]) -> Comparison:
+    """The table of several entries that were scored on the same rows, best first."""
+    log_probs = {name: _over_keys(entry.log_probs) for name, entry in entries.items()}
+    means = {name: mean(values) for name, values in log_probs.items()}
+    order = sorted(means, key=lambda name: -means[name] if math.isfinite(means[name]) else math.inf)  # stable
+    many = any(len(entry.log_probs) > 1 for entry in entries.values())
+    rows = []
+    for name in order:
+        entry, values = entries[name], log_probs[name]
+        with np.errstate(invalid="ignore"):  # infinite minus infinite is NaN, and stands in the table as such
+            difference = values - log_probs[order[0]]
+        each = np.array([mean(of_key) for of_key in entry.log_probs])
+        rows.append(
+            {
+                "log_density": means[name],
+                "log_density_se": standard_error(values),
+                "bits": -means[name] / math.log(2),
+                "difference": mean(difference),
+                "difference_se": standard_error(difference),
+                **({"keys": len(each), "keys_se": standard_error(each)} if many else {}),
+                **entry.scores,
+                "kind": entry.kind,
+                "status": _worst(entry.statuses).level,
+                "seconds_compile": entry.seconds_compile,
+                "seconds_run": entry.seconds_run,
+            }
+        )
+    table = pd.DataFrame(rows, index=order)
+    told = [f"{name}: {said}" for name, entry in entries.items() for said in _reasons(entry)]
+    return Comparison(table[[column for column in COLUMNS if column in table]], log_probs, (*notes, *told))
+
+
+def _over_keys(log_probs: np.ndarray) -> np.ndarray:
+    with np.errstate(invalid="ignore"):
+        return log_probs[0] if len(log_probs) == 1 else log_probs.mean(axis=0, dtype=np.float64)
+
+
+def _reasons(entry: Entry) -> list[str]:
+    """What is to be said of an entry: rows without a finite log density, and statuses that are not ok."""
+    said, values = [], entry.log_probs
+    odd = np.flatnonzero(~np.isfinite(values).all(axis=0))
+    if odd.size:
+        value = next(of_key[odd[0]] for of_key in values if not np.isfinite(of_key[odd[0]]))
+        said.append(
+            f"The log density is not finite in {odd.size} of {values.shape[1]} rows ({value} in row {odd[0]}); it "
+            f"stands last."
+        )
+    suspect = [status for status in entry.statuses if status.level != "ok"]
+    if suspect:
+        worst = _worst(suspect)
+        which = (
+            f"{len(suspect)} of {len(entry.statuses)} fits are not ok, the worst: " if len(entry.statuses) > 1 else ""
+        )
+        said.append(f"{which}{worst}")
+    return said
+
+
+def _worst(statuses: Iterable[Status]) -> Status:
+    return max(statuses, key=lambda status: get_args(Level).index(status.level))
