@@ -1,0 +1,38 @@
+"""Bands: where a frequency lies, and the probability behind one."""
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from scipy.signal import fftconvolve
+from scipy.stats import binom, binomtest
+
+BAND = 0.9
+"""Probability of the bands."""
+
+
+def sum_of_events(probs: np.ndarray) -> np.ndarray:
+    """The probabilities of 0, ..., m among m independent events of these probabilities, (m + 1,): Poisson's binomial.
+
+    The product of the polynomials 1 - p + p z, two by two, so that a million events are no trouble.
+    """
+    factors = np.stack([1 - probs, probs], axis=1)
+    while len(factors) > 1:
+        if len(factors) % 2:
+            factors = np.concatenate([factors, np.eye(1, factors.shape[1])])
+        factors = fftconvolve(factors[::2], factors[1::2], axes=1)
+    mass = np.maximum(factors[0, : len(probs) + 1], 0.0)
+    return mass / mass.sum()
+
+
+def binomial_band(count: np.ndarray, probability: np.ndarray) -> dict[str, np.ndarray]:
+    """Where the central 90% of a binomial frequency lies: ``low`` to ``high``."""
+    ends = {"low": (1 - BAND) / 2, "high": (1 + BAND) / 2}
+    return {name: binom.ppf(share, count, probability) / count for name, share in ends.items()}
+
+
+def wilson_intervals(hits: Any, counts: Any) -> pd.DataFrame:
+    """Wilson's (1927) 90% intervals for the probabilities behind frequencies hits / counts."""
+    tests = (binomtest(round(hit), int(count)) for hit, count in zip(hits, counts, strict=True))
+    intervals = [test.proportion_ci(BAND, method="wilson") for test in tests]
+    return pd.DataFrame(intervals, columns=["wilson_low", "wilson_high"])

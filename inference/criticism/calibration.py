@@ -1,0 +1,255 @@
+"""Are the probabilities probabilities? What a fit says will happen, against how often it does."""
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import pandas as pd
+from scipy.stats import binom
+
+from ..checks import as_rows
+from ..result import Fit
+from .bands import BAND, binomial_band, sum_of_events, wilson_intervals
+from .scores import NUM_BINS, Forecast, interval_calibration_error, standard_error
+from .temperature import Tempered
+
+LEVELS = np.arange(1, 10) / 10
+"""Probabilities of the central intervals."""
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Calibration:
+    """How far the probabilities of a fit are frequencies, on some rows; see `calibration`. Prints as a table."""
+
+    of: int | Literal["confidence", "intervals"]
+    """What is held against frequencies: the confidence in the most probable class, the probability of one class, or
+    that of central intervals."""
+    scores: pd.DataFrame
+    """One row a score: ``value`` and its standard error ``se``."""
+    curve: pd.DataFrame
+    """One row a bin, or an interval: the mean ``forecast``, the ``frequency``, the ``count`` of rows, the band from
+    ``low`` to ``high`` that holds the frequency with 90% where the forecasts are right, and Wilson's 90% interval for
+    the probability behind the frequency, ``wilson_low`` to ``wilson_high``."""
+    rows: pd.DataFrame
+    """One row a row: ``log_loss`` in nats; of classes ``forecast``, ``outcome`` and ``brier``, of numbers ``pit``, the
+    probability integral transform. Of two fits on the same rows, differences are paired."""
+    histogram: pd.DataFrame | None
+    """Of numbers: the ``frequency`` of the transform in bins from ``left`` to ``right``, and the band as above."""
+    notes: tuple[str, ...]
+    """What is to be said below the table."""
+
+    def __str__(self) -> str:
+        return "\n".join([self._formatted().to_string(), "", *self.notes])
+
+    def __repr__(self) -> str:
+        return str(self)
+
+    def _repr_html_(self) -> str:
+        return f"{self._formatted().to_html(border=0)}<p>{'<br>'.join(self.notes)}</p>"
+
+    def _formatted(self) -> pd.DataFrame:
+        return self.scores.map("{:.4f}".format)
+
+
+def calibration(fit: Fit | Tempered, x: Any, y: Any, *, of: int | None = None, num_bins: int = NUM_BINS) -> Calibration:
+    """Hold the probabilities of a fit against frequencies, on rows that it has not seen.
+
+    Where y is a class, rows are put in bins of equal count by the confidence in the most probable class, or with `of`
+    by the probability of that class; in each bin the mean forecast is held against the frequency. Where y is a number,
+    the probability integral transform P(Y <= y) should be uniform, and central intervals of 10%, ..., 90% should cover
+    as often. The bands are consistency bands (Broecker & Smith 2007): where a frequency lies, with a probability of
+    90%, if the forecasts are right. They are exact, from the distribution of a sum of events of unequal probability.
+
+    Scores of classes:
+
+    - ``log_loss``, minus the log predictive probability, in nats a row; ``accuracy``, or with `of` the ``frequency``.
+    - ``brier``: the mean of sum_k (p_k - [y = k])^2, from 0 to 2. It is ``reliability - resolution + uncertainty +
+      within`` (Murphy 1973, in bins of equal count of each p_k, summed over classes); ``within`` is what is lost by
+      putting unequal forecasts in one bin (Stephenson et al. 2008), so that the sum is exact.
+    - ``ece``: the mean over rows of |forecast - frequency| of their bin (Naeini et al. 2015), the calibration error of
+      `compare`. It is biased upwards, as no frequency is met exactly: ``ece_if_right`` is what it is expected to be if
+      the forecasts are right, exactly, and there in ``se`` is its standard deviation.
+    - ``ece_squared_debiased``: the mean of (forecast - frequency)^2 less its sampling variance (Kumar, Liang & Ma
+      2019, with the sample variance of forecast minus outcome). Its expectation is 0 if the forecasts are right, so
+      that it can be negative.
+
+    Scores of numbers: ``log_loss``; ``interval_error``, the mean over nine intervals of |coverage - probability|, the
+    calibration error of `compare`; ``interval_error_if_right`` as above.
+
+    Standard errors are of independent rows, by the delta method in given bins. Those of calibration errors and of
+    ``reliability`` are too large near 0, by up to two thirds: hold ``ece`` against ``ece_if_right`` there.
+
+    Args:
+        fit: a fit, by any method, or what `temperature_scaling` returned.
+        x: n rows.
+        y: n rows: classes, or numbers whose distribution has a cdf.
+        of: a class, whose probability is looked at; by default the most probable class of each row.
+        num_bins: how many bins of equal count, or of the histogram.
+
+    Raises:
+        TypeError: when `fit` is neither, or `of` is given where y is a number.
+        ValueError: when x and y are not rows like those of the fit, `of` is no class, or bins have fewer than 2 rows.
+        NotImplementedError: when y is a count, a vector, or has no cdf.
+
+    Example:
+        >>> import numpy as np
+        >>> from flatprior.inference import MLE, calibration, fit
+        >>> from flatprior.models import MLP, Bernoulli, Model
+        >>> x = np.zeros((10, 1))
+        >>> coin = fit(Model(MLP(), Bernoulli()), MLE(), x, np.arange(10) < 8, key=0)  # predicts 0.8
+        >>> told = calibration(coin, x, np.arange(10) < 5, num_bins=1)
+        >>> print(told.curve[["forecast", "frequency", "low", "high"]].round(3).to_string(index=False))
+         forecast  frequency  low  high
+              0.8        0.5  0.6   1.0
+    """
+    if not isinstance(fit, Fit | Tempered):
+        raise TypeError(f"calibration: expected a fit, or what temperature_scaling returned; got {fit!r}.")
+    if isinstance(num_bins, bool) or not isinstance(num_bins, int | np.integer) or num_bins < 1:
+        raise ValueError(f"calibration: expected num_bins to be a positive integer; got {num_bins!r}.")
+    y = as_rows("y", y)
+    predictive: Any = fit.predict(x)  # of a tempered fit it has what is asked of classes, and no more
+    forecast = Forecast.of(predictive, y)
+    if forecast.probs is not None:
+        return _of_classes(forecast.log_prob, forecast.probs.astype(float), forecast.y, of, num_bins)
+    if of is not None:
+        raise TypeError(f"calibration: expected no `of`, as y is a number and no class; got {of!r}.")
+    if forecast.transform is None or forecast.transform.ndim != 1:
+        raise NotImplementedError(
+            "calibration: expected y to be a class, or one continuous number whose distribution has a cdf; it can be "
+            f"{predictive.structure.support!r}."
+        )
+    return _of_numbers(forecast.log_prob, forecast.transform.astype(float), num_bins)
+
+
+def _of_classes(log_prob: np.ndarray, probs: np.ndarray, y: Any, of: int | None, num_bins: int) -> Calibration:
+    if y.ndim != 1:
+        raise ValueError(f"y: expected classes, shape {y.shape[:1]}; got {y.shape}. Soft labels have no frequency.")
+    num_rows, num_classes = probs.shape
+    if of is not None and (isinstance(of, bool) or of not in range(num_classes)):
+        raise ValueError(f"calibration: expected `of` to be a class, 0 to {num_classes - 1}; got {of!r}.")
+    if num_rows < 2 * num_bins:
+        raise ValueError(
+            f"calibration: expected at least 2 rows a bin, {2 * num_bins} rows; got {num_rows}. Give fewer num_bins."
+        )
+    happened = np.eye(num_classes)[y.astype(int)]
+    chosen = probs.argmax(axis=1) if of is None else np.full(num_rows, of)
+    forecast, outcome = (values[np.arange(num_rows), chosen] for values in (probs, happened))
+    bins = equal_bins(forecast, num_bins)
+    brier = ((probs - happened) ** 2).sum(axis=1)
+    # Each is a mean over rows, so that its standard error is that of a mean.
+    by_row = {"log_loss": -log_prob.astype(float), "brier": brier, **_brier_terms(probs, happened, num_bins)}
+    by_row["accuracy" if of is None else "frequency"] = outcome
+    scores = {name: (float(values.mean()), standard_error(values)) for name, values in by_row.items()}
+    curve, if_right = _reliability(forecast, outcome, bins)
+    ece, squared = _bin_errors(forecast - outcome, bins)
+    scores |= {"ece": ece, "ece_if_right": if_right, "ece_squared_debiased": squared}
+    table = pd.DataFrame(scores, index=["value", "se"]).T
+    rows = pd.DataFrame({"forecast": forecast, "outcome": outcome, "log_loss": by_row["log_loss"], "brier": brier})
+    what = "confidence in the most probable class" if of is None else f"probability of class {of}"
+    notes = (
+        f"{num_rows} rows in {num_bins} bins of equal count by the {what}. log_loss in nats a row; brier, from 0 to 2, "
+        f"is reliability - resolution + uncertainty + within. se: standard error.",
+        _inside(curve, "bins"),
+    )
+    return Calibration("confidence" if of is None else int(of), table, curve, rows, None, notes)
+
+
+def _of_numbers(log_prob: np.ndarray, pit: np.ndarray, num_bins: int) -> Calibration:
+    num_rows = len(pit)
+    covered = np.abs(pit - 0.5)[:, None] <= LEVELS / 2
+    frequency = covered.mean(axis=0)
+    signed = ((covered - LEVELS) * np.sign(frequency - LEVELS)).mean(axis=1)
+    log_loss = -log_prob.astype(float)
+    scores = {
+        "log_loss": (float(log_loss.mean()), standard_error(log_loss)),
+        "interval_error": (interval_calibration_error(pit), standard_error(signed)),
+        "interval_error_if_right": _interval_error_if_right(num_rows),
+    }
+    count = np.full(len(LEVELS), num_rows)
+    curve = pd.DataFrame({"forecast": LEVELS, "frequency": frequency, "count": count, **binomial_band(count, LEVELS)})
+    curve = curve.join(wilson_intervals(covered.sum(axis=0), count))
+    edges = np.linspace(0, 1, num_bins + 1)
+    counted = np.histogram(pit, edges)[0]
+    whole = np.full(num_bins, num_rows)
+    histogram = pd.DataFrame({"left": edges[:-1], "right": edges[1:], "frequency": counted / num_rows})
+    histogram = histogram.assign(**binomial_band(whole, np.full(num_bins, 1 / num_bins)))
+    notes = (
+        f"{num_rows} rows; central intervals of 10%, ..., 90%. log_loss in nats a row. se: standard error.",
+        _inside(curve, "coverages"),
+    )
+    rows = pd.DataFrame({"pit": pit, "log_loss": log_loss})
+    return Calibration("intervals", pd.DataFrame(scores, index=["value", "se"]).T, curve, rows, histogram, notes)
+
+
+def equal_bins(forecast: np.ndarray, num_bins: int) -> list[np.ndarray]:
+    """Rows in bins of equal count, by their forecasts (n,): indices, a vector a bin."""
+    return np.array_split(np.argsort(forecast, kind="stable"), num_bins)
+
+
+def _brier_terms(probs: np.ndarray, happened: np.ndarray, num_bins: int) -> dict[str, np.ndarray]:
+    """The terms of the Brier score, (n,) each, summed over classes: the mean is the term.
+
+    What a row adds to the term's derivative is in its value, which its sampling error needs and its mean does not see.
+    """
+    names = ("reliability", "resolution", "uncertainty", "within")
+    terms = {name: np.zeros(len(probs)) for name in names}
+    for forecast, outcome in zip(probs.T, happened.T, strict=True):
+        base = outcome.mean()
+        terms["uncertainty"] += base * (1 - base) + (1 - 2 * base) * (outcome - base)
+        for rows in equal_bins(forecast, num_bins):
+            f, o = forecast[rows], outcome[rows]
+            from_f, from_o = f - f.mean(), o - o.mean()
+            gap, step = f.mean() - o.mean(), o.mean() - base
+            terms["reliability"][rows] += gap**2 + 2 * gap * (from_f - from_o)
+            terms["resolution"][rows] += step**2 + 2 * step * from_o
+            terms["within"][rows] += from_f**2 - 2 * from_o * from_f
+    return terms
+
+
+def _bin_errors(errors: np.ndarray, bins: list[np.ndarray]) -> tuple[tuple[float, float], ...]:
+    """ECE and debiased squared ECE, each with its standard error, from forecast minus outcome, (n,)."""
+    share = np.array([len(rows) for rows in bins]) / len(errors)
+    gap = np.array([errors[rows].mean() for rows in bins])
+    noise = np.array([errors[rows].var(ddof=1) / len(rows) for rows in bins])  # of the gap
+    squared = gap**2 - noise
+    of_squared = share**2 @ (2 * noise**2)  # Var (g + e)^2 = 4 g^2 v + 2 v^2, with g^2 estimated without bias
+    of_squared = max(of_squared, of_squared + 4 * share**2 @ (squared * noise))
+    ece = float(share @ np.abs(gap)), float(np.sqrt(share**2 @ noise))
+    return ece, (float(share @ squared), float(np.sqrt(of_squared)))
+
+
+def _reliability(
+    forecast: np.ndarray, outcome: np.ndarray, bins: list[np.ndarray]
+) -> tuple[pd.DataFrame, tuple[float, float]]:
+    """The curve; and mean and standard deviation of the ECE where the forecasts are right."""
+    num_rows = len(forecast)
+    lines, expected, variance = [], 0.0, 0.0
+    for rows in bins:
+        size, hits, hoped = len(rows), outcome[rows].sum(), forecast[rows].sum()
+        mass = sum_of_events(forecast[rows])
+        low, high = np.searchsorted(np.cumsum(mass), [(1 - BAND) / 2, (1 + BAND) / 2]) / size
+        lines.append({"forecast": hoped / size, "frequency": hits / size, "count": size, "low": low, "high": high})
+        off = np.abs(np.arange(size + 1) - hoped) / num_rows
+        expected += mass @ off
+        variance += mass @ off**2 - (mass @ off) ** 2
+    curve = pd.DataFrame(lines)
+    wilson = wilson_intervals(curve["frequency"] * curve["count"], curve["count"])
+    return curve.join(wilson), (float(expected), float(np.sqrt(variance)))
+
+
+def _interval_error_if_right(num_rows: int) -> tuple[float, float]:
+    """Mean, exactly, and standard deviation, of nearly Normal coverages, of the error of a uniform transform."""
+    counts = np.arange(num_rows + 1)[:, None]
+    off = (binom.pmf(counts, num_rows, LEVELS) * np.abs(counts / num_rows - LEVELS)).sum(axis=0)
+    sd = np.sqrt(LEVELS * (1 - LEVELS) / num_rows)
+    together = np.minimum.outer(LEVELS, LEVELS) - np.outer(LEVELS, LEVELS)
+    r = np.clip(together / num_rows / np.outer(sd, sd), -1, 1)
+    of_sizes = 2 / np.pi * (np.sqrt(1 - r**2) + r * np.arcsin(r) - 1)  # Cov(|u|, |v|) of two standard Normals
+    return float(off.mean()), float(np.sqrt((np.outer(sd, sd) * of_sizes).mean()))
+
+
+def _inside(curve: pd.DataFrame, noun: str) -> str:
+    inside = curve["frequency"].between(curve["low"] - 1e-12, curve["high"] + 1e-12)
+    return (
+        f"{inside.sum()} of {len(curve)} {noun} lie in the band that holds each with 90% where the forecasts are right."
+    )

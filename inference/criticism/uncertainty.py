@@ -1,0 +1,116 @@
+"""What a predictive distribution leaves open: the noise that no fit removes, and what more data would settle."""
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import numpyro.distributions as dist
+from jax import Array
+
+from ..density import NumPyroModel, Rows, Weights, observation
+from ..predictive import over_rows
+from ..result import Fit
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Uncertainty:
+    """The uncertainty of each row's y, in two parts: ``total = aleatoric + epistemic``; see `uncertainty`."""
+
+    aleatoric: np.ndarray
+    """What a draw of the weights leaves open, the mean over draws, (n,): the noise of y, and no less with more data."""
+    epistemic: np.ndarray
+    """What the draws disagree on, (n,): never negative, and exactly 0 for a point."""
+    unit: Literal["nats", "squared units of y"]
+    """Nats where y is one of a finite set of values, the parts of an entropy; else the parts of a variance."""
+
+    @property
+    def total(self) -> np.ndarray:
+        """That of the predictive distribution, (n,): its entropy, or its variance."""
+        return self.aleatoric + self.epistemic
+
+    def __repr__(self) -> str:
+        means = (float(part.mean()) for part in (self.total, self.aleatoric, self.epistemic))
+        words = "total {:.4g} = aleatoric {:.4g} + epistemic {:.4g}".format(*means)
+        return f"Uncertainty of {len(self.aleatoric)} rows in {self.unit}, on average: {words}"
+
+
+def uncertainty(fit: Fit, x: Any) -> Uncertainty:
+    """Split the uncertainty of y at rows of x into that of the noise and that of the weights.
+
+    Where y is one of a finite set of values, the entropy of the predictive distribution is the expected entropy of a
+    draw plus the mutual information of y and the weights (Houlsby et al. 2011; Depeweg et al. 2018), in nats::
+
+        H[mean_s p(. | x, w_s)] = mean_s H[p(. | x, w_s)] + mean_s KL(p(. | x, w_s) || mean_s p(. | x, w_s))
+
+    Otherwise the variance is the mean of the draws' variances plus the variance of their means (law of total
+    variance), in squared units of y. Both are exact for the mixture over draws, in the memory of a prediction.
+
+    "Aleatoric" is what this model takes for noise, and no property of the world: a network that is too small has more
+    of it. The epistemic part is only as good as the draws: a point has none, and an ensemble that of its modes.
+
+    Args:
+        fit: a fit, by any method.
+        x: n rows. Where a row of y is several numbers the parts are those of each, (n, d).
+
+    Raises:
+        TypeError: when `fit` is not a fit.
+        TypeError, ValueError: when x is not rows like those of the fit.
+        NotImplementedError: when the distribution of y has neither classes nor a variance.
+
+    Example:
+        >>> import numpy as np
+        >>> from flatprior.inference import MLE, Ensemble, fit, uncertainty
+        >>> from flatprior.models import MLP, Categorical, Model
+        >>> x, y = np.zeros((4, 1)), np.array([0, 1, 1, 1])
+        >>> model = Model(MLP(), Categorical(2))
+        >>> uncertainty(fit(model, MLE(), x, y, key=0), x)  # a coin of 3/4: the entropy is that of the coin
+        Uncertainty of 4 rows in nats, on average: total 0.5623 = aleatoric 0.5623 + epistemic 0
+    """
+    if not isinstance(fit, Fit):
+        raise TypeError(f"uncertainty: expected a fit; got {fit!r}.")
+    predictive = fit.predict(x)
+    site = predictive.structure.observed
+    finite = predictive.is_finite
+    per_draw, split = (class_log_probs, _split_entropy) if finite else (_two_moments, _split_variance)
+    aleatoric, epistemic = over_rows(per_draw, split, fit.model, site, predictive.draws, predictive.x)
+    return Uncertainty(aleatoric, epistemic, "nats" if finite else "squared units of y")
+
+
+def class_log_probs(model: NumPyroModel, site: str, weights: Weights, x: Rows, y: Rows) -> Array:
+    """Log p(y = k | x, w), (n, num_classes)."""
+    d = observation(model, weights, x, site)
+    return d.log_prob(d.enumerate_support(expand=False)).T
+
+
+def _two_moments(model: NumPyroModel, site: str, weights: Weights, x: Rows, y: Rows) -> tuple[Array, Array]:
+    """Mean and variance of y given the weights, (n,) or (n, d) each."""
+    d: dist.Distribution = observation(model, weights, x, site)
+    try:
+        moments = d.mean, d.variance
+    except NotImplementedError as error:
+        raise NotImplementedError(f"uncertainty: {type(d).__name__} has no variance to split.") from error
+    return tuple(jnp.broadcast_to(moment, d.shape()) for moment in moments)  # type: ignore[return-value]
+
+
+def _split_entropy(log_probs: Array, y: Rows, extra: Any) -> tuple[Array, Array]:
+    """Expected entropy and mutual information of log probabilities (draw, n, num_classes)."""
+    probs = jnp.exp(log_probs)
+    highest = log_probs.max(axis=0)
+    # Relative to the highest, equal draws have a mean of exactly 1, and no divergence from their mean.
+    ratios = jnp.exp(log_probs - jnp.where(jnp.isfinite(highest), highest, 0.0))
+    log_mean = highest + jnp.log(jnp.where(jnp.isfinite(highest), ratios.mean(axis=0), 1.0))
+    aleatoric = _expected(probs, -log_probs)
+    return aleatoric, jnp.maximum(_expected(probs, log_probs - log_mean), 0.0)
+
+
+def _expected(probs: Array, values: Array) -> Array:
+    """The mean over draws of sum_k p_k v_k, (n,), in which a class without probability counts nothing."""
+    return jnp.where(probs > 0, probs * values, 0.0).sum(axis=-1).mean(axis=0)
+
+
+def _split_variance(moments: tuple[Array, Array], y: Rows, extra: Any) -> tuple[Array, Array]:
+    """The mean of the variances and the variance of the means, of moments (draw, n)."""
+    means, variances = jax.tree.map(jnp.asarray, moments)
+    return variances.mean(axis=0), (means - means[0]).var(axis=0)  # less the first: equal draws differ by exactly 0

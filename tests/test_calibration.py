@@ -1,0 +1,531 @@
+"""Calibration, against other libraries, against simulation where the truth is known, and temperature scaling."""
+
+import dataclasses
+from typing import Any
+
+import jax.numpy as jnp
+import matplotlib
+import numpy as np
+import numpyro
+import numpyro.distributions as dist
+import pytest
+from jax import Array
+from scipy import stats
+from scipy.optimize import minimize_scalar
+from scipy.special import expit, log_softmax, softmax
+from sklearn.calibration import calibration_curve
+from sklearn.metrics import brier_score_loss, log_loss
+
+from flatprior.inference import (
+    MAP,
+    MLE,
+    NUTS,
+    Calibration,
+    Ensemble,
+    Fit,
+    calibration,
+    compare,
+    fit,
+    plot_calibration,
+    temperature_scaling,
+)
+from flatprior.inference.criticism.bands import sum_of_events
+from flatprior.inference.criticism.calibration import _of_classes, _of_numbers
+from flatprior.models import MLP, Bernoulli, Categorical, Model, Normal, fan_in, gaussian
+
+matplotlib.use("agg")
+
+METHODS: dict[str, Any] = {
+    "MLE": MLE(num_steps=20, polish=False),
+    "Ensemble": Ensemble(base=MAP(num_steps=20, polish=False), size=4),
+    "NUTS": NUTS(num_warmup=20, num_samples=15, num_chains=2, start=None, max_tree_depth=4),
+}
+POINTS = ("MLE", "Ensemble")
+OBSERVATIONS: dict[str, tuple[Any, str]] = {
+    "Bernoulli": (Bernoulli(), "binary"),
+    "Categorical": (Categorical(3), "classes"),
+    "Normal": (Normal(0.5), "real"),
+}
+CASES = [
+    pytest.param((observation, method), id=f"{observation} by {method}", marks=[pytest.mark.slow] * (method == "NUTS"))
+    for observation in OBSERVATIONS
+    for method in METHODS
+]
+every_fit = pytest.mark.parametrize("case", CASES)
+every_classifier = pytest.mark.parametrize("case", [case for case in CASES if "Normal" not in str(case.id)])
+
+
+class Fitted:
+    """A fit, 400 rows of its kind, and what it says of them in float64."""
+
+    def __init__(self, case: tuple[str, str], data_sets: dict[str, Any]) -> None:
+        build, rows = OBSERVATIONS[case[0]]
+        self.fit: Fit = fit(
+            Model(MLP(), build, gaussian(2.0)), METHODS[case[1]], *data_sets[rows], key=0, progress=False
+        )
+        rng = np.random.default_rng(1)
+        self.x = rng.normal(size=(400, 2))
+        self.predictive = self.fit.predict(self.x)
+        if case[0] == "Normal":
+            self.y = self.x @ [1.0, -0.5] + 0.3 + 0.4 * rng.normal(size=400)
+            return
+        probs = self.predictive.probs
+        self.probs = (np.stack([1 - probs, probs], axis=1) if probs.ndim == 1 else probs).astype(float)
+        self.y = rng.integers(0, self.probs.shape[1], 400)
+
+
+class WhenAsked(dict[tuple[str, str], Fitted]):
+    """Case -> what was fitted, and nothing before it is asked for."""
+
+    def __init__(self, data_sets: dict[str, Any]) -> None:
+        super().__init__()
+        self.data_sets = data_sets
+
+    def __missing__(self, case: tuple[str, str]) -> Fitted:
+        self[case] = Fitted(case, self.data_sets)
+        return self[case]
+
+
+@pytest.fixture(scope="module")
+def fitted(data_sets: dict[str, Any]) -> dict[tuple[str, str], Fitted]:
+    return WhenAsked(data_sets)
+
+
+def logits_given(x: Array, y: Array | None = None) -> None:
+    """Classes whose logits are the columns of x, whatever the weight: any probabilities that a test wants."""
+    w = numpyro.sample("w", dist.Normal(0.0, 1.0))
+    with numpyro.plate("row", len(x)):
+        numpyro.sample("y", dist.Categorical(logits=x + 0.0 * w), obs=y)
+
+
+def normal_given(x: Array, y: Array | None = None) -> None:
+    """Numbers whose mean and scale are the columns of x."""
+    w = numpyro.sample("w", dist.Normal(0.0, 1.0))
+    with numpyro.plate("row", len(x)):
+        numpyro.sample("y", dist.Normal(x[:, 0] + 0.0 * w, x[:, 1]), obs=y)
+
+
+@pytest.fixture(scope="module")
+def given() -> dict[str, Fit]:
+    """Fits that predict what x says."""
+    x, method = np.ones((3, 2)), MAP(num_steps=1, polish=False)
+    y = {"classes": (logits_given, np.array([0, 1, 1])), "numbers": (normal_given, np.zeros(3))}
+    return {kind: fit(model, method, x, rows, key=0, progress=False) for kind, (model, rows) in y.items()}
+
+
+def two_classes(rng: np.random.Generator, num_rows: int, sureness: float) -> tuple[np.ndarray, np.ndarray]:
+    """Logits that are too large by a factor, and classes by those that are not."""
+    logit = 0.7 + rng.normal(scale=1.5, size=num_rows)
+    y = (rng.random(num_rows) < expit(logit)).astype(int)
+    return np.stack([np.zeros(num_rows), sureness * logit], axis=1), y
+
+
+# The same numbers as elsewhere.
+
+
+@every_classifier
+def test_scores_are_those_of_scikit_learn(case: tuple[str, str], fitted: dict[Any, Fitted]) -> None:
+    has = fitted[case]
+    scores = calibration(has.fit, has.x, has.y).scores
+    labels = np.arange(has.probs.shape[1])
+    normalised = has.probs / has.probs.sum(axis=1, keepdims=True)
+    np.testing.assert_allclose(scores["value"]["log_loss"], log_loss(has.y, normalised, labels=labels), rtol=1e-5)
+    brier = brier_score_loss(has.y, normalised, labels=labels, scale_by_half=False)
+    np.testing.assert_allclose(scores["value"]["brier"], brier, rtol=1e-5)
+    right = has.probs.argmax(axis=1) == has.y
+    np.testing.assert_allclose(scores["value"]["accuracy"], right.mean())
+    np.testing.assert_allclose(scores["se"]["accuracy"], stats.sem(right.astype(float)))
+
+
+@every_classifier
+def test_the_curve_is_that_of_scikit_learn(case: tuple[str, str], fitted: dict[Any, Fitted]) -> None:
+    has = fitted[case]
+    for of in (None, 1):
+        told = calibration(has.fit, has.x, has.y, of=of)
+        forecast = has.probs.max(axis=1) if of is None else has.probs[:, of]
+        outcome = (has.probs.argmax(axis=1) == has.y) if of is None else has.y == of
+        frequency, mean = calibration_curve(outcome, forecast, n_bins=10, strategy="quantile")
+        np.testing.assert_allclose(told.curve["forecast"], mean, rtol=1e-6)
+        np.testing.assert_allclose(told.curve["frequency"], frequency)
+        assert (told.curve["count"] == 40).all()
+        np.testing.assert_allclose(told.scores["value"]["ece"], np.abs(frequency - mean).mean(), rtol=1e-5)
+
+
+@every_fit
+def test_it_agrees_with_compare(case: tuple[str, str], fitted: dict[Any, Fitted]) -> None:
+    has = fitted[case]
+    scores = calibration(has.fit, has.x, has.y).scores["value"]
+    row = compare({"it": has.fit}, has.x, has.y).to_dataframe().loc["it"]
+    np.testing.assert_allclose(scores["log_loss"], -row["log_density"], rtol=1e-6)
+    error = "interval_error" if case[0] == "Normal" else "ece"
+    np.testing.assert_allclose(scores[error], row["calibration_error"], rtol=1e-5)
+    if case[0] != "Normal":
+        np.testing.assert_allclose(scores["brier"], row["brier"], rtol=1e-5)
+
+
+@every_classifier
+@pytest.mark.parametrize("num_bins", [1, 7, 10])
+def test_the_brier_score_comes_apart_exactly(case: tuple[str, str], num_bins: int, fitted: dict[Any, Fitted]) -> None:
+    """400 rows do not come out even in 7 bins. The parts are written out again, term by term."""
+    has = fitted[case]
+    value = calibration(has.fit, has.x, has.y, num_bins=num_bins).scores["value"]
+    parts = value["reliability"] - value["resolution"] + value["uncertainty"] + value["within"]
+    np.testing.assert_allclose(parts, value["brier"], rtol=1e-12)
+    reliability = resolution = uncertain = within = 0.0
+    for k, p in enumerate(has.probs.T):
+        o = (has.y == k).astype(float)
+        uncertain += o.mean() * (1 - o.mean())
+        for rows in np.array_split(np.argsort(p, kind="stable"), num_bins):
+            share = len(rows) / len(o)
+            reliability += share * (p[rows].mean() - o[rows].mean()) ** 2
+            resolution += share * (o[rows].mean() - o.mean()) ** 2
+            within += share * (np.var(p[rows]) - 2 * np.cov(p[rows], o[rows], ddof=0)[0, 1])
+    expected = [reliability, resolution, uncertain, within]
+    np.testing.assert_allclose(value[["reliability", "resolution", "uncertainty", "within"]], expected, atol=1e-12)
+
+
+def test_numbers_are_those_of_scipy(given: dict[str, Fit]) -> None:
+    rng = np.random.default_rng(0)
+    x = np.stack([rng.normal(size=300), rng.uniform(0.5, 2.0, 300)], axis=1)
+    y = rng.normal(x[:, 0], x[:, 1])
+    told = calibration(given["numbers"], x, y)
+    pit = stats.norm(*x.T).cdf(y)
+    np.testing.assert_allclose(told.rows["pit"], pit, atol=1e-5)
+    np.testing.assert_allclose(told.rows["log_loss"], -stats.norm(*x.T).logpdf(y), rtol=1e-4)
+    low, high = np.stack(stats.norm(*x.T).interval(told.curve["forecast"].to_numpy()[:, None]))
+    np.testing.assert_allclose(told.curve["frequency"], ((low <= y) & (y <= high)).mean(axis=1))
+    assert told.histogram is not None
+    np.testing.assert_allclose(told.histogram["frequency"], np.histogram(pit, 10, (0, 1))[0] / 300)
+    np.testing.assert_allclose(told.histogram[["low", "high"]].iloc[0], np.array([22, 39]) / 300)
+    half = stats.binom(300, 0.5)
+    assert half.cdf(300 * told.curve["high"][4]) - half.cdf(300 * told.curve["low"][4] - 1) >= 0.9
+    assert half.cdf(300 * told.curve["high"][4] - 1) - half.cdf(300 * told.curve["low"][4]) < 0.9
+
+
+# Bands.
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 10, 50])
+def test_sums_of_events_are_those_of_scipy(count: int) -> None:
+    probs = np.random.default_rng(count).beta(0.3, 0.3, count)
+    expected = stats.poisson_binom(probs).pmf(np.arange(count + 1))
+    np.testing.assert_allclose(sum_of_events(probs), expected, atol=1e-14)
+    np.testing.assert_allclose(
+        sum_of_events(np.full(count, 0.3)), stats.binom.pmf(np.arange(count + 1), count, 0.3), atol=1e-14
+    )
+
+
+def test_sums_of_many_events_keep_their_moments() -> None:
+    probs = np.random.default_rng(0).random(20_001)
+    mass, number = sum_of_events(probs), np.arange(20_002)
+    np.testing.assert_allclose(mass @ number, probs.sum(), rtol=1e-10)
+    np.testing.assert_allclose(mass @ (number - probs.sum()) ** 2, (probs * (1 - probs)).sum(), rtol=1e-8)
+
+
+def test_certain_events_have_no_band(given: dict[str, Fit]) -> None:
+    x = np.array([[0.0, 500.0]] * 20)
+    told = calibration(given["classes"], x, np.arange(20) != 3, num_bins=1)
+    assert told.curve[["forecast", "low", "high"]].to_numpy().tolist() == [[1.0, 1.0, 1.0]]
+    assert told.curve["frequency"].item() == 0.95
+    assert told.scores["value"]["ece_if_right"] < 1e-12
+    wilson = stats.binomtest(19, 20).proportion_ci(0.9, method="wilson")
+    np.testing.assert_allclose(told.curve[["wilson_low", "wilson_high"]].iloc[0], wilson)
+
+
+REPLICATES = 200
+
+
+@pytest.mark.parametrize("key", range(3))
+def test_right_forecasts_are_found_right(key: int) -> None:
+    """The same forecasts, classes drawn by them again and again: each claim about right ones."""
+    rng = np.random.default_rng(key)
+    x, _ = two_classes(rng, 300, 1.0)
+    told = []
+    for _ in range(REPLICATES):
+        y = (rng.random(300) < expit(x[:, 1])).astype(int)
+        told.append(told_of(x, y))
+    ece = np.array([t.scores["value"]["ece"] for t in told])
+    expected = told[0].scores.loc["ece_if_right"]
+    squared = np.array([t.scores["value"]["ece_squared_debiased"] for t in told])
+    assert abs(ece.mean() - expected["value"]) < 4 * stats.sem(ece)
+    assert abs(squared.mean()) < 4 * stats.sem(squared)
+    assert ece.std() / expected["se"] == pytest.approx(1, abs=4 / np.sqrt(2 * REPLICATES))
+    inside = np.mean(
+        [t.curve["frequency"].between(t.curve["low"] - 1e-9, t.curve["high"] + 1e-9) for t in told], axis=0
+    )
+    # Sums of 30 events are coarse: the bands hold 90% or a little more.
+    assert (inside > 0.9 - 4 * np.sqrt(0.09 / REPLICATES)).all(), inside
+    assert (inside < 0.97 + 4 * np.sqrt(0.03 / REPLICATES)).all(), inside
+
+
+def told_of(logits: np.ndarray, y: np.ndarray) -> Calibration:
+    """What `calibration` makes of these probabilities, without a fit that has them."""
+    log_probs = log_softmax(logits, axis=1)
+    return _of_classes(log_probs[np.arange(len(y)), y], np.exp(log_probs), y, None, 10)
+
+
+@pytest.mark.parametrize("sureness", [1.0, 2.5])
+def test_standard_errors_are_standard_deviations(sureness: float) -> None:
+    """Over data sets drawn anew. Near 0 those of calibration errors are too large, as is said."""
+    rng = np.random.default_rng(5)
+    scores = [told_of(*two_classes(rng, 400, sureness)).scores for _ in range(REPLICATES)]
+    values, errors = (np.array([s[column] for s in scores]) for column in ("value", "se"))
+    ratio = dict(zip(scores[0].index, np.sqrt((errors**2).mean(axis=0)) / values.std(axis=0), strict=True))
+    exact = ["log_loss", "brier", "resolution", "uncertainty", "within", "accuracy"]
+    near_0 = ["reliability", "ece", "ece_squared_debiased"]
+    if sureness > 1:
+        exact += near_0
+    else:
+        assert all(1.0 < ratio[name] < 2.0 for name in near_0), ratio
+    for name in exact:
+        assert ratio[name] == pytest.approx(1, abs=0.2), (name, ratio)
+
+
+@pytest.mark.parametrize("sureness", [0.5, 2.5])
+def test_the_debiased_error_is_that_of_a_million_rows(sureness: float) -> None:
+    """While the plain one of 200 rows is too large."""
+    rng = np.random.default_rng(6)
+    draws = [told_of(*two_classes(rng, 200, sureness)).scores["value"] for _ in range(REPLICATES)]
+    logits, _ = two_classes(rng, 1_000_000, sureness)
+    confidence = expit(np.abs(logits[:, 1]))
+    right = expit(np.abs(logits[:, 1]) / sureness)
+    bins = np.array_split(np.argsort(confidence), 10)
+    gaps = np.array([(confidence - right)[rows].mean() for rows in bins])
+    squared = np.array([d["ece_squared_debiased"] for d in draws])
+    ece = np.array([d["ece"] for d in draws])
+    # The edges of the bins of 200 rows vary, and with them what is averaged: a little is allowed for it.
+    assert abs(squared.mean() - (gaps**2).mean()) < 4 * stats.sem(squared) + 0.03 * (gaps**2).mean()
+    assert ece.mean() - np.abs(gaps).mean() > 4 * stats.sem(ece)
+
+
+@pytest.mark.parametrize("num_rows", [50, 200])
+def test_right_intervals_are_found_right(num_rows: int) -> None:
+    rng = np.random.default_rng(7)
+    x = np.stack([rng.normal(size=num_rows), rng.uniform(0.5, 2.0, num_rows)], axis=1)
+    told = [_of_numbers(np.zeros(num_rows), stats.norm(*x.T).cdf(rng.normal(*x.T)), 10) for _ in range(REPLICATES)]
+    error = np.array([t.scores["value"]["interval_error"] for t in told])
+    expected = told[0].scores.loc["interval_error_if_right"]
+    assert abs(error.mean() - expected["value"]) < 4 * stats.sem(error)
+    assert error.std() / expected["se"] == pytest.approx(1, abs=0.2)
+    inside = np.mean(
+        [t.curve["frequency"].between(t.curve["low"] - 1e-9, t.curve["high"] + 1e-9) for t in told], axis=0
+    )
+    assert (inside > 0.9 - 4 * np.sqrt(0.09 / REPLICATES)).all(), inside
+
+
+def test_wrong_intervals_are_found_wrong() -> None:
+    rng = np.random.default_rng(8)
+    x = np.stack([rng.normal(size=200), np.ones(200)], axis=1)
+    told = [_of_numbers(np.zeros(200), stats.norm(*x.T).cdf(rng.normal(x[:, 0], 2.0)), 10) for _ in range(100)]
+    error = np.array([t.scores["value"]["interval_error"] for t in told])
+    levels = np.arange(1, 10) / 10
+    truth = np.abs(2 * stats.norm.cdf(stats.norm.ppf(0.5 + levels / 2) / 2) - 1 - levels).mean()
+    assert abs(error.mean() - truth) < 4 * stats.sem(error)
+    se = np.array([t.scores["se"]["interval_error"] for t in told])
+    assert np.sqrt((se**2).mean()) / error.std() == pytest.approx(1, abs=0.3)
+
+
+# Fits.
+
+
+def test_the_mle_of_a_network_with_too_many_weights_is_surer_than_it_should_be() -> None:
+    """Beyond what chance explains, in the mean over data sets; the data know nothing that would justify it."""
+    model, excess, gap = Model(MLP((20,), "tanh"), Bernoulli(), prior=fan_in(1.0)), [], []
+    for key in range(4):
+        rng = np.random.default_rng(key)
+        x = rng.normal(size=(560, 3))
+        y = (rng.random(560) < expit(1.5 * x[:, 0])).astype(int)
+        found = fit(model, MLE(num_steps=2000, polish=False), x[:60], y[:60], key=key, progress=False)
+        told = calibration(found, x[60:], y[60:])
+        scores = told.scores
+        excess.append((scores["value"]["ece"] - scores["value"]["ece_if_right"]) / scores["se"]["ece_if_right"])
+        gap.append((told.rows["forecast"] - told.rows["outcome"]).mean())
+    assert min(excess) > 4, excess
+    assert min(gap) > 0, "it is too sure, and not too little"
+
+
+def line(x: Array, y: Array | None = None) -> None:
+    """Logistic regression with a wide prior, of which the posterior of few rows is far from one point."""
+    w = numpyro.sample("w", dist.Normal(0.0, 1.5).expand([3]).to_event(1))
+    with numpyro.plate("row", len(x)):
+        numpyro.sample("y", dist.Bernoulli(logits=x @ w[:2] + w[2]), obs=y)
+
+
+@pytest.mark.slow
+def test_the_posterior_is_right_on_average_over_the_prior_and_the_mle_is_not() -> None:
+    """Weights from the prior, 12 rows to fit, 40 to judge, again and again; one set of weights a data set.
+
+    Rows of one data set share their weights, so that each data set is one observation of every bin.
+    """
+    edges, data_sets = np.linspace(0, 1, 6), 150
+    totals = {"posterior": np.zeros((data_sets, 5)), "MLE": np.zeros((data_sets, 5))}
+    methods = {
+        "posterior": NUTS(num_warmup=150, num_samples=150, num_chains=1, start=None),
+        "MLE": MLE(),
+    }
+    for i in range(data_sets):
+        rng = np.random.default_rng(1000 + i)
+        x, w = rng.normal(size=(52, 2)), rng.normal(scale=1.5, size=3)
+        y = (rng.random(52) < expit(x @ w[:2] + w[2])).astype(int)
+        for name, method in methods.items():
+            rows = calibration(fit(line, method, x[:12], y[:12], key=i, progress=False), x[12:], y[12:], of=1).rows
+            bins = np.digitize(rows["forecast"], edges[1:-1])
+            totals[name][i] = np.bincount(bins, rows["forecast"] - rows["outcome"], minlength=5)
+    z = {name: total.mean(axis=0) / stats.sem(total, axis=0) for name, total in totals.items()}
+    assert (np.abs(z["posterior"]) < 4).all(), z
+    assert np.abs(z["MLE"]).max() > 6, z
+
+
+# Temperature.
+
+
+@pytest.mark.parametrize("num_classes", [2, 5])
+@pytest.mark.parametrize("true", [0.5, 3.0])
+def test_the_temperature_is_found(num_classes: int, true: float) -> None:
+    """Logits too large by a factor: it is estimated within its standard error, and is the best by SciPy's search."""
+    found = fit(
+        logits_given,
+        MAP(num_steps=1, polish=False),
+        np.ones((3, num_classes)),
+        np.array([0, 1, 1]),
+        key=0,
+        progress=False,
+    )
+    z = []
+    for key in range(40):
+        rng = np.random.default_rng(key)
+        logits = rng.normal(scale=1.5, size=(300, num_classes))
+        y = (logits + rng.gumbel(size=logits.shape)).argmax(axis=1)
+        scaled = temperature_scaling(found, true * logits, y)
+        z.append((scaled.temperature - true) / scaled.temperature_se)
+        if key < 2:
+            best = minimize_scalar(
+                lambda log_t: log_loss(y, softmax(true * logits / np.exp(log_t), axis=1)),  # noqa: B023
+                bounds=(-3, 3),
+                method="bounded",
+                options={"xatol": 1e-8},
+            )
+            np.testing.assert_allclose(scaled.temperature, np.exp(best.x), rtol=1e-4)
+            predicted = scaled.predict(true * logits)
+            expected = log_softmax(true * logits / scaled.temperature, axis=1)
+            np.testing.assert_allclose(predicted.probs, np.exp(expected), atol=1e-5)
+            np.testing.assert_allclose(predicted.log_prob(y), expected[np.arange(300), y], rtol=1e-4, atol=1e-5)
+    assert np.std(z) == pytest.approx(1, abs=4 / np.sqrt(2 * 40))
+    assert abs(np.mean(z)) < 4 / np.sqrt(40)
+
+
+@every_classifier
+def test_at_temperature_1_it_is_the_fit(case: tuple[str, str], fitted: dict[Any, Fitted]) -> None:
+    has = fitted[case]
+    sharper = np.cumsum(has.probs**2, axis=1) / (has.probs**2).sum(axis=1, keepdims=True)
+    labels = (np.random.default_rng(2).random((400, 1)) > sharper).sum(axis=1)
+    scaled = temperature_scaling(has.fit, has.x, labels)
+    neutral = dataclasses.replace(scaled, temperature=1.0)
+    np.testing.assert_allclose(neutral.predict(has.x).probs, has.predictive.probs, atol=1e-6)
+    np.testing.assert_allclose(neutral.predict(has.x).log_prob(has.y), has.predictive.log_prob(has.y), atol=1e-5)
+    assert neutral.predict(has.x).num_classes == has.predictive.num_classes
+    both = [calibration(one, has.x, labels).scores["value"] for one in (has.fit, scaled)]
+    assert both[0]["accuracy"] == both[1]["accuracy"], "the most probable class stays"
+    assert both[1]["log_loss"] <= both[0]["log_loss"] + 1e-6
+    assert "not the predictive of the model" in repr(scaled)
+    assert not isinstance(scaled, Fit)
+
+
+# Pictures.
+
+
+@pytest.mark.parametrize("what", ["curve", "histogram"])
+def test_numbers_are_drawn(what: Any, fitted: dict[Any, Fitted]) -> None:
+    told = {by: calibration(has.fit, has.x, has.y) for by in POINTS for has in [fitted["Normal", by]]}
+    ax = plot_calibration(told, what=what)
+    assert [text.get_text() for text in ax.get_legend().get_texts()] == list(POINTS)
+    ax.figure.draw_without_rendering()
+    matplotlib.pyplot.close("all")
+
+
+@pytest.mark.parametrize("of", [None, 1])
+def test_classes_are_drawn_where_they_are(of: int | None, fitted: dict[Any, Fitted]) -> None:
+    told = {by: calibration(has.fit, has.x, has.y, of=of) for by in POINTS for has in [fitted["Bernoulli", by]]}
+    _, given_axes = matplotlib.pyplot.subplots()
+    ax = plot_calibration(told, given_axes)
+    assert ax is given_axes
+    lines = {line.get_label(): line for line in ax.lines}
+    for name, one in told.items():
+        np.testing.assert_array_equal(lines[name].get_xydata(), one.curve[["forecast", "frequency"]])
+    for style in ("get_color", "get_marker"):
+        assert len({getattr(lines[name], style)() for name in told}) == len(told), style
+    (left, right), (low, high) = ax.get_xlim(), ax.get_ylim()
+    for one in told.values():
+        assert one.curve["forecast"].between(left, right).all()
+        assert one.curve["frequency"].between(low, high).all()
+    single = plot_calibration(next(iter(told.values())))
+    assert single.get_legend() is None
+    matplotlib.pyplot.close("all")
+
+
+# Bad input.
+
+
+def test_bad_input_raises(fitted: dict[Any, Fitted], given: dict[str, Fit]) -> None:
+    binary, classes, real = (fitted[kind, "MLE"] for kind in OBSERVATIONS)
+    with pytest.raises(TypeError, match="calibration: expected a fit, or what temperature_scaling returned; got 'MLE'"):
+        calibration("MLE", binary.x, binary.y)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="`of` to be a class, 0 to 2; got 3"):
+        calibration(classes.fit, classes.x, classes.y, of=3)
+    with pytest.raises(TypeError, match="expected no `of`, as y is a number and no class; got 1"):
+        calibration(real.fit, real.x, real.y, of=1)
+    with pytest.raises(ValueError, match=r"at least 2 rows a bin, 20 rows; got 12. Give fewer num_bins"):
+        calibration(binary.fit, binary.x[:12], binary.y[:12])
+    with pytest.raises(ValueError, match="num_bins to be a positive integer; got 0"):
+        calibration(binary.fit, binary.x, binary.y, num_bins=0)
+    with pytest.raises(ValueError, match=r"expected classes, shape \(400,\); got \(400, 3\)"):
+        calibration(classes.fit, classes.x, classes.probs)
+    with pytest.raises(ValueError, match="expected an integer from 0 to 2; got 3"):
+        calibration(classes.fit, classes.x, classes.y + 1)
+    with pytest.raises(TypeError, match="temperature_scaling: expected a fit; got None"):
+        temperature_scaling(None, binary.x, binary.y)  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="expected y to be a class; it can be"):
+        temperature_scaling(real.fit, real.x, real.y)
+    with pytest.raises(ValueError, match=r"y_validation: expected classes, shape \(400,\); got \(400, 3\)"):
+        temperature_scaling(classes.fit, classes.x, classes.probs)
+    with pytest.raises(ValueError, match=r"x_validation.*, row 0, column 0: expected finite"):
+        temperature_scaling(binary.fit, np.where(np.arange(2) == 0, np.nan, binary.x), binary.y)
+    with pytest.raises(TypeError, match="plot_calibration: expected what calibration returned"):
+        plot_calibration({"it": binary.fit})  # type: ignore[dict-item]
+    told = {"classes": calibration(binary.fit, binary.x, binary.y), "numbers": calibration(real.fit, real.x, real.y)}
+    with pytest.raises(ValueError, match=r"calibrations of one kind; got .*'confidence'.*'intervals'"):
+        plot_calibration(told)
+    with pytest.raises(ValueError, match="expected y to be a number for a histogram"):
+        plot_calibration(told["classes"], what="histogram")
+    with pytest.raises(ValueError, match="what to be one of curve, histogram; got 'bars'"):
+        plot_calibration(told["numbers"], what="bars")  # type: ignore[arg-type]
+
+
+def test_no_temperature_is_best_where_all_rows_are_right_or_the_fit_knows_nothing(given: dict[str, Fit]) -> None:
+    x = np.random.default_rng(0).normal(size=(30, 2))
+    with pytest.raises(ValueError, match="all or nearly all are classified correctly, and the smaller T the better"):
+        temperature_scaling(given["classes"], x, x.argmax(axis=1))
+    with pytest.raises(ValueError, match="the larger T the better"):
+        temperature_scaling(given["classes"], x, x.argmin(axis=1))
+
+
+def counts(x: Array, y: Array | None = None) -> None:
+    """Counts, of which the transform is not uniform."""
+    w = numpyro.sample("w", dist.Normal(0.0, 1.0))
+    with numpyro.plate("row", len(x)):
+        numpyro.sample("y", dist.Poisson(jnp.exp(w) * jnp.ones(len(x))), obs=y)
+
+
+def test_counts_are_refused() -> None:
+    x, y = np.ones((30, 1)), np.arange(30) % 3
+    found = fit(counts, MAP(num_steps=1, polish=False), x, y, key=0, progress=False)
+    with pytest.raises(NotImplementedError, match="a class, or one continuous number whose distribution has a cdf"):
+        calibration(found, x, y)
+
+
+def test_it_prints_as_a_table(fitted: dict[Any, Fitted]) -> None:
+    has = fitted["Bernoulli", "MLE"]
+    words = str(calibration(has.fit, has.x, has.y))
+    for word in ("ece_if_right", "400 rows in 10 bins", "bins lie in the band"):
+        assert word in words
+    assert "<table" in calibration(has.fit, has.x, has.y)._repr_html_()
