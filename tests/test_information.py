@@ -1,5 +1,7 @@
-"""Cross-entropy as entropy plus divergence, and soft labels as weighted hard ones."""
+"""Cross-entropy as entropy plus divergence, soft labels as weighted hard ones, and code lengths."""
 
+import math
+from fractions import Fraction
 from typing import Any
 
 import jax
@@ -9,12 +11,26 @@ import numpyro
 import numpyro.distributions as dist
 import pandas as pd
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from jax import Array
 from numpyro.handlers import scale
 from scipy.special import rel_entr, softmax
-from scipy.stats import entropy
+from scipy.stats import entropy, norm, poisson, sem
 
-from flatprior.inference import MAP, MLE, NUTS, CrossEntropy, Fit, cross_entropy, explain, fit
+from flatprior.inference import (
+    MAP,
+    MLE,
+    NUTS,
+    CodeLength,
+    CrossEntropy,
+    Fit,
+    code_length,
+    cross_entropy,
+    explain,
+    fit,
+)
+from flatprior.inference.criticism.information import adaptive_bits
 from flatprior.models import MLP, Bernoulli, Categorical, Model, Normal, gaussian
 
 METHODS: dict[str, Any] = {
@@ -267,3 +283,98 @@ def test_the_two_objectives_are_one_at_any_weights(data_sets: dict[str, Any]) ->
     np.testing.assert_allclose(one.loss, expected, rtol=1e-12)
     assert other.terms[0].name == "softmax cross-entropy, each times its own weight"
     assert jax.tree.leaves(one.gradient_difference)[0] < 1e-10
+
+
+# Code lengths.
+
+
+@every_fit
+def test_a_code_length_is_the_sum_of_minus_log2_p(name: str, fitted: dict[str, Fitted]) -> None:
+    case = fitted[name]
+    told = code_length(case.fit, case.x, case.y)
+    expected = -np.log2(case.probs[np.arange(len(case.y)), case.y])
+    np.testing.assert_allclose(told.bits, expected, rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(told.bits, cross_entropy(case.fit, case.x, case.y).total / math.log(2), rtol=1e-6)
+    assert told.total == pytest.approx(expected.sum(), rel=1e-4)
+    assert told.standard_error == pytest.approx(sem(expected) * len(expected), rel=1e-4)
+    assert told.perplexity == pytest.approx(np.prod(2**expected) ** (1 / len(expected)), rel=1e-4)
+    assert told.uniform == pytest.approx(len(case.y) * math.log2(case.num_classes))
+    assert told.base_rate == pytest.approx(one_by_one(case.y.tolist(), case.num_classes))
+    assert told.saved == pytest.approx(told.base_rate - told.total)
+    table = told.to_dataframe()
+    assert table["bits"].tolist() == [told.total, told.base_rate, told.uniform]
+    np.testing.assert_allclose(table["bits_per_row"] * len(case.y), table["bits"])
+    assert f"{len(case.y)} rows, each one of {case.num_classes} classes" in str(told)
+    frames = code_length(case.fit, pd.DataFrame(case.x), pd.Series(case.y))
+    np.testing.assert_array_equal(frames.bits, told.bits)
+
+
+def one_by_one(labels: list[int], num_classes: int) -> float:
+    """Krichevsky and Trofimov's code as it is told: label by label, in fractions."""
+    counts, probability = [0] * num_classes, Fraction(1)
+    for i, label in enumerate(labels):
+        probability *= (counts[label] + Fraction(1, 2)) / (i + Fraction(num_classes, 2))
+        counts[label] += 1
+    return math.log2(probability.denominator) - math.log2(probability.numerator)
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.data(), st.integers(2, 6))
+def test_the_adaptive_code_is_that_of_krichevsky_and_trofimov(data: st.DataObject, num_classes: int) -> None:
+    """And its price for knowing nothing in advance is known: at most (K - 1) / 2 log2 n + log2 K bits."""
+    labels = data.draw(st.lists(st.integers(0, num_classes - 1), min_size=1, max_size=60))
+    told = adaptive_bits(np.array(labels), num_classes)
+    assert told == pytest.approx(one_by_one(labels, num_classes), rel=1e-10)
+    known = len(labels) * entropy(np.bincount(labels), base=2)
+    price = told - known
+    assert -1e-9 <= price <= (num_classes - 1) / 2 * math.log2(len(labels)) + math.log2(num_classes) + 1e-9
+
+
+def test_the_bits_of_a_density_are_relative_to_a_unit_cell(data_sets: dict[str, Any]) -> None:
+    x, y = data_sets["real"]
+    model = Model(MLP(), Normal(0.5), gaussian(1.0))
+    found = fit(model, NUTS(num_warmup=20, num_samples=15, num_chains=2, start=None), x, y, key=0, progress=False)
+    told = code_length(found, x, y)
+    means = found.predict(x).component_means
+    np.testing.assert_allclose(told.bits, -np.log2(norm.pdf(y, means, 0.5).mean(axis=0)), rtol=1e-4, atol=1e-5)
+    assert told.uniform is told.base_rate is told.saved is None
+    assert told.to_dataframe().index.tolist() == ["predictive"]
+    assert "a density, relative to a cell of size 1" in str(told)
+    assert "Saved" not in str(told)
+
+
+def test_counts_are_values_and_have_no_uniform_code(by_hand: dict[str, Any]) -> None:
+    problem = by_hand["dictionary"]
+    found = fit(problem.model, MAP(num_steps=50), problem.x, problem.y, key=0, progress=False)
+    told = code_length(found, problem.x, problem.y)
+    expected = -poisson.logpmf(problem.y, found.predict(problem.x).mean) / math.log(2)
+    np.testing.assert_allclose(told.bits, expected, rtol=1e-4)
+    assert told.uniform is None
+    assert "each a value." in str(told)
+
+
+def test_what_is_impossible_costs_infinitely_many_bits_and_is_printed() -> None:
+    told = CodeLength(np.array([1.0, math.inf]), 2.0, 2.4, "one of 2 classes")
+    assert told.total == told.perplexity == math.inf
+    assert math.isnan(told.standard_error)
+    assert told.saved == -math.inf
+    assert "inf" in str(told)
+    assert math.isnan(CodeLength(np.array([1.0]), 1.0, 1.0, "one of 2 classes").standard_error)
+    assert CodeLength(np.full(3, 5000.0), None, None, "a value").perplexity == math.inf
+
+
+BAD_CODES: dict[str, tuple[str, Any, Any, type[Exception], str]] = {
+    # fit, x, y
+    "no fit": ("none", X, CLASSES, TypeError, "code_length: expected a fit; got 'a fit'"),
+    "soft labels": ("Categorical", X, SOFT, ValueError, r"code_length: expected a label a row.*; got \(12, 3\)"),
+    "another class": ("Categorical", X, CLASSES + 1, ValueError, "y, row 2: expected an integer from 0 to 2; got 3"),
+    "too few labels": ("Categorical", X, CLASSES[:5], ValueError, "as many rows in y as in x, 12"),
+    "NaN": ("Normal", X, put(X[:, 0], 3, np.nan), ValueError, "y, row 3: expected finite numbers"),
+}
+
+
+@pytest.mark.parametrize("name", BAD_CODES)
+def test_bad_input_of_a_code_raises(name: str, by_observation: dict[str, Any]) -> None:
+    which, x, y, error, message = BAD_CODES[name]
+    with pytest.raises(error, match=message):
+        code_length(by_observation[which], x, y)

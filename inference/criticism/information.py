@@ -1,13 +1,23 @@
-"""Information: what labels cost under the predictive distribution, and how much of it any model would pay."""
+"""Information: what y costs under the predictive distribution, in nats and in bits, and what any model would pay."""
 
-from dataclasses import dataclass
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from typing import Any
 
+import jax
 import numpy as np
+import pandas as pd
+from scipy.special import gammaln
 
 from ..checks import as_rows, check_finite
-from ..density import count_rows
+from ..density import count_rows, in_double
+from ..predictive import Predictive
 from ..result import Fit
+
+HEADINGS = {"bits": "bits", "bits_per_row": "bits a row"}
+"""Columns of numbers in the printed tables of bits."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -87,3 +97,150 @@ def _probabilities(y: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
         row = int(np.argmax(bad))
         raise ValueError(f"y, row {row}: expected probabilities that sum to 1; got {y[row].tolist()}.")
     return y
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class CodeLength:
+    """What rows of y cost, as the length of a code in bits; see `code_length`. Prints as a table."""
+
+    bits: np.ndarray
+    """-log2 p(y_i | x_i, data), (n,). Infinite where y_i has probability 0."""
+    uniform: float | None
+    """n log2 K: the code that gives each of K classes the same length. None where y is not one of a finite set."""
+    base_rate: float | None
+    """What the labels cost without x, by an adaptive code. None where y is not one of a finite set."""
+    unit: str
+    """What one row of y is coded as, in words: a class, a value, or a density, relative to a cell of size 1."""
+
+    @property
+    def total(self) -> float:
+        """The sum over rows, in bits."""
+        return float(self.bits.sum())
+
+    @property
+    def standard_error(self) -> float:
+        """The standard error of the total, over rows: that of the mean, times n. NaN for one row, or infinite bits."""
+        if len(self.bits) < 2 or not np.isfinite(self.total):
+            return math.nan
+        return float(self.bits.std(ddof=1) * math.sqrt(len(self.bits)))
+
+    @property
+    def perplexity(self) -> float:
+        """2^(total / n): as many equally probable classes would cost the same; of a density 1 / its geometric mean."""
+        with np.errstate(over="ignore"):
+            return float(np.exp2(self.bits.mean()))
+
+    @property
+    def saved(self) -> float | None:
+        """`base_rate` minus `total`, in bits: what x, the model and the data of the fit are worth for these labels."""
+        return None if self.base_rate is None else self.base_rate - self.total
+
+    def to_dataframe(self) -> pd.DataFrame:
+        """One row a code: the predictive distribution, then where they exist the base rate and the uniform code."""
+        codes = {"predictive": self.total, "base rate": self.base_rate, "uniform": self.uniform}
+        table = pd.DataFrame({"bits": {name: bits for name, bits in codes.items() if bits is not None}})
+        return table.assign(bits_per_row=table["bits"] / len(self.bits))
+
+    def __str__(self) -> str:
+        notes = [
+            f"{len(self.bits)} rows, each {self.unit}. Standard error of the total over rows: "
+            f"{self.standard_error:.1f} bits. Perplexity: {self.perplexity:.4g}."
+        ]
+        if self.saved is not None:
+            notes.append(f"Saved against the labels alone (base rate): {self.saved:.1f} bits.")
+        return "\n".join([printed_bits(self.to_dataframe()), "", *notes])
+
+    def __repr__(self) -> str:
+        return str(self)
+
+
+def code_length(fit: Fit, x: Any, y: Any) -> CodeLength:
+    """The bits that y costs someone who knows x and the fit: ``-log2 p(y_i | x_i, data)``, summed over rows.
+
+    A code of this length exists (Shannon 1948): `compress` writes it. Beside it, for classes, what they cost who knows
+    less: the uniform code, log2 K a row, and an adaptive code that sees the labels one by one and no x, which codes
+    label k at place i by ``(count of k so far + 1/2) / (i + K/2)`` (Krichevsky & Trofimov 1981). It needs to know
+    nothing in advance, and its length does not depend on the order of the labels.
+
+    The code of rows that were not in the fit says what the fit is worth to others. That of its own rows does not count
+    what the fit itself would cost to tell: `prequential` does, and so does the evidence p(y | x) of a model, where a
+    fit has a ``log_evidence`` in nats, by ``-fit.log_evidence / math.log(2)`` bits.
+
+    Args:
+        fit: a fit, by any method. Of numbers, the bits are those of the density, relative to a cell of size 1 in units
+            of y: they may be negative, and only their differences between fits have a meaning.
+        x: n rows.
+        y: n rows; of classes labels, (n,).
+
+    Raises:
+        TypeError: when `fit` is not a fit.
+        ValueError: when x and y are not rows like those of the fit, or y are soft labels, which `cross_entropy` takes.
+
+    Example:
+        >>> import numpy as np
+        >>> from flatprior.inference import MLE, code_length, fit
+        >>> from flatprior.models import MLP, Bernoulli, Model
+        >>> x, y = np.zeros((8, 1)), np.array([1, 1, 1, 0, 1, 1, 0, 1])
+        >>> known = fit(Model(MLP(), Bernoulli()), MLE(), x, y, key=0)  # 3/4, the frequency of the ones
+        >>> print(code_length(known, x, y))
+                    bits bits a row
+        predictive  6.49      0.811
+        base rate   8.37      1.046
+        uniform     8.00      1.000
+        <BLANKLINE>
+        8 rows, each one of 2 classes. Standard error of the total over rows: 2.1 bits. Perplexity: 1.755.
+        Saved against the labels alone (base rate): 1.9 bits.
+    """
+    if not isinstance(fit, Fit):
+        raise TypeError(f"code_length: expected a fit; got {fit!r}.")
+    predictive, y = fit.predict(x), as_rows("y", y)
+    num_classes = predictive.num_classes
+    if num_classes is None:
+        unit = "a value" if predictive.structure.support.is_discrete else "a density, relative to a cell of size 1"
+        return CodeLength(row_bits(predictive, y), None, None, unit)
+    y = check_classes("code_length", y)
+    bits = row_bits(predictive, y)
+    uniform = len(bits) * math.log2(num_classes)
+    return CodeLength(bits, uniform, adaptive_bits(y, num_classes), f"one of {num_classes} classes")
+
+
+def row_bits(predictive: Predictive, y: Any) -> np.ndarray:
+    """-log2 p(y_i | x_i, data), (n,), in float64."""
+    return 0.0 - predictive.log_prob(y).astype(np.float64) / math.log(2)
+
+
+def check_classes(name: str, y: Any) -> np.ndarray:
+    """Labels, (n,), or an error: soft labels have no code."""
+    labels = np.asarray(y)
+    if labels.ndim != 1:
+        raise ValueError(
+            f"{name}: expected a label a row, y of shape (n,); got {labels.shape}. The expected bits of soft labels "
+            f"are cross_entropy(fit, x, y).total / math.log(2)."
+        )
+    return labels
+
+
+def adaptive_bits(labels: np.ndarray, num_classes: int) -> float:
+    """The length of labels in the code of Krichevsky and Trofimov (1981), in bits: KT's product in closed form."""
+    counts = np.bincount(labels.astype(int), minlength=num_classes)
+    nats = gammaln(len(labels) + num_classes / 2) - gammaln(num_classes / 2)
+    return float((nats - (gammaln(counts + 0.5) - gammaln(0.5)).sum()) / math.log(2))
+
+
+def printed_bits(table: pd.DataFrame) -> str:
+    """A table with the columns bits and bits_per_row, as text."""
+    bits, bits_per_row = table["bits"].map("{:.2f}".format), table["bits_per_row"].map("{:.3f}".format)
+    return table.assign(bits=bits, bits_per_row=bits_per_row).rename(columns=HEADINGS).rename_axis(None).to_string()
+
+
+@contextmanager
+def in_double_precision(predictive: Predictive) -> Iterator[Predictive]:
+    """The same distribution, draws and x as they are in the precision of the fit, computed in float64 inside."""
+    dtype = next(iter(predictive.draws.values())).dtype
+
+    def widen(leaf: Any) -> np.ndarray:
+        array = np.asarray(leaf)
+        return in_double(array.astype(dtype) if array.dtype.kind == "f" else array)
+
+    with jax.enable_x64(True):
+        yield replace(predictive, draws=jax.tree.map(widen, predictive.draws), x=jax.tree.map(widen, predictive.x))
