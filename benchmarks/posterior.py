@@ -1,14 +1,17 @@
 """Quality against seconds of a network's posterior, on the UCI airfoil data, in one interleaved run.
 
-    python benchmarks/posterior.py [--rounds 5] [--peers MCLMC,NUTS,...] [--activation relu] [--data CSV] [--bde PYTHON]
+    python benchmarks/posterior.py [--rounds 5] [--peers "MCLMC;NUTS"] [--activation relu] [--devices 2] [--bde PYTHON]
+                                   [--plot PNG] [--data CSV]
 
 The protocol is that of the bde package (arXiv 2605.14146): 20% of the rows are held out by `train_test_split` with
 random_state=0, x and y are standardised on the training rows, and scores are in standard deviations of y. Everyone fits
 the same network, [16]*4 with a second output for the scale, under a Normal(0, 1) prior. "NLL, Gaussian" is bde's: of
 one Gaussian with the mean and standard deviation of the mixture; "NLL, mixture" is the negative log density of the
-mixture itself. The two must not be compared. Each peer is a process of its own, in turn, round after round; round r has
-seed r. Seconds are of wall time, from the data in memory to the predictions, compiling included; the table gives
-medians over rounds. `--bde` names a Python in which bde is installed; without it bde is skipped.
+mixture itself. The two must not be compared. "ESS" is the effective sample size of the network's value at a held-out
+row, within chains: the sum over chains of the bulk ESS of each, the median over 50 rows; it does not ask whether chains
+agree. Each peer is a process of its own, in turn, round after round; round r has seed r. Seconds are of wall time, from
+the data in memory to the predictions, compiling included; the table gives medians over rounds, and the picture each run
+beside them. `--bde` names a Python in which bde is installed; without it bde is skipped.
 """
 
 import argparse
@@ -18,6 +21,7 @@ import os
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -26,8 +30,11 @@ from typing import Any
 import numpy as np
 
 DATA = Path(os.environ.get("FLATPRIOR_DATA", Path(__file__).parents[2] / "shared" / "data")) / "bde" / "airfoil.csv"
-DEVICES = os.cpu_count() or 1
+NUM_PROBES = 50
+"""Held-out rows at which the network's value is followed along the chains."""
 Scores = dict[str, float]
+Found = tuple[Scores, np.ndarray]
+"""Scores, and the network's values at the probes, (chain, draw, row)."""
 
 
 def split(path: str) -> tuple[np.ndarray, ...]:
@@ -44,13 +51,13 @@ def gaussian_nll(y: np.ndarray, mean: np.ndarray, variance: np.ndarray) -> float
     return float(np.mean(0.5 * (y - mean) ** 2 / variance + 0.5 * np.log(2 * math.pi * variance)))
 
 
-def flatprior(method: Callable[[Any], Any]) -> Callable[..., Scores]:
+def flatprior(method: Callable[[Any], Any]) -> Callable[..., Found]:
     """A method of the library, given `flatprior.inference`."""
 
-    def run(data: tuple[np.ndarray, ...], activation: str, seed: int) -> Scores:
+    def run(data: tuple[np.ndarray, ...], activation: str, devices: int, seed: int) -> Found:
         import jax
 
-        jax.config.update("jax_num_cpu_devices", DEVICES)
+        jax.config.update("jax_num_cpu_devices", devices)
         from flatprior import inference
         from flatprior.models import MLP, Model, Normal, gaussian
 
@@ -59,18 +66,20 @@ def flatprior(method: Callable[[Any], Any]) -> Callable[..., Scores]:
         found = inference.fit(model, method(inference), x, y, key=seed, progress=False)
         predictive = found.predict(x_test)
         mean, variance = np.asarray(predictive.mean, float), np.asarray(predictive.variance, float)
-        return {
+        scores = {
             "rmse": float(np.sqrt(np.mean((mean - y_test) ** 2))),
             "gaussian": gaussian_nll(y_test, mean, variance),
             "mixture": -float(np.asarray(predictive.log_prob(y_test), float).mean()),
         }
+        chains, draws = next(iter(found.draws.values())).shape[:2]
+        return scores, found.predict(x_test[:NUM_PROBES]).component_means.reshape(chains, draws, NUM_PROBES)
 
     return run
 
 
-def bde(data: tuple[np.ndarray, ...], activation: str, seed: int) -> Scores:
-    """The settings of its paper, with one device a core."""
-    os.environ["XLA_FLAGS"] = f"--xla_force_host_platform_device_count={DEVICES}"
+def bde(data: tuple[np.ndarray, ...], activation: str, devices: int, seed: int) -> Found:
+    """The settings of its paper."""
+    os.environ["XLA_FLAGS"] = f"--xla_force_host_platform_device_count={devices}"
     from bde import BdeRegressor
     from bde.loss import GaussianNLL
 
@@ -88,37 +97,101 @@ def bde(data: tuple[np.ndarray, ...], activation: str, seed: int) -> Scores:
         n_thinning=10,
     )
     regressor.fit(x, y)
-    raw = np.asarray(regressor.predict(x_test, raw=True), float).reshape(-1, len(y_test), 2)
+    chains = np.asarray(regressor.predict(x_test, raw=True), float).reshape(10, -1, len(y_test), 2)
+    raw = chains.reshape(-1, len(y_test), 2)
     means, scales = raw[..., 0], np.logaddexp(0.0, raw[..., 1]) + 1e-6
     log_probs = -0.5 * ((y_test - means) / scales) ** 2 - np.log(scales) - 0.5 * math.log(2 * math.pi)
     mean = means.mean(axis=0)
-    return {
+    scores = {
         "rmse": float(np.sqrt(np.mean((mean - y_test) ** 2))),
         "gaussian": gaussian_nll(y_test, mean, (scales**2).mean(axis=0) + means.var(axis=0)),
         "mixture": -float((np.logaddexp.reduce(log_probs, axis=0) - math.log(len(raw))).mean()),
     }
+    return scores, chains[:, :, :NUM_PROBES, 0]
 
 
-PEERS: dict[str, Callable[..., Scores]] = {
+PEERS: dict[str, Callable[..., Found]] = {
     "MAP": flatprior(lambda lib: lib.MAP(num_steps=10_000)),
-    "Ensemble of 10": flatprior(lambda lib: lib.Ensemble(base=lib.MAP(num_steps=10_000), size=10)),
-    "MCLMC, short": flatprior(lambda lib: lib.MCLMC(num_warmup=6000, num_samples=50)),
-    "MCLMC, 22 s": flatprior(lambda lib: lib.MCLMC(num_warmup=14_000, num_samples=100)),
+    "MLE ensemble of 10": flatprior(lambda lib: lib.Ensemble(base=lib.MLE(validation_fraction=0.1), size=10)),
+    "MAP ensemble of 10": flatprior(lambda lib: lib.Ensemble(base=lib.MAP(num_steps=10_000), size=10)),
+    "MCLMC, quarter": flatprior(lambda lib: lib.MCLMC(num_warmup=5000, num_samples=50)),
+    "MCLMC, half": flatprior(lambda lib: lib.MCLMC(num_warmup=10_000, num_samples=100)),
     "MCLMC": flatprior(lambda lib: lib.MCLMC()),
-    "MCLMC, long": flatprior(lambda lib: lib.MCLMC(num_warmup=60_000, num_samples=400)),
-    "NUTS": flatprior(lambda lib: lib.NUTS(num_warmup=100, num_samples=50, num_chains=10, max_tree_depth=8)),
+    "MCLMC, double": flatprior(lambda lib: lib.MCLMC(num_warmup=40_000, num_samples=400)),
+    "MCLMC, fourfold": flatprior(lambda lib: lib.MCLMC(num_warmup=80_000, num_samples=800)),
+    "NUTS, short": flatprior(lambda lib: lib.NUTS(num_warmup=50, num_samples=25, num_chains=10, max_tree_depth=8)),
+    "NUTS": flatprior(lambda lib: lib.NUTS(num_warmup=150, num_samples=100, num_chains=10, max_tree_depth=8)),
     "bde": bde,
 }
+"""NUTS is NumPyro's, in chains that begin where those of MCLMC do, side by side on all devices. "MCLMC" is the default;
+the others have the same settings and a multiple of its steps. The deep ensemble's members stop early, by 10% of the
+rows; without a prior they go on to fit the noise."""
 
 
-def measure(peer: str, data: str, activation: str, seed: int) -> dict[str, Any]:
+def measure(peer: str, data: str, activation: str, devices: int, seed: int, values: str) -> dict[str, Any]:
     parts = split(data)
     started = time.perf_counter()
     try:
-        scores = PEERS[peer](parts, activation, seed)
+        scores, probes = PEERS[peer](parts, activation, devices, seed)
     except ModuleNotFoundError as error:
         return {"missing": error.name}
+    np.save(values, probes)
     return {"seconds": time.perf_counter() - started, **scores}
+
+
+def effective_size(values: np.ndarray) -> float:
+    """Within chains, of the median row; values are (chain, draw, row)."""
+    from arviz_stats.base import array_stats
+
+    if values.shape[1] < 4:
+        return math.nan
+    each = [array_stats.ess(chain[None], chain_axis=0, draw_axis=1, method="bulk") for chain in values]
+    return float(np.median(np.sum(each, axis=0)))
+
+
+def run(peer: str, arguments: argparse.Namespace, seed: int) -> dict[str, Any]:
+    """One peer in a process of its own."""
+    with tempfile.TemporaryDirectory() as folder:
+        values = str(Path(folder, "values.npy"))
+        python = arguments.bde if peer == "bde" else sys.executable
+        command = [python, __file__, "--data", arguments.data, "--activation", arguments.activation]
+        command += ["--devices", str(arguments.devices), "--worker", peer, str(seed), values]
+        done = subprocess.run(command, capture_output=True, text=True)
+        if done.returncode:
+            raise SystemExit(f"{peer} failed:\n{done.stderr}")
+        result: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+        return result if "missing" in result else {**result, "ess": effective_size(np.load(values))}
+
+
+def plot(results: dict[str, list[dict[str, Any]]], title: str, path: str) -> None:
+    """Quality against seconds: every run small, medians large; the lengths of MCLMC and NUTS joined."""
+    import matplotlib
+
+    matplotlib.use("agg")
+    from matplotlib import pyplot as plt
+
+    families = {"MCLMC": ("#009E73", "o"), "NUTS": ("#0072B2", "^"), "MAP": ("#E69F00", "D"), "bde": ("0.1", "s")}
+    families |= {"MLE ensemble": ("#CC79A7", "v"), "MAP ensemble": ("#56B4E9", "P")}
+    figure, axes = plt.subplots(1, 2, figsize=(10.0, 4.2), layout="constrained")
+    for ax, column, label in zip(
+        axes, ("mixture", "rmse"), ("negative log density, nats a row", "RMSE, standard deviations of y"), strict=True
+    ):
+        for family, (color, marker) in families.items():
+            of_it = [r for name, r in results.items() if (name.split(",")[0].removesuffix(" of 10")) == family]
+            runs = [r for r in of_it if r and "missing" not in r[0]]
+            for each in runs:
+                ax.plot(
+                    [r["seconds"] for r in each], [r[column] for r in each], marker, color=color, ms=3.5, alpha=0.45
+                )
+            middle = [[statistics.median(r[name] for r in each) for name in ("seconds", column)] for each in runs]
+            if middle:
+                seconds, values = zip(*sorted(middle), strict=True)
+                ax.plot(seconds, values, marker=marker, color=color, ms=8.0, mec="black", lw=1.5, label=family)
+        ax.set(xscale="log", xlabel="seconds, compiling included", ylabel=label)
+        ax.grid(alpha=0.25, which="both")
+    axes[0].legend()
+    figure.suptitle(title)
+    figure.savefig(path, dpi=130)
 
 
 def main() -> None:
@@ -126,13 +199,16 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--peers", help="separated by semicolons; all by default")
     parser.add_argument("--activation", default="relu", help="bde's is relu, the library's default silu")
+    parser.add_argument("--devices", type=int, default=os.cpu_count() or 1, help="by default one a core")
     parser.add_argument("--data", default=str(DATA))
     parser.add_argument("--bde", help="a Python in which bde is installed")
-    parser.add_argument("--worker", nargs=2, metavar=("PEER", "SEED"), help=argparse.SUPPRESS)
+    parser.add_argument("--plot", help="where to draw quality against seconds")
+    parser.add_argument("--worker", nargs=3, metavar=("PEER", "SEED", "NPY"), help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.worker:
-        peer, seed = arguments.worker
-        print(json.dumps(measure(peer, arguments.data, arguments.activation, int(seed))))
+        peer, seed, values = arguments.worker
+        found = measure(peer, arguments.data, arguments.activation, arguments.devices, int(seed), values)
+        print(json.dumps(found))
         return
     if not Path(arguments.data).exists():
         raise SystemExit(f"There is no {arguments.data}: give the airfoil table as --data.")
@@ -140,23 +216,23 @@ def main() -> None:
     results: dict[str, list[dict[str, Any]]] = {peer: [] for peer in peers if peer != "bde" or arguments.bde}
     for seed in range(arguments.rounds):
         for peer, runs in results.items():
-            python = arguments.bde if peer == "bde" else sys.executable
-            command = [python, __file__, "--data", arguments.data, "--activation", arguments.activation]
-            done = subprocess.run([*command, "--worker", peer, str(seed)], capture_output=True, text=True)
-            if done.returncode:
-                raise SystemExit(f"{peer} failed:\n{done.stderr}")
-            runs.append(json.loads(done.stdout.splitlines()[-1]))
-    print(f"airfoil, [16]*4 {arguments.activation}, Normal(0, 1) prior, {DEVICES} cores; medians of {arguments.rounds}")
-    print(f"{'':16}{'seconds':>9}{'RMSE':>9}{'NLL, Gaussian':>16}{'NLL, mixture':>16}")
+            runs.append(run(peer, arguments, seed))
+            print(json.dumps({"peer": peer, "seed": seed, **runs[-1]}), file=sys.stderr, flush=True)
+    title = f"airfoil, [16]*4 {arguments.activation}, Normal(0, 1) prior, {arguments.devices} devices"
+    print(f"{title}; medians of {arguments.rounds}")
+    columns = ("seconds", "rmse", "gaussian", "mixture", "ess")
+    print(f"{'':20}{'seconds':>9}{'RMSE':>9}{'NLL, Gaussian':>16}{'NLL, mixture':>16}{'ESS':>8}{'ESS a second':>14}")
     for peer in peers:
         runs = results.get(peer, [{"missing": "bde"}])
         if "missing" in runs[0]:
-            print(f"{peer:16}skipped: {runs[0]['missing']} is not installed in its Python (--bde)")
+            print(f"{peer:20}skipped: {runs[0]['missing']} is not installed in its Python (--bde)")
             continue
-        seconds, *scores = (
-            statistics.median(run[name] for run in runs) for name in ("seconds", "rmse", "gaussian", "mixture")
-        )
-        print(f"{peer:16}{seconds:9.1f}{scores[0]:9.4f}{scores[1]:16.3f}{scores[2]:16.3f}")
+        seconds, rmse, gaussian, mixture, ess = (statistics.median(run[name] for run in runs) for name in columns)
+        rate = statistics.median(run["ess"] / run["seconds"] for run in runs)
+        size = "" if math.isnan(ess) else f"{ess:8.0f}{rate:14.2f}"
+        print(f"{peer:20}{seconds:9.1f}{rmse:9.4f}{gaussian:16.3f}{mixture:16.3f}{size}")
+    if arguments.plot:
+        plot(results, title, arguments.plot)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,49 @@
+"""Draws against posteriors that are known: closed forms, a grid, and the reference draws of posteriordb."""
+
+import importlib.util
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import pytest
+
+SCRIPT = Path(__file__).parents[1] / "benchmarks" / "truth.py"
+NUM_KEYS = 4
+MAX_BIAS = 0.1
+"""Standard deviations of the posterior, of chains that are not adjusted."""
+
+
+def load() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("truth", SCRIPT)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+truth = load()
+NAMES = [*truth.CLOSED, *truth.POSTERIORDB]
+
+
+def need(name: str) -> None:
+    if name in truth.POSTERIORDB and not (truth.FOLDER / name).exists():
+        pytest.skip(f"there is no {name} among the reference posteriors")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ["NUTS", "MCLMC, adjusted"])
+@pytest.mark.parametrize("name", NAMES)
+def test_exact_methods_draw_the_posterior(name: str, method: str) -> None:
+    need(name)
+    results = [truth.run(name, method, key) for key in range(NUM_KEYS)]
+    assert [result.status for result in results] == ["ok"] * NUM_KEYS
+    assert max(result.worst for result in results) < truth.BOUND
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", NAMES)
+def test_the_bias_of_the_default_is_bounded(name: str) -> None:
+    need(name)
+    results = [truth.run(name, "MCLMC, .02", key) for key in range(NUM_KEYS)]
+    assert np.abs(truth.biases(truth.get(name), results)).max() < MAX_BIAS
