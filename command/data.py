@@ -43,12 +43,14 @@ class Table:
         """Rows to fit and rows to compare on, at random; both standardised by the rows to fit.
 
         Raises:
-            ValueError: when a part would be empty.
+            ValueError: when there would be no row to fit, or fewer than two to compare on.
         """
         rows = len(self.target)
         count = round(held_out * rows)
-        if not 0 < count < rows:
-            raise ValueError(f"Expected --held-out to leave rows on both sides of {rows}; got {held_out}.")
+        if not 2 <= count < rows:
+            raise ValueError(
+                f"Expected --held-out to leave rows to fit, and two or more to compare on, of {rows}; got {held_out}."
+            )
         order = np.random.default_rng(seed).permutation(rows)
         test, train = order[:count], order[count:]
         spread = self.features.iloc[train].std(ddof=0)

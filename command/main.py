@@ -16,8 +16,17 @@ if TYPE_CHECKING:
     from ..inference.methods import Method
     from ..models.model import Model, Observation
 
-METHODS = {"mle": "MLE", "map": "MAP", "nuts": "posterior"}
+METHODS = {
+    "mle": "MLE",
+    "map": "MAP",
+    "nuts": "posterior",
+    "ensemble": "ensemble",
+    "laplace": "Laplace",
+    "mclmc": "MCLMC",
+}
 """Method -> its name in the table."""
+DEFAULT = ("mle", "map", "nuts")
+"""The three answers."""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -46,15 +55,22 @@ def _parser() -> argparse.ArgumentParser:
     compare = commands.add_parser(
         "compare",
         help="fit one network by several methods and compare them on held-out rows",
-        description="Fit one network to a table by maximum likelihood, MAP and NUTS; print how well each predicts the "
-        "rows that were held out; write a figure and the fits, in the format of ArviZ.",
+        description="Fit one network to a table by maximum likelihood, MAP and NUTS, or by others; print how well each "
+        "predicts the rows that were held out; write a figure and the fits, in the format of ArviZ.",
     )
     compare.add_argument("data", nargs="?", type=Path, metavar="DATA.csv", help="by default scikit-learn's diabetes")
     compare.add_argument("--target", metavar="COLUMN", help="the column to predict; all others are features")
     compare.add_argument("--likelihood", choices=LIKELIHOODS, help="of the target; by default inferred from it")
     compare.add_argument("--widths", type=_widths, default=(16, 16), help="hidden units, as in 16,16; '' is linear")
-    compare.add_argument("--methods", type=_methods, default=tuple(METHODS), help="some of mle,map,nuts (all)")
-    compare.add_argument("--draws", type=int, default=500, help="of each of four chains, after as much warm-up (500)")
+    compare.add_argument(
+        "--methods", type=_methods, default=DEFAULT, help=f"some of {','.join(METHODS)} ({','.join(DEFAULT)})"
+    )
+    compare.add_argument(
+        "--draws",
+        type=int,
+        default=500,
+        help="of each of the chains of nuts, after as much warm-up; of laplace (500)",
+    )
     compare.add_argument("--held-out", type=float, default=0.25, help="share of the rows to compare on (0.25)")
     compare.add_argument("--seed", type=int, default=0, help="of the split and the fits (0)")
     compare.add_argument("--out", type=Path, default=Path("flatprior-compare"), metavar="DIR", help="where files go")
@@ -109,10 +125,17 @@ def network(table: Table, widths: tuple[int, ...]) -> "Model":
 
 def method(name: str, draws: int) -> "Method":
     """A method at the settings of the command: NUTS stops trajectories early, at 255 steps, to be done in a minute."""
-    from ..inference import MAP, MLE, NUTS
+    from ..inference import MAP, MCLMC, MLE, NUTS, Ensemble, Laplace
 
-    if name == "nuts":
-        return NUTS(num_warmup=draws, num_samples=draws, max_tree_depth=8)
+    match name:
+        case "nuts":
+            return NUTS(num_warmup=draws, num_samples=draws, max_tree_depth=8)
+        case "laplace":
+            return Laplace(num_samples=draws)
+        case "mclmc":
+            return MCLMC()
+        case "ensemble":
+            return Ensemble()
     return MLE() if name == "mle" else MAP()
 
 

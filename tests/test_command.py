@@ -13,6 +13,8 @@ import pytest
 
 from flatprior.command import main
 from flatprior.command.data import Table, example, read_csv
+from flatprior.command.main import METHODS, method
+from flatprior.inference import methods
 
 RNG = np.random.default_rng(0)
 ROWS = 60
@@ -67,12 +69,17 @@ def test_it_fits_prints_and_writes(table: Path, tmp_path: Path, capsys: pytest.C
     printed = capsys.readouterr().out
     assert "Likelihood: bernoulli (inferred" in printed
     assert all(name in printed for name in ("MLE", "MAP", "posterior", "log density", "accuracy", "chain"))
-    assert matplotlib.image.imread(out / "compare.png").shape[:2] == (600, 1500)
+    assert matplotlib.image.imread(out / "compare.png").shape[:2] == (660, 1500)
     assert sorted(path.name for path in out.iterdir()) == ["MAP.nc", "MLE.nc", "compare.png", "posterior.nc"]
     tree = arviz.from_netcdf(out / "posterior.nc")
     assert tree["posterior"]["w1"].dims == ("chain", "draw", "feature", "hidden1")
     assert {"z", "number", "colour_red", "animal_dog"} <= set(tree["posterior"]["feature"].to_numpy())
     assert tree["log_likelihood"]["y"].shape == (4, 20, 15)
+
+
+def test_every_method_of_the_library_can_be_asked_for() -> None:
+    made = {type(method(name, 20)).__name__ for name in METHODS}
+    assert made == set(methods.__all__) - {"Method", "Outcome"}
 
 
 @pytest.mark.parametrize(
