@@ -1,16 +1,18 @@
 """Quality against seconds of a network's posterior, on the UCI airfoil data, in one interleaved run.
 
     python benchmarks/posterior.py [--rounds 5] [--peers "MCLMC;NUTS"] [--activation relu] [--devices 2] [--bde PYTHON]
-                                   [--plot PNG] [--data CSV]
+                                   [--widths 16 16 16 16] [--plot PNG] [--data CSV]
 
 The protocol is that of the bde package (arXiv 2605.14146): 20% of the rows are held out by `train_test_split` with
 random_state=0, x and y are standardised on the training rows, and scores are in standard deviations of y. Everyone fits
-the same network, [16]*4 with a second output for the scale, under a Normal(0, 1) prior. "NLL, Gaussian" is bde's: of
-one Gaussian with the mean and standard deviation of the mixture; "NLL, mixture" is the negative log density of the
-mixture itself. The two must not be compared. "ESS" is the effective sample size of the network's value at a held-out
-row, within chains: the sum over chains of the bulk ESS of each, the median over 50 rows; it does not ask whether chains
-agree. Each peer is a process of its own, in turn, round after round; round r has seed r. Seconds are of wall time, from
-the data in memory to the predictions, compiling included; the table gives medians over rounds, and the picture each run
+the same network, [16]*4 unless said, with a second output for the scale, under a Normal(0, 1) prior. "NLL, Gaussian" is
+bde's: of one Gaussian with the mean and standard deviation of the mixture; "NLL, mixture" is the negative log density
+of the mixture itself. The two must not be compared. "ESS" is the effective sample size of the network's value at a
+held-out row, within chains: the sum over chains of the bulk ESS of each, the median over 50 rows. It does not ask
+whether chains agree; and no estimate from a chain that is still on its way is below some 5 to 10 a chain.
+
+Each peer is a process of its own, in turn, round after round; round r has seed r. Seconds are of wall time, from the
+data in memory to the predictions, compiling included; the table gives medians over rounds, and the picture each run
 beside them. `--bde` names a Python in which bde is installed; without it bde is skipped.
 """
 
@@ -30,11 +32,13 @@ from typing import Any
 import numpy as np
 
 DATA = Path(os.environ.get("FLATPRIOR_DATA", Path(__file__).parents[2] / "shared" / "data")) / "bde" / "airfoil.csv"
+NUM_CHAIN_DRAWS = 20
+"""Fewest draws of what is a chain."""
 NUM_PROBES = 50
 """Held-out rows at which the network's value is followed along the chains."""
 Scores = dict[str, float]
-Found = tuple[Scores, np.ndarray]
-"""Scores, and the network's values at the probes, (chain, draw, row)."""
+Found = tuple[Scores, Callable[[], np.ndarray]]
+"""Scores, and what gives the network's values at the probes, (chain, draw, row), when the clock has stopped."""
 
 
 def split(path: str) -> tuple[np.ndarray, ...]:
@@ -54,7 +58,7 @@ def gaussian_nll(y: np.ndarray, mean: np.ndarray, variance: np.ndarray) -> float
 def flatprior(method: Callable[[Any], Any]) -> Callable[..., Found]:
     """A method of the library, given `flatprior.inference`."""
 
-    def run(data: tuple[np.ndarray, ...], activation: str, devices: int, seed: int) -> Found:
+    def run(data: tuple[np.ndarray, ...], network: dict[str, Any], devices: int, seed: int) -> Found:
         import jax
 
         jax.config.update("jax_num_cpu_devices", devices)
@@ -62,7 +66,7 @@ def flatprior(method: Callable[[Any], Any]) -> Callable[..., Found]:
         from flatprior.models import MLP, Model, Normal, gaussian
 
         x, y, x_test, y_test = data
-        model = Model(MLP((16,) * 4, activation), Normal("network"), gaussian(1.0))
+        model = Model(MLP(tuple(network["widths"]), network["activation"]), Normal("network"), gaussian(1.0))
         found = inference.fit(model, method(inference), x, y, key=seed, progress=False)
         predictive = found.predict(x_test)
         mean, variance = np.asarray(predictive.mean, float), np.asarray(predictive.variance, float)
@@ -72,12 +76,13 @@ def flatprior(method: Callable[[Any], Any]) -> Callable[..., Found]:
             "mixture": -float(np.asarray(predictive.log_prob(y_test), float).mean()),
         }
         chains, draws = next(iter(found.draws.values())).shape[:2]
-        return scores, found.predict(x_test[:NUM_PROBES]).component_means.reshape(chains, draws, NUM_PROBES)
+        probes = found.predict(x_test[:NUM_PROBES])
+        return scores, lambda: probes.component_means.reshape(chains, draws, NUM_PROBES)
 
     return run
 
 
-def bde(data: tuple[np.ndarray, ...], activation: str, devices: int, seed: int) -> Found:
+def bde(data: tuple[np.ndarray, ...], network: dict[str, Any], devices: int, seed: int) -> Found:
     """The settings of its paper."""
     os.environ["XLA_FLAGS"] = f"--xla_force_host_platform_device_count={devices}"
     from bde import BdeRegressor
@@ -85,8 +90,8 @@ def bde(data: tuple[np.ndarray, ...], activation: str, devices: int, seed: int) 
 
     x, y, x_test, y_test = (np.asarray(part, np.float32) for part in data)
     regressor = BdeRegressor(
-        hidden_layers=[16] * 4,
-        activation=activation,
+        hidden_layers=network["widths"],
+        activation=network["activation"],
         n_members=10,
         seed=seed,
         loss=GaussianNLL(),
@@ -107,7 +112,7 @@ def bde(data: tuple[np.ndarray, ...], activation: str, devices: int, seed: int) 
         "gaussian": gaussian_nll(y_test, mean, (scales**2).mean(axis=0) + means.var(axis=0)),
         "mixture": -float((np.logaddexp.reduce(log_probs, axis=0) - math.log(len(raw))).mean()),
     }
-    return scores, chains[:, :, :NUM_PROBES, 0]
+    return scores, lambda: chains[:, :, :NUM_PROBES, 0]
 
 
 PEERS: dict[str, Callable[..., Found]] = {
@@ -128,23 +133,24 @@ the others have the same settings and a multiple of its steps. The deep ensemble
 rows; without a prior they go on to fit the noise."""
 
 
-def measure(peer: str, data: str, activation: str, devices: int, seed: int, values: str) -> dict[str, Any]:
+def measure(peer: str, data: str, network: dict[str, Any], devices: int, seed: int, values: str) -> dict[str, Any]:
     parts = split(data)
     started = time.perf_counter()
     try:
-        scores, probes = PEERS[peer](parts, activation, devices, seed)
+        scores, probes = PEERS[peer](parts, network, devices, seed)
     except ModuleNotFoundError as error:
         return {"missing": error.name}
-    np.save(values, probes)
-    return {"seconds": time.perf_counter() - started, **scores}
+    seconds = time.perf_counter() - started
+    np.save(values, probes())
+    return {"seconds": seconds, **scores}
 
 
 def effective_size(values: np.ndarray) -> float:
     """Within chains, of the median row; values are (chain, draw, row)."""
     from arviz_stats.base import array_stats
 
-    if values.shape[1] < 4:
-        return math.nan
+    if values.shape[1] < NUM_CHAIN_DRAWS:
+        return math.nan  # a point, or an ensemble
     each = [array_stats.ess(chain[None], chain_axis=0, draw_axis=1, method="bulk") for chain in values]
     return float(np.median(np.sum(each, axis=0)))
 
@@ -155,6 +161,7 @@ def run(peer: str, arguments: argparse.Namespace, seed: int) -> dict[str, Any]:
         values = str(Path(folder, "values.npy"))
         python = arguments.bde if peer == "bde" else sys.executable
         command = [python, __file__, "--data", arguments.data, "--activation", arguments.activation]
+        command += ["--widths", *map(str, arguments.widths)]
         command += ["--devices", str(arguments.devices), "--worker", peer, str(seed), values]
         done = subprocess.run(command, capture_output=True, text=True)
         if done.returncode:
@@ -199,6 +206,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--peers", help="separated by semicolons; all by default")
     parser.add_argument("--activation", default="relu", help="bde's is relu, the library's default silu")
+    parser.add_argument("--widths", type=int, nargs="+", default=[16] * 4, help="hidden units; bde's are 16 16 16 16")
     parser.add_argument("--devices", type=int, default=os.cpu_count() or 1, help="by default one a core")
     parser.add_argument("--data", default=str(DATA))
     parser.add_argument("--bde", help="a Python in which bde is installed")
@@ -207,7 +215,8 @@ def main() -> None:
     arguments = parser.parse_args()
     if arguments.worker:
         peer, seed, values = arguments.worker
-        found = measure(peer, arguments.data, arguments.activation, arguments.devices, int(seed), values)
+        network = {"widths": arguments.widths, "activation": arguments.activation}
+        found = measure(peer, arguments.data, network, arguments.devices, int(seed), values)
         print(json.dumps(found))
         return
     if not Path(arguments.data).exists():
@@ -218,7 +227,7 @@ def main() -> None:
         for peer, runs in results.items():
             runs.append(run(peer, arguments, seed))
             print(json.dumps({"peer": peer, "seed": seed, **runs[-1]}), file=sys.stderr, flush=True)
-    title = f"airfoil, [16]*4 {arguments.activation}, Normal(0, 1) prior, {arguments.devices} devices"
+    title = f"airfoil, {arguments.widths} {arguments.activation}, Normal(0, 1) prior, {arguments.devices} devices"
     print(f"{title}; medians of {arguments.rounds}")
     columns = ("seconds", "rmse", "gaussian", "mixture", "ess")
     print(f"{'':20}{'seconds':>9}{'RMSE':>9}{'NLL, Gaussian':>16}{'NLL, mixture':>16}{'ESS':>8}{'ESS a second':>14}")
