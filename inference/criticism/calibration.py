@@ -10,7 +10,7 @@ from scipy.stats import binom
 from ..checks import as_rows
 from ..result import Fit
 from .bands import BAND, binomial_band, sum_of_events, wilson_intervals
-from .scores import NUM_BINS, Forecast, interval_calibration_error, standard_error
+from .scores import NUM_BINS, Forecast, equal_bins, interval_calibration_error, standard_error
 from .temperature import Tempered
 
 LEVELS = np.arange(1, 10) / 10
@@ -179,11 +179,6 @@ def _of_numbers(log_prob: np.ndarray, pit: np.ndarray, num_bins: int) -> Calibra
     )
     rows = pd.DataFrame({"pit": pit, "log_loss": log_loss})
     return Calibration("intervals", pd.DataFrame(scores, index=["value", "se"]).T, curve, rows, histogram, notes)
-
-
-def equal_bins(forecast: np.ndarray, num_bins: int) -> list[np.ndarray]:
-    """Rows in bins of equal count, by their forecasts (n,): indices, a vector a bin."""
-    return np.array_split(np.argsort(forecast, kind="stable"), num_bins)
 
 
 def _brier_terms(probs: np.ndarray, happened: np.ndarray, num_bins: int) -> dict[str, np.ndarray]:

@@ -96,9 +96,13 @@ def _class_scores(probs: np.ndarray, y: np.ndarray) -> dict[str, float]:
 
 def confidence_calibration_error(confidence: np.ndarray, correct: np.ndarray) -> float:
     """The mean of |confidence - accuracy| over bins of equal count, (n,) and (n,)."""
-    order = np.argsort(confidence, kind="stable")
-    bins = np.array_split(order, min(NUM_BINS, len(order)))
-    return float(sum(abs((confidence[rows] - correct[rows]).sum()) for rows in bins) / len(order))
+    bins = equal_bins(confidence, min(NUM_BINS, len(confidence)))
+    return float(sum(abs((confidence[rows] - correct[rows]).sum()) for rows in bins) / len(confidence))
+
+
+def equal_bins(forecast: np.ndarray, num_bins: int) -> list[np.ndarray]:
+    """Rows in bins of equal count, by their forecasts (n,): indices, a vector a bin."""
+    return np.array_split(np.argsort(forecast, kind="stable"), num_bins)
 
 
 def interval_calibration_error(transform: np.ndarray) -> float:
