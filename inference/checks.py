@@ -37,13 +37,16 @@ class Layout:
     """The shape of one row of each leaf."""
     columns: tuple[str, ...] | None
     """Names of the columns, where x is a data frame."""
+    dtypes: tuple[str, ...]
+    """The type of each leaf."""
 
     @classmethod
     def of(cls, x: Any, rows: Rows) -> "Layout":
         """The layout of x as it came and as `as_rows` made it."""
-        shapes = tuple(np.shape(leaf)[1:] for leaf in jax.tree.leaves(rows))
+        leaves, tree = jax.tree.flatten(rows)
         columns = getattr(x, "columns", None)
-        return cls(jax.tree.structure(rows), shapes, None if columns is None else tuple(map(str, columns)))
+        shapes, dtypes = (tuple(np.shape(leaf)[1:] for leaf in leaves), tuple(str(leaf.dtype) for leaf in leaves))
+        return cls(tree, shapes, None if columns is None else tuple(map(str, columns)), dtypes)
 
     def check(self, other: "Layout") -> None:
         """Raise when rows of the other layout are not rows of this one."""
@@ -236,13 +239,19 @@ def _check_model(model: NumPyroModel, tree: Any, leaves: tuple[tuple[tuple[int, 
                 f"Latent site {latent!r} is sampled inside the plate {inside.pop()!r} of the data: a weight a row. "
                 f"Sample it before the plate."
             )
+    return structure_of(sites, name)
+
+
+def structure_of(sites: dict[str, Any], observed: str) -> Structure:
+    """What a model is made of, by the sites of its abstract trace, with or without y."""
+    latents = {name: site for name, site in sites.items() if is_latent(site) and name != observed}
     return Structure(
-        observed=name,
-        support=site["fn"].support,
-        sites=tuple((latent, np.shape(found["value"])) for latent, found in latents.items()),
-        dims=tuple((k, tuple(f["infer"]["event_dims"])) for k, f in latents.items() if "event_dims" in f["infer"]),
-        real=frozenset(latent for latent, found in latents.items() if is_real(found["fn"].support)),
-        is_flat=any(is_masked(found["fn"]) for found in latents.values()),
+        observed=observed,
+        support=sites[observed]["fn"].support,
+        sites=tuple((name, np.shape(site["value"])) for name, site in latents.items()),
+        dims=tuple((k, tuple(s["infer"]["event_dims"])) for k, s in latents.items() if "event_dims" in s["infer"]),
+        real=frozenset(name for name, site in latents.items() if is_real(site["fn"].support)),
+        is_flat=any(is_masked(site["fn"]) for site in latents.values()),
     )
 
 

@@ -3,6 +3,8 @@
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from os import PathLike
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -13,8 +15,9 @@ from .blocks import Seconds
 from .checks import Layout, as_rows, check_labels, check_like
 from .datatree import to_datatree
 from .density import NumPyroModel, Rows, Structure, Weights
-from .methods.method import Kind, Method, Outcome
+from .methods.method import Kind, Method, Outcome, name_of
 from .predictive import Predictive, log_likelihood
+from .saved import Parts, read, write
 from .status import Status
 
 
@@ -96,24 +99,77 @@ class Fit:
             self.outcome,
             self.structure,
             self.layout.columns,
-            attrs={
-                "kind": self.kind,
-                "status": self.status.level,
-                "status_reasons": list(self.status.reasons),
-                "method": repr(self.method),
-                "seconds_compile": self.seconds.compile,
-                "seconds_run": self.seconds.run,
-            },
+            attrs=self._attrs(),
             pointwise=pointwise,
             x=None if x is None else as_rows("x", x),
             y=None if y is None else as_rows("y", y),
         )
 
+    def save(self, path: str | PathLike[str]) -> Path:
+        """Write the fit to one file, from which `load` makes it again, with the same predictions to the bit.
+
+        The file is NetCDF, which ArviZ reads as well (``arviz.from_netcdf``). It holds draws, statistics, status and
+        the layout of x, no rows of the data and no code: the model is given again at loading. It is written under a
+        temporary name and renamed when it is whole.
+
+        Args:
+            path: the file, such as ``"fit.nc"``; one that is there is replaced.
+
+        Returns:
+            The path.
+
+        Raises:
+            TypeError: when x is a pytree of other containers than dicts, tuples and lists.
+        """
+        parts = Parts(self.method, self.structure, self.layout, self.outcome, self.seconds)
+        return write(path, self.model, parts, self._attrs())
+
+    @classmethod
+    def load(cls, path: str | PathLike[str], model: NumPyroModel) -> "Fit":
+        """The fit that `save` wrote.
+
+        Its method can be read, but not run again, as settings may hold functions.
+
+        Args:
+            path: the file.
+            model: the model that was fitted. Its sites are held against those of the file, and its densities at the
+                first draw against those of then: another model is refused, and so is one that has changed.
+
+        Raises:
+            FileNotFoundError: when there is no such file.
+            ValueError: when the file is damaged, cut short, no fit or of a later release, or the model another one.
+
+        Example:
+            >>> import tempfile
+            >>> import numpy as np
+            >>> from flatprior.inference import MAP, Fit, fit
+            >>> from flatprior.models import MLP, Model, Normal, gaussian
+            >>> x, model = np.linspace(-1, 1, 20)[:, None], Model(MLP(), Normal(0.1), gaussian(1.0))
+            >>> line = fit(model, MAP(), x, 3 * x[:, 0], key=0)
+            >>> with tempfile.TemporaryDirectory() as folder:
+            ...     again = Fit.load(line.save(f"{folder}/line.nc"), model)
+            >>> print(again, (again.predict(x).mean == line.predict(x).mean).all())
+            Fit by MAP: point, 1 chain of 1 draw, 2 weights, ok True
+        """
+        parts = read(path, model)
+        return cls(model, parts.method, parts.structure, parts.layout, parts.outcome, parts.seconds)
+
+    def _attrs(self) -> dict[str, Any]:
+        """What is said of the fit in files and trees."""
+        return {
+            "kind": self.kind,
+            "status": self.status.level,
+            "status_reasons": list(self.status.reasons),
+            "method": repr(self.method),
+            "seconds_compile": self.seconds.compile,
+            "seconds_run": self.seconds.run,
+        }
+
     def __repr__(self) -> str:
         chains, draws = self._chains_and_draws
         counts = ((chains, "chain"), (draws, "draw"), (self.structure.num_weights, "weight"))
         many, each, weights = (f"{count} {noun}{'s' * (count != 1)}" for count, noun in counts)
-        return f"Fit by {type(self.method).__name__}: {self.kind}, {many} of {each}, {weights}, {self.status}"
+        return f"Fit by {name_of(self.method)}: {self.kind}, {many} of {each}, {weights}, {self.status}"
 
     @property
     def _chains_and_draws(self) -> tuple[int, int]:

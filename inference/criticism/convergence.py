@@ -16,6 +16,7 @@ from xarray import DataTree
 
 from ..checks import as_rows
 from ..density import count_rows, log_density, take_rows
+from ..methods.method import name_of
 from ..result import Fit
 
 NUM_PROBES = 50
@@ -153,7 +154,7 @@ def _check_chains(fit: Fit, name: str) -> None:
         raise TypeError(f"{name}: expected a fit; got {fit!r}.")
     if fit.kind != "chain":
         raise ValueError(
-            f"{name}: expected a fit whose draws are Markov chains, such as NUTS(); got {type(fit.method).__name__}, "
+            f"{name}: expected a fit whose draws are Markov chains, such as NUTS(); got {name_of(fit.method)}, "
             f"whose draws are {'one point' if fit.kind == 'point' else 'an approximation'}: nothing there could "
             f"converge to the posterior."
         )

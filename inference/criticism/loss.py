@@ -15,6 +15,7 @@ from jax import Array
 
 from ..checks import check_problem
 from ..density import NumPyroModel, Weights, count_rows, in_double, log_density
+from ..methods.method import name_of
 from ..result import Fit
 from .place import Place, weights_at
 from .terms import FLAT, Term, read_sites, sites_at
@@ -194,7 +195,7 @@ def _in_words(place: Place | None) -> str:
         return "the place where an optimiser starts (key 0)"
     if not isinstance(place, Fit):
         return "the weights given"
-    return f"{'the weights' if place.kind == 'point' else 'the first draw'} of the {type(place.method).__name__} fit"
+    return f"{'the weights' if place.kind == 'point' else 'the first draw'} of the {name_of(place.method)} fit"
 
 
 def _grouped(pairs: Iterable[tuple[Any, Term]]) -> dict[Any, str]:

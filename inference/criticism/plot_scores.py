@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ..methods.method import name_of
 from ..result import Fit
 from .plane import named_fits, new_axes
 from .plots import BLUE, DASHES, FONT, GREY, LINES
@@ -147,7 +148,7 @@ def _losses(name: str, fit: Fit) -> np.ndarray:
     """The losses of a fit in nats, (restart, step)."""
     if "loss" not in fit.stats:
         raise ValueError(
-            f"plot_loss: expected points or ensembles; {name!r}, by {type(fit.method).__name__}, has no losses. Chains "
+            f"plot_loss: expected points or ensembles; {name!r}, by {name_of(fit.method)}, has no losses. Chains "
             f"minimise nothing: arviz.plot_trace(fit.to_datatree()) draws their draws."
         )
     return np.atleast_2d(fit.stats["loss"])

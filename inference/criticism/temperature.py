@@ -12,6 +12,7 @@ from scipy.special import log_softmax
 
 from ..checks import check_labels, check_like
 from ..density import Rows
+from ..methods.method import name_of
 from ..predictive import Predictive, over_rows
 from ..result import Fit
 from .uncertainty import class_log_probs
@@ -80,7 +81,7 @@ class Tempered:
 
     def __repr__(self) -> str:
         return (
-            f"{type(self.fit.method).__name__} at temperature {self.temperature:.3g} (se {self.temperature_se:.2g}, "
+            f"{name_of(self.fit.method)} at temperature {self.temperature:.3g} (se {self.temperature_se:.2g}, "
             f"from {self.num_rows} validation rows): not the predictive of the model"
         )
 

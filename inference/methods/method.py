@@ -29,6 +29,11 @@ class Outcome:
     """Log p(y | x) of the model in nats, by methods that estimate it; NaN where it does not exist."""
 
 
+def name_of(method: "Method") -> str:
+    """The name of a method, such as "MAP"; one that was read from a file has it as a field."""
+    return getattr(method, "name", type(method).__name__)
+
+
 class Method(Protocol):
     """A way to answer the one density. Settings are fields; a setting that does not exist raises."""
 

@@ -1,0 +1,285 @@
+"""Fits on disk: one file, read by ArviZ as well, from which a fit predicts as before. Nothing in it is code.
+
+The file is NetCDF: the groups posterior and sample_stats as `Fit.to_datatree` gives them, a group for what else was
+recorded, and one for the probe, a few rows with their densities by which a model is known again. What says how to put
+a fit together is JSON in an attribute, with a digest of everything.
+"""
+
+import hashlib
+import json
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from numpyro.handlers import seed, substitute, trace
+from xarray import Dataset, DataTree, open_datatree
+
+from .blocks import Seconds
+from .checks import Layout, structure_of
+from .datatree import to_datatree
+from .density import NumPyroModel, Rows, Structure, Weights, abstract_trace, unmasked
+from .methods.method import Kind, Outcome, name_of
+from .status import Status
+
+VERSION = 1
+"""Of the format of the file."""
+ATTRIBUTE = "flatprior"
+PROBE_ROWS = 4
+TOLERANCE = 1e-3
+"""Relative, and absolute in nats: other machines round otherwise, other models differ by more."""
+
+
+@dataclass(frozen=True)
+class SavedMethod:
+    """How a fit was made that was read from a file: what is known of the method, which cannot be run again."""
+
+    name: str
+    kind: Kind
+    words: str
+    """The method with all settings."""
+    longest_tree: int | None = None
+
+    def __repr__(self) -> str:
+        return self.words
+
+    def run(self, *_: Any, **__: Any) -> Outcome:
+        """Raise: settings may hold functions, which are not in the file."""
+        raise TypeError(f"A method that was read from a file cannot be run. Write it again: {self.words}.")
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What a fit is put together from, but for its model."""
+
+    method: Any
+    structure: Structure
+    layout: Layout
+    outcome: Outcome
+    seconds: Seconds
+
+
+def write(path: str | os.PathLike[str], model: NumPyroModel, parts: Parts, attrs: Mapping[str, Any]) -> Path:
+    """Write a fit to a temporary file, and give that its name when it is whole; returns the path."""
+    path, outcome, layout = Path(path), parts.outcome, parts.layout
+    names = _file_names([*outcome.draws, *outcome.sample_stats, *outcome.stats])
+    renamed = Outcome(
+        {names[site]: np.asarray(value) for site, value in outcome.draws.items()},
+        outcome.status,
+        {names[name]: np.asarray(value) for name, value in outcome.sample_stats.items()},
+    )
+    tree = to_datatree(
+        renamed, _renamed(parts.structure, names), layout.columns, attrs=dict(attrs), pointwise=None, x=None, y=None
+    )
+    stats = {names[name]: np.asarray(value) for name, value in outcome.stats.items()}
+    tree["stats"] = DataTree(_dataset(stats))
+    y, densities = probe(model, parts.structure, layout, _first(outcome.draws))
+    tree["probe"] = DataTree(_dataset({"y": y}))
+    about = {
+        "version": VERSION,
+        "model": str(model),
+        "names": names,
+        "draws": list(outcome.draws),
+        "sample_stats": list(outcome.sample_stats),
+        "stats": list(outcome.stats),
+        "log_evidence": outcome.log_evidence,
+        "status": [list(outcome.status.failures), list(outcome.status.warnings)],
+        "method": asdict(_as_saved(parts.method)),
+        "observed": parts.structure.observed,
+        "sites": [[site, list(shape)] for site, shape in parts.structure.sites],
+        "layout": _layout_to_json(layout),
+        "seconds": [parts.seconds.compile, parts.seconds.run],
+        "densities": densities,
+    }
+    about["digest"] = _digest(about, {**outcome.draws, **outcome.sample_stats, **outcome.stats, "the probe": y})
+    tree.attrs[ATTRIBUTE] = json.dumps(about)
+    partial = path.with_name(f"{path.name}.partial")
+    tree.to_netcdf(partial, engine="netcdf4")
+    with partial.open("rb") as file:
+        os.fsync(file.fileno())
+    return partial.replace(path)
+
+
+def read(path: str | os.PathLike[str], model: NumPyroModel) -> Parts:
+    """Read what `write` wrote, of the same model.
+
+    Raises:
+        FileNotFoundError: when there is no such file.
+        ValueError: when the file is damaged, no fit, of a later release, or of another model.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise FileNotFoundError(f"There is no file {path}.")
+    try:
+        tree = open_datatree(path, engine="netcdf4").load()
+        tree.close()
+    except Exception as error:
+        raise ValueError(
+            f"{path}: expected a fit, a NetCDF file; it cannot be read, being damaged, cut short or something else "
+            f"({type(error).__name__}: {error})."
+        ) from error
+    if ATTRIBUTE not in tree.attrs:
+        raise ValueError(f"{path}: expected a fit that was saved by Fit.save; got a NetCDF file of another kind.")
+    about = json.loads(tree.attrs[ATTRIBUTE])
+    if about["version"] != VERSION:
+        raise ValueError(
+            f"{path}: expected version {VERSION} of the format; got {about['version']}. Read it by the release of "
+            f"flatprior that wrote it, or a later one."
+        )
+    digest, names = about.pop("digest"), about["names"]
+    groups = {"draws": "posterior", "sample_stats": "sample_stats", "stats": "stats"}
+    found = {
+        kind: {name: tree[group][names[name]].to_numpy() for name in about[kind]}
+        for kind, group in groups.items()
+        if about[kind]
+    }
+    draws, sample_stats, stats = (found.get(kind, {}) for kind in groups)
+    y = tree["probe"]["y"].to_numpy()
+    if digest != _digest(about, {**draws, **sample_stats, **stats, "the probe": y}):
+        raise ValueError(f"{path}: the file is damaged: its digest does not agree with what it holds.")
+    layout = _layout_from_json(about["layout"])
+    structure = _check_model(path, model, about, layout, draws, y)
+    outcome = Outcome(draws, Status(*map(tuple, about["status"])), sample_stats, stats, about["log_evidence"])
+    return Parts(SavedMethod(**about["method"]), structure, layout, outcome, Seconds(*about["seconds"]))
+
+
+def probe(
+    model: NumPyroModel, structure: Structure, layout: Layout, weights: Mapping[str, np.ndarray], y: Any = None
+) -> tuple[np.ndarray, dict[str, float]]:
+    """Rows of y that the model makes at one draw for rows of x that are always the same, and what it says of them.
+
+    Args:
+        model: the model.
+        structure: what it is made of.
+        layout: of the rows of x.
+        weights: one draw.
+        y: the rows of y; by default they are drawn.
+
+    Returns:
+        y, and site -> the sum of its log density in nats: of the latent sites at the draw, and of y.
+    """
+    rng = np.random.default_rng(0)
+
+    def leaf(shape: tuple[int, ...], dtype: str) -> np.ndarray:
+        values = rng.normal(size=(PROBE_ROWS, *shape))
+        return (values if jnp.issubdtype(dtype, jnp.floating) else 0 * values).astype(dtype)
+
+    x = jax.tree.unflatten(layout.tree, list(map(leaf, layout.shapes, layout.dtypes)))
+
+    @jax.jit
+    def run(values: Weights, x: Rows) -> tuple[Any, dict[str, Any]]:
+        sites = trace(seed(substitute(model, data=values), jax.random.key(0))).get_trace(x)
+        of = {name: sites[name] for name in (*structure.latents, structure.observed)}
+        densities = {name: jnp.sum(unmasked(site["fn"]).log_prob(site["value"])) for name, site in of.items()}
+        return of[structure.observed]["value"], densities
+
+    given = dict(weights) if y is None else {**weights, structure.observed: y}
+    y, densities = jax.device_get(run(jax.tree.map(jnp.asarray, given), x))
+    return y, {site: float(value) for site, value in densities.items()}
+
+
+def _check_model(
+    path: Path,
+    model: NumPyroModel,
+    about: Mapping[str, Any],
+    layout: Layout,
+    draws: Mapping[str, np.ndarray],
+    y: np.ndarray,
+) -> Structure:
+    """The structure of the model, or an error where it is not the one that was fitted."""
+    sites = tuple((site, tuple(shape)) for site, shape in about["sites"])
+    cure = f"Give the model that was fitted: {about['model']}."
+    rows = [
+        jax.ShapeDtypeStruct((PROBE_ROWS, *shape), dtype)
+        for shape, dtype in zip(layout.shapes, layout.dtypes, strict=True)
+    ]
+    found = abstract_trace(model, jax.tree.unflatten(layout.tree, rows))
+    structure = structure_of(found, about["observed"]) if about["observed"] in found else None
+    if structure is None or structure.sites != sites:
+        got = f"the sites {list(found)}" if structure is None else dict(structure.sites)
+        raise ValueError(
+            f"{path}: expected a model with the observed site {about['observed']!r} and the latent sites "
+            f"{dict(sites)}; got {got}. {cure}"
+        )
+    _, now = probe(model, structure, layout, _first(draws), y)
+    for site, then in about["densities"].items():
+        if not np.isclose(now[site], then, rtol=TOLERANCE, atol=TOLERANCE, equal_nan=True):
+            raise ValueError(
+                f"{path}: the model has changed: at the first draw the log density of site {site!r} was {then:.6g}, "
+                f"and is now {now[site]:.6g}. {cure}"
+            )
+    return structure
+
+
+def _as_saved(method: Any) -> SavedMethod:
+    if isinstance(method, SavedMethod):
+        return method
+    words = re.sub(r" at 0x[0-9a-f]+", "", repr(method))
+    return SavedMethod(name_of(method), method.kind, words, getattr(method, "longest_tree", None))
+
+
+def _first(draws: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    return {site: np.asarray(value[0, 0]) for site, value in draws.items()}
+
+
+def _file_names(names: list[str]) -> dict[str, str]:
+    """Name -> its name in the file, where a slash would begin a group."""
+    written = {name: name.replace("/", ".") for name in names}
+    if len(set(written.values())) < len(written):
+        raise ValueError(f"save: expected names that differ by more than / and . ; got {sorted(written)}.")
+    return written
+
+
+def _renamed(structure: Structure, names: Mapping[str, str]) -> Structure:
+    sites = tuple((names[site], shape) for site, shape in structure.sites)
+    return replace(structure, sites=sites, dims=tuple((names[site], dims) for site, dims in structure.dims))
+
+
+def _dataset(arrays: Mapping[str, np.ndarray]) -> Dataset:
+    return Dataset({name: ([f"{name}_dim{i}" for i in range(np.ndim(a))], a) for name, a in arrays.items()})
+
+
+def _digest(about: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> str:
+    digest = hashlib.sha256(json.dumps(about, sort_keys=True).encode())
+    for name, array in sorted(arrays.items()):
+        digest.update(f"{name} {array.dtype.str} {array.shape}".encode())
+        digest.update(np.ascontiguousarray(array).tobytes())
+    return digest.hexdigest()
+
+
+def _layout_to_json(layout: Layout) -> dict[str, Any]:
+    def plain(node: Any) -> Any:
+        match node:
+            case dict() if all(isinstance(key, str) for key in node):
+                return {"dict": {key: plain(value) for key, value in node.items()}}
+            case list() | tuple() if type(node) in (list, tuple):
+                return {type(node).__name__: [plain(value) for value in node]}
+            case int():
+                return node
+        raise TypeError(
+            f"save: expected x to be an array, or dicts with names as keys, tuples and lists of arrays; got "
+            f"{layout.tree}."
+        )
+
+    tree = plain(jax.tree.unflatten(layout.tree, list(range(layout.tree.num_leaves))))
+    columns = None if layout.columns is None else list(layout.columns)
+    return {"tree": tree, "shapes": list(map(list, layout.shapes)), "dtypes": list(layout.dtypes), "columns": columns}
+
+
+def _layout_from_json(saved: Mapping[str, Any]) -> Layout:
+    def node(plain: Any) -> Any:
+        if isinstance(plain, int):
+            return plain
+        ((kind, parts),) = plain.items()
+        if kind == "dict":
+            return {key: node(part) for key, part in parts.items()}
+        return {"tuple": tuple, "list": list}[kind](map(node, parts))
+
+    columns = None if saved["columns"] is None else tuple(saved["columns"])
+    shapes = tuple(map(tuple, saved["shapes"]))
+    return Layout(jax.tree.structure(node(saved["tree"])), shapes, columns, tuple(saved["dtypes"]))
