@@ -28,7 +28,7 @@ def fit(
     Args:
         model: a NumPyro model ``model(x, y=None)``: a `flatprior.models.Model` or any function of NumPyro primitives
             with one observed site, one log probability a row, and continuous latent sites that are shared by all rows.
-        method: `MLE`, `MAP`, `Ensemble`, `NUTS` or `MCLMC`, with its settings.
+        method: `MLE`, `MAP`, `Ensemble`, `Laplace`, `NUTS` or `MCLMC`, with its settings.
         x: n rows: an array, a data frame, or a pytree (dict or tuple) of arrays with n rows first.
         y: n rows likewise.
         key: a typed JAX key or an integer seed; the same key gives the same bits.

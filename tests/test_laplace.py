@@ -255,9 +255,13 @@ def _with_a_dead_unit(x: Array, y: Array | None = None) -> None:
         numpyro.sample("y", dist.Bernoulli(logits=eta), obs=y)
 
 
+@pytest.mark.parametrize("dense_weights", [256, 0], ids=["by Hessians", "by their products"])
 @pytest.mark.parametrize("activation", [pytest.param("tanh", marks=pytest.mark.slow), "silu"])
-def test_a_smooth_network_is_climbed_to_its_mode(data_sets: Any, activation: str) -> None:
+def test_a_smooth_network_is_climbed_to_its_mode(
+    data_sets: Any, activation: str, dense_weights: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Where Adam ends the Hessian is seldom positive; at the mode it must be."""
+    monkeypatch.setattr(laplace, "DENSE_WEIGHTS", dense_weights)
     x, y = data_sets["real"]
     model = Model(MLP((4,), activation), Normal(NOISE), gaussian(1.0))
     for key in KEYS:

@@ -29,6 +29,7 @@ class Surface:
         self.model, self.observed = model, structure.observed
         self.value_and_slope = jax.jit(jax.value_and_grad(self._potential))
         self.hessian = jax.jit(_hessian(self._potential))
+        self.product = jax.jit(_product(self._potential))
         self.curvature = self.hessian if curvature == "hessian" else jax.jit(self._ggn)
         self.constrain = jax.jit(jax.vmap(self._constrain, in_axes=(0, None, None, None)))
 
@@ -56,13 +57,19 @@ class Surface:
 
 def _hessian(f: Callable[..., Array]) -> Callable[..., Array]:
     """The Hessian of f by its first argument, a vector, some columns at a time."""
-    slope = jax.grad(f)
+    product = _product(f)
 
     def hessian(u: Array, *args: Any) -> Array:
-        column = lambda v: jax.jvp(lambda u: slope(u, *args), (u,), (v,))[1]  # noqa: E731
-        return jax.lax.map(column, jnp.eye(u.size, dtype=u.dtype), batch_size=COLUMNS_AT_ONCE)
+        columns = jnp.eye(u.size, dtype=u.dtype)
+        return jax.lax.map(lambda v: product(u, v, *args), columns, batch_size=COLUMNS_AT_ONCE)
 
     return hessian
+
+
+def _product(f: Callable[..., Array]) -> Callable[..., Array]:
+    """The Hessian of f by its first argument, times a vector: two gradients."""
+    slope = jax.grad(f)
+    return lambda u, v, *args: jax.jvp(lambda u: slope(u, *args), (u,), (v,))[1]
 
 
 def by_site(u: Any, like: Any) -> Weights:

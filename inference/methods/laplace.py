@@ -24,6 +24,8 @@ MAX_WEIGHTS = 4096
 """Most weights: a matrix of as many rows takes 128 MiB in float64, and three are held at a time."""
 MAX_STEPS = 200
 """Steps of the trust region from where the base ended to the mode."""
+DENSE_WEIGHTS = 256
+"""Most weights for which each of these steps forms the Hessian; beyond, it is multiplied with vectors alone."""
 SMALL_SLOPE = 1e-6
 """Length of the gradient, in nats, at which the mode is reached."""
 MAX_DECREMENT = 0.01
@@ -185,15 +187,15 @@ def _climb(surface: Surface, u: np.ndarray, *rows: Any) -> np.ndarray:
         h = np.asarray(surface.hessian(u, *rows))
         return h if np.isfinite(h).all() else np.eye(len(u))  # down the slope, where there is no second derivative
 
-    found = minimize(
-        value_and_slope,
-        u,
-        jac=True,
-        hess=hessian,
-        method="trust-exact",
-        options={"gtol": SMALL_SLOPE, "maxiter": MAX_STEPS, "max_trust_radius": 1e4},
-    )
-    return found.x
+    def product(u: np.ndarray, v: np.ndarray) -> np.ndarray:
+        hv = np.asarray(surface.product(u, v, *rows))
+        return hv if np.isfinite(hv).all() else v
+
+    how: dict[str, Any] = {"method": "trust-exact", "hess": hessian}
+    if len(u) > DENSE_WEIGHTS:
+        how = {"method": "trust-krylov", "hessp": product}
+    options = {"gtol": SMALL_SLOPE, "maxiter": MAX_STEPS, "max_trust_radius": 1e4}
+    return minimize(value_and_slope, u, jac=True, options=options, **how).x
 
 
 class _Gaussian(NamedTuple):
