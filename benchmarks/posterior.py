@@ -145,6 +145,10 @@ def measure(peer: str, data: str, network: dict[str, Any], devices: int, seed: i
     return {"seconds": seconds, **scores}
 
 
+FAMILIES = {"MCLMC": ("#009E73", "o"), "NUTS": ("#0072B2", "^"), "MAP": ("#E69F00", "D"), "bde": ("0.1", "s")}
+FAMILIES |= {"MLE ensemble": ("#CC79A7", "v"), "MAP ensemble": ("#56B4E9", "P")}
+
+
 def effective_size(values: np.ndarray) -> float:
     """Within chains, of the median row; values are (chain, draw, row)."""
     from arviz_stats.base import array_stats
@@ -177,26 +181,27 @@ def plot(results: dict[str, list[dict[str, Any]]], title: str, path: str) -> Non
     matplotlib.use("agg")
     from matplotlib import pyplot as plt
 
-    families = {"MCLMC": ("#009E73", "o"), "NUTS": ("#0072B2", "^"), "MAP": ("#E69F00", "D"), "bde": ("0.1", "s")}
-    families |= {"MLE ensemble": ("#CC79A7", "v"), "MAP ensemble": ("#56B4E9", "P")}
     figure, axes = plt.subplots(1, 2, figsize=(10.0, 4.2), layout="constrained")
-    for ax, column, label in zip(
-        axes, ("mixture", "rmse"), ("negative log density, nats a row", "RMSE, standard deviations of y"), strict=True
-    ):
-        for family, (color, marker) in families.items():
-            of_it = [r for name, r in results.items() if (name.split(",")[0].removesuffix(" of 10")) == family]
-            runs = [r for r in of_it if r and "missing" not in r[0]]
-            for each in runs:
-                ax.plot(
-                    [r["seconds"] for r in each], [r[column] for r in each], marker, color=color, ms=3.5, alpha=0.45
-                )
-            middle = [[statistics.median(r[name] for r in each) for name in ("seconds", column)] for each in runs]
-            if middle:
-                seconds, values = zip(*sorted(middle), strict=True)
-                ax.plot(seconds, values, marker=marker, color=color, ms=8.0, mec="black", lw=1.5, label=family)
+    panels = (
+        ("mixture", "negative log density, nats a row", 0.0),
+        ("rmse", "RMSE, standard deviations of y", math.inf),
+    )
+    for ax, (column, label, highest) in zip(axes, panels, strict=True):
+        for family, (color, marker) in FAMILIES.items():
+            of_it = [runs for name, runs in results.items() if name.split(",")[0].removesuffix(" of 10") == family]
+            points = [[(run["seconds"], run[column]) for run in runs] for runs in of_it if "missing" not in runs[0]]
+            if not points:
+                continue
+            each = np.concatenate(points)
+            middle = np.array(sorted(np.median(of, axis=0).tolist() for of in points))
+            ax.plot(each[:, 0], np.minimum(each[:, 1], highest), marker, color=color, ms=3.5, alpha=0.45)
+            style: dict[str, Any] = {"marker": marker, "color": color, "ms": 8.0, "mec": "black", "lw": 1.5}
+            ax.plot(middle[:, 0], np.minimum(middle[:, 1], highest), label=family, **style)
+            for seconds, value in middle[middle[:, 1] > highest]:
+                ax.annotate(f"{value:+.3g}", (seconds, highest), (9, -3), textcoords="offset points", va="top")
         ax.set(xscale="log", xlabel="seconds, compiling included", ylabel=label)
         ax.grid(alpha=0.25, which="both")
-    axes[0].legend()
+    axes[1].legend(frameon=False)
     figure.suptitle(title)
     figure.savefig(path, dpi=130)
 
