@@ -8,16 +8,13 @@ READY := .venv/.ready
 # Compiling keeps one core busy; a file's tests stay together, since they share their fits.
 PARALLEL := --numprocesses auto --maxprocesses 4 --dist loadfile
 
-# Most of the tests' time is LLVM's, on programs that run once: it need not optimise them. `make test-all` does.
-QUICK := XLA_FLAGS="--xla_backend_optimization_level=0 $$XLA_FLAGS"
-
 .PHONY: demo test test-all bench notebooks lint format lock clean
 
 demo: $(READY)  ## The main job on real data: one network by MLE, MAP and posterior; a table and a figure.
 	$(BIN)/flatprior compare --out demo
 
 test: lint  ## Everything that a change must pass.
-	$(QUICK) $(BIN)/pytest $(PARALLEL)
+	$(BIN)/pytest $(PARALLEL)
 
 test-all: lint  ## The same, and the long statistical tests.
 	$(BIN)/pytest $(PARALLEL) -m "slow or not slow"
