@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from typing import Literal
 
+import numpy as np
+
 Level = Literal["ok", "check", "failed"]
 
 
@@ -34,6 +36,11 @@ class Status:
 
     def __str__(self) -> str:
         return ": ".join([self.level, " ".join(self.reasons)]) if self.reasons else self.level
+
+
+def listed(which: np.ndarray) -> str:
+    """The numbers of those of which a mask, (n,), is true, for the sentences below."""
+    return ", ".join(map(str, np.flatnonzero(which)))
 
 
 NON_FINITE_LOSS = (

@@ -65,8 +65,8 @@ class Ensemble:
         if not finite.size:  # the failures say so
             finite = np.arange(self.size)
         elif finite.size < self.size:
-            lost = np.setdiff1d(np.arange(self.size), finite)
-            warnings += (says.LOST_MEMBERS.format(members=_listed(lost), size=self.size, kept=finite.size),)
+            lost = says.listed(~np.isfinite(descent.final))
+            warnings += (says.LOST_MEMBERS.format(members=lost, size=self.size, kept=finite.size),)
         members = [descent.member(i)[0] for i in finite.tolist()]
         if not (descent.failures or descent.warnings):
             ends = {
@@ -90,7 +90,3 @@ def _in_one(ends: dict[int, Ending], reasons: Callable[[Ending], tuple[str, ...]
         return ()
     first = next(iter(said))
     return (says.OF_MEMBERS.format(count=len(said), size=len(ends), first=first, reason=" ".join(said[first])),)
-
-
-def _listed(members: np.ndarray) -> str:
-    return ", ".join(map(str, members))

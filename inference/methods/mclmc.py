@@ -195,7 +195,7 @@ class MCLMC:
             store=store,
         )
         began_cold = np.asarray(chains.began_cold)  # of the first run, where this one went on with it
-        warnings = [says.COLD_START.format(chains=_listed(began_cold))] if began_cold.any() else []
+        warnings = [says.COLD_START.format(chains=says.listed(began_cold))] if began_cold.any() else []
         status = _status(self, sample_stats, program.dim, warnings)
         length = np.asarray(program.momentum_length(chains))
         return Outcome(draws, status, sample_stats=sample_stats, stats={"momentum_length": length})
@@ -404,7 +404,7 @@ def _status(settings: MCLMC, stats: dict[str, np.ndarray], dim: int, warnings: l
         warnings.append(says.INTERRUPTED.format(done=num_draws, total=settings.num_samples, unit="draws of each chain"))
     frozen = ~np.isfinite(lp).all(axis=1) | ((lp == lp[:, :1]).all(axis=1) & (num_draws > 1))
     if frozen.any():
-        failures.append(says.FROZEN.format(chains=_listed(frozen)))
+        failures.append(says.FROZEN.format(chains=says.listed(frozen)))
     moving = np.flatnonzero(~frozen)
     warnings += _lost(lp, moving, dim)
     if moving.size:
@@ -431,7 +431,7 @@ def _lost(lp: np.ndarray, moving: np.ndarray, dim: int) -> list[str]:
     chains = np.zeros(len(lp), bool)
     chains[moving[lost]] = True
     return [
-        says.LOST_CHAINS.format(chains=_listed(chains), short=middle - means[lost].max(), times=LOST, spread=spread)
+        says.LOST_CHAINS.format(chains=says.listed(chains), short=middle - means[lost].max(), times=LOST, spread=spread)
     ]
 
 
@@ -463,7 +463,3 @@ def _unsettled(lp: np.ndarray) -> list[str]:
     if not ess >= MIN_ESS:
         warnings.append(says.FEW_EFFECTIVE.format(ess=ess, limit=MIN_ESS))
     return warnings
-
-
-def _listed(chains: np.ndarray) -> str:
-    return ", ".join(map(str, np.flatnonzero(chains)))

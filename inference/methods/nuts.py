@@ -142,7 +142,7 @@ class NUTS:
         )
         status = _status(self, sample_stats, sample_stats["lp"].shape[1])
         if began_cold.any():
-            cold = says.COLD_START.format(chains=", ".join(map(str, np.flatnonzero(began_cold))))
+            cold = says.COLD_START.format(chains=says.listed(began_cold))
             status = replace(status, warnings=(cold, *status.warnings))
         return Outcome(draws, status, sample_stats=sample_stats)
 
@@ -230,12 +230,12 @@ def _status(settings: NUTS, stats: dict[str, np.ndarray], num_draws: int) -> Sta
     if num_draws < settings.num_samples:
         warnings.append(says.INTERRUPTED.format(done=num_draws, total=settings.num_samples, unit="draws of each chain"))
     lp, diverging = stats["lp"], int(stats["diverging"].sum())
-    frozen = np.flatnonzero(np.ptp(lp, axis=1) == 0) if num_draws > 1 else np.array([], int)
-    if frozen.size:
-        failures.append(says.FROZEN.format(chains=", ".join(map(str, frozen))))
+    frozen = (np.ptp(lp, axis=1) == 0) & (num_draws > 1)
+    if frozen.any():
+        failures.append(says.FROZEN.format(chains=says.listed(frozen)))
     if diverging:
         warnings.append(says.DIVERGENCES.format(count=diverging, total=lp.size))
-    if num_draws >= 4 and not frozen.size:
+    if num_draws >= 4 and not frozen.any():
         rhat, ess = float(array_stats.rhat(lp)), float(array_stats.ess(lp))
         if lp.shape[0] > 1 and not rhat <= MAX_RHAT:
             warnings.append(says.NOT_MIXED.format(rhat=rhat, limit=MAX_RHAT))
