@@ -5,8 +5,9 @@ PYTHON ?= $(shell for p in python3 python3.12 python3.13 python3.14 python; do \
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 12))' >/dev/null 2>&1 && { echo $$p; break; }; done)
 BIN := .venv/bin
 READY := .venv/.ready
-# Compiling keeps one core busy; a file's tests stay together, since they share their fits.
-PARALLEL := --numprocesses auto --maxprocesses 4 --dist loadfile
+# Compiling keeps one core busy; a file's tests stay together, since they share their fits. A process that dies ends the
+# run: another one in its place would wait for ever.
+PARALLEL := --numprocesses auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder --max-worker-restart 0
 
 .PHONY: demo test test-all bench notebooks lint format lock clean
 

@@ -7,6 +7,10 @@ import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+PROGRAMS_KEPT = 16
+"""How many fits' compiled code each method keeps. On the CPU it takes up to 1,500 mappings of memory a fit, and a Linux
+process that is past its 65,530 dies: a sweep over a hundred models must not keep them all."""
+
 
 class Spread(NamedTuple):
     """An equal number on each of as many devices as that allows."""

@@ -1,5 +1,8 @@
 """Data sets, models written by hand, and float64."""
 
+import gc
+import os
+import tempfile
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
@@ -16,6 +19,7 @@ from jaxtyping import jaxtyped
 from flatprior.models import MLP, Bernoulli, Categorical, Model, Normal, fan_in
 
 NUM_ROWS = 40
+CACHE = pytest.StashKey[tempfile.TemporaryDirectory]()
 
 
 class Problem(NamedTuple):
@@ -26,6 +30,23 @@ class Problem(NamedTuple):
     y: np.ndarray
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    """The processes of a run, kernels of notebooks among them, share what they compile: a third of it is the same."""
+    if "JAX_COMPILATION_CACHE_DIR" not in os.environ:  # the first process makes the folder, the others inherit it
+        config.stash[CACHE] = tempfile.TemporaryDirectory(prefix="flatprior-compiled-")
+        os.environ["JAX_COMPILATION_CACHE_DIR"] = config.stash[CACHE].name
+        os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.05"
+        jax.config.update("jax_compilation_cache_dir", config.stash[CACHE].name)
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.05)
+    if config.option.markexpr == "not slow":  # a third less time; with the slow tests all is compiled as users have it
+        os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    if CACHE in config.stash:
+        config.stash[CACHE].cleanup()
+
+
 @pytest.fixture(scope="session", autouse=True)
 def shapes_are_checked() -> Iterator[None]:
     """The shapes that the models' annotations state are checked at every call under test."""
@@ -33,6 +54,14 @@ def shapes_are_checked() -> Iterator[None]:
         for part in (MLP, Bernoulli, Categorical, Normal, Model):
             patch.setattr(part, "__call__", jaxtyped(typechecker=beartype)(part.__call__))
         yield
+
+
+@pytest.fixture(scope="module", autouse=True)
+def compiled_code_is_dropped() -> Iterator[None]:
+    """A process may map 65,530 regions of memory on Linux; XLA takes ten a program, and dies when there are no more."""
+    yield
+    gc.collect()
+    jax.clear_caches()
 
 
 @pytest.fixture

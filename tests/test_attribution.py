@@ -10,10 +10,10 @@ import numpyro.distributions as dist
 import pandas as pd
 import pytest
 
-from flatprior.inference import MAP, NUTS, Fit, WeightOfEvidence, fit, predictive, weight_of_evidence
+from flatprior.inference import MAP, MCLMC, Fit, WeightOfEvidence, fit, predictive, weight_of_evidence
 from flatprior.models import MLP, Bernoulli, Categorical, Model, Normal, gaussian
 
-CHAINS = NUTS(num_warmup=20, num_samples=15, num_chains=2, start=None, max_tree_depth=4)
+CHAINS = MCLMC(num_warmup=20, num_samples=15, num_chains=2, start=None)
 POINT = MAP(num_steps=30, polish=False)
 BITS = 1 / np.log(2)
 BASELINE = np.array([0.25, -0.5])
@@ -38,10 +38,10 @@ def fits(data_sets: dict[str, Rows]) -> dict[str, Fit]:
     binary, classes = data_sets["binary"], data_sets["classes"]
     problems: dict[str, tuple[Any, Any, Rows]] = {
         "linear by MAP": (Model(MLP(), Bernoulli(), gaussian(1.0)), POINT, binary),
-        "linear by NUTS": (Model(MLP(), Bernoulli(), gaussian(1.0)), CHAINS, binary),
+        "linear by MCLMC": (Model(MLP(), Bernoulli(), gaussian(1.0)), CHAINS, binary),
         "by probability": (by_probability, POINT, binary),
-        "softmax by NUTS": (Model(MLP(), Categorical(3), gaussian(1.0)), CHAINS, classes),
-        "network by NUTS": (Model(MLP((3,), "tanh"), Bernoulli(), gaussian(1.0)), CHAINS, binary),
+        "softmax by MCLMC": (Model(MLP(), Categorical(3), gaussian(1.0)), CHAINS, classes),
+        "network by MCLMC": (Model(MLP((3,), "tanh"), Bernoulli(), gaussian(1.0)), CHAINS, binary),
         "additive": (additive, POINT, binary),
         "Normal": (Model(MLP(), Normal(1.0)), POINT, data_sets["real"]),
     }
@@ -59,12 +59,12 @@ def weights(found: Fit, classes: np.ndarray | None = None) -> tuple[np.ndarray, 
 LINEAR: dict[str, tuple[str, dict[str, int], np.ndarray | None, str]] = {
     # fit, classes, how their logits enter, the question
     "MAP": ("linear by MAP", {}, None, "class 1 against class 0"),
-    "NUTS": ("linear by NUTS", {}, None, "class 1 against class 0"),
-    "of class 0": ("linear by NUTS", {"label": 0}, np.array([-1.0]), "class 0 against class 1"),
+    "MCLMC": ("linear by MCLMC", {}, None, "class 1 against class 0"),
+    "of class 0": ("linear by MCLMC", {"label": 0}, np.array([-1.0]), "class 0 against class 1"),
     "probabilities": ("by probability", {}, None, "class 1 against class 0"),
-    "one of three": ("softmax by NUTS", {"label": 2, "against": 0}, np.array([-1.0, 0, 1]), "class 2 against class 0"),
+    "one of three": ("softmax by MCLMC", {"label": 2, "against": 0}, np.array([-1.0, 0, 1]), "class 2 against class 0"),
     "against all": (
-        "softmax by NUTS",
+        "softmax by MCLMC",
         {"label": 2},
         np.array([-0.5, -0.5, 1]),
         "class 2 against the mean of the others",
@@ -94,7 +94,7 @@ def test_of_a_linear_logit_it_is_slope_times_distance(
 
 
 def test_of_a_network_it_is_what_the_log_odds_lose(fits: dict[str, Fit], data_sets: dict[str, Rows]) -> None:
-    network, x = fits["network by NUTS"], data_sets["binary"][0]
+    network, x = fits["network by MCLMC"], data_sets["binary"][0]
 
     def log_odds(rows: np.ndarray) -> np.ndarray:
         ones = np.ones(len(rows), int)
@@ -138,9 +138,9 @@ def test_chunks_change_nothing(
     fits: dict[str, Fit], data_sets: dict[str, Rows], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     x = data_sets["binary"][0]
-    whole = weight_of_evidence(fits["network by NUTS"], x, baseline=BASELINE)
+    whole = weight_of_evidence(fits["network by MCLMC"], x, baseline=BASELINE)
     monkeypatch.setattr(predictive, "WORKING_BYTES", 2**14)
-    parts = weight_of_evidence(fits["network by NUTS"], x, baseline=BASELINE)
+    parts = weight_of_evidence(fits["network by MCLMC"], x, baseline=BASELINE)
     for name in ("bits", "low", "high", "log_odds", "baseline"):
         np.testing.assert_allclose(getattr(parts, name), getattr(whole, name), rtol=1e-9, atol=1e-12)
 
@@ -182,8 +182,8 @@ BAD: dict[str, tuple[str, dict[str, Any], type[Exception], str]] = {
     # fit, options
     "no fit": ("none", {}, TypeError, "weight_of_evidence: expected a fit; got 'a fit'"),
     "y is a number": ("Normal", {}, TypeError, "expected y to be a class; it can be .*[Rr]eal"),
-    "no such class": ("softmax by NUTS", {"label": 3}, ValueError, "two of the classes 0 to 2; got 3 and None"),
-    "no such other": ("softmax by NUTS", {"against": -1}, ValueError, "two of the classes 0 to 2; got 1 and -1"),
+    "no such class": ("softmax by MCLMC", {"label": 3}, ValueError, "two of the classes 0 to 2; got 3 and None"),
+    "no such other": ("softmax by MCLMC", {"against": -1}, ValueError, "two of the classes 0 to 2; got 1 and -1"),
     "against itself": ("linear by MAP", {"against": 1}, ValueError, "two of the classes 0 to 1; got 1 and 1"),
     "interval": ("linear by MAP", {"interval": 1.0}, ValueError, "expected an interval between 0 and 1; got 1.0"),
     "baseline of another width": ("linear by MAP", {"baseline": [0.0]}, ValueError, r"shape \(2,\); got \(1,\)"),

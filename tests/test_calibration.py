@@ -328,6 +328,7 @@ def test_wrong_intervals_are_found_wrong() -> None:
 # Fits.
 
 
+@pytest.mark.filterwarnings("ignore::flatprior.inference.FailedFitWarning")
 def test_the_mle_of_a_network_with_too_many_weights_is_surer_than_it_should_be() -> None:
     """Beyond what chance explains, in the mean over data sets; the data know nothing that would justify it."""
     model, excess, gap = Model(MLP((20,), "tanh"), Bernoulli(), prior=fan_in(1.0)), [], []

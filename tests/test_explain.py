@@ -94,7 +94,7 @@ def in_real_coordinates(model: Callable[..., Any], to_support: dict[str, Any], x
     return jax.jit(lambda u: -log_density(model, {site: to_support[site](u[site]) for site in u}, x, y))
 
 
-QUICK = [(name, prior) for name in OBSERVATIONS for prior in PRIORS if name == "Bernoulli" or prior == "gaussian"]
+QUICK = [(name, prior) for name in OBSERVATIONS for prior in PRIORS if (name == "Bernoulli") != (prior == "gaussian")]
 LONG = [(name, prior) for name in OBSERVATIONS for prior in PRIORS if (name, prior) not in QUICK]
 
 

@@ -141,6 +141,7 @@ def test_the_error_of_the_evidence_falls_as_one_over_n() -> None:
 LEARNED = Model(MLP(), Normal(dist.HalfNormal(1.0)), gaussian(PRIOR))
 
 
+@pytest.mark.slow
 def test_the_hessian_gives_what_numpyro_gives(x64: None, data_sets: Any) -> None:
     """The centre by scipy, from the density written out; it is level, and the covariance the same, for AutoLaplace."""
     x, y = data_sets["real"]
@@ -321,6 +322,7 @@ def test_a_flat_prior_is_refused_and_has_no_evidence(data_sets: Any) -> None:
     assert "There is no maximum" in str(lost.status)
 
 
+@pytest.mark.slow
 def test_a_density_without_bound_has_failed() -> None:
     x = np.random.default_rng(0).normal(size=(3, 2))
     found = fit(LEARNED, Laplace(), x, x @ [1.0, -0.5], key=0, progress=False)
@@ -337,6 +339,7 @@ def two_modes(x: Array, y: Array | None = None) -> None:
         numpyro.sample("y", dist.Normal(0.0, 1.0), obs=y)
 
 
+@pytest.mark.slow
 def test_the_best_of_the_restarts_is_taken(data_sets: Any) -> None:
     x, y = data_sets["real"]
     method = Laplace(base=MAP(num_restarts=8, init_strategy=numpyro.infer.init_to_uniform), curvature="hessian")
@@ -352,6 +355,7 @@ def test_the_best_of_the_restarts_is_taken(data_sets: Any) -> None:
 @pytest.mark.parametrize(
     "name", ["hierarchical", "dictionary", pytest.param("mixture_density", marks=pytest.mark.slow)]
 )
+@pytest.mark.filterwarnings("ignore::flatprior.inference.FailedFitWarning")
 def test_any_model_has_finite_draws_in_its_support(by_hand: Any, name: str) -> None:
     model, x, y = by_hand[name]
     found = fit(model, Laplace(base=SHORT, num_samples=20), x, y, key=0, progress=False)
@@ -363,6 +367,7 @@ def test_any_model_has_finite_draws_in_its_support(by_hand: Any, name: str) -> N
     assert (found.draws["spread"] > 0).all() if name == "hierarchical" else True
 
 
+@pytest.mark.slow
 def test_a_fit_is_compared_exported_and_not_diagnosed(data_sets: Any) -> None:
     x, y = data_sets["binary"]
     found = fit(LOGISTIC, Laplace(base=SHORT, num_samples=50), x, y, key=0, progress=False)

@@ -190,6 +190,7 @@ def test_a_mapping_is_a_direction() -> None:
     assert curve.names == ("step along the direction",)
 
 
+@pytest.mark.slow
 def test_the_likelihood_is_highest_at_the_mle_along_every_direction_through_it(data_sets: dict[str, Any]) -> None:
     x, y = data_sets["binary"]
     model = Model(MLP(), Bernoulli(), gaussian(0.5))

@@ -240,12 +240,8 @@ def check_one_weight(keys: range, data_sets: dict[str, Any]) -> None:
         assert max(map(abs, scores.values())) < MAX_Z, (key, scores)
 
 
-def test_nuts_draws_the_posterior_of_one_weight(data_sets: dict[str, Any]) -> None:
-    check_one_weight(range(3), data_sets)
-
-
 @pytest.mark.slow
-def test_nuts_draws_the_posterior_of_one_weight_for_many_keys(data_sets: dict[str, Any]) -> None:
+def test_nuts_draws_the_posterior_of_one_weight(data_sets: dict[str, Any]) -> None:
     check_one_weight(range(100, 120), data_sets)
 
 

@@ -1,4 +1,4 @@
-"""The package as others get it: a wheel, the README's snippets, the notebooks, and the import names."""
+"""The package as others get it: a wheel, the README's snippets, and the import names."""
 
 import importlib.util
 import os
@@ -8,13 +8,10 @@ import sys
 import venv
 from pathlib import Path
 
-import nbformat
 import pytest
-from nbclient import NotebookClient
 
 ROOT = Path(__file__).parents[1]
 SNIPPETS = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), flags=re.DOTALL)
-NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 
 
 def test_folders_are_not_importable_by_their_bare_names(tmp_path: Path) -> None:
@@ -86,21 +83,3 @@ def test_the_snippets_of_the_readme_run(snippet: str, tmp_path: Path) -> None:
 
 def test_the_readme_has_snippets() -> None:
     assert SNIPPETS
-
-
-@pytest.mark.parametrize("path", NOTEBOOKS, ids=[path.stem for path in NOTEBOOKS])
-def test_notebooks_run_from_a_clean_kernel(path: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setenv("FLATPRIOR_SMALL", "1")  # fewer draws; the notebook says what it changes
-    notebook = nbformat.read(path, as_version=4)
-    NotebookClient(notebook, timeout=300, resources={"metadata": {"path": str(tmp_path)}}).execute()
-
-
-@pytest.mark.parametrize("path", NOTEBOOKS, ids=[path.stem for path in NOTEBOOKS])
-def test_notebooks_are_kept_with_their_outputs(path: Path) -> None:
-    cells = [cell for cell in nbformat.read(path, as_version=4).cells if cell.cell_type == "code"]
-    assert [cell.execution_count for cell in cells] == list(range(1, len(cells) + 1))
-    assert any(output.get("data", {}).get("image/png") for cell in cells for output in cell.outputs)
-
-
-def test_there_are_notebooks() -> None:
-    assert NOTEBOOKS

@@ -40,6 +40,7 @@ def test_the_limit_is_the_maximum_likelihood_estimate(labels: Rows) -> None:
 
 
 @pytest.mark.usefixtures("x64")
+@pytest.mark.slow
 def test_ridge_regression_is_on_the_path(data_sets: dict[str, Rows]) -> None:
     x, y = data_sets["real"]
     model = Model(MLP(), Normal(0.4), {"w1": gaussian(0.5), "b1": dist.Uniform(-100, 100)})
@@ -67,6 +68,7 @@ def test_the_path_comes_to_the_mle_like_one_over_the_squared_scale(labels: Rows)
 
 
 @pytest.mark.parametrize("key", range(3))
+@pytest.mark.slow
 def test_the_likelihood_of_a_network_rises_with_the_scale(data_sets: dict[str, Rows], key: int) -> None:
     model = Model(MLP((6,), "tanh"), Normal(0.4), gaussian(1.0))
     path = prior_path(model, *data_sets["real"], key=key, multiples=np.geomspace(0.1, 10, 8), progress=False)
@@ -87,6 +89,7 @@ def test_of_separable_classes_the_path_runs_away() -> None:
     assert frame["test_log_likelihood"].to_numpy() == pytest.approx(path.test_log_likelihood / 9)
 
 
+@pytest.mark.slow
 def test_any_numpyro_model_has_a_path(by_hand: dict[str, Any]) -> None:
     model, x, y = by_hand["dictionary"]
     path = prior_path(model, x, y, key=0, multiples=(0.1, 1.0, 10.0), progress=False)

@@ -22,7 +22,6 @@ from flatprior.inference import (
     MAP,
     MCLMC,
     MLE,
-    NUTS,
     Comparison,
     Ensemble,
     Fit,
@@ -45,7 +44,6 @@ METHODS: dict[str, Any] = {
     "MLE": MLE(**QUICK),
     "MAP": MAP(**QUICK, num_restarts=2),
     "Ensemble": Ensemble(base=MAP(**QUICK), size=3),
-    "NUTS": NUTS(num_warmup=30, num_samples=20, num_chains=2, start=None, max_tree_depth=4),
     "MCLMC": MCLMC(num_warmup=100, num_samples=15, thinning=3, num_chains=3, start=None),
 }
 MODELS: dict[str, tuple[Model, str]] = {
@@ -70,7 +68,7 @@ def unseen() -> Iterator[None]:
     matplotlib.use(before)
 
 
-LEADING = {"MLE": (1, 1), "MAP": (1, 1), "Ensemble": (1, 6), "NUTS": (2, 3), "MCLMC": (3, 2)}
+LEADING = {"MLE": (1, 1), "MAP": (1, 1), "Ensemble": (1, 6), "MCLMC": (3, 2)}
 """Chains and draws of the fits whose draws are made up."""
 
 
@@ -236,7 +234,7 @@ def test_counts_are_drawn_by_their_mean(fitted: Any, model: Any) -> None:
     rng = np.random.default_rng(0)
     x = rng.normal(size=30)
     y = rng.binomial(4, 1 / (1 + np.exp(-x)))
-    found = made_up(fitted("Bernoulli", "NUTS", 1)[0], model, x, y, (2, 3))
+    found = made_up(fitted("Bernoulli", "MCLMC", 1)[0], model, x, y, (2, 3))
     ax = plot_fit(found, x, y, grid=GRID)
     heights = lines(ax, len(GRID))
     np.testing.assert_allclose(heights[0], found.predict(GRID).mean, rtol=1e-5)
@@ -439,7 +437,7 @@ def by_name(fitted: Any) -> dict[str, Fit]:
         "line": line,
         "plane": fitted("Bernoulli", "MAP", 2)[0],
         "number": fitted("Normal, fixed scale", "MAP", 1)[0],
-        "chain": fitted("Bernoulli", "NUTS", 1)[0],
+        "chain": fitted("Bernoulli", "MCLMC", 1)[0],
         "pairs": made_up(line, pairs, X[:, :1], TWO, (1, 1)),
         "dictionary": made_up(line, lambda x, y=None: MODELS["Bernoulli"][0](x["z"], y), {"z": X, "u": X}, Y, (1, 1)),
     }
@@ -483,7 +481,7 @@ BAD: dict[str, tuple[Callable[[dict[str, Any]], Any], type[Exception], str]] = {
     "a chain has no losses": (
         lambda f: plot_loss({"posterior": f["chain"]}),
         ValueError,
-        r"'posterior', by NUTS, has no losses. Chains minimise nothing: arviz.plot_trace\(fit.to_datatree\(\)\)",
+        r"'posterior', by MCLMC, has no losses. Chains minimise nothing: arviz.plot_trace\(fit.to_datatree\(\)\)",
     ),
     "no fit for a loss": (lambda f: plot_loss(1), TypeError, "plot_loss: expected a fit"),
     "fits for a comparison": (lambda f: plot_compare(f), TypeError, "expected what compare or cross_validate returned"),

@@ -24,7 +24,9 @@ MODEL = Model(MLP(), Bernoulli(), gaussian(SPREAD))
 CONSTANT = np.zeros((40, 1))
 
 
-@pytest.mark.parametrize(("observation", "kind"), [(Bernoulli(), "binary"), (Categorical(3), "classes")])
+@pytest.mark.parametrize(
+    ("observation", "kind"), [(Bernoulli(), "binary"), pytest.param(Categorical(3), "classes", marks=pytest.mark.slow)]
+)
 def test_it_is_the_cost_of_each_block_by_another_library(
     observation: Any, kind: str, data_sets: dict[str, Any]
 ) -> None:
@@ -56,6 +58,7 @@ def test_maximum_likelihood_of_a_coin_costs_the_frequencies_so_far() -> None:
         np.testing.assert_allclose(found.bits[start:end], -np.log2(np.where(y[start:end] == 1, p, 1 - p)), rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_a_class_that_the_prefix_lacks_costs_what_it_costs_and_the_status_says_why() -> None:
     y = np.array([0, 1] * 10 + [2] * 20)
     found = prequential(Model(MLP(), Categorical(3)), MLE(), CONSTANT, y, key=0, blocks=[10, 20, 40])
@@ -103,6 +106,7 @@ def test_the_same_key_gives_the_same_bits_and_frames_are_rows(data_sets: dict[st
     assert (prequential(model, method, x, y, key=4, blocks=3).bits != one.bits).any()
 
 
+@pytest.mark.slow
 def test_the_table_has_a_row_a_block() -> None:
     found = prequential(MODEL, MAP(num_steps=5, polish=False), CONSTANT, np.arange(40) % 2, key=0, blocks=[8, 20, 40])
     table = found.to_dataframe()

@@ -11,14 +11,14 @@ import pytest
 from jax import Array
 from scipy.stats import entropy
 
-from flatprior.inference import MAP, MLE, NUTS, Ensemble, Fit, fit, uncertainty
+from flatprior.inference import MAP, MCLMC, MLE, NUTS, Ensemble, Fit, fit, uncertainty
 from flatprior.inference import predictive as predictive_module
 from flatprior.models import MLP, Bernoulli, Categorical, Model, Normal, gaussian
 
 METHODS: dict[str, Any] = {
     "MLE": MLE(num_steps=20, polish=False),
     "Ensemble": Ensemble(base=MAP(num_steps=20, polish=False), size=5),
-    "NUTS": NUTS(num_warmup=20, num_samples=15, num_chains=2, start=None, max_tree_depth=4),
+    "MCLMC": MCLMC(num_warmup=20, num_samples=15, num_chains=2, start=None),
 }
 OBSERVATIONS: dict[str, tuple[Any, str]] = {
     "Bernoulli": (Bernoulli(), "binary"),
@@ -30,7 +30,7 @@ CASES = [
     (observation, method)
     for observation in OBSERVATIONS
     for method in METHODS
-    if method != "NUTS" or observation in ("Bernoulli", "Normal, scale of x")
+    if method != "MCLMC" or observation in ("Bernoulli", "Normal, scale of x")
 ]
 every_fit = pytest.mark.parametrize("case", CASES, ids=" by ".join)
 

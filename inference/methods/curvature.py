@@ -14,6 +14,7 @@ from numpyro.handlers import block, seed, substitute, trace
 from numpyro.infer.util import constrain_fn, potential_energy
 
 from ..density import NumPyroModel, Rows, Structure, Weights, observation, signature, unmasked
+from ..devices import PROGRAMS_KEPT
 from .newton import COLUMNS_AT_ONCE
 
 Curvature = Literal["ggn", "hessian"]
@@ -106,7 +107,7 @@ def _knows_divergence(model: NumPyroModel, structure: Structure, x: Rows) -> boo
     return True
 
 
-@lru_cache(maxsize=64)
+@lru_cache(maxsize=PROGRAMS_KEPT)
 def _cached_surface(
     curvature: Curvature | None, model: NumPyroModel, structure: Structure, tree: Any, leaves: Any
 ) -> Surface:

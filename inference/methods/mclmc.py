@@ -16,7 +16,7 @@ from numpyro.infer.util import constrain_fn, potential_energy
 
 from .. import status as says
 from ..density import NumPyroModel, Rows, Structure, Weights, signature
-from ..devices import Spread
+from ..devices import PROGRAMS_KEPT, Spread
 from ..status import Status
 from ..store import Store
 from .chains import Drawn, check_proper, draw_rows, run_chains, warm_start
@@ -378,7 +378,7 @@ def _step_size(chain: _Chain) -> Array:
     return chain.caution * jnp.exp(chain.log_step)
 
 
-@lru_cache(maxsize=64)
+@lru_cache(maxsize=PROGRAMS_KEPT)
 def _cached_program(settings: MCLMC, model: NumPyroModel, structure: Structure, rows: Any, start: Any) -> _Program:
     return _Program(settings, model, structure, start)
 

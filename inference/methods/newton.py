@@ -45,7 +45,9 @@ def newton(f: Callable[[Array], Array], u: Array) -> tuple[Array, Array]:
 
     def hessian(u: Array) -> Array:
         column = lambda v: jax.jvp(gradient, (u,), (v,))[1]  # noqa: E731
-        return jax.lax.map(column, jnp.eye(u.size, dtype=u.dtype), batch_size=COLUMNS_AT_ONCE)
+        together = min(u.size, COLUMNS_AT_ONCE)
+        rows = -(-u.size // together) * together  # of 0s in the end: a batch of another size would be compiled as well
+        return jax.lax.map(column, jnp.eye(rows, u.size, dtype=u.dtype), batch_size=together)[: u.size]
 
     def advance(it: _Iterate) -> _Iterate:
         g, h = gradient(it.u), hessian(it.u)

@@ -15,7 +15,7 @@ from numpyro.infer.util import constrain_fn, potential_energy
 
 from .. import status as says
 from ..density import NumPyroModel, Rows, Structure, Weights, signature
-from ..devices import Spread
+from ..devices import PROGRAMS_KEPT, Spread
 from ..status import Status
 from ..store import Store
 from .chains import Drawn, check_proper, draw_rows, run_chains, warm_start
@@ -155,10 +155,14 @@ class _Program:
         self.spread = Spread.of(settings.num_chains)
         self.block = self.spread.jit(self._block)
         self.start = jax.jit(self._start)
+        self.potential = jax.jit(self._potential)  # the kernel calls it in several places; the model is traced once
+
+    def _potential(self, z: Weights, x: Rows, y: Rows) -> Array:
+        return potential_energy(self.model, (x, y), {}, z)
 
     def _kernel(self, x: Rows, y: Rows) -> tuple[Callable[..., Any], Callable[..., Any]]:
         """NumPyro's functions (init, sample); init must be called before sample, in the same trace."""
-        init, sample = hmc(potential_fn_gen=lambda x, y: partial(potential_energy, self.model, (x, y), {}), algo="NUTS")
+        init, sample = hmc(potential_fn_gen=lambda x, y: lambda z: self.potential(z, x, y), algo="NUTS")
         dense = self.settings.dense_mass
         init = partial(
             init,
@@ -206,7 +210,7 @@ class _Program:
         return draw_rows(draw, state, num_steps)
 
 
-@lru_cache(maxsize=64)
+@lru_cache(maxsize=PROGRAMS_KEPT)
 def _cached_program(settings: NUTS, model: NumPyroModel, structure: Structure, signature: Any) -> _Program:
     return _Program(settings, model, structure)
 
