@@ -2,11 +2,14 @@
 
 A model is ``Model(network, observation, prior)``, and all three parts are ordinary values:
 
-- the **network** turns x into outputs eta and samples its weights as named sites: `MLP`;
-- the **observation** is the distribution of y given eta: `Bernoulli`, `Categorical`, `Normal`. Its negative log
-  likelihood is the loss;
-- the **prior** gives every weight a distribution: `gaussian`, `fan_in`, a NumPyro distribution, a mapping from site
-  names to any of these, or your own function of (site, shape). Its negative log density is the regulariser.
+- the **network** turns x into outputs eta and samples its weights as named sites: `MLP`, or `Lift(module)` of any
+  module of Flax NNX or Equinox;
+- the **observation** is the distribution of y given eta: `Bernoulli`, `Categorical`, `Normal`, and for rows of tokens
+  `CategoricalSequence`, of which `next_token_rows` makes x and y. Its negative log likelihood is the loss;
+- the **prior** gives every weight a distribution: `gaussian`, `fan_in`, a NumPyro distribution, your own function of
+  (site, shape), ``"flat"``, or a mapping from patterns of site names to any of these, of which the first that matches
+  counts; ``"fixed"`` keeps a parameter of a lifted module as it is. Its negative log density is the regulariser.
+  `priors` prints which site has which.
 
 Nothing here knows how a model is fitted. A `Model` is a plain NumPyro model ``model(x, y=None)`` and works with
 `numpyro.infer`, `numpyro.handlers` and `numpyro.render_model` as it stands; the parts also work on their own inside a
@@ -21,9 +24,24 @@ Example:
     {'w1': (3, 8), 'b1': (8,), 'w2': (8, 1), 'b2': (1,), 'y': (5,)}
 """
 
+from .lift import Lift
 from .model import Model
 from .network import MLP
-from .observation import Bernoulli, Categorical, Normal
+from .observation import Bernoulli, Categorical, CategoricalSequence, Normal
 from .prior import fan_in, gaussian
+from .table import priors
+from .tokens import next_token_rows
 
-__all__ = ["MLP", "Bernoulli", "Categorical", "Model", "Normal", "fan_in", "gaussian"]
+__all__ = [
+    "MLP",
+    "Bernoulli",
+    "Categorical",
+    "CategoricalSequence",
+    "Lift",
+    "Model",
+    "Normal",
+    "fan_in",
+    "gaussian",
+    "next_token_rows",
+    "priors",
+]

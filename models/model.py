@@ -1,11 +1,13 @@
 """A network, an observation and a prior: a NumPyro model."""
 
 from dataclasses import dataclass
+from inspect import signature
 from typing import Protocol
 
 from jax import Array
-from jaxtyping import Num, Shaped
+from jaxtyping import Num, PyTree, Shaped
 
+from .modules import library_of
 from .network import UNIT
 from .observation import AnyArray
 from .prior import Prior, as_prior
@@ -33,8 +35,8 @@ class Model:
     Frozen and hashable: equal models share their compiled code.
 
     Args:
-        network: turns x into outputs; `MLP`, or any function ``network(x, num_outputs, prior=prior)`` that samples its
-            weights.
+        network: turns x into outputs; `MLP`, `Lift` of a module, or any function ``network(x, num_outputs,
+            prior=prior)`` that samples its weights.
         observation: the distribution of y given the outputs.
         prior: the prior of the weights; see `flatprior.models`.
 
@@ -54,15 +56,18 @@ class Model:
     def __post_init__(self) -> None:
         if isinstance(self.network, type) or not callable(self.network):
             raise TypeError(f"Model: expected a network such as MLP((16,)); got {self.network!r}.")
+        if library_of(self.network) and "prior" not in signature(self.network).parameters:
+            name = type(self.network).__name__
+            raise TypeError(f"Model: expected a network, which samples its weights; got a module. Use Lift({name}).")
         if isinstance(self.observation, type) or not hasattr(self.observation, "num_outputs"):
             raise TypeError(f"Model: expected an observation such as Bernoulli(); got {self.observation!r}.")
         object.__setattr__(self, "prior", as_prior(self.prior))
 
-    def __call__(self, x: Num[AnyArray, "n *d"], y: Shaped[AnyArray, "..."] | None = None) -> AnyArray:
+    def __call__(self, x: PyTree[Num[AnyArray, "n ..."]], y: Shaped[AnyArray, "..."] | None = None) -> AnyArray:
         """The NumPyro model: sample the weights, then sample or observe y.
 
         Args:
-            x: n rows of features.
+            x: n rows of features; a pytree of such arrays for a network that takes one.
             y: n observations, or None to sample them.
         """
         eta = self.network(x, self.observation.num_outputs, prior=self.prior)

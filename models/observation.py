@@ -13,6 +13,8 @@ from jax import Array
 from jaxtyping import Float, Shaped
 from numpyro.distributions import constraints
 
+from .tokens import Tokens
+
 AnyArray = Array | np.ndarray
 
 SITE = "y"
@@ -82,6 +84,74 @@ class Categorical:
                 f"Use y.astype(int) if they are classes."
             )
         return _observe(dist.Categorical(logits=eta), y)
+
+
+@dataclass(frozen=True)
+class CategoricalSequence:
+    """y is a row of T tokens, each one of 0, ..., num_classes - 1 with probabilities softmax(eta_t).
+
+    The loss of a row is softmax cross-entropy, summed over its tokens. With a network whose outputs at place t depend
+    on x up to place t alone, and x the tokens before those of y (`next_token_rows`), it is minus the log probability
+    of the whole row, by the chain rule: teacher forcing is maximum likelihood. A row is one observation: it has one
+    log probability, and weights are drawn for rows, not for tokens.
+
+    Args:
+        num_classes: how many kinds of tokens there are, at least 2.
+        padding: the value of y where there is no token, wherever it stands. It adds 0 to the log probability; a row of
+            padding alone is an empty text, of probability 1.
+
+    Raises:
+        ValueError: when there are fewer than two kinds, or padding is one of them.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from numpyro.infer.util import log_density
+        >>> from flatprior.models import CategoricalSequence
+        >>> rows = jnp.zeros((1, 3, 4)), jnp.array([[0, 3, -1]])  # equal logits, two tokens and padding
+        >>> print(log_density(CategoricalSequence(4), rows, {}, {})[0] / jnp.log(4))
+        -2.0
+    """
+
+    num_classes: int
+    padding: int = -1
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.num_classes, int) or self.num_classes < 2:
+            raise ValueError(f"CategoricalSequence: expected at least 2 classes; got {self.num_classes!r}.")
+        if not isinstance(self.padding, int) or 0 <= self.padding < self.num_classes:
+            raise ValueError(
+                f"CategoricalSequence: expected a padding that is none of the tokens 0, ..., {self.num_classes - 1}; "
+                f"got {self.padding!r}. Write y = np.where(is_token, y, -1)."
+            )
+
+    @property
+    def num_outputs(self) -> int:
+        """Outputs that the network must have at every token: a logit a class."""
+        return self.num_classes
+
+    def __call__(self, eta: Float[Array, "n t k"], y: Shaped[AnyArray, "..."] | None = None) -> AnyArray:
+        """Sample or observe y.
+
+        Raises:
+            ValueError: when eta has no logits for every token, or y is not T tokens a row.
+            TypeError: when the tokens are not integers.
+        """
+        if eta.ndim != 3:
+            raise ValueError(
+                f"CategoricalSequence: expected outputs for every token, eta of shape (n, T, {self.num_classes}); got "
+                f"{eta.shape}. Use a network of sequences, such as Lift(GRU(...)), or Categorical for one class a row."
+            )
+        if y is not None and jnp.shape(y) != eta.shape[:-1]:
+            raise ValueError(
+                f"CategoricalSequence: expected y of shape {eta.shape[:-1]}, a token for each of x; got "
+                f"{jnp.shape(y)}. Fill up shorter rows with {self.padding}."
+            )
+        if y is not None and not jnp.issubdtype(jnp.result_type(y), jnp.integer):
+            raise TypeError(
+                f"CategoricalSequence: expected integer tokens 0, ..., {self.num_classes - 1}, or {self.padding} for "
+                f"padding; got {jnp.result_type(y)}. Use y.astype(int) if they are tokens."
+            )
+        return _observe(Tokens(eta, self.padding), y)
 
 
 @dataclass(frozen=True)

@@ -5,18 +5,38 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from numbers import Integral
-from typing import Literal
+from typing import Any, Literal
 
+import jax.numpy as jnp
+import numpy as np
 import numpyro
 import numpyro.distributions as dist
 from jax import Array
+from numpyro.primitives import _PYRO_STACK, apply_stack
+
+FLAT, FIXED = "flat", "fixed"
+ONE_FOR_ALL = "one prior for all"
+"""Who set the prior of a site where the prior is no mapping."""
 
 Shape = tuple[int, ...]
 PriorFunction = Callable[[str, Shape], dist.Distribution]
-type SitePrior = PriorFunction | dist.Distribution
-"""The prior of a site: a function of (site, shape), or a distribution that every element of the site follows."""
+type SitePrior = PriorFunction | dist.Distribution | Literal["flat", "fixed"]
+"""The prior of a site: a function of (site, shape), a distribution that every element follows, "flat" (a density that
+is 1 everywhere), or "fixed" (no site at all: a parameter that keeps the value that it has in a lifted module)."""
 type Prior = SitePrior | Mapping[str, SitePrior]
-"""The prior of a network: one for all its sites, or a mapping from site names to priors."""
+"""The prior of a network: one for all its sites, or a mapping from patterns of site names to priors."""
+
+
+class LayerShape(tuple[int, ...]):
+    """The shape of a parameter of a layer, which also says how many inputs a unit of it sums."""
+
+    num_inputs: int | None
+    """None where the axes of the parameter could mean anything."""
+
+    def __new__(cls, shape: Shape, num_inputs: int | None) -> "LayerShape":
+        self = super().__new__(cls, shape)
+        self.num_inputs = num_inputs
+        return self
 
 
 @dataclass(frozen=True)
@@ -84,22 +104,41 @@ class fan_in:  # noqa: N801
     """Every weight is Normal(0, scale / sqrt(number of inputs)); biases are Normal(0, scale).
 
     Keeps the spread of a layer's output the same whatever its width, so that wide networks have a limit (Neal 1996,
-    section 2.1). The number of inputs is the product of all axes of the site but the last.
+    section 2.1). The number of inputs is the product of all axes of the site but the last; of a lifted module it is
+    what its layer says, whose axes may come in another order (`Lift` has the list).
 
     Args:
         scale: standard deviation of a unit's summed input when its inputs have mean square 1.
+        inputs: the axes of the site that run over inputs, for parameters that belong to no known layer.
 
     Raises:
-        ValueError: when `scale` is not a positive finite number.
+        ValueError: when `scale` is not a positive finite number, or a site has no known inputs or not these axes.
     """
 
     scale: float = 1.0
+    inputs: tuple[int, ...] | None = None
 
     def __post_init__(self) -> None:
         _check_scale("fan_in", self.scale)
+        if self.inputs is not None:
+            object.__setattr__(self, "inputs", tuple(self.inputs))
 
     def __call__(self, site: str, shape: Shape) -> dist.Distribution:
-        return dist.Normal(0.0, self.scale / math.sqrt(max(1, math.prod(shape[:-1])))).expand(shape)
+        return dist.Normal(0.0, self.scale / math.sqrt(max(1, self._num_inputs(site, shape)))).expand(shape)
+
+    def _num_inputs(self, site: str, shape: Shape) -> int:
+        if self.inputs is not None:
+            if not all(-len(shape) <= axis < len(shape) for axis in self.inputs):
+                raise ValueError(f"fan_in: expected inputs to be axes of {site!r}, {tuple(shape)}; got {self.inputs}.")
+            return math.prod(shape[axis] for axis in self.inputs)
+        if not isinstance(shape, LayerShape):
+            return math.prod(shape[:-1])
+        if shape.num_inputs is None:
+            raise ValueError(
+                f"fan_in: which axes of {site!r}, shape {tuple(shape)}, run over inputs is not known, as it is of no "
+                f"known layer. Say it, {{{site!r}: fan_in({self.scale}, inputs=(0,))}}, or give it another prior."
+            )
+        return shape.num_inputs
 
 
 @dataclass(frozen=True)
@@ -109,7 +148,7 @@ class per_site:  # noqa: N801
     items: tuple[tuple[str, SitePrior], ...]
 
     def check(self, sites: Mapping[str, object]) -> None:
-        """Raise when a key matches no site or a site matches no key."""
+        """Raise when a key gives no site its prior or a site matches no key."""
         keys = [key for key, _ in self.items]
         unused = [key for key in keys if not any(fnmatchcase(site, key) for site in sites)]
         if unused:
@@ -119,10 +158,19 @@ class per_site:  # noqa: N801
             raise ValueError(
                 f"prior: the sites {bare} match none of the keys {keys}. Give each a prior, or add the key '*' last."
             )
+        idle = [key for key in keys if key not in {self.entry(site)[0] for site in sites}]
+        if idle:
+            raise ValueError(
+                f"prior: the keys {idle} set no prior, since earlier keys match all their sites, and the first that "
+                f"matches a site counts. Put '*' last; got the keys {keys}."
+            )
+
+    def entry(self, site: str) -> tuple[str, SitePrior]:
+        """The key that a site's prior comes from, and the prior."""
+        return next((key, prior) for key, prior in self.items if fnmatchcase(site, key))
 
     def __call__(self, site: str, shape: Shape) -> dist.Distribution:
-        prior = next(prior for key, prior in self.items if fnmatchcase(site, key))
-        return prior_of(prior, site, shape)
+        return prior_of(self.entry(site)[1], site, shape)
 
 
 def as_prior(prior: Prior) -> SitePrior:
@@ -132,42 +180,80 @@ def as_prior(prior: Prior) -> SitePrior:
         TypeError: when it is not a function, a distribution or a mapping of these.
     """
     if isinstance(prior, Mapping):
+        nested = [key for key, value in prior.items() if isinstance(value, Mapping | per_site)]
+        if nested:
+            raise TypeError(f"Expected a prior for each key of a mapping; {nested} hold mappings. Join their keys.")
         return per_site(tuple((key, as_prior(value)) for key, value in prior.items()))
+    if isinstance(prior, str) and prior in (FLAT, FIXED):
+        return prior
     if not (callable(prior) or isinstance(prior, dist.Distribution)) or isinstance(prior, type):
         raise TypeError(
-            f"Expected a prior: gaussian(1.0), fan_in(1.0), a NumPyro distribution, a function of (site, shape), or a "
-            f"mapping from site names to these; got {prior!r}."
+            f"Expected a prior: gaussian(1.0), fan_in(1.0), a NumPyro distribution, a function of (site, shape), "
+            f"'flat', 'fixed', or a mapping from site names to these; got {prior!r}."
         )
     return prior
 
 
 def prior_of(prior: SitePrior, site: str, shape: Shape) -> dist.Distribution:
     """The distribution of one site: of the site's shape, and all of it one event."""
+    if isinstance(prior, str):
+        return dist.Normal(0.0, 1.0).expand(shape).to_event(len(shape)).mask(False)
     d = prior if isinstance(prior, dist.Distribution) else prior(site, shape)
     if not isinstance(d, dist.Distribution):
         raise TypeError(f"The prior of {site!r} should be a NumPyro distribution; got {d!r}.")
     if d.shape() != shape:
         if d.shape() != ():
-            raise ValueError(f"The prior of {site!r} should have shape {shape} or (); got {d.shape()}.")
+            raise ValueError(f"The prior of {site!r} should have shape {tuple(shape)} or (); got {d.shape()}.")
         d = d.expand(shape)
     return d.to_event(len(shape) - d.event_dim)
 
 
-def sample_weights(prior: Prior, sites: Mapping[str, tuple[Shape, tuple[str, ...]]]) -> dict[str, Array]:
+def sample_weights(
+    prior: Prior,
+    sites: Mapping[str, tuple[Shape, tuple[str, ...]]],
+    start: Mapping[str, np.ndarray] | None = None,
+) -> dict[str, Array]:
     """Sample every site of a network from its prior.
 
     Args:
         prior: the prior of the network.
         sites: site name -> (shape, names of the dimensions). ArviZ reads the names from the site's
-            ``infer["event_dims"]``.
+            ``infer["event_dims"]``; without names it makes its own.
+        start: site name -> value, of a network that has values of its own. Fits begin there, as the site's
+            ``infer["start"]`` says; a parameter that is "fixed" stays there.
+
+    Raises:
+        ValueError: when the prior does not fit the sites, or a parameter without a value of its own is to be "fixed".
     """
     prior = as_prior(prior)
     if isinstance(prior, per_site):
         prior.check(sites)
-    return {
-        site: numpyro.sample(site, prior_of(prior, site, shape), infer={"event_dims": list(dims)})
-        for site, (shape, dims) in sites.items()
-    }
+    weights: dict[str, Array] = {}
+    for site, (shape, dims) in sites.items():
+        key, chosen = prior.entry(site) if isinstance(prior, per_site) else (None, prior)
+        set_by = ONE_FOR_ALL if key is None else f"key {key!r}"
+        if isinstance(chosen, str) and chosen == FIXED:
+            if start is None:
+                raise ValueError(
+                    f"prior: {site!r} cannot be 'fixed', since this network has no values of its own, as a lifted "
+                    f"module has. Give it a prior, or hold it with numpyro.handlers.substitute."
+                )
+            weights[site] = _fixed(site, start[site], set_by)
+            continue
+        infer: dict[str, Any] = {"set_by": set_by}
+        infer |= {"event_dims": list(dims)} if dims else {}
+        infer |= {"start": start[site]} if start else {}
+        weights[site] = numpyro.sample(site, prior_of(chosen, site, shape), infer=infer)
+    return weights
+
+
+def _fixed(site: str, value: np.ndarray, set_by: str) -> Array:
+    """A parameter that is no site. The message tells `priors` of it; nothing else looks at its type."""
+    array = jnp.asarray(value, float)
+    message = {"type": FIXED, "name": site, "value": array, "infer": {"set_by": set_by}}
+    if _PYRO_STACK:
+        apply_stack(message)
+    return array
 
 
 def _rows_in(loss: str, num_rows: int | None) -> int:

@@ -8,7 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from ..density import NumPyroModel, Rows, Structure, Weights
-from ..methods.descent import STARTS, starting_weights
+from ..methods.descent import STARTS
+from ..methods.start import starting_weights
 from ..result import Fit
 
 type Place = Fit | Mapping[str, Any]

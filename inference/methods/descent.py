@@ -1,6 +1,5 @@
 """The descent of point estimates: NumPyro's SVI with a delta guide, in compiled blocks of steps."""
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache, partial
@@ -13,8 +12,7 @@ import numpyro.distributions as dist
 import optax
 from jax import Array
 from jax.flatten_util import ravel_pytree
-from numpyro.distributions import biject_to
-from numpyro.handlers import mask, seed, substitute, trace
+from numpyro.handlers import mask
 from numpyro.infer import SVI, Trace_ELBO, init_to_uniform
 from numpyro.infer.autoguide import AutoDelta
 
@@ -31,21 +29,19 @@ from ..density import (
     flat,
     is_latent,
     is_masked,
-    is_real,
     observation,
     per_row,
     row_log_probs,
     signature,
     take_rows,
 )
-from ..devices import Spread
+from ..devices import PROGRAMS_KEPT, Spread
 from .method import Kind
 from .newton import newton
+from .start import starting_weights
 
 LEARNING_RATE = 1e-2
 """Of the default Adam, annealed to 0 by a cosine; suits inputs and outputs of unit scale."""
-START_NOISE = 0.1
-"""Standard deviation, in unconstrained coordinates, of the starting points of biases and scalars."""
 SHUFFLED_ROWS = 2**20
 """Rows that are put in order at a time, a whole number of epochs: sorting many short epochs together is faster."""
 NUM_CHECKS = 100
@@ -119,7 +115,7 @@ def starting_points(
 ) -> Weights:
     """Where `descend` would begin: site -> value in unconstrained coordinates, shaped (restart, *shape)."""
     program = program_of(settings, model, structure, x, y)
-    return _by_site(program.params(program.start(key, x, y)))
+    return _by_site(program.params(program.start(key, x, y, None, None)))
 
 
 def descend(
@@ -280,15 +276,16 @@ class Program:
         keys = jax.random.split(jax.random.fold_in(key, STARTS), self.settings.num_restarts)
         any_power = None if prior_power is None else prior_power[0]  # the guide is made for a model that has one
 
-        def one(key: Array, start: Weights | None) -> Any:
-            weights = starting_weights(self.model, self.latents, key, x, y, self.settings.init_strategy)
+        def one(key: Array, first: Array | bool, start: Weights | None) -> Any:
+            weights = starting_weights(self.model, self.latents, key, x, y, self.settings.init_strategy, first=first)
             values = {param(site): value for site, value in weights.items()}
             state = self.svi.init(key, x, y, count_rows(x), any_power, init_params=values)
             if start is None:
                 return state
             return state._replace(optim_state=self.svi.optim.init(start))
 
-        svi = jax.vmap(one)(keys, start) if len(keys) > 1 else _lift(one(keys[0], _first(start)))
+        first = jnp.arange(len(keys)) == 0
+        svi = jax.vmap(one)(keys, first, start) if len(keys) > 1 else _lift(one(keys[0], True, _first(start)))
         losses = jnp.full((self.settings.num_restarts, self.settings.num_steps), jnp.nan, float)
         return _State(svi, losses, jnp.zeros(0, int))
 
@@ -357,13 +354,15 @@ class Program:
         return best, lowest * count_rows(x)
 
     def _logits(self, params: Weights, x: Rows, y: Rows) -> Array | None:
-        """Of the classes, (n, classes); None where the observed site has no logits."""
+        """Of the classes, (n, classes), or of all rows' tokens, (n T, classes); None where there are no logits."""
         d = observation(self.model, self._constrain(params), x, self.observed)
         while isinstance(d, dist.Independent | dist.ExpandedDistribution):
             d = d.base_dist
         if isinstance(d, dist.BernoulliLogits) and d.logits.ndim == 1:
             return jnp.stack([jnp.zeros_like(d.logits), d.logits], axis=-1)
-        return d.logits if isinstance(d, dist.CategoricalLogits) and d.logits.ndim == 2 else None
+        if isinstance(d, dist.CategoricalLogits) or hasattr(d, "padding"):
+            return d.logits.reshape(-1, d.logits.shape[-1])
+        return None
 
     def _logit_slopes(self, names: tuple[str, ...], params: Weights, x: Rows, y: Rows) -> Array:
         """Derivatives of the logits by the weights of some sites, one after the other, (n, classes, weights)."""
@@ -406,7 +405,7 @@ class Program:
         return unravel(u), decrement * count_rows(x)
 
 
-@lru_cache(maxsize=64)
+@lru_cache(maxsize=PROGRAMS_KEPT)
 def _cached_program(settings: PointSettings, model: NumPyroModel, structure: Structure, signature: Any) -> Program:
     return Program(settings, model, structure)
 
@@ -415,44 +414,8 @@ def program_of(settings: PointSettings, model: NumPyroModel, structure: Structur
     """The program for these settings, this model and these shapes: made once."""
     program = _cached_program(settings, model, structure, signature((x, y)))
     if program.svi.constrain_fn is None:
-        program.start(jax.random.key(0), x, y)  # SVI learns at its first start how weights are constrained
+        program.start(jax.random.key(0), x, y, None, None)  # SVI learns at its first start how weights are constrained
     return program
-
-
-def starting_weights(
-    model: NumPyroModel,
-    latents: dict[str, tuple[int, ...]],
-    key: Array,
-    x: Rows,
-    y: Rows,
-    strategy: Callable[..., Any] | None = None,
-) -> Weights:
-    """Where an optimiser or a chain begins; see `init_strategy` in `MAP`.
-
-    One normal draw serves all sites: a draw a site would take seconds to compile.
-    """
-    key_noise, key_model = jax.random.split(key)
-    sizes = [math.prod(shape) for shape in latents.values()]
-    parts = jnp.split(jax.random.normal(key_noise, (sum(sizes),)), np.cumsum(sizes)[:-1])
-    noise = dict(zip(latents, parts, strict=True))
-
-    def near_prior_mean(site: dict[str, Any]) -> Array | None:
-        if not is_latent(site):
-            return None
-        d, shape, eps = site["fn"], site["fn"].shape(), noise[site["name"]]
-        if is_real(d.support) and len(shape) >= 2:
-            return eps.reshape(shape) / math.sqrt(math.prod(shape[:-1]))
-        transform = biject_to(d.support)
-        try:
-            centre = transform.inv(jnp.broadcast_to(d.mean, shape))
-        except NotImplementedError:
-            centre = jnp.zeros(transform.inverse_shape(shape))
-        centre = jnp.where(jnp.isfinite(centre), centre, 0.0)
-        return transform(centre + START_NOISE * eps[: centre.size].reshape(centre.shape))
-
-    started = substitute(seed(model, key_model), substitute_fn=strategy or near_prior_mean)
-    sites = trace(started).get_trace(x, y)
-    return {site: sites[site]["value"] for site in latents}
 
 
 def hold_out(fraction: float, key: Array, x: Rows, y: Rows) -> tuple[Rows, Rows, tuple[Rows, Rows] | None]:

@@ -43,7 +43,8 @@ class MAP(PointSettings):
             precision.
         init_strategy: a NumPyro initialisation strategy such as `numpyro.infer.init_to_median`. By default weight
             matrices start at Normal(0, 1 / sqrt(inputs)) (LeCun et al. 1998, section 4.6) and other sites near their
-            prior mean.
+            prior mean; the sites of a lifted module start at the module's own values, of further restarts with each
+            matrix shuffled (see `flatprior.models.Lift`).
 
     Raises:
         ValueError: when a setting is out of its range, or the optimiser has weight decay.

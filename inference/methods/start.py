@@ -1,0 +1,104 @@
+"""Where optimisers and chains begin."""
+
+import math
+from collections.abc import Callable, Mapping
+from functools import cached_property
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from numpyro.distributions import biject_to
+from numpyro.handlers import seed, substitute, trace
+
+from ..density import NumPyroModel, Rows, Weights, is_latent, is_real
+
+START_NOISE = 0.1
+"""Standard deviation, in unconstrained coordinates, of the starting points of biases and scalars."""
+
+
+def starting_weights(
+    model: NumPyroModel,
+    latents: Mapping[str, tuple[int, ...]],
+    key: Array,
+    x: Rows,
+    y: Rows,
+    strategy: Callable[..., Any] | None = None,
+    *,
+    first: Array | bool = True,
+) -> Weights:
+    """Where an optimiser or a chain begins; see `init_strategy` in `MAP`.
+
+    Args:
+        model: the model.
+        latents: latent site -> shape.
+        key: of the noise.
+        x: n rows.
+        y: n rows.
+        strategy: a NumPyro initialisation strategy in place of what is done here.
+        first: whether this is the first starting point of a fit: it alone is at a lifted module's own values.
+    """
+    key_noise, key_model = jax.random.split(key)
+    noise = _Noise(key_noise, latents)
+
+    def begin(site: dict[str, Any]) -> Array | None:
+        if not is_latent(site):
+            return None
+        own = _own_value(site)
+        return _near_prior_mean(site, noise) if own is None else _shuffled(site["name"], own, noise, first)
+
+    sites = trace(substitute(seed(model, key_model), substitute_fn=strategy or begin)).get_trace(x, y)
+    return {site: sites[site]["value"] for site in latents}
+
+
+class _Noise:
+    """One normal draw and one sort for all sites: made site by site they would take seconds to compile."""
+
+    def __init__(self, key: Array, latents: Mapping[str, tuple[int, ...]]) -> None:
+        self.names, self.sizes = list(latents), [math.prod(shape) for shape in latents.values()]
+        self.ends = np.cumsum(self.sizes)
+        self.together = jax.random.normal(key, (self.ends[-1],))
+        self.of = dict(zip(self.names, jnp.split(self.together, self.ends[:-1]), strict=True))
+        """Site -> normal numbers, one an element, (size,)."""
+
+    @cached_property
+    def orders(self) -> dict[str, Array]:
+        """Site -> a random order of its elements, (size,)."""
+        number = np.repeat(np.arange(len(self.sizes)), self.sizes)
+        within = jnp.lexsort((self.together, number)) - np.repeat(self.ends - self.sizes, self.sizes)
+        return dict(zip(self.names, jnp.split(within, self.ends[:-1]), strict=True))
+
+
+def _near_prior_mean(site: dict[str, Any], noise: _Noise) -> Array:
+    d, shape, eps = site["fn"], site["fn"].shape(), noise.of[site["name"]]
+    if is_real(d.support) and len(shape) >= 2:
+        return eps.reshape(shape) / math.sqrt(math.prod(shape[:-1]))
+    transform = biject_to(d.support)
+    try:
+        centre = transform.inv(jnp.broadcast_to(d.mean, shape))
+    except NotImplementedError:
+        centre = jnp.zeros(transform.inverse_shape(shape))
+    centre = jnp.where(jnp.isfinite(centre), centre, 0.0)
+    return transform(centre + START_NOISE * eps[: centre.size].reshape(centre.shape))
+
+
+def _own_value(site: dict[str, Any]) -> Array | None:
+    """The value that a lifted module has for a site; None where there is none, or its prior rules it out."""
+    value = site["infer"].get("start")
+    if value is None:
+        return None
+    with jax.ensure_compile_time_eval():
+        possible = is_real(site["fn"].support) or bool(jnp.all(site["fn"].support(value)))
+    return jnp.asarray(value, float) if possible else None
+
+
+def _shuffled(name: str, own: Array, noise: _Noise, first: Array | bool) -> Array:
+    """The value itself at the first starting point, and its elements in another order at the others.
+
+    A matrix of independent initial values that is shuffled is one of independent initial values. Vectors, such as
+    biases of 0 and scales of 1, stay.
+    """
+    if own.ndim < 2 or first is True:
+        return own
+    return jnp.where(first, own, own.ravel()[noise.orders[name]].reshape(own.shape))

@@ -1,0 +1,128 @@
+"""Modules of Flax NNX, taken apart."""
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from .modules import BATCH_NORM, DROPOUT, NO_FUNCTION, Parts, Path, add, host_copy, in_its_type, parts_of, refuse
+
+BIASED = (nnx.Linear, nnx.LinearGeneral, nnx.Conv, nnx.ConvTranspose, nnx.LayerNorm, nnx.RMSNorm, nnx.GroupNorm)
+"""Layers whose biases and scales stand for one unit each."""
+
+
+def take_apart(module: nnx.Module) -> Parts:
+    """The parameters of a module, those of the type nnx.Param that hold floats, and what is left.
+
+    Plain arrays, integers, and variables of the type nnx.Variable itself are constants.
+
+    Raises:
+        ValueError: when the module has state, or no parameters.
+    """
+    layers = dict(nnx.iter_modules(module))
+    for path, layer in layers.items():
+        _check_layer(name_of(path), layer)
+    graph, state = nnx.split(module)
+    leaves = {path: _copied(leaf) for path, leaf in nnx.to_flat_state(state)}
+    values: dict[str, np.ndarray] = {}
+    paths: dict[Path, str] = {}
+    for path in sorted(leaves, key=lambda path: _place(path, layers)):
+        if _is_weight(name_of(path), leaves[path]):
+            add(values, name_of(path), host_copy(leaves[path].get_value()))
+            paths[path] = name_of(path)
+
+    def rebuild(weights: Mapping[str, Any]) -> nnx.Module:
+        def filled(path: Path, leaf: Any) -> Any:
+            if path in paths:
+                return leaf.replace(in_its_type(values[paths[path]], weights[paths[path]]))
+            return leaf.copy() if isinstance(leaf, nnx.Variable) else leaf
+
+        return nnx.merge(graph, nnx.from_flat_state([(path, filled(path, leaf)) for path, leaf in leaves.items()]))
+
+    inputs = {name: _num_inputs(layers.get(path[:-1]), path[-1]) for path, name in paths.items()}
+    return parts_of(module, values, inputs, rebuild, _call)
+
+
+def name_of(path: Path) -> str:
+    """A path as the name of a site."""
+    return ".".join(map(str, path))
+
+
+def _call(module: Any, x: Any) -> Any:
+    before = _others(module)
+    out = module(jax.tree.map(jnp.asarray, x))
+    after = _others(module)
+    for path, value in before.items():
+        if after.get(path) is not value:
+            what = "changed by a call, or written back by nnx.jit or another transform of NNX"
+            refuse(name_of(path), what, f"{NO_FUNCTION} Keep constants as arrays, not as variables.")
+    return out
+
+
+def _others(module: nnx.Module) -> dict[Path, Any]:
+    """The values of the variables that are no parameters, and that a call must not change."""
+    # Recurrent layers draw a key for an initial state of 0 at every call; what dropout that is off draws goes nowhere.
+    harmless = nnx.RNN | nnx.RNNCellBase | nnx.Dropout | nnx.MultiHeadAttention
+    drawing = [path for path, layer in nnx.iter_modules(module) if isinstance(layer, harmless)]
+    found = nnx.to_flat_state(nnx.state(module, nnx.All(nnx.Variable, nnx.Not(nnx.Param))))
+    return {path: leaf.get_value() for path, leaf in found if path[:-2] not in drawing}
+
+
+def _is_weight(name: str, leaf: Any) -> bool:
+    if not isinstance(leaf, nnx.Variable) or type(leaf) is nnx.Variable or isinstance(leaf, nnx.RngState):
+        return False
+    if not isinstance(leaf, nnx.Param):
+        cure = "Make parameters of nnx.Param, constants of nnx.Variable itself; leave out what is kept between calls."
+        refuse(name, f"a variable of the type {type(leaf).__name__}", cure)
+    value = leaf.get_value()
+    if not isinstance(value, jax.Array | np.ndarray):
+        raise ValueError(f"Lift: expected parameters that are arrays; {name!r} holds {value!r}.")
+    return jnp.issubdtype(value.dtype, jnp.inexact)
+
+
+def _check_layer(name: str, layer: Any) -> None:
+    if isinstance(layer, nnx.BatchNorm):
+        refuse(name, "an nnx.BatchNorm", BATCH_NORM.format(instead="nnx.LayerNorm or nnx.GroupNorm"))
+    rate = layer.rate if isinstance(layer, nnx.Dropout) else getattr(layer, "dropout_rate", 0)
+    if isinstance(rate, int | float) and rate > 0 and getattr(layer, "deterministic", None) is not True:
+        refuse(name, f"an nnx.{type(layer).__name__} with dropout", DROPOUT.format(off="module.eval()"))
+
+
+def _num_inputs(layer: Any, name: Any) -> int | None:
+    """How many inputs a unit of a parameter sums; None where that is not known.
+
+    Read from the layer and not from the shape, which has one axis more where `nnx.vmap` has made a stack of layers.
+    """
+    match layer, name:
+        case nnx.Linear(), "kernel":
+            return layer.in_features
+        case nnx.Conv() | nnx.ConvTranspose(), "kernel":
+            groups = layer.feature_group_count if isinstance(layer, nnx.Conv) else 1
+            return math.prod(layer.kernel_size) * layer.in_features // groups
+        case nnx.LinearGeneral(), "kernel":  # of attention: its heads and their width are outputs
+            return math.prod(layer.in_features)
+        case nnx.Embed(), "embedding":  # one row at a time
+            return 1
+        case _, "bias" | "scale" if isinstance(layer, BIASED):
+            return 1
+    return None
+
+
+def _place(path: Path, layers: Mapping[Path, Any]) -> tuple[int, ...]:
+    """Where a variable stands in its module: NNX sorts attributes by name, and not as they were made."""
+    place = []
+    for i, part in enumerate(path):
+        made = [str(name) for name in vars(layers[path[:i]])] if path[:i] in layers else []
+        place.append(made.index(str(part)) if str(part) in made else part if isinstance(part, int) else 0)
+    return tuple(place)
+
+
+def _copied(leaf: Any) -> Any:
+    """A leaf whose arrays are copies: neither changes in place nor donated buffers reach them."""
+    if isinstance(leaf, nnx.Variable):
+        return leaf.replace(_copied(leaf.get_value()))
+    return leaf.copy() if isinstance(leaf, jax.Array | np.ndarray) else leaf
