@@ -5,7 +5,7 @@ Every method minimises, samples or scores what is in this file. Nothing else in 
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import jax
@@ -15,7 +15,7 @@ import numpyro
 import numpyro.distributions as dist
 from jax import Array
 from numpyro.distributions import biject_to, constraints
-from numpyro.handlers import scale, seed, substitute, trace
+from numpyro.handlers import block, scale, seed, substitute, trace
 from numpyro.primitives import Messenger
 
 NumPyroModel = Callable[..., Any]
@@ -59,6 +59,56 @@ class _MaskLatents(Messenger):
     def process_message(self, msg: dict[str, Any]) -> None:
         if msg["type"] == "sample" and not msg["is_observed"]:
             msg["fn"] = msg["fn"].mask(False)
+
+
+@dataclass(frozen=True)
+class Beside:
+    """Rows of x, and beside them weights that all rows share: what `held` takes in the place of x."""
+
+    rows: Rows
+    weights: Weights
+    """The sites that are held, at their values."""
+    start: Weights
+    """Where the others may begin; see `Conditional`."""
+
+
+jax.tree_util.register_dataclass(Beside, ["rows", "weights", "start"], [])
+
+
+@dataclass(frozen=True)
+class held:  # noqa: N801
+    """The model given the values of some of its sites: p(y, others | x, held), a model of the other sites alone.
+
+    The values come beside the rows of x, as `Beside`, so that code which was compiled for some serves all. The prior of
+    a held site is a constant, and left out: that of many weights would drown the digits of what is left.
+
+    Args:
+        model: a NumPyro model.
+        dependent: held sites whose prior is no constant, as it has other sites for parameters; it stays in the density.
+    """
+
+    model: NumPyroModel
+    dependent: tuple[str, ...] = ()
+
+    def __call__(self, x: Beside, y: Rows | None = None) -> Any:
+        """The NumPyro model."""
+        with block(hide=list(x.weights)), _From(x.start), trace() as sites, substitute(data=x.weights):
+            value = self.model(x.rows, y)
+        for name in self.dependent:
+            numpyro.factor(f"log prior of {name}", log_prob(sites[name]))
+        return value
+
+
+class _From(Messenger):
+    """Tells each latent site where it may begin."""
+
+    def __init__(self, start: Weights) -> None:
+        super().__init__()
+        self.start = start
+
+    def process_message(self, msg: dict[str, Any]) -> None:
+        if is_latent(msg) and msg["name"] in self.start:
+            msg["infer"] = {**msg["infer"], "held_start": self.start[msg["name"]]}
 
 
 @dataclass(frozen=True)
@@ -114,6 +164,12 @@ def row_log_probs(model: NumPyroModel, weights: Weights, x: Rows, y: Rows, site:
     """Log p(y_i | x_i, w) of every row, (n,), in nats, at one draw of the weights."""
     observed = trace(substitute(seed(model, jax.random.key(0)), data=weights)).get_trace(x, y)[site]
     return observed["fn"].log_prob(observed["value"])
+
+
+def log_prob(site: dict[str, Any]) -> Array:
+    """The log probability of a site of a trace in nats, summed, with its scale."""
+    nats = jnp.sum(site["fn"].log_prob(site["value"]))
+    return nats if site["scale"] is None else nats * site["scale"]
 
 
 @dataclass(frozen=True)
@@ -209,6 +265,8 @@ def count_rows(x: Rows) -> int:
 
 def take_rows(x: Rows, rows: Any) -> Rows:
     """The rows at an array of indices, which must exist, of an array or of a pytree of arrays."""
+    if isinstance(x, Beside):
+        return replace(x, rows=take_rows(x.rows, rows))
     return jax.tree.map(lambda leaf: jnp.asarray(leaf).at[rows].get(mode="promise_in_bounds"), x)
 
 

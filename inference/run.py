@@ -8,7 +8,7 @@ import jax
 from .blocks import stopwatch
 from .checks import Layout, as_key, check_problem
 from .density import NumPyroModel
-from .methods.method import Method
+from .methods.method import Method, draws_chains
 from .result import Fit
 from .store import Store, identity
 
@@ -28,7 +28,7 @@ def fit(
     Args:
         model: a NumPyro model ``model(x, y=None)``: a `flatprior.models.Model` or any function of NumPyro primitives
             with one observed site, one log probability a row, and continuous latent sites that are shared by all rows.
-        method: `MLE`, `MAP`, `Ensemble`, `Laplace`, `NUTS` or `MCLMC`, with its settings.
+        method: `MLE`, `MAP`, `Ensemble`, `Laplace`, `NUTS`, `MCLMC` or `Conditional`, with its settings.
         x: n rows: an array, a data frame, or a pytree (dict or tuple) of arrays with n rows first.
         y: n rows likewise.
         key: a typed JAX key or an integer seed; the same key gives the same bits.
@@ -57,7 +57,7 @@ def fit(
     """
     if isinstance(method, type) or not callable(getattr(method, "run", None)):
         raise TypeError(f"Expected a method such as MLE(), MAP(), NUTS() or MCLMC(); got {method!r}.")
-    if resume is not None and method.kind != "chain":
+    if resume is not None and not draws_chains(method):
         raise ValueError(f"resume: expected a method of chains, NUTS() or MCLMC(); {type(method).__name__} draws none.")
     key = as_key(key)
     with stopwatch() as seconds:

@@ -1,5 +1,6 @@
 """Methods: three answers to one density. A method is a frozen dataclass of settings with `run`."""
 
+from .conditional import Conditional
 from .ensemble import Ensemble
 from .laplace import Laplace
 from .mclmc import MCLMC
@@ -7,4 +8,4 @@ from .method import Method, Outcome
 from .nuts import NUTS
 from .point import MAP, MLE
 
-__all__ = ["MAP", "MCLMC", "MLE", "NUTS", "Ensemble", "Laplace", "Method", "Outcome"]
+__all__ = ["MAP", "MCLMC", "MLE", "NUTS", "Conditional", "Ensemble", "Laplace", "Method", "Outcome"]

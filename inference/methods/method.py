@@ -34,6 +34,11 @@ def name_of(method: "Method") -> str:
     return getattr(method, "name", type(method).__name__)
 
 
+def draws_chains(method: "Method") -> bool:
+    """Whether Markov chains make its draws: those of the posterior, or of some sites given the others."""
+    return getattr(method, "method", method).kind == "chain"
+
+
 class Method(Protocol):
     """A way to answer the one density. Settings are fields; a setting that does not exist raises."""
 
@@ -52,6 +57,6 @@ class Method(Protocol):
             key: a typed JAX key; the same key gives the same bits.
             progress: show progress bars.
 
-        A method of kind "chain" takes one argument more, ``store``: where the run is kept, or None.
+        A method that `draws_chains` takes one argument more, ``store``: where the run is kept, or None.
         """
         ...

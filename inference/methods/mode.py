@@ -73,20 +73,21 @@ def no_maximum(
 
 def separable_in_part(program: Program, structure: Structure, params: Weights, x: Rows, y: Rows) -> list[str]:
     """Whether some rows are separable from a class, at a point that passes for a mode: the second rule above."""
-    labels = np.asarray(jax.tree.leaves(y)[0])
-    if not structure.support.is_discrete or labels.ndim != 1:
+    observed = np.asarray(jax.tree.leaves(y)[0])
+    logits = program.logits(params, x, y) if structure.support.is_discrete else None
+    if logits is None or len(logits) != observed.size:
         return []
-    logits = program.logits(params, x, y)
-    if logits is None:
-        return []
-    probs = softmax(np.asarray(logits, float), axis=-1)
+    labels = observed.ravel()  # of rows of tokens all tokens, one after the other
+    is_label = (labels >= 0) & (labels < logits.shape[1])  # the others are padding
+    labels, place = labels[is_label], np.flatnonzero(is_label)
+    probs = softmax(np.asarray(logits, float)[place], axis=-1)
     if (probs > SURE).all():
         return []
-    names = _linear_block(program, structure, params, x, y)
+    names = _linear_block(program, structure, params, x, y, probs.size)
     size = sum(params[name].size for name in names)
     if not names or probs.size * size > MAX_ENTRIES:
         return []
-    slopes = np.asarray(program.logit_slopes(tuple(names), params, x, y), float)
+    slopes = np.asarray(program.logit_slopes(tuple(names), params, x, y), float)[place]
     found = _recession(slopes, probs, labels)
     if found is None:
         return []
@@ -100,12 +101,13 @@ def separable_in_part(program: Program, structure: Structure, params: Weights, x
         return []
     absent = sorted(set(range(probs.shape[1])) - set(labels.tolist()))
     evidence = says.ABSENT if absent else says.IN_PART
+    rows = np.unique(place[found.rows] // (observed.size // len(observed)))
     return [
         evidence.format(
             absent=", ".join(map(str, absent)),
-            rows=len(labels),
-            count=found.rows.size,
-            first=found.rows[0],
+            rows=len(observed),
+            count=rows.size,
+            first=rows[0],
             back=-LOGITS[0],
             on=LOGITS[-1],
             before=before,
@@ -115,10 +117,14 @@ def separable_in_part(program: Program, structure: Structure, params: Weights, x
     ]
 
 
-def _linear_block(program: Program, structure: Structure, params: Weights, x: Rows, y: Rows) -> list[str]:
+def _linear_block(
+    program: Program, structure: Structure, params: Weights, x: Rows, y: Rows, num_logits: int
+) -> list[str]:
     """The largest set of weights, from some site on to the last, in which the logits are linear and the prior flat."""
     flat = program.flat_sites(x, y)
     names = [param(site) for site in structure.latents if site in structure.real and site in flat]
+    if names and num_logits * params[names[-1]].size > MAX_ENTRIES:  # nor is any larger block looked at
+        return []
     for i in range(len(names)):
         moving = {name: np.array(name in names[i:]) for name in params}
         if float(program.curvature(moving, params, x, y)) < 1e-3:
