@@ -1,11 +1,13 @@
 """Speed of a maximum likelihood fit, against the limit and against peers, in one interleaved run.
 
-    python benchmarks/point.py [--rounds 3] [--workloads 1,2,3,4] [--torch PYTHON]
+    python benchmarks/point.py [--rounds 3] [--workloads 1,2,3,4,5,6] [--torch PYTHON]
 
-Every peer trains the same network (tanh, softmax over ten classes, Adam at 1e-3) for the same number of updates, each
-as a process of its own, in turn, round after round. A process makes its data, times its first fit (compiling included)
-and then three more; the table gives medians over rounds. The limit is a hand-written optax loop in one jitted scan. A
-peer that is not installed is skipped; `--torch` names a Python that has PyTorch, if it is another one.
+Every peer trains the same network (softmax, Adam at 1e-3) for the same number of updates, each as a process of its own,
+in turn, round after round. A process makes its data, times its first fit (compiling included) and then three more; the
+table gives medians over rounds. The networks are multilayer perceptrons (1 to 4), a small convolutional network of Flax
+NNX (5) and a small causal transformer (6). The limit is a hand-written optax loop in one jitted scan; of Flax modules
+there is beside it the loop of Flax's own documentation, a jitted step. A peer that is not installed is skipped;
+`--torch` names a Python that has PyTorch, if it is another one.
 """
 
 import argparse
@@ -20,7 +22,7 @@ from typing import Any
 
 import numpy as np
 
-CLASSES = 10
+CLASSES, VOCABULARY, LENGTH = 10, 30, 64
 REPEATS = 3
 
 
@@ -55,12 +57,132 @@ class Workload:
         return -(-self.num_steps // self.steps_per_epoch)
 
 
-WORKLOADS = {
+@dataclass(frozen=True)
+class Lifted:
+    """A module of Flax NNX, on generated images or generated text."""
+
+    name: str
+    rows: int
+    batch_size: int
+    num_steps: int
+
+    def __str__(self) -> str:
+        return f"{self.name}, {self.rows:,} rows, batch {self.batch_size}, {self.num_steps:,} steps"
+
+    def data(self) -> tuple[np.ndarray, np.ndarray]:
+        rng = np.random.default_rng(0)
+        if self.name == "CNN":  # ten prototypes under noise
+            y = rng.integers(0, CLASSES, self.rows, dtype=np.int32)
+            prototypes = rng.standard_normal((CLASSES, 16, 16), dtype=np.float32)
+            return prototypes[y] + 2 * rng.standard_normal((self.rows, 16, 16), dtype=np.float32), y
+        jumps = rng.choice(VOCABULARY, size=(self.rows, LENGTH), p=rng.dirichlet(np.full(VOCABULARY, 0.3)))
+        y = (jumps.cumsum(axis=1) % VOCABULARY).astype(np.int32)  # a walk on a circle
+        return np.concatenate([np.zeros((self.rows, 1), np.int32), y[:, :-1]], axis=1), y
+
+    def module(self) -> Any:
+        from flax import nnx
+
+        from flatprior.models.architectures import CNN, Transformer
+
+        if self.name == "CNN":
+            return CNN((16, 16), (8, 16), CLASSES, rngs=nnx.Rngs(0))
+        return Transformer(VOCABULARY, width=32, num_layers=2, num_heads=4, context=LENGTH, rngs=nnx.Rngs(0))
+
+    @property
+    def steps_per_epoch(self) -> int:
+        return self.rows // self.batch_size
+
+    @property
+    def epochs(self) -> int:
+        return -(-self.num_steps // self.steps_per_epoch)
+
+
+WORKLOADS: dict[int, Workload | Lifted] = {
     1: Workload(1_000, 8, (16, 16), None, 2_000),
     2: Workload(1_000, 8, (50,), 32, 3_000),
     3: Workload(10_000, 100, (64, 64), 128, 2_000),
     4: Workload(60_000, 784, (256, 128), 128, 468),
+    5: Lifted("CNN", 4_000, 64, 1_000),
+    6: Lifted("transformer", 2_000, 32, 300),
 }
+
+
+def lifted(work: Lifted) -> Callable[[], float]:
+    import jax.numpy as jnp
+    import optax
+
+    from flatprior.inference import MLE, fit
+    from flatprior.models import Categorical, CategoricalSequence, Lift, Model
+
+    x, y = map(jnp.asarray, work.data())
+    observation = Categorical(CLASSES) if work.name == "CNN" else CategoricalSequence(VOCABULARY)
+    model = Model(Lift(work.module()), observation)
+    method = MLE(optimizer=optax.adam(1e-3), num_steps=work.num_steps, batch_size=work.batch_size)
+    return lambda: fit(model, method, x, y, key=0, progress=False).stats["loss"][0, -1].item()
+
+
+def flax_loss(module: Any, x: Any, y: Any) -> Any:
+    """The mean over rows of the cross-entropy, of a row of tokens summed."""
+    import optax
+
+    each = optax.softmax_cross_entropy_with_integer_labels(module(x), y)
+    return each.reshape(len(y), -1).sum(axis=1).mean()
+
+
+def flax_scan(work: Lifted) -> Callable[[], float]:
+    """The limit: all updates in one jitted scan."""
+    import jax
+    import jax.numpy as jnp
+    import optax
+    from flax import nnx
+
+    x, y = map(jnp.asarray, work.data())
+    graph, start = nnx.split(work.module())
+    optimizer = optax.adam(1e-3)
+
+    @jax.jit
+    def train(key: Any, params: Any, x: Any, y: Any) -> Any:
+        def step(carry: Any, rows: Any) -> Any:
+            params, state = carry
+            value, grads = jax.value_and_grad(lambda p: flax_loss(nnx.merge(graph, p), x[rows], y[rows]))(params)
+            updates, state = optimizer.update(grads, state)
+            return (optax.apply_updates(params, updates), state), value
+
+        used = work.steps_per_epoch * work.batch_size
+        order = jax.vmap(lambda k: jax.random.permutation(k, work.rows)[:used])(jax.random.split(key, work.epochs))
+        batches = order.reshape(-1, work.batch_size)[: work.num_steps]
+        return jax.lax.scan(step, (params, optimizer.init(params)), batches)
+
+    def run() -> float:
+        _, losses = jax.block_until_ready(train(jax.random.key(0), start, x, y))
+        return float(losses[-1]) * work.rows
+
+    return run
+
+
+def flax_loop(work: Lifted) -> Callable[[], float]:
+    """As Flax's documentation has it: nnx.Optimizer, and a step under nnx.jit, batch after batch."""
+    import optax
+    from flax import nnx
+
+    x, y = work.data()
+
+    @nnx.jit
+    def step(module: Any, optimizer: Any, x: Any, y: Any) -> Any:
+        value, grads = nnx.value_and_grad(flax_loss)(module, x, y)
+        optimizer.update(module, grads)
+        return value
+
+    def run() -> float:
+        rng, module = np.random.default_rng(0), work.module()
+        optimizer = nnx.Optimizer(module, optax.adam(1e-3), wrt=nnx.Param)
+        used = work.steps_per_epoch * work.batch_size
+        orders = np.concatenate([rng.permutation(work.rows)[:used] for _ in range(work.epochs)])
+        for rows in orders.reshape(-1, work.batch_size)[: work.num_steps]:
+            value = step(module, optimizer, x[rows], y[rows])
+        return float(value) * work.rows
+
+    return run
 
 
 def flatprior(work: Workload) -> Callable[[], float]:
@@ -205,19 +327,24 @@ def pytorch(work: Workload) -> Callable[[], float]:
     return run
 
 
-PEERS = {
-    "flatprior": flatprior,
-    "optax scan": scan,
-    "SVI.run": svi_run,
-    "scikit-learn": scikit_learn,
-    "PyTorch": pytorch,
+LIMIT = "optax scan"
+PEERS: dict[type, dict[str, Callable[[Any], Callable[[], float]]]] = {
+    Workload: {
+        "flatprior": flatprior,
+        LIMIT: scan,
+        "SVI.run": svi_run,
+        "scikit-learn": scikit_learn,
+        "PyTorch": pytorch,
+    },
+    Lifted: {"flatprior": lifted, LIMIT: flax_scan, "Flax's loop": flax_loop},
 }
 
 
 def measure(peer: str, workload: int) -> dict[str, Any]:
     """The seconds of the first fit and of each of the next ones, in this process."""
     try:
-        run = PEERS[peer](WORKLOADS[workload])
+        work = WORKLOADS[workload]
+        run = PEERS[type(work)][peer](work)
     except ModuleNotFoundError as error:
         return {"missing": error.name}
     seconds, loss = [], float("nan")
@@ -231,7 +358,7 @@ def measure(peer: str, workload: int) -> dict[str, Any]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--workloads", default="1,2,3,4")
+    parser.add_argument("--workloads", default="1,2,3,4,5,6")
     parser.add_argument("--torch", default=sys.executable, help="a Python in which PyTorch is installed")
     parser.add_argument("--worker", nargs=2, metavar=("PEER", "WORKLOAD"), help=argparse.SUPPRESS)
     arguments = parser.parse_args()
@@ -241,16 +368,16 @@ def main() -> None:
     print("seconds: the first fit, compiling included / a fit again; x: ratio to the optax scan, above 1 is slower")
     for workload in map(int, arguments.workloads.split(",")):
         print(f"\n{WORKLOADS[workload]}")
-        results: dict[str, list[dict[str, Any]]] = {peer: [] for peer in PEERS}
+        results: dict[str, list[dict[str, Any]]] = {peer: [] for peer in PEERS[type(WORKLOADS[workload])]}
         for _ in range(arguments.rounds):
-            for peer in PEERS:
+            for peer in results:
                 python = arguments.torch if peer == "PyTorch" else sys.executable
                 command = [python, __file__, "--worker", peer, str(workload)]
                 done = subprocess.run(command, capture_output=True, text=True)
                 if done.returncode:
                     raise SystemExit(f"{peer} failed:\n{done.stderr}")
                 results[peer].append(json.loads(done.stdout.splitlines()[-1]))
-        limit = {k: statistics.median(r[k] for r in results["optax scan"]) for k in ("first", "again")}
+        limit = {k: statistics.median(r[k] for r in results[LIMIT]) for k in ("first", "again")}
         print(f"  {'':14}{'first':>9}{'x':>7}{'again':>10}{'x':>7}{'last loss':>12}")
         for peer, runs in results.items():
             if "missing" in runs[0]:

@@ -1,6 +1,10 @@
 """The ways a fit can go wrong, in words."""
 
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -38,11 +42,31 @@ class Status:
         return ": ".join([self.level, " ".join(self.reasons)]) if self.reasons else self.level
 
 
+class FailedFitWarning(UserWarning):
+    """Something is asked of a fit that has failed."""
+
+
+def warn_of_failure(status: Status) -> None:
+    """Warn, at the line of the user, who predicts with a fit that has failed."""
+    if not status:
+        library = str(Path(__file__).parent)
+        warnings.warn(FAILED.format(reason=status.reasons[0]), FailedFitWarning, skip_file_prefixes=(library,))
+
+
+@contextmanager
+def status_is_shown() -> Iterator[None]:
+    """Within it no failed fit is warned of: its status stands beside what is predicted."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FailedFitWarning)
+        yield
+
+
 def listed(which: np.ndarray) -> str:
     """The numbers of those of which a mask, (n,), is true, for the sentences below."""
     return ", ".join(map(str, np.flatnonzero(which)))
 
 
+FAILED = "This fit has failed, and predicts by the weights that it was left with. {reason}"
 NON_FINITE_LOSS = (
     "The loss is {value} at step {step}; the draws are those of step {kept}. A smaller learning rate is the usual cure."
 )

@@ -13,7 +13,7 @@ import pandas as pd
 import pytest
 from jax import Array
 
-from flatprior.inference import MAP, MLE, NUTS, fit, flat, log_density
+from flatprior.inference import MAP, MLE, NUTS, FailedFitWarning, compare, fit, flat, log_density
 from flatprior.models import MLP, Bernoulli, Categorical, Model, Normal, gaussian
 
 X = np.random.default_rng(0).normal(size=(20, 2))
@@ -472,3 +472,15 @@ def test_a_status_is_true_unless_it_failed() -> None:
     ok = fit(LINEAR, MAP(num_steps=200), X, REAL, key=0, progress=False).status
     assert ok
     assert (str(ok), ok.level, ok.reasons) == ("ok", "ok", ())
+
+
+def test_predicting_by_a_failed_fit_warns_and_a_table_shows_it() -> None:
+    x, y = separable("logistic", 0)
+    found = fit(LOGISTIC, MLE(num_steps=200), x, y, key=0, progress=False)
+    with pytest.warns(FailedFitWarning, match="This fit has failed, and .* There is no maximum") as record:
+        found.predict(x)
+    assert record[0].filename == __file__  # the line of the user, not one of the library
+    assert repr(found).endswith(str(found.status))
+    assert "failed" in str(compare({"MLE": found}, x, y))
+    assert found.to_datatree().attrs["status"] == "failed"
+    fit(LOGISTIC, MAP(num_steps=200), x, y, key=0, progress=False).predict(x)  # under a prior there is nothing to say

@@ -1,0 +1,193 @@
+"""Bugs planted one at a time: for each of them a test must fail. Run after changes to the density or to the tests.
+
+    python tests/mutations.py [--only WORD] [--processes 2]
+
+Every bug is a line changed in a copy of the library; the tests named beside it run against that copy. Prints a table,
+and ends with an error where a bug survives, or where its line is no longer there.
+"""
+
+import argparse
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import NamedTuple
+
+ROOT = Path(__file__).parents[1]
+
+
+class Bug(NamedTuple):
+    """A line, what it is changed to, and the tests that should find it."""
+
+    name: str
+    file: str
+    line: str
+    instead: str
+    tests: str
+
+
+BUGS = [
+    Bug(
+        "the prior has the wrong sign",
+        "inference/density.py",
+        "            return self.latent\n",
+        "            return -1.0\n",
+        "test_identities.py",
+    ),
+    Bug(
+        "a batch is not scaled to all rows",
+        "inference/density.py",
+        "_Scale(num_rows / count_rows(x), prior_power)",
+        "_Scale(1.0, prior_power)",
+        "test_identities.py",
+    ),
+    Bug(
+        "a flat prior leaves the prior as it was",
+        "inference/density.py",
+        'msg["fn"] = msg["fn"].mask(False)',
+        'msg["fn"] = msg["fn"].mask(True)',
+        "test_identities.py",
+    ),
+    Bug(
+        "NUTS drops the Jacobian",
+        "inference/methods/nuts.py",
+        "return potential_energy(self.model, (x, y), {}, z)",
+        "from ..density import log_density; "
+        "return -log_density(self.model, constrain_fn(self.model, (x, y), {}, z), x, y)",
+        "test_oracles.py::test_nuts_draws_a_learned_scale",
+    ),
+    Bug(
+        "MCLMC accepts every step",
+        "inference/methods/mclmc.py",
+        "moved = jnp.where(i < self.cooling_ends, sound, metropolis)",
+        "moved = sound",
+        "test_mclmc.py",
+    ),
+    Bug(
+        "Laplace forgets 2 pi in the evidence",
+        "inference/methods/laplace.py",
+        "len(self.centre) * math.log(2 * math.pi) - log_det",
+        "len(self.centre) * math.log(math.pi) - log_det",
+        "test_laplace.py",
+    ),
+    Bug(
+        "chains are mixed up",
+        "inference/result.py",
+        "return values.reshape(*self._chains_and_draws, -1)",
+        "return values.reshape(*self._chains_and_draws[::-1], -1).swapaxes(0, 1)",
+        "test_contract.py",
+    ),
+    Bug(
+        "the mixture is the mean of the logs",
+        "inference/predictive.py",
+        "return jax.nn.logsumexp(log_probs, axis=0) - jnp.log(log_probs.shape[0])",
+        "return log_probs.mean(axis=0)",
+        "test_contract.py",
+    ),
+    Bug(
+        "the variance leaves out that of the means",
+        "inference/predictive.py",
+        "return means.mean(axis=0), variances.mean(axis=0) + means.var(axis=0)",
+        "return means.mean(axis=0), variances.mean(axis=0)",
+        "test_contract.py",
+    ),
+    Bug(
+        "every epoch has the same batches: a stale key",
+        "inference/methods/descent.py",
+        "lambda epoch: jax.random.fold_in(key, epoch)",
+        "lambda epoch: jax.random.fold_in(key, 0 * epoch)",
+        "test_blocks.py",
+    ),
+    Bug(
+        "every restart begins at the same place: a key used again",
+        "inference/methods/descent.py",
+        "keys = jax.random.split(jax.random.fold_in(key, STARTS), self.settings.num_restarts)",
+        "keys = jnp.stack([key] * self.settings.num_restarts)",
+        "test_ensemble.py",
+    ),
+    Bug(
+        "held-out rows are fitted as well",
+        "inference/methods/descent.py",
+        "take_rows(x, training),\n        take_rows(y, training),",
+        "x,\n        y,",
+        "test_ensemble.py test_blocks.py",
+    ),
+    Bug(
+        "fan_in divides by the outputs",
+        "models/prior.py",
+        "return math.prod(shape[:-1])",
+        "return math.prod(shape[1:])",
+        "test_models.py",
+    ),
+    Bug(
+        "soft labels are normalised over rows",
+        "models/observation.py",
+        "jnp.sum(value * jax.nn.log_softmax(self.logits), axis=-1)",
+        "jnp.sum(value * jax.nn.log_softmax(self.logits, axis=0), axis=-1)",
+        "test_models.py test_information.py",
+    ),
+    Bug(
+        "the shape of y is not looked at",
+        "inference/checks.py",
+        "    _check_row_log_prob(name, site, count_rows(x))\n",
+        "",
+        "test_rows.py test_bad_input.py",
+    ),
+    Bug(
+        "the standard error is of one row",
+        "inference/criticism/scores.py",
+        "values.std(ddof=1, dtype=np.float64) / math.sqrt(len(values))",
+        "values.std(ddof=1, dtype=np.float64)",
+        "test_contract.py",
+    ),
+]
+
+
+def outcome(bug: Bug) -> str:
+    """The first test that found it; or what went wrong."""
+    with tempfile.TemporaryDirectory() as folder:
+        copy = Path(folder)
+        shutil.copytree(ROOT / "tests", copy / "tests", ignore=shutil.ignore_patterns("__pycache__"))
+        shutil.copy(ROOT / "pyproject.toml", copy)
+        package = copy / "flatprior"  # a package of that name comes before the installed one, which has no __init__
+        for part in ("models", "inference", "command"):
+            shutil.copytree(ROOT / part, package / part, ignore=shutil.ignore_patterns("__pycache__"))
+        (package / "__init__.py").touch()
+        file = package / bug.file
+        text = file.read_text()
+        if text.count(bug.line) != 1:
+            return f"SURVIVES: its line is {text.count(bug.line)} times in {bug.file}"
+        file.write_text(text.replace(bug.line, bug.instead))
+        paths = [str(copy / "tests" / test) for test in bug.tests.split()]
+        ran = subprocess.run(
+            [sys.executable, "-m", "pytest", "-q", "-x", "-m", "slow or not slow", "-p", "no:cacheprovider", *paths],
+            env={**os.environ, "PYTHONPATH": folder},
+            cwd=copy,
+            capture_output=True,
+            text=True,
+        )
+    failed = re.search(r"^(?:FAILED|ERROR) tests/(\S+)", ran.stdout, flags=re.MULTILINE)
+    return failed[1] if ran.returncode == 1 and failed else f"SURVIVES: pytest ended with {ran.returncode}"
+
+
+def main() -> None:
+    """Print what finds each bug."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", default="", help="bugs whose name holds this")
+    parser.add_argument("--processes", type=int, default=2)
+    chosen = parser.parse_args()
+    bugs = [bug for bug in BUGS if chosen.only in bug.name]
+    survivors = 0
+    with ThreadPoolExecutor(chosen.processes) as pool:
+        for bug, found in zip(bugs, pool.map(outcome, bugs), strict=True):
+            survivors += found.startswith("SURVIVES")
+            print(f"{bug.name:60}{found}", flush=True)
+    sys.exit(f"{survivors} of {len(bugs)} bugs survive" if survivors else 0)
+
+
+if __name__ == "__main__":
+    main()
