@@ -14,10 +14,12 @@ answer it:
   weights that the data leave possible. For small networks, and for models written by hand.
 - `MCLMC`: draws from the posterior, by many microcanonical Langevin chains, each from a mode of its own. For networks
   of hundreds of weights and more; its draws are biased by a stated amount, or, ``adjusted=True``, not at all.
+- `Conditional`: some weights at a point, the others by one of the methods above given them, such as the last layer of a
+  network that is too large to be sampled. Its spread leaves out that of the weights at the point.
 
 ``fit(model, method, x, y, key=...)`` returns a `Fit`, whatever the method: draws over the weights (a point is a
 posterior of one draw), a `status` that says when something went wrong, `predict`, `log_likelihood`, and `to_datatree`
-for ArviZ.
+for ArviZ. Predicting by a fit that has failed raises a `FailedFitWarning`.
 
 What to make of fits: `compare` holds them against rows that they have not seen, `cross_validate` against every row
 once, and `plot_compare` draws either; `plot_fit` and `plot_decision` draw what they predict along one or two dimensions
@@ -26,7 +28,7 @@ of x, and `plot_loss` the way to a point. `diagnose` asks whether chains can be 
 them, outside of the one density; `uncertainty` tells noise from what more data would settle. `code_length` says what y
 costs in bits, `compress` and `decompress` write labels in as many and read them, `prequential` counts the fit as well,
 `cross_entropy` splits the cost of soft labels, and `weight_of_evidence` shares the log odds of a row out among its
-features.
+features. `generate` draws the tokens that follow a prompt, where y is a row of tokens.
 
 What to make of a model: `explain` names its cost function; `likelihood_curve`, `likelihood_surface` and `prior_path`
 show where its maxima lie, and `plot_likelihood` and `plot_path` draw them.
@@ -58,6 +60,7 @@ from .criticism import (
     decompress,
     diagnose,
     explain,
+    generate,
     likelihood_curve,
     likelihood_surface,
     loo,
@@ -75,11 +78,11 @@ from .criticism import (
     weight_of_evidence,
 )
 from .density import flat, log_density
-from .methods import MAP, MCLMC, MLE, NUTS, Ensemble, Laplace
+from .methods import MAP, MCLMC, MLE, NUTS, Conditional, Ensemble, Laplace
 from .predictive import Predictive
 from .result import Fit
 from .run import fit
-from .status import Status
+from .status import FailedFitWarning, Status
 
 __all__ = [
     "MAP",
@@ -89,11 +92,13 @@ __all__ = [
     "Calibration",
     "CodeLength",
     "Comparison",
+    "Conditional",
     "CrossEntropy",
     "CrossValidation",
     "Diagnosis",
     "Ensemble",
     "Explanation",
+    "FailedFitWarning",
     "Fit",
     "Laplace",
     "Likelihood",
@@ -115,6 +120,7 @@ __all__ = [
     "explain",
     "fit",
     "flat",
+    "generate",
     "likelihood_curve",
     "likelihood_surface",
     "log_density",

@@ -156,7 +156,7 @@ def check_offsets(x: Rows) -> None:
         sample = sample.reshape(len(sample), -1).astype(np.float64)
         mean, spread = sample.mean(0), sample.std(0)
         limit = 1 / np.sqrt(jnp.finfo(array.dtype).eps)
-        drowned = np.flatnonzero((spread > 0) & (np.abs(mean) > limit * spread))
+        drowned = np.flatnonzero((np.ptp(sample, axis=0) > 0) & (np.abs(mean) > limit * spread))
         if drowned.size:
             column = drowned[0]
             raise ValueError(
@@ -274,17 +274,19 @@ def check_y(structure: Structure, y: Rows) -> None:
     if len(leaves) > 1:
         return  # which leaf the site observes is the model's business
     values = np.asarray(leaves[0])
+    support = getattr(structure.support, "base_constraint", structure.support)  # of each element of an event
     try:
-        inside = np.asarray(structure.support(values))
+        inside = np.asarray(support(values))
     except (jax.errors.JAXTypeError, TypeError):  # bounds that depend on latent sites, or on other data
         return
     if not inside.all():
-        row = int(np.argwhere(~inside)[0, 0])
+        row, *rest = np.argwhere(~inside)[0].tolist()
+        column = f", column {rest[0]}" if rest else ""
         labels = np.unique(values).tolist()
         seen = f"; y holds {labels}" if values.ndim == 1 and len(labels) <= 10 else ""
         raise ValueError(
-            f"y, row {row}: expected {in_words(structure.support)}; got {values[row].tolist()}{seen}. "
-            f"{'Number the classes from 0.' if structure.support.is_discrete else ''}".rstrip()
+            f"y, row {row}{column}: expected {in_words(support)}; got {values[row, *rest].tolist()}{seen}. "
+            f"{'Number the classes from 0.' if support.is_discrete else ''}".rstrip()
         )
 
 
@@ -292,6 +294,8 @@ def in_words(support: constraints.Constraint) -> str:
     """What a value in the support is, for an error message."""
     if support is constraints.boolean:
         return "0 or 1"
+    if hasattr(support, "padding"):
+        return f"a token, from {support.lower_bound} to {support.upper_bound}, or {support.padding} for padding"
     if isinstance(support, type(constraints.integer_interval(0, 1))):
         return f"an integer from {support.lower_bound} to {support.upper_bound}"
     if support is constraints.simplex:

@@ -1,5 +1,7 @@
 """Fits as ArviZ reads them."""
 
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import jax
@@ -32,7 +34,9 @@ def to_datatree(
         x: n rows, or None.
         y: n rows, or None.
     """
-    groups: dict[str, Any] = {"posterior": dict(outcome.draws)}
+    names = names_in_tree([*outcome.draws, structure.observed])
+    structure = renamed(structure, names)
+    groups: dict[str, Any] = {"posterior": {names[site]: draws for site, draws in outcome.draws.items()}}
     dims: dict[str, list[str]] = {site: list(names) for site, names in structure.dims}
     coords: dict[str, Any] = {"feature": list(columns)} if columns and _names_features(structure, columns) else {}
     if outcome.sample_stats:
@@ -46,6 +50,25 @@ def to_datatree(
     tree.attrs.update(attrs)
     tree["posterior"].attrs.update(attrs)
     return tree
+
+
+def names_in_tree(names: Iterable[str]) -> dict[str, str]:
+    """Name -> its name in a tree or a file, where a slash, as `numpyro.handlers.scope` writes it, would begin a group.
+
+    Raises:
+        ValueError: when two of them are then the same.
+    """
+    written = {name: name.replace("/", ".") for name in names}
+    if len(set(written.values())) < len(written):
+        raise ValueError(f"Expected names that differ by more than / and . ; got {sorted(written)}.")
+    return written
+
+
+def renamed(structure: Structure, names: Mapping[str, str]) -> Structure:
+    """What a model is made of, under other names of its sites."""
+    sites = tuple((names[site], shape) for site, shape in structure.sites)
+    dims = tuple((names[site], dims) for site, dims in structure.dims)
+    return replace(structure, observed=names.get(structure.observed, structure.observed), sites=sites, dims=dims)
 
 
 def _named(name: str, rows: Rows, dims: dict[str, list[str]]) -> dict[str, np.ndarray]:

@@ -20,6 +20,7 @@ from .density import (
     Weights,
     abstract_trace,
     count_rows,
+    element,
     observation,
     row_log_probs,
     take_rows,
@@ -32,6 +33,8 @@ COPIES = 4
 """How many arrays of (draw, row) a summary holds at a time."""
 BISECTIONS = {"float32": 32, "float64": 64}
 """Halvings that bring a bracket down to the precision of the type."""
+
+CATEGORICALS = dist.CategoricalLogits | dist.CategoricalProbs
 
 PerDraw = Callable[[NumPyroModel, str, Weights, Rows, Rows], Any]
 Summary = Callable[[Any, Rows, Any], Any]
@@ -57,7 +60,8 @@ def over_rows(
         summary: (that pytree with a leading axis of draws, y, extra) -> a pytree of arrays with rows first.
         model: the model.
         site: the observed site.
-        draws: site -> (draw, *shape).
+        draws: site -> (draw, *shape), or (1, *shape) where all draws are one: what depends on such sites alone is then
+            evaluated once for all draws that are evaluated together.
         x: n rows.
         y: n rows, or None.
         extra: passed to the summary.
@@ -66,7 +70,7 @@ def over_rows(
         The summary, with n rows, as NumPy arrays.
     """
     num_rows = count_rows(x)
-    chunk, together = _sizes(per_draw, model, site, draws, x, y)
+    chunk, together = sizes(per_draw, model, site, draws, x, y)
     whole: Any = None
     for start in range(0, num_rows, chunk):
         rows = np.minimum(np.arange(start, start + chunk), num_rows - 1)  # the last chunk repeats its last row
@@ -91,13 +95,26 @@ def _evaluate(
     y: Rows,
     extra: Any,
 ) -> Any:
-    values = jax.lax.map(lambda weights: per_draw(model, site, weights, x, y), draws, batch_size=together)
+    several, one = _apart(draws)
+    values = jax.lax.map(lambda weights: per_draw(model, site, weights | one, x, y), several, batch_size=together)
     return summary(values, y, extra)
 
 
-def _sizes(per_draw: PerDraw, model: NumPyroModel, site: str, draws: Weights, x: Rows, y: Rows) -> tuple[int, int]:
+def count_draws(draws: Weights) -> int:
+    """How many draws there are; a site of which all are one has but that."""
+    return max(len(value) for value in draws.values())
+
+
+def _apart(draws: Weights) -> tuple[Weights, Weights]:
+    """The sites of several draws, (draw, *shape), and the values of those of which all draws are one."""
+    count = count_draws(draws)
+    several = {site: value for site, value in draws.items() if len(value) == count}
+    return several, {site: value[0] for site, value in draws.items() if site not in several}
+
+
+def sizes(per_draw: PerDraw, model: NumPyroModel, site: str, draws: Weights, x: Rows, y: Rows) -> tuple[int, int]:
     """How many rows make a chunk, and how many draws are evaluated together."""
-    num_rows, num_draws = count_rows(x), count_rows(draws)
+    num_rows, num_draws = count_rows(x), count_draws(draws)
     probe = min(num_rows, 64)
     one = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), draws)
     few = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((probe, *leaf.shape[1:]), leaf.dtype), (x, y))
@@ -131,12 +148,17 @@ class Predictive:
     A point estimate is a mixture of one. Summaries are computed when they are asked for, exactly from the components
     and not from samples of y, a chunk of rows at a time: beside x, the draws and the result they hold about 256 MiB
     (`WORKING_BYTES`). All results are NumPy arrays with n rows, in units of y.
+
+    Where y is a row of tokens, `log_prob` is that of whole rows, and the mixture is over rows: draws that foretold the
+    first tokens of a row count for more in its last ones. `probs` are those of each token by itself, given x, by all
+    draws alike. `sample` draws tokens after those that x holds; a text that goes on from its own tokens is
+    `generate`'s. Padding is not known before y is, and has probabilities like any token.
     """
 
     model: NumPyroModel
     structure: Structure
     draws: Weights
-    """Site -> (draw, *shape), the chains one after the other."""
+    """Site -> (draw, *shape), the chains one after the other; (1, *shape) of a site that is the same in all draws."""
     x: Rows
 
     @property
@@ -161,10 +183,12 @@ class Predictive:
     def probs(self) -> np.ndarray:
         """p(y = 1 | x), (n,), of a site on {0, 1}; p(y = k | x), (n, num_classes), of one on {0, ..., k}.
 
+        Of rows of tokens p(y_t = k | x), (n, T, num_classes).
+
         Raises:
             NotImplementedError: when y has no finite set of values.
         """
-        if not self.is_finite:
+        if not self.is_finite and self.vocabulary is None:
             raise NotImplementedError(f"probs: y can be {self.structure.support!r}, not one of a finite set of values.")
         probs = self._over_rows(_observation, _mean_probs)
         return probs[:, 1] if self._site.support is constraints.boolean else probs
@@ -172,6 +196,8 @@ class Predictive:
     @property
     def component_means(self) -> np.ndarray:
         """E[y | x, w_s] of every draw, (draw, n), or p(y = k | x, w_s), (draw, n, num_classes), where y is a class.
+
+        Of rows of tokens p(y_t = k | x, w_s), (draw, n, T, num_classes).
 
         The mixture's `mean` or `probs` is their mean over draws; what they differ by is what the weights leave open.
         """
@@ -192,6 +218,8 @@ class Predictive:
         Raises:
             NotImplementedError: when the distribution of the site has no `cdf`.
         """
+        if self.vocabulary is not None:
+            raise NotImplementedError("cdf: y is a row of tokens, which have no order; use probs or log_prob.")
         return self._over_rows(_observation, _mean_cdf, self._checked(y))
 
     def quantile(self, q: Any) -> np.ndarray:
@@ -210,12 +238,12 @@ class Predictive:
         return quantiles[:, 0] if np.ndim(q) == 0 else quantiles.T
 
     def sample(self, key: Any, shape: tuple[int, ...] = ()) -> np.ndarray:
-        """Draw y, (*shape, n). All rows of a sample share one draw of the weights: samples are joint over rows."""
-        num_draws = count_rows(self.draws)
+        """Draw y, (*shape, n), or (*shape, n, T). All rows of a sample share one draw of the weights: it is joint."""
+        num_draws = count_draws(self.draws)
         count = int(np.prod(shape, dtype=int))
         key_draw, key_sample = jax.random.split(as_key(key))
         chosen = jax.random.randint(key_draw, (count,), 0, num_draws)
-        _, together = _sizes(_observation, self.model, self.structure.observed, self.draws, self.x, None)
+        _, together = sizes(_observation, self.model, self.structure.observed, self.draws, self.x, None)
         keys = jax.random.split(key_sample, count)
         samples = _sample(self.model, self.structure.observed, together, self.draws, chosen, keys, self.x)
         return np.asarray(samples).reshape(*shape, *samples.shape[1:])
@@ -237,6 +265,23 @@ class Predictive:
             return support.upper_bound + 1
         return None
 
+    @property
+    def event_shape(self) -> tuple[int, ...]:
+        """The shape of y in one row: () of a number or a class, (T,) of T tokens."""
+        return self._site.event_shape
+
+    @property
+    def vocabulary(self) -> int | None:
+        """How many values each token can have, 0, 1, ..., where y is a row of tokens; None elsewhere."""
+        d = element(self._site)
+        if len(self.event_shape) != 1 or not (isinstance(d, CATEGORICALS) or hasattr(d, "padding")):
+            return None
+        return jnp.shape(d.logits)[-1]
+
+    def is_token(self, y: Any) -> np.ndarray:
+        """Which values of y are tokens, and no padding: rows of tokens, (n, T), as booleans."""
+        return np.asarray(y) != getattr(element(self._site), "padding", None)
+
     @cached_property
     def _site(self) -> dist.Distribution:
         """The observed site without its values; labels that were soft in the fit are classes here."""
@@ -244,8 +289,8 @@ class Predictive:
 
     @property
     def _is_class(self) -> bool:
-        """Whether y is a class, of which there is no mean."""
-        return isinstance(self._site, dist.CategoricalLogits | dist.CategoricalProbs)
+        """Whether y is a class, or a row of classes, of which there is no mean."""
+        return isinstance(self._site, CATEGORICALS) or self.vocabulary is not None
 
     def _moments(self, name: str) -> tuple[np.ndarray, np.ndarray]:
         if self._is_class:
@@ -276,8 +321,16 @@ def _means_by_row(site: dist.Distribution, y: Rows, extra: Any) -> Array:
     return jnp.moveaxis(jax.vmap(lambda d: _by_row(d, d.mean))(site), 0, 1)
 
 
+def class_log_probs(d: dist.Distribution) -> Array:
+    """Log p(y = k | x, w) of a class, (n, num_classes), or of each token of a row, (n, T, num_classes)."""
+    if d.event_shape:
+        logits = element(d).logits
+        return jax.nn.log_softmax(jnp.broadcast_to(logits, (*d.shape(), logits.shape[-1])))
+    return d.log_prob(d.enumerate_support(expand=False)).T
+
+
 def _probs(site: dist.Distribution) -> Array:
-    return jax.vmap(lambda d: jnp.exp(d.log_prob(d.enumerate_support(expand=False))).T)(site)
+    return jax.vmap(lambda d: jnp.exp(class_log_probs(d)))(site)
 
 
 def _probs_by_row(site: dist.Distribution, y: Rows, extra: Any) -> Array:
@@ -318,11 +371,13 @@ def _quantiles(site: dist.Distribution, y: Rows, levels: Array) -> Array:
 def _sample(
     model: NumPyroModel, site: str, together: int, draws: Weights, chosen: Array, keys: Array, x: Rows
 ) -> Array:
-    def one(pair: tuple[Array, Array]) -> Array:
-        index, key = pair
-        return observation(model, take_rows(draws, index), x, site).sample(key)
+    several, one = _apart(draws)
 
-    return jax.lax.map(one, (chosen, keys), batch_size=together)
+    def sample(pair: tuple[Array, Array]) -> Array:
+        index, key = pair
+        return observation(model, take_rows(several, index) | one, x, site).sample(key)
+
+    return jax.lax.map(sample, (chosen, keys), batch_size=together)
 
 
 def _by_row(d: dist.Distribution, value: Array) -> Array:

@@ -18,7 +18,7 @@ from .density import NumPyroModel, Rows, Structure, Weights
 from .methods.method import Kind, Method, Outcome, name_of
 from .predictive import Predictive, log_likelihood
 from .saved import Parts, read, write
-from .status import Status
+from .status import Status, warn_of_failure
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -68,7 +68,11 @@ class Fit:
 
         Raises:
             TypeError, ValueError: when x is not such rows.
+
+        Warns:
+            FailedFitWarning: when the fit has failed.
         """
+        warn_of_failure(self.status)
         return Predictive(self.model, self.structure, self._mixture(), self._checked(x))
 
     def log_likelihood(self, x: Any, y: Any) -> np.ndarray:
@@ -177,9 +181,11 @@ class Fit:
         return chains, draws
 
     def _mixture(self) -> Weights:
-        """The draws of all chains, one after the other, on the device."""
+        """The draws of all chains, one after the other, on the device; of a site that is held, one."""
         count = math.prod(self._chains_and_draws)
-        return {site: jax.device_put(value.reshape(count, *value.shape[2:])) for site, value in self.draws.items()}
+        draws = {site: value.reshape(count, *value.shape[2:]) for site, value in self.draws.items()}
+        moving = [site for site, value in draws.items() if (value[:2] != value[0]).any() or (value != value[0]).any()]
+        return {s: jax.device_put(v if s in moving or not moving else v[:1]) for s, v in draws.items()}
 
     def _checked(self, x: Any) -> Rows:
         return jax.device_put(check_like(self.layout, x))

@@ -10,7 +10,7 @@ import json
 import os
 import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ from xarray import Dataset, DataTree, open_datatree
 
 from .blocks import Seconds
 from .checks import Layout, structure_of
-from .datatree import to_datatree
+from .datatree import names_in_tree, renamed, to_datatree
 from .density import NumPyroModel, Rows, Structure, Weights, abstract_trace, unmasked
 from .methods.method import Kind, Outcome, name_of
 from .status import Status
@@ -67,14 +67,14 @@ class Parts:
 def write(path: str | os.PathLike[str], model: NumPyroModel, parts: Parts, attrs: Mapping[str, Any]) -> Path:
     """Write a fit to a temporary file, and give that its name when it is whole; returns the path."""
     path, outcome, layout = Path(path), parts.outcome, parts.layout
-    names = _file_names([*outcome.draws, *outcome.sample_stats, *outcome.stats])
-    renamed = Outcome(
+    names = names_in_tree([*outcome.draws, *outcome.sample_stats, *outcome.stats])
+    written = Outcome(
         {names[site]: np.asarray(value) for site, value in outcome.draws.items()},
         outcome.status,
         {names[name]: np.asarray(value) for name, value in outcome.sample_stats.items()},
     )
     tree = to_datatree(
-        renamed, _renamed(parts.structure, names), layout.columns, attrs=dict(attrs), pointwise=None, x=None, y=None
+        written, renamed(parts.structure, names), layout.columns, attrs=dict(attrs), pointwise=None, x=None, y=None
     )
     stats = {names[name]: np.asarray(value) for name, value in outcome.stats.items()}
     tree["stats"] = DataTree(_dataset(stats))
@@ -225,19 +225,6 @@ def _as_saved(method: Any) -> SavedMethod:
 
 def _first(draws: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     return {site: np.asarray(value[0, 0]) for site, value in draws.items()}
-
-
-def _file_names(names: list[str]) -> dict[str, str]:
-    """Name -> its name in the file, where a slash would begin a group."""
-    written = {name: name.replace("/", ".") for name in names}
-    if len(set(written.values())) < len(written):
-        raise ValueError(f"save: expected names that differ by more than / and . ; got {sorted(written)}.")
-    return written
-
-
-def _renamed(structure: Structure, names: Mapping[str, str]) -> Structure:
-    sites = tuple((names[site], shape) for site, shape in structure.sites)
-    return replace(structure, sites=sites, dims=tuple((names[site], dims) for site, dims in structure.dims))
 
 
 def _dataset(arrays: Mapping[str, np.ndarray]) -> Dataset:

@@ -86,7 +86,7 @@ def sizes(predictive: Predictive) -> tuple[int, int]:
         predictive.draws,
         predictive.x,
     )
-    return predictive_module._sizes(*of, None)
+    return predictive_module.sizes(*of, None)
 
 
 @pytest.mark.parametrize("name", MODELS)

@@ -5,6 +5,7 @@ from .calibration import Calibration, calibration
 from .compare import compare
 from .compression import compress, decompress
 from .convergence import Diagnosis, diagnose, loo
+from .generation import generate
 from .information import CodeLength, CrossEntropy, code_length, cross_entropy
 from .likelihood import Likelihood, likelihood_curve, likelihood_surface
 from .loss import Explanation, explain
@@ -45,6 +46,7 @@ __all__ = [
     "decompress",
     "diagnose",
     "explain",
+    "generate",
     "likelihood_curve",
     "likelihood_surface",
     "loo",

@@ -12,9 +12,11 @@ from ..checks import as_rows
 from ..density import Rows, abstract_trace, count_rows, element, unmasked
 from ..predictive import Predictive
 from ..result import Fit
+from ..status import status_is_shown
 from .convergence import loo
 from .scores import Forecast, mean, standard_error
 from .table import Comparison, Entry, tabulate
+from .terms import title
 
 UNITS = "{rows} rows. Log density in nats a row of the predictive distribution; se: standard error."
 PARETO = "Estimated shape parameter"
@@ -23,6 +25,7 @@ CURES = {
     "observed": "Give the observed site one name in all models.",
     "scored": "A density has units of y, and no common scale with a probability.",
     "num_classes": "Fit them to the same classes.",
+    "vocabulary": "Fit them to the same tokens.",
     "event_shape": "Fit them to the same y.",
 }
 """What must be alike of the observed sites -> what to do where it is not."""
@@ -41,7 +44,8 @@ def compare(
     - ``difference``: log density minus that of the best fit, and the standard error of this paired difference in
       ``difference_se``: rows that are hard are hard for all fits, so it is smaller than the errors of the two.
     - ``rmse`` of the predictive mean in units of y and ``coverage`` of the central 90% interval; or ``accuracy`` of the
-      most probable class and ``brier``, the mean over rows of sum_k (p_k - [y = k])^2 (Brier 1950; from 0 to 2).
+      most probable class and ``brier``, the mean over rows of sum_k (p_k - [y = k])^2 (Brier 1950; from 0 to 2); or,
+      where y is a row of tokens, ``bits_per_token``, which of characters is the bits per character.
     - ``calibration_error``: for classes the mean over 10 bins of equal count of |confidence - accuracy| of the most
       probable class (Naeini et al. 2015), for numbers the mean over nine central intervals, of 10% to 90%, of
       |coverage - probability|. Both are biased upwards by about 1 / sqrt(rows in a bin).
@@ -83,7 +87,8 @@ def compare(
     keys = _as_lists(fits)
     x, y = as_rows("x", x), as_rows("y", y)
     held_out = None if training is None else _as_pair(training)
-    predictives = {name: [fit.predict(x) for fit in members] for name, members in keys.items()}
+    with status_is_shown():
+        predictives = {name: [fit.predict(x) for fit in members] for name, members in keys.items()}
     families = check_comparable(predictives)
     entries, notes = {}, list(families)
     for name, members in keys.items():
@@ -128,6 +133,7 @@ class _Site(NamedTuple):
     observed: str
     scored: str
     num_classes: int | None
+    vocabulary: int | None
     event_shape: tuple[int, ...]
     family: str
 
@@ -136,8 +142,7 @@ class _Site(NamedTuple):
         name = predictive.structure.observed
         d: Distribution = unmasked(abstract_trace(predictive.model, predictive.x)[name]["fn"])
         scored = "a probability" if d.support.is_discrete else "a density"
-        family = type(element(d)).__name__.removesuffix("Logits").removesuffix("Probs")
-        return cls(name, scored, predictive.num_classes, d.event_shape, family)
+        return cls(name, scored, predictive.num_classes, predictive.vocabulary, d.event_shape, title(element(d)))
 
 
 def _told(what: str, value: Any) -> str:
@@ -146,6 +151,8 @@ def _told(what: str, value: Any) -> str:
             return f"the observed site {value!r}"
         case "num_classes":
             return f"{'no' if value is None else value} classes"
+        case "vocabulary":
+            return "no tokens" if value is None else f"{value} kinds of tokens"
         case "event_shape":
             return f"a y of shape {value} in each row"
     return f"{value} of y"

@@ -3,11 +3,13 @@
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from html import escape
 from typing import Any
 
 import arviz_base
 import arviz_stats
+import jax
 import numpy as np
 import pandas as pd
 from arviz_stats.base import array_stats  # type: ignore[attr-defined]
@@ -15,7 +17,7 @@ from scipy.special import logsumexp
 from xarray import DataTree
 
 from ..checks import as_rows
-from ..density import count_rows, log_density, take_rows
+from ..density import Rows, count_rows, log_density, take_rows
 from ..methods.method import name_of
 from ..result import Fit
 
@@ -34,6 +36,10 @@ MIN_BFMI = 0.3
 """Share of the energy's variance that the momentum draws must supply (Betancourt 2016)."""
 ODD = 1e-3
 """Nats by which the log density may change where it should not: rounding."""
+GIVEN = (
+    "These chains draw some sites given the others at one point: judged is whether they have converged to that "
+    "conditional posterior, and not what it leaves out of the posterior of all sites."
+)
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -49,7 +55,8 @@ class Diagnosis:
     """The predictions at the probe rows as ArviZ reads them: `arviz.plot_trace_dist`, `arviz.plot_rank` and all others
     work on it."""
     num_modes: float
-    """How many weights give the same predictions as any given ones, as a power of ten; see `diagnose`."""
+    """How many weights give the same predictions as any given ones, at least, as a power of ten; see `diagnose`. 0
+    where the model does not name its hidden units, as lifted modules do not: their symmetries are not known."""
     findings: tuple[str, ...]
     """What did not pass, in words."""
     notes: tuple[str, ...]
@@ -87,22 +94,26 @@ def diagnose(fit: Fit, x: Any, y: Any = None) -> Diagnosis:
     - ESS is the number of independent draws that would estimate as well: in the bulk, and of the 5% and 95% quantiles.
       It should be 100 a chain where each chain is to have seen everything.
 
+    Chains of `Conditional` are judged as what they are, draws of some sites given the others; the notes say so.
+
     Args:
-        fit: a fit of kind "chain".
-        x: n rows, as in the fit; up to 50 of them, evenly spread, are the probes.
+        fit: a fit whose draws are Markov chains.
+        x: n rows, as in the fit; up to 50 of them, evenly spread, are the probes (of rows of tokens as many rows as
+            hold 50 tokens).
         y: n rows; then the pointwise log likelihood is judged as well, and each chain scored by itself.
 
     Raises:
-        ValueError: when the fit is not of kind "chain", or has fewer than 4 draws a chain.
+        ValueError: when the draws of the fit are no Markov chains, or fewer than 4 a chain.
     """
-    _check_chains(fit, "diagnose")
+    given_others = isinstance(fit, Fit) and fit.kind == "approximation" and "lp" in fit.stats
+    if not given_others:
+        _check_chains(fit, "diagnose")
     chains, draws = fit.stats["lp"].shape
     if draws < 4:
         raise ValueError(f"diagnose: expected at least 4 draws a chain; got {draws}.")
     all_rows = as_rows("x", x)
-    num_rows = count_rows(all_rows)
-    rows = np.unique(np.linspace(0, num_rows - 1, min(NUM_PROBES, num_rows)).round().astype(int))
-    means = fit.predict(take_rows(all_rows, rows)).component_means
+    rows, probes = (_spread_over(count_rows(all_rows), count) for count in (NUM_PROBES, _num_probes(fit, all_rows)))
+    means = fit.predict(take_rows(all_rows, probes)).component_means
     means = means.reshape(chains, draws, *means.shape[1:])
     quantities: dict[str, np.ndarray] = {"predictions": means, "log density": fit.stats["lp"]}
     pointwise = None
@@ -114,20 +125,34 @@ def diagnose(fit: Fit, x: Any, y: Any = None) -> Diagnosis:
     table = pd.DataFrame({name: _worst(values, nested=nested) for name, values in quantities.items()}).T
     table = table.astype({"quantities": int})
     names = {"posterior": {"prediction": means}}
-    dims = {"prediction": ["row", "class"][: means.ndim - 2]}
-    tree = arviz_base.from_dict(names, dims=dims, coords={"row": rows})
+    axes = ["row", "class"][: means.ndim - 2] if means.ndim < 5 else ["row", "token", "class"]
+    tree = arviz_base.from_dict(names, dims={"prediction": axes}, coords={"row": probes})
     modes = _equivalent_modes(fit, x, y) if y is not None else _permutations(fit)
+    modes = 0.0 if given_others else modes  # units cannot be exchanged whose other weights are held
     per_chain = _per_chain(fit, pointwise)
     findings = tuple(_findings(fit, table, per_chain, nested=nested))
     notes = [*(findings or ["Predictions agree between the chains, and there are enough draws."])]
     kind = f"nested R-hat, groups of {_group(chains)} chains" if nested else "R-hat"
     notes.append(f"{kind[0].upper()}{kind[1:]}, and ESS, the worst of each: {chains} chains of {draws} draws.")
+    if given_others:
+        notes.append(GIVEN)
     if modes:
         notes.append(
             f"R-hat of the weights misleads: every set of weights has at least 10^{modes:.0f} copies that predict the "
             f"same, by exchange of hidden units and turns of their signs, and chains may sit in different ones."
         )
     return Diagnosis(table, per_chain, tree, modes, findings, tuple(notes))
+
+
+def _num_probes(fit: Fit, x: Rows) -> int:
+    """How many rows are predicted: of rows of tokens as many as hold `NUM_PROBES` tokens, each of them a prediction."""
+    first = fit.predict(take_rows(x, np.arange(1)))
+    return NUM_PROBES if first.vocabulary is None else -(-NUM_PROBES // first.event_shape[0])
+
+
+def _spread_over(num_rows: int, count: int) -> np.ndarray:
+    """So many rows, evenly spread."""
+    return np.unique(np.linspace(0, num_rows - 1, min(count, num_rows)).round().astype(int))
 
 
 def loo(fit: Fit, x: Any, y: Any) -> Any:
@@ -261,8 +286,10 @@ def _equivalent_modes(fit: Fit, x: Any, y: Any) -> float:
     weights = {site: value[0, -1] for site, value in fit.draws.items()}
     x, y = as_rows("x", x), as_rows("y", y)
 
+    compiled = jax.jit(partial(log_density, fit.model))
+
     def density(changed: Mapping[str, Any]) -> float:
-        return float(log_density(fit.model, dict(changed), x, y))
+        return float(compiled(dict(changed), x, y))
 
     here, copies = density(weights), 0.0
     for units, places in _layers(fit):

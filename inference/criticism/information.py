@@ -16,7 +16,7 @@ from ..density import count_rows, in_double
 from ..predictive import Predictive
 from ..result import Fit
 
-HEADINGS = {"bits": "bits", "bits_per_row": "bits a row"}
+HEADINGS = {"bits": "bits", "bits_per_row": "bits a row", "bits_per_token": "bits a token"}
 """Columns of numbers in the printed tables of bits."""
 
 
@@ -110,7 +110,9 @@ class CodeLength:
     base_rate: float | None
     """What the labels cost without x, by an adaptive code. None where y is not one of a finite set."""
     unit: str
-    """What one row of y is coded as, in words: a class, a value, or a density, relative to a cell of size 1."""
+    """What a row, or token, is coded as, in words: a class, a value, or a density, relative to a cell of size 1."""
+    num_tokens: int | None = None
+    """How many tokens, without padding, the rows hold; None where a row is no row of tokens."""
 
     @property
     def total(self) -> float:
@@ -126,9 +128,19 @@ class CodeLength:
 
     @property
     def perplexity(self) -> float:
-        """2^(total / n): as many equally probable classes would cost the same; of a density 1 / its geometric mean."""
+        """2^(total / n): as many equally probable classes would cost the same; of a density 1 / its geometric mean.
+
+        Of rows of tokens it is that of a token, 2^(bits a token).
+        """
         with np.errstate(over="ignore"):
-            return float(np.exp2(self.bits.mean()))
+            return float(np.exp2(self.bits.mean() if self.per_token is None else self.per_token))
+
+    @property
+    def per_token(self) -> float | None:
+        """Bits a token, padding not counted: of characters the bits per character. None where y is no row of tokens."""
+        if self.num_tokens is None:
+            return None
+        return self.total / self.num_tokens if self.num_tokens else math.nan
 
     @property
     def saved(self) -> float | None:
@@ -139,11 +151,13 @@ class CodeLength:
         """One row a code: the predictive distribution, then where they exist the base rate and the uniform code."""
         codes = {"predictive": self.total, "base rate": self.base_rate, "uniform": self.uniform}
         table = pd.DataFrame({"bits": {name: bits for name, bits in codes.items() if bits is not None}})
-        return table.assign(bits_per_row=table["bits"] / len(self.bits))
+        table = table.assign(bits_per_row=table["bits"] / len(self.bits))
+        return table if not self.num_tokens else table.assign(bits_per_token=table["bits"] / self.num_tokens)
 
     def __str__(self) -> str:
+        tokens = "" if self.num_tokens is None else f", {self.num_tokens} tokens"
         notes = [
-            f"{len(self.bits)} rows, each {self.unit}. Standard error of the total over rows: "
+            f"{len(self.bits)} rows{tokens}, each {self.unit}. Standard error of the total over rows: "
             f"{self.standard_error:.1f} bits. Perplexity: {self.perplexity:.4g}."
         ]
         if self.saved is not None:
@@ -160,7 +174,8 @@ def code_length(fit: Fit, x: Any, y: Any) -> CodeLength:
     A code of this length exists (Shannon 1948): `compress` writes it. Beside it, for classes, what they cost who knows
     less: the uniform code, log2 K a row, and an adaptive code that sees the labels one by one and no x, which codes
     label k at place i by ``(count of k so far + 1/2) / (i + K/2)`` (Krichevsky & Trofimov 1981). It needs to know
-    nothing in advance, and its length does not depend on the order of the labels.
+    nothing in advance, and its length does not depend on the order of the labels. Where y is a row of tokens, both are
+    codes of its tokens, and `CodeLength.per_token` is the usual bits per character.
 
     The code of rows that were not in the fit says what the fit is worth to others. That of its own rows does not count
     what the fit itself would cost to tell: `prequential` does, and so does the evidence p(y | x) of a model, where a
@@ -170,7 +185,7 @@ def code_length(fit: Fit, x: Any, y: Any) -> CodeLength:
         fit: a fit, by any method. Of numbers, the bits are those of the density, relative to a cell of size 1 in units
             of y: they may be negative, and only their differences between fits have a meaning.
         x: n rows.
-        y: n rows; of classes labels, (n,).
+        y: n rows; of classes labels, (n,), of tokens (n, T), in which padding costs nothing.
 
     Raises:
         TypeError: when `fit` is not a fit.
@@ -194,14 +209,45 @@ def code_length(fit: Fit, x: Any, y: Any) -> CodeLength:
     if not isinstance(fit, Fit):
         raise TypeError(f"code_length: expected a fit; got {fit!r}.")
     predictive, y = fit.predict(x), as_rows("y", y)
-    num_classes = predictive.num_classes
-    if num_classes is None:
-        unit = "a value" if predictive.structure.support.is_discrete else "a density, relative to a cell of size 1"
-        return CodeLength(row_bits(predictive, y), None, None, unit)
-    y = check_classes("code_length", y)
+    symbols = Symbols.of("code_length", predictive, y)
     bits = row_bits(predictive, y)
-    uniform = len(bits) * math.log2(num_classes)
-    return CodeLength(bits, uniform, adaptive_bits(y, num_classes), f"one of {num_classes} classes")
+    if symbols is None:
+        unit = "a value" if predictive.structure.support.is_discrete else "a density, relative to a cell of size 1"
+        return CodeLength(bits, None, None, unit)
+    num_tokens = None if predictive.vocabulary is None else len(symbols.values)
+    return CodeLength(bits, symbols.uniform, symbols.base_rate, f"one of {symbols.num_classes} classes", num_tokens)
+
+
+@dataclass(frozen=True, eq=False)
+class Symbols:
+    """What rows of y are written in, where that is a finite set: a class a row, or the tokens of a row."""
+
+    num_classes: int
+    values: np.ndarray
+    """All of them, in the order of the rows, without padding."""
+    counts: np.ndarray
+    """How many of them are in each row, (n,)."""
+
+    @classmethod
+    def of(cls, name: str, predictive: Predictive, y: Any) -> "Symbols | None":
+        """The symbols of y, n rows; None where it is not one of a finite set. Soft labels are an error."""
+        if predictive.num_classes is not None:
+            labels = check_classes(name, y)
+            return cls(predictive.num_classes, labels, np.ones(len(labels), int))
+        if predictive.vocabulary is None:
+            return None
+        known = predictive.is_token(y)
+        return cls(predictive.vocabulary, np.asarray(y)[known], known.sum(axis=-1))
+
+    @property
+    def uniform(self) -> float:
+        """Log2 K for each, in bits."""
+        return len(self.values) * math.log2(self.num_classes)
+
+    @property
+    def base_rate(self) -> float:
+        """By the adaptive code, in bits."""
+        return adaptive_bits(self.values, self.num_classes)
 
 
 def row_bits(predictive: Predictive, y: Any) -> np.ndarray:
@@ -228,9 +274,10 @@ def adaptive_bits(labels: np.ndarray, num_classes: int) -> float:
 
 
 def printed_bits(table: pd.DataFrame) -> str:
-    """A table with the columns bits and bits_per_row, as text."""
-    bits, bits_per_row = table["bits"].map("{:.2f}".format), table["bits_per_row"].map("{:.3f}".format)
-    return table.assign(bits=bits, bits_per_row=bits_per_row).rename(columns=HEADINGS).rename_axis(None).to_string()
+    """A table with some of the columns of `HEADINGS`, as text."""
+    forms = {name: "{:.2f}" if name == "bits" else "{:.3f}" for name in HEADINGS if name in table}
+    cells = {name: table[name].map(form.format) for name, form in forms.items()}
+    return table.assign(**cells).rename(columns=HEADINGS).rename_axis(None).to_string()
 
 
 @contextmanager

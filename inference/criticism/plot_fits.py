@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..predictive import Predictive
+from ..predictive import Predictive, count_draws
 from ..result import Fit
 from .compare import check_comparable
 from .plane import labels_of, named_fits, new_axes, num_draws, points_of, reach_of, rows_at
@@ -69,7 +69,7 @@ def _draw_numbers(
     ax: "Axes", at: np.ndarray, predictives: Mapping[str, Predictive], x: np.ndarray, y: np.ndarray, banded: str
 ) -> None:
     for (name, predictive), style in zip(predictives.items(), _styles(), strict=False):
-        mean, several = predictive.mean, len(next(iter(predictive.draws.values()))) > 1
+        mean, several = predictive.mean, count_draws(predictive.draws) > 1
         ax.plot(at, mean, label=f"{name}, mean", linewidth=2.0, zorder=3, **style)
         bands = _quantiles(predictive)
         if name == banded:

@@ -31,6 +31,8 @@ class Forecast:
     """E[y], shaped as y, where there is one."""
     transform: np.ndarray | None = None
     """P(Y <= y), shaped as y, where y is continuous and has a cdf."""
+    num_tokens: np.ndarray | None = None
+    """How many tokens, without padding, (n,), where y is a row of tokens."""
 
     @classmethod
     def of(cls, predictive: Predictive, y: Rows) -> Self:
@@ -41,6 +43,8 @@ class Forecast:
         known: dict[str, Any] = {"log_prob": log_prob, "y": np.asarray(leaves[0])}
         if predictive.is_finite:
             return cls(**known, probs=class_probs(predictive))
+        if predictive.vocabulary is not None:
+            return cls(**known, num_tokens=predictive.is_token(known["y"]).sum(axis=-1))
         try:
             known["mean"] = predictive.mean
             if not predictive.structure.support.is_discrete:  # whose transform is not uniform where the fit is right
@@ -69,6 +73,8 @@ class Forecast:
             return {}
         if self.probs is not None:
             return _class_scores(self.probs, self.y)
+        if self.num_tokens is not None:
+            return {"bits_per_token": -float(self.log_prob.sum(dtype=np.float64) / self.num_tokens.sum()) / math.log(2)}
         if self.mean is None:
             return {}
         scores = {"rmse": math.sqrt(mean((self.mean - self.y) ** 2))}

@@ -15,8 +15,8 @@ from ..density import NumPyroModel, Rows
 from ..methods.method import Method
 from ..predictive import Predictive
 from ..run import fit
-from ..status import Status
-from .information import adaptive_bits, check_classes, printed_bits, row_bits
+from ..status import Status, status_is_shown
+from .information import Symbols, printed_bits, row_bits
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -26,11 +26,11 @@ class Prequential:
     ends: tuple[int, ...]
     """The number of rows up to the end of each block; the last is n."""
     bits: np.ndarray
-    """-log2 p(y_i | x_i, all blocks before), (n,), in the order of the rows; log2 K in the first block."""
+    """-log2 p(y_i | x_i, all blocks before), (n,), in the order of the rows; log2 K a class in the first block."""
     statuses: tuple[Status, ...]
     """Of the fit that coded each block: of as many rows as come before it. One fewer than there are blocks."""
     uniform: float
-    """n log2 K: the code that knows nothing, in bits."""
+    """Log2 K for each class: the code that knows nothing, in bits."""
     base_rate: float
     """What the labels cost without x, by the adaptive code of `code_length`, in bits."""
 
@@ -82,10 +82,10 @@ def prequential(
     prefix lacks a probability near 0, or be sure of what it has seen; what that costs in the next block is counted.
 
     Args:
-        model: a NumPyro model of classes.
+        model: a NumPyro model of classes, or of rows of tokens.
         method: how each prefix is fitted. Each fit compiles, since each has another number of rows.
         x: n rows, those that are to be coded in order.
-        y: labels, (n,).
+        y: labels, (n,), or tokens, (n, T).
         key: a typed JAX key or an integer seed.
         blocks: the number of blocks, each as long as all before it together, or their ends, the last of which is n.
 
@@ -106,15 +106,15 @@ def prequential(
         8 rows: 7.2 bits. The labels alone: 8.4 by an adaptive code, 8.0 by the uniform one.
     """
     structure, rows_x, rows_y = check_problem(model, x, y)
-    num_classes = Predictive(model, structure, {}, rows_x).num_classes
-    if num_classes is None:
+    symbols = Symbols.of("prequential", Predictive(model, structure, {}, rows_x), rows_y)
+    if symbols is None:
         raise ValueError(
             f"prequential: expected y to be a class; it can be {structure.support!r}, for which the first block has "
             f"no uniform code. Fit the first k rows, and take code_length(fit, x[k:], y[k:]) of the others."
         )
-    labels = check_classes("prequential", rows_y)
+    labels = np.asarray(rows_y)
     ends = _ends(blocks, len(labels))
-    bits = [np.full(ends[0], math.log2(num_classes))]
+    bits = [symbols.counts[: ends[0]] * math.log2(symbols.num_classes)]
     statuses = []
     keys = jax.random.split(as_key(key), len(ends))
     for start, end, each in zip(ends, ends[1:], keys, strict=False):
@@ -123,14 +123,15 @@ def prequential(
         except Exception as error:
             error.add_note(f"Raised by the fit of the first {start} rows.")
             raise
-        bits.append(row_bits(found.predict(_slice(rows_x, start, end)), labels[start:end]))
+        with status_is_shown():
+            bits.append(row_bits(found.predict(_slice(rows_x, start, end)), labels[start:end]))
         statuses.append(found.status)
     return Prequential(
         ends,
         np.concatenate(bits),
         tuple(statuses),
-        len(labels) * math.log2(num_classes),
-        adaptive_bits(labels, num_classes),
+        symbols.uniform,
+        symbols.base_rate,
     )
 
 

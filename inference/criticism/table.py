@@ -22,6 +22,7 @@ COLUMNS = {
     "keys_se": ("se of keys", "{:.3f}"),
     "elpd_loo": ("LOO", "{:.3f}"),
     "elpd_loo_se": ("se", "{:.3f}"),
+    "bits_per_token": ("bits a token", "{:.3f}"),
     "rmse": ("RMSE", "{:.4g}"),
     "accuracy": ("accuracy", "{:.1%}"),
     "brier": ("Brier", "{:.4f}"),

@@ -77,6 +77,10 @@ FORMULAS: dict[Any, Formula] = {
         "optax.softmax_cross_entropy",
         lambda d, y: optax.softmax_cross_entropy(d.logits, y),
     ),
+    "softmax cross-entropy, summed over tokens": Formula(
+        "optax.softmax_cross_entropy_with_integer_labels",
+        lambda d, y: optax.softmax_cross_entropy_with_integer_labels(d.logits, y, where=y != d.padding),
+    ),
     dist.Normal: Formula(
         "optax.squared_error",
         lambda d, y: optax.squared_error(y - d.loc) / (2 * d.scale**2) + jnp.log(2 * jnp.pi * d.scale**2) / 2,
@@ -196,7 +200,7 @@ def _loss(d: Any, varying: set[str], event_dim: int) -> str:
             return "absolute error / {0} + n log(2 * {0})".format(_number(d.scale, "scale"))
         case dist.Poisson():
             return "Poisson loss, rate - y log(rate) + log(y!)"
-    return getattr(d, "loss", f"negative log of {_title(d)}")
+    return getattr(d, "loss", f"negative log of {title(d)}")
 
 
 def _penalty(d: Any, site: str, varying: set[str]) -> str:
@@ -211,7 +215,7 @@ def _penalty(d: Any, site: str, varying: set[str]) -> str:
         case dist.Laplace():
             kind, form = "L1", "sum |{}| / {}"
         case _:
-            return f"negative log of {_title(d)}"
+            return f"negative log of {title(d)}"
     if varying:
         centre = " towards a learned centre" * ("loc" in varying)
         return f"{kind}{centre}{' with a learned coefficient' * ('scale' in varying)}"
@@ -290,13 +294,13 @@ def _number(value: Any, otherwise: str) -> str:
     return otherwise if number is None else f"{number:.4g}"
 
 
-def _title(d: Any) -> str:
+def title(d: Any) -> str:
     """The name of a distribution."""
     match d:
         case dist.MixtureSameFamily():
-            return f"mixture of {d.mixture_size} {_title(element(d.component_distribution))}"
+            return f"mixture of {d.mixture_size} {title(element(d.component_distribution))}"
         case dist.MixtureGeneral():
-            return f"mixture of {', '.join(_title(element(part)) for part in d.component_distributions)}"
+            return f"mixture of {', '.join(title(element(part)) for part in d.component_distributions)}"
     return type(d).__name__.removesuffix("Logits").removesuffix("Probs")
 
 
@@ -304,4 +308,4 @@ def _in_words(d: Any, varying: set[str]) -> str:
     """A distribution with the values of those parameters that are one fixed number, and the names of the others."""
     names = [name for name in d.arg_constraints if name in vars(d)]
     words = [name if name in varying else _number(vars(d)[name], name) for name in names]
-    return f"{_title(d)}({', '.join(words)})" if words else _title(d)
+    return f"{title(d)}({', '.join(words)})" if words else title(d)

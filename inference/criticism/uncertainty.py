@@ -10,6 +10,7 @@ import numpyro.distributions as dist
 from jax import Array
 
 from ..density import NumPyroModel, Rows, Weights, observation
+from ..predictive import class_log_probs as of_classes
 from ..predictive import over_rows
 from ..result import Fit
 
@@ -52,7 +53,7 @@ def uncertainty(fit: Fit, x: Any) -> Uncertainty:
 
     Args:
         fit: a fit, by any method.
-        x: n rows. Where a row of y is several numbers the parts are those of each, (n, d).
+        x: n rows. Where a row of y is several numbers, or tokens, the parts are those of each, (n, d).
 
     Raises:
         TypeError: when `fit` is not a fit.
@@ -72,7 +73,7 @@ def uncertainty(fit: Fit, x: Any) -> Uncertainty:
         raise TypeError(f"uncertainty: expected a fit; got {fit!r}.")
     predictive = fit.predict(x)
     site = predictive.structure.observed
-    finite = predictive.is_finite
+    finite = predictive.is_finite or predictive.vocabulary is not None
     per_draw, split = (class_log_probs, _split_entropy) if finite else (_two_moments, _split_variance)
     aleatoric, epistemic = over_rows(per_draw, split, fit.model, site, predictive.draws, predictive.x)
     return Uncertainty(aleatoric, epistemic, "nats" if finite else "squared units of y")
@@ -80,8 +81,7 @@ def uncertainty(fit: Fit, x: Any) -> Uncertainty:
 
 def class_log_probs(model: NumPyroModel, site: str, weights: Weights, x: Rows, y: Rows) -> Array:
     """Log p(y = k | x, w), (n, num_classes)."""
-    d = observation(model, weights, x, site)
-    return d.log_prob(d.enumerate_support(expand=False)).T
+    return of_classes(observation(model, weights, x, site))
 
 
 def _two_moments(model: NumPyroModel, site: str, weights: Weights, x: Rows, y: Rows) -> tuple[Array, Array]:
@@ -106,7 +106,7 @@ def _split_entropy(log_probs: Array, y: Rows, extra: Any) -> tuple[Array, Array]
 
 
 def _expected(probs: Array, values: Array) -> Array:
-    """The mean over draws of sum_k p_k v_k, (n,), in which a class without probability counts nothing."""
+    """The mean over draws of sum_k p_k v_k, (n,), or (n, T), in which a class without probability counts nothing."""
     return jnp.where(probs > 0, probs * values, 0.0).sum(axis=-1).mean(axis=0)
 
 

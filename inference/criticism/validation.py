@@ -16,7 +16,7 @@ from ..methods.method import Method
 from ..predictive import Predictive
 from ..result import Fit
 from ..run import fit
-from ..status import INTERRUPTED, Status
+from ..status import INTERRUPTED, Status, status_is_shown
 from .scores import Forecast, mean
 from .table import Comparison, Entry, tabulate
 
@@ -171,7 +171,8 @@ def _hold_out(
     if any(reason.startswith(INTERRUPTED.partition("{")[0]) for reason in found.status.reasons):
         raise KeyboardInterrupt
     held = np.concatenate([own, spare])
-    forecast = Forecast.of(found.predict(take_rows(x, held)), take_rows(y, held))
+    with status_is_shown():
+        forecast = Forecast.of(found.predict(take_rows(x, held)), take_rows(y, held))
     return found, forecast.rows(slice(len(own)))
 
 
