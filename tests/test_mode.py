@@ -102,8 +102,12 @@ SICK = {
 }
 
 
+EDGE = "a few rows, scales from the network"
+"""Found at the settings that users have; compiled without optimisation, the descent ends elsewhere and is not."""
+
+
 @pytest.mark.parametrize("seed", range(3))
-@pytest.mark.parametrize("name", SICK)
+@pytest.mark.parametrize("name", [pytest.param(name, marks=[pytest.mark.slow] * (name == EDGE)) for name in SICK])
 def test_a_fit_without_a_maximum_has_failed(name: str, seed: int) -> None:
     model, method, rows, evidence = SICK[name]
     found = fit(model, method, *rows(np.random.default_rng(seed)), key=seed, progress=False)

@@ -62,7 +62,7 @@ def fitted(problems: Any) -> Callable[[str, str], Fit]:
 
 @pytest.fixture(scope="module")
 def classes(fitted: Any) -> Fit:
-    return fitted("classes", "MCLMC")
+    return fitted("classes", "NUTS")
 
 
 def check_same(found: Fit, again: Fit, x: Any, y: Any) -> None:
@@ -104,7 +104,7 @@ def test_what_was_read_can_be_asked_like_the_fit(classes: Fit, problems: Any, tm
     assert repr(again.method) == repr(classes.method)
     assert again.to_datatree().attrs == classes.to_datatree().attrs
     pd.testing.assert_frame_equal(diagnose(again, x, y).table, diagnose(classes, x, y).table)
-    with pytest.raises(TypeError, match=r"cannot be run.*Write it again: MCLMC\(num_warmup=20"):
+    with pytest.raises(TypeError, match=r"cannot be run.*Write it again: NUTS\(num_warmup=10"):
         fit(model, again.method, x, y, key=0)
 
 

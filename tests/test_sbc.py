@@ -1,9 +1,9 @@
 """Ranks of the truth among draws are uniform for exact methods, and the same harness finds samplers that are broken."""
 
-import importlib.util
+import runpy
 from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,17 +11,7 @@ import pytest
 SCRIPT = Path(__file__).parents[1] / "benchmarks" / "sbc.py"
 REPLICATES = range(160)
 
-
-def load() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("sbc", SCRIPT)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-sbc = load()
+sbc = SimpleNamespace(**runpy.run_path(str(SCRIPT), run_name="sbc"))
 TESTS = len(sbc.PROBLEMS) * len(sbc.EXACT)
 
 

@@ -1,8 +1,8 @@
 """Draws against posteriors that are known: closed forms, a grid, and the reference draws of posteriordb."""
 
-import importlib.util
+import runpy
 from pathlib import Path
-from types import ModuleType
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,17 +12,7 @@ NUM_KEYS = 4
 MAX_BIAS = 0.1
 """Standard deviations of the posterior, of chains that are not adjusted."""
 
-
-def load() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("truth", SCRIPT)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-truth = load()
+truth = SimpleNamespace(**runpy.run_path(str(SCRIPT), run_name="truth"))
 NAMES = [*truth.CLOSED, *truth.POSTERIORDB]
 
 
