@@ -92,7 +92,7 @@ class MCLMC:
             start.
         warmup_energy_variance: the target while the chains explore. Larger steps find better modes, up to 1 or 3; at 10
             chains have too much to make up for.
-        energy_variance: the target of the draws. With few weights standard deviations are off by 4% to 8% at 0.02, and
+        energy_variance: the target of the draws. With few weights standard deviations are off by 3% to 8% at 0.02, and
             by 2% to 4% at 0.002 (`benchmarks/truth.py`). Directions that the data determine best suffer most: of a
             Gaussian with 100 correlated weights the worst standard deviation was too large by 44% and by 16%.
         cooling: share of the warm-up, at its end, that goes from the one target to the other: the first half of it
