@@ -321,7 +321,7 @@ def _means_by_row(site: dist.Distribution, y: Rows, extra: Any) -> Array:
     return jnp.moveaxis(jax.vmap(lambda d: _by_row(d, d.mean))(site), 0, 1)
 
 
-def class_log_probs(d: dist.Distribution) -> Array:
+def log_prob_of_classes(d: dist.Distribution) -> Array:
     """Log p(y = k | x, w) of a class, (n, num_classes), or of each token of a row, (n, T, num_classes)."""
     if d.event_shape:
         logits = element(d).logits
@@ -330,7 +330,7 @@ def class_log_probs(d: dist.Distribution) -> Array:
 
 
 def _probs(site: dist.Distribution) -> Array:
-    return jax.vmap(lambda d: jnp.exp(class_log_probs(d)))(site)
+    return jax.vmap(lambda d: jnp.exp(log_prob_of_classes(d)))(site)
 
 
 def _probs_by_row(site: dist.Distribution, y: Rows, extra: Any) -> Array:

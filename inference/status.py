@@ -34,6 +34,11 @@ class Status:
         """Every sentence, failures first."""
         return self.failures + self.warnings
 
+    @property
+    def is_interrupted(self) -> bool:
+        """Whether the run was ended by Ctrl-C before it was done."""
+        return any(reason.startswith(INTERRUPTED.partition("{")[0]) for reason in self.reasons)
+
     def __bool__(self) -> bool:
         """True unless the fit failed."""
         return not self.failures

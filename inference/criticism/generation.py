@@ -10,9 +10,10 @@ import numpy as np
 from jax import Array
 
 from ..checks import as_key
-from ..density import NumPyroModel, Rows, Weights, count_rows, observation, take_rows
-from ..predictive import Predictive, class_log_probs, log_likelihood, sizes
+from ..density import NumPyroModel, Weights, count_rows, take_rows
+from ..predictive import Predictive, log_likelihood, sizes
 from ..result import Fit
+from .uncertainty import class_log_probs
 
 LOOKS_AHEAD = 1e-3
 """Nats by which a later token may move the probability of an earlier one: rounding."""
@@ -72,7 +73,7 @@ def generate(fit: Fit, prompt: Any, length: int, *, key: Any, shape: tuple[int, 
     predictive, given = _before(fit, prompt, int(length))
     site, count = fit.structure.observed, math.prod(shape)
     chosen = jax.random.categorical(key_draw, _prompt_log_probs(predictive, given), shape=(count,))
-    _, together = sizes(_log_probs_after, fit.model, site, predictive.draws, predictive.x, None)
+    _, together = sizes(class_log_probs, fit.model, site, predictive.draws, predictive.x, None)
     texts, changed = _continued(
         fit.model,
         site,
@@ -133,11 +134,6 @@ def _prompt_log_probs(predictive: Predictive, given: np.ndarray) -> Array:
     return jnp.asarray(values)
 
 
-def _log_probs_after(model: NumPyroModel, site: str, weights: Weights, x: Rows, y: Rows) -> Array:
-    """Log p(k | the tokens of x up to each place, w), (n, T, K)."""
-    return class_log_probs(observation(model, weights, x, site))
-
-
 @partial(jax.jit, static_argnums=(0, 1, 2))
 def _continued(
     model: NumPyroModel,
@@ -156,13 +152,13 @@ def _continued(
 
         def draw(place: Array, state: tuple[Array, Array]) -> tuple[Array, Array]:
             text, log_probs = state
-            after = _log_probs_after(model, site, weights, text[None, :-1], None)[0, place - 1]
+            after = class_log_probs(model, site, weights, text[None, :-1], None)[0, place - 1]
             token = jax.random.categorical(jax.random.fold_in(key, place), after)
             return text.at[place].set(token.astype(text.dtype)), log_probs.at[place - 1].set(after[token])
 
         text = jnp.append(row, 0)
         text, as_drawn = jax.lax.fori_loop(num_given, len(text), draw, (text, jnp.zeros(len(row))))
-        log_probs = _log_probs_after(model, site, weights, text[None, :-1], None)[0]
+        log_probs = class_log_probs(model, site, weights, text[None, :-1], None)[0]
         as_read = jnp.take_along_axis(log_probs, text[1:, None], axis=-1)[:, 0]
         return text, jnp.where(jnp.arange(len(row)) >= num_given - 1, jnp.abs(as_read - as_drawn), 0.0).max()
 

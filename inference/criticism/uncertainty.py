@@ -10,8 +10,7 @@ import numpyro.distributions as dist
 from jax import Array
 
 from ..density import NumPyroModel, Rows, Weights, observation
-from ..predictive import class_log_probs as of_classes
-from ..predictive import over_rows
+from ..predictive import log_prob_of_classes, over_rows
 from ..result import Fit
 
 
@@ -80,8 +79,8 @@ def uncertainty(fit: Fit, x: Any) -> Uncertainty:
 
 
 def class_log_probs(model: NumPyroModel, site: str, weights: Weights, x: Rows, y: Rows) -> Array:
-    """Log p(y = k | x, w), (n, num_classes)."""
-    return of_classes(observation(model, weights, x, site))
+    """Log p(y = k | x, w), (n, num_classes), or of each token of a row, (n, T, num_classes)."""
+    return log_prob_of_classes(observation(model, weights, x, site))
 
 
 def _two_moments(model: NumPyroModel, site: str, weights: Weights, x: Rows, y: Rows) -> tuple[Array, Array]:

@@ -16,7 +16,7 @@ from ..methods.method import Method
 from ..predictive import Predictive
 from ..result import Fit
 from ..run import fit
-from ..status import INTERRUPTED, Status, status_is_shown
+from ..status import Status, status_is_shown
 from .scores import Forecast, mean
 from .table import Comparison, Entry, tabulate
 
@@ -168,7 +168,7 @@ def _hold_out(
     """Fit without the rows of a fold, and what the fit says of them."""
     fitted, own, spare = rows
     found = fit(model, method, take_rows(x, fitted), take_rows(y, fitted), key=key, progress=False)
-    if any(reason.startswith(INTERRUPTED.partition("{")[0]) for reason in found.status.reasons):
+    if found.status.is_interrupted:
         raise KeyboardInterrupt
     held = np.concatenate([own, spare])
     with status_is_shown():

@@ -11,7 +11,6 @@ import numpy as np
 from jax import Array
 from numpyro.handlers import seed, substitute, trace
 
-from .. import status as says
 from ..checks import check_model
 from ..density import Beside, NumPyroModel, Rows, Structure, Weights, held, is_latent, log_prob
 from ..status import Status
@@ -114,7 +113,7 @@ class Conditional:
         """
         sampled = self._sampled(structure)
         base = self.base.run(model, structure, x, y, key=key, progress=progress)
-        if any(reason.startswith(says.INTERRUPTED.split("{")[0]) for reason in base.status.warnings):
+        if base.status.is_interrupted:
             raise KeyboardInterrupt  # there are no draws to return
         point = {site: jnp.asarray(value[0, 0]) for site, value in base.draws.items()}
         if not all(np.isfinite(value).all() for value in point.values()):
