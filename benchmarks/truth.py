@@ -164,11 +164,12 @@ MANY = {"num_chains": 8, "num_warmup": 10_000, "num_samples": 1000, "thinning": 
 METHODS: dict[str, Any] = {
     "NUTS": NUTS(num_warmup=1000, num_samples=1000, num_chains=4, improper_ok=True),
     "MCLMC, adjusted": MCLMC(**MANY, precondition=True, adjusted=True),
+    "MCLMC, .0002": MCLMC(**MANY, precondition=True),
     "MCLMC, .002": MCLMC(**MANY, precondition=True, energy_variance=0.002),
-    "MCLMC, .02": MCLMC(**MANY, precondition=True),
+    "MCLMC, .02": MCLMC(**MANY, precondition=True, energy_variance=0.02),
     "MCLMC, .2": MCLMC(**MANY, precondition=True, energy_variance=0.2),
 }
-"""With the energy variance a dimension of the draws; .02 is the default."""
+"""With the energy variance a dimension of the draws; .0002 is the default."""
 
 
 class Result(NamedTuple):

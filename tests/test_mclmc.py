@@ -219,7 +219,7 @@ def test_chains_that_cannot_move_are_frozen(x_y: Any) -> None:
 def settled(**changed: Any) -> dict[str, np.ndarray]:
     """Statistics of five chains with nothing to be said of them, and what is changed."""
     lp = np.random.default_rng(0).normal(-50.0, 2.0, size=(5, 400))
-    stats = {"lp": lp, "energy_variance": np.full(lp.shape, 0.02), "diverging": np.zeros(lp.shape, bool)}
+    stats = {"lp": lp, "energy_variance": np.full(lp.shape, 2e-4), "diverging": np.zeros(lp.shape, bool)}
     return stats | {name: change(stats[name].copy()) for name, change in changed.items()}
 
 
@@ -236,7 +236,7 @@ STATUS: dict[str, tuple[dict[str, Any], str, str]] = {
     "different modes": ({"lp": lambda lp: lp + 3.0 * np.arange(5)[:, None]}, "ok", "^ok$"),
     "frozen": ({"lp": with_chain(2, lambda chain: chain * 0 - 50.0)}, "failed", "Chains 2 did not move"),
     "lost": ({"lp": with_chain(3, lambda chain: chain - 100.0)}, "check", "Chains 3 are lost.*99.8 nats"),
-    "hot": ({"energy_variance": lambda values: 10 * values}, "check", r"energy variance.*0\.2 a dimension.*biased"),
+    "hot": ({"energy_variance": lambda values: 10 * values}, "check", r"energy variance.*0\.002 a dimension.*biased"),
     "rejected": (
         {"diverging": with_chain(0, lambda chain: ~chain)},
         "check",

@@ -92,9 +92,9 @@ class MCLMC:
             start.
         warmup_energy_variance: the target while the chains explore. Larger steps find better modes, up to 1 or 3; at 10
             chains have too much to make up for.
-        energy_variance: the target of the draws. With few weights standard deviations are off by 3% to 8% at 0.02, and
-            by 2% to 4% at 0.002 (`benchmarks/truth.py`). Directions that the data determine best suffer most: of a
-            Gaussian with 100 correlated weights the worst standard deviation was too large by 44% and by 16%.
+        energy_variance: the target of the draws. By default standard deviations are off by 1% to 4% with few weights,
+            at 0.02 by 3% to 8% (`benchmarks/truth.py`). Directions that the data determine best suffer most: of a
+            Gaussian with 100 correlated weights the worst standard deviation was too large by 7%, and by 44% at 0.02.
         cooling: share of the warm-up, at its end, that goes from the one target to the other: the first half of it
             geometrically, the second half at the target of the draws.
         momentum_length: L, the distance over which the momentum is forgotten, in units of the posterior's spread
@@ -120,7 +120,7 @@ class MCLMC:
     num_chains: int = 10
     start: MAP | None = WARM_START
     warmup_energy_variance: float = 1.0
-    energy_variance: float = 0.02
+    energy_variance: float = 2e-4
     cooling: float = 0.2
     momentum_length: float = 3.0
     precondition: bool = False
