@@ -37,8 +37,11 @@ class Fit:
 
     @property
     def draws(self) -> Mapping[str, np.ndarray]:
-        """Latent site -> draws, shaped (chain, draw, *shape of the site); (1, 1, ...) for a point."""
-        return self.outcome.draws
+        """Latent site -> draws, shaped (chain, draw, *shape of the site); (1, 1, ...) for a point.
+
+        The sites are in the order in which the model samples them.
+        """
+        return {site: self.outcome.draws[site] for site in self.structure.latents}
 
     @property
     def kind(self) -> Kind:
