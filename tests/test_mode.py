@@ -8,8 +8,11 @@ import numpyro
 import numpyro.distributions as dist
 import pytest
 from scipy.optimize import linprog
+from scipy.stats import norm
 
 from flatprior.inference import MAP, MLE, fit, flat
+from flatprior.inference.checks import check_model
+from flatprior.inference.methods.descent import param, program_of
 from flatprior.models import MLP, Bernoulli, Categorical, Model, Normal, gaussian
 
 Rows = tuple[np.ndarray, np.ndarray]
@@ -191,3 +194,21 @@ def test_predictions_under_a_flat_prior_know_y_from_a_latent_site() -> None:
         same = fit(flat(model), MAP(), x, y, key=0, progress=False).predict(x)
         np.testing.assert_array_equal(same.probs, mle.probs)
         np.testing.assert_array_equal(same.log_prob(y), mle.log_prob(y))
+
+
+def test_after_a_fit_by_batches_a_few_rows_at_a_time_are_looked_at(x64: None) -> None:
+    """300 rows in parts of 128, 128 and 44: the same numbers as of all at once, the loss by its definition."""
+    x, y = noisy_labels(np.random.default_rng(0), 300)
+    structure = check_model(LOGISTIC, x, y)
+    whole, parts = (program_of(MAP(batch_size=size), LOGISTIC, structure, x, y) for size in (None, 32))
+    params = {param("w1"): np.array([[2.0], [1.0]]), param("b1"): np.array([0.5])}
+    eta = x @ [2.0, 1.0] + 0.5
+    log_probs = -np.logaddexp(0.0, np.where(y, -eta, eta))
+    log_prior = norm.logpdf([2.0, 1.0, 0.5]).sum()
+    for program in (whole, parts):
+        each, loss = program.rows_and_loss(params, x, y)
+        np.testing.assert_allclose(each, log_probs, rtol=1e-12)
+        np.testing.assert_allclose(program.row_log_probs(params, x, y), log_probs, rtol=1e-12)
+        np.testing.assert_allclose(loss, -(log_probs.sum() + log_prior) / 300, rtol=1e-12)
+        np.testing.assert_allclose(program.loss(params, x, y), loss, rtol=1e-12)
+        np.testing.assert_allclose(program.logits(params, x, y)[:, 1], eta, rtol=1e-12)

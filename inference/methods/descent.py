@@ -44,6 +44,9 @@ LEARNING_RATE = 1e-2
 """Of the default Adam, annealed to 0 by a cosine; suits inputs and outputs of unit scale."""
 SHUFFLED_ROWS = 2**20
 """Rows that are put in order at a time, a whole number of epochs: sorting many short epochs together is faster."""
+ROWS_TOGETHER = 128
+"""Rows that are evaluated together after a fit by batches, where the batches are no larger. As many as fit in a cache
+take a third of the time of all rows of an image set at once, and all of them might not fit in memory."""
 NUM_CHECKS = 100
 """How often the validation rows are scored during a run that may stop early."""
 PRESSED = 200
@@ -235,12 +238,13 @@ class Program:
         self.shuffle = jax.jit(self._shuffle)
         self.spread = Spread.of(settings.num_restarts)
         self.block = self.spread.jit(self._block)
-        self.loss = jax.jit(self._loss)
+        self.loss = jax.jit(lambda *args: self._rows_and_loss(*args)[1])
+        self.rows_and_loss = jax.jit(self._rows_and_loss)
         self.polish = jax.jit(self._polish)
         self.press_on = jax.jit(self._press_on)
         self.slope = jax.jit(jax.grad(self._loss))
         self.row_log_probs = jax.jit(self._row_log_probs)
-        self.logits = jax.jit(self._logits)
+        self.logits = jax.jit(self._all_logits)
         self.logit_slopes = jax.jit(self._logit_slopes, static_argnums=0)
         self.curvature = jax.jit(self._curvature)
         self.constrain = jax.jit(self._constrain)
@@ -330,11 +334,42 @@ class Program:
 
         return jax.lax.fori_loop(begin, end, step, (state.svi, state.losses))
 
-    def _loss(self, params: Weights, x: Rows, y: Rows, prior_power: Array | None = None) -> Array:
-        """The objective divided by the number of rows, at unconstrained weights."""
+    def _loss(
+        self, params: Weights, x: Rows, y: Rows, prior_power: Array | None = None, num_rows: int | None = None
+    ) -> Array:
+        """The objective divided by the number of rows, at unconstrained weights; of a batch, its estimate."""
         values = self.svi.constrain_fn(params)
         key = jax.random.key(0)  # a Delta guide draws nothing
-        return self.svi.loss.loss(key, values, self.svi.model, self.svi.guide, x, y, count_rows(x), prior_power)
+        num_rows = num_rows or count_rows(x)
+        return self.svi.loss.loss(key, values, self.svi.model, self.svi.guide, x, y, num_rows, prior_power)
+
+    def _by_batches(self, function: Callable[[Rows, Rows], Any], x: Rows, y: Rows) -> Any:
+        """The values of a function at all rows, rows first; where the fit is by batches, from a few rows at a time."""
+        num_rows = count_rows(x)
+        size = max(self.settings.batch_size or num_rows, ROWS_TOGETHER)
+        if size >= num_rows:
+            return function(x, y)
+        some, rest = np.split(np.arange(num_rows), [num_rows - num_rows % size])
+        parts = jax.lax.map(lambda rows: function(take_rows(x, rows), take_rows(y, rows)), some.reshape(-1, size))
+        values = jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), parts)
+        if not rest.size:
+            return values
+        return jax.tree.map(
+            lambda *leaves: jnp.concatenate(leaves), values, function(take_rows(x, rest), take_rows(y, rest))
+        )
+
+    def _rows_and_loss(
+        self, params: Weights, x: Rows, y: Rows, prior_power: Array | None = None
+    ) -> tuple[Array, Array]:
+        """Log p(y_i | x_i, w) of every row, (n,), and the objective divided by the number of rows."""
+        num_rows = count_rows(x)
+
+        def batch(x: Rows, y: Rows) -> tuple[Array, Array]:
+            loss = self._loss(params, x, y, prior_power, num_rows)
+            return self._log_probs(params, x, y), jnp.full(count_rows(x), loss)
+
+        log_probs, losses = self._by_batches(batch, x, y)
+        return log_probs, losses.mean()  # so that a batch has the weight of its rows
 
     def _press_on(self, params: Weights, x: Rows, y: Rows, prior_power: Array | None = None) -> tuple[Weights, Array]:
         """Where `PRESSED` steps of L-BFGS on all rows lead, and the loss there in nats."""
@@ -392,6 +427,12 @@ class Program:
         return self._flat_sites
 
     def _row_log_probs(self, params: Weights, x: Rows, y: Rows) -> Array:
+        return self._by_batches(partial(self._log_probs, params), x, y)
+
+    def _all_logits(self, params: Weights, x: Rows, y: Rows) -> Array | None:
+        return self._by_batches(partial(self._logits, params), x, y)
+
+    def _log_probs(self, params: Weights, x: Rows, y: Rows) -> Array:
         return row_log_probs(self.model, self._constrain(params), x, y, self.observed)
 
     def negative_log_likelihood(self, params: Weights, x: Rows, y: Rows) -> Array:

@@ -51,17 +51,17 @@ def no_maximum(
     num_rows = count_rows(x)
     if not structure.support.is_discrete:
         return []
-    log_probs = np.asarray(program.row_log_probs(params, x, y))
+    log_probs, loss_per_row = jax.device_get(program.rows_and_loss(params, x, y, prior_power))
     if not (log_probs > -math.log(2)).all():
         return []
     saturated = not log_probs.any()  # so far out that every probability is rounded to 1, and no loss falls any more
+    here = float(loss_per_row) * num_rows
     names = [param(site) for site in structure.latents if site in structure.real]
 
     def loss(factor: float, moving: list[str]) -> float:
         there = {name: factor * value if name in moving else value for name, value in params.items()}
         return float(program.loss(there, x, y, prior_power)) * num_rows
 
-    here = loss(1.0, [])
     for i in range(len(names)):
         further, furthest = (loss(factor, names[i:]) for factor in RAY)
         if (further < here or saturated) and furthest <= further:
