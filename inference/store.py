@@ -19,11 +19,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
+from numpyro.infer import init_to_uniform
 
-from .density import NumPyroModel, Rows, Structure
+from .density import NumPyroModel, Rows, Structure, log_density
+from .methods.start import starting_weights
 
 VERSION = 1
 """Of the format of the folder."""
+TOLERANCE = 1e-3
+"""Relative, of the log density by which a model is known again: another machine rounds otherwise."""
+Identity = Mapping[str, str | float]
 
 
 class Store:
@@ -31,13 +36,13 @@ class Store:
 
     Args:
         path: the folder.
-        identity: what makes the run this one, in words: model, method, data, key.
+        identity: what makes the run this one, in words or as a number: model, density, method, data, key.
 
     Raises:
         ValueError: when the folder holds another run, or something else.
     """
 
-    def __init__(self, path: str | os.PathLike[str], identity: Mapping[str, str]) -> None:
+    def __init__(self, path: str | os.PathLike[str], identity: Identity) -> None:
         self.path = Path(path)
         self.path.mkdir(parents=True, exist_ok=True)
         self.done = self.kept = 0
@@ -51,7 +56,7 @@ class Store:
         else:
             self._identity = dict(identity)
 
-    def _open(self, about: Path, identity: Mapping[str, str]) -> None:
+    def _open(self, about: Path, identity: Identity) -> None:
         try:
             found = json.loads(about.read_text())
         except json.JSONDecodeError as error:
@@ -61,7 +66,7 @@ class Store:
                 f"resume: {self.path} has format {found.get('version')}; this release of flatprior reads {VERSION}."
             )
         for name, now in identity.items():
-            if found["identity"].get(name) != now:
+            if not _same(found["identity"].get(name), now):
                 raise ValueError(
                     f"resume: {self.path} holds a run with another {name}: expected {found['identity'].get(name)}; got "
                     f"{now}. Give another folder, or remove this one."
@@ -132,8 +137,12 @@ class Store:
         return int(np.prod(array["shape"])) * np.dtype(array["dtype"]).itemsize
 
 
-def identity(model: NumPyroModel, method: Any, structure: Structure, x: Rows, y: Rows, key: Array) -> dict[str, str]:
-    """What makes a run of chains this one: all but the number of draws, of which there can always be more."""
+def identity(model: NumPyroModel, method: Any, structure: Structure, x: Rows, y: Rows, key: Array) -> Identity:
+    """What makes a run of chains this one: all but the number of draws, of which there can always be more.
+
+    Words do not tell two functions of one name, or two modules of one shape, from each other; their log density at one
+    random place does.
+    """
     name = getattr(model, "__qualname__", None) or repr(model)
     settings = re.sub(r"num_samples=\d+(, )?", "", repr(method))
     return {
@@ -142,7 +151,25 @@ def identity(model: NumPyroModel, method: Any, structure: Structure, x: Rows, y:
         "x": _fingerprint(x),
         "y": _fingerprint(y),
         "key": f"{jax.random.key_impl(key)} {np.asarray(jax.random.key_data(key)).tolist()}",
+        "density": _density(model, structure, x, y),  # last: it depends on the others
     }
+
+
+def _density(model: NumPyroModel, structure: Structure, x: Rows, y: Rows) -> float:
+    """Log p(y, w | x) at weights that are always the same, in nats."""
+
+    @jax.jit
+    def at_random(x: Rows, y: Rows) -> Array:
+        weights = starting_weights(model, structure.latents, jax.random.key(0), x, y, init_to_uniform)
+        return log_density(model, weights, x, y)
+
+    return float(at_random(x, y))
+
+
+def _same(then: Any, now: str | float) -> bool:
+    if isinstance(then, float) and isinstance(now, float):
+        return bool(np.isclose(then, now, rtol=TOLERANCE, equal_nan=True))
+    return bool(then == now)
 
 
 def _without_addresses(words: str) -> str:

@@ -11,13 +11,17 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import equinox
 import jax
+import jax.numpy as jnp
 import numpy as np
+import numpyro
+import numpyro.distributions as dist
 import pytest
 
-from flatprior.inference import MAP, NUTS, Fit, fit
+from flatprior.inference import MAP, MCLMC, NUTS, Fit, fit
 from flatprior.inference.methods import chains, nuts
-from flatprior.models import MLP, Bernoulli, Model, gaussian
+from flatprior.models import MLP, Bernoulli, Lift, Model, gaussian
 
 LOGISTIC = Model(MLP(), Bernoulli(), gaussian(1.0))
 SETTINGS = {"num_warmup": 20, "num_chains": 2, "start": None}
@@ -180,6 +184,35 @@ def test_another_run_is_an_error_and_not_mixed_in(rows: Rows, folder: Path, name
     assert {file.name: file.read_bytes() for file in folder.iterdir()} == before
 
 
+def of_slope(scale: float) -> Callable[..., None]:
+    def model(x: Any, y: Any = None) -> None:
+        w = numpyro.sample("w", dist.Normal(np.zeros(x.shape[1]), scale).to_event(1))
+        with numpyro.plate("row", x.shape[0]):
+            numpyro.sample("y", dist.Bernoulli(logits=x @ w), obs=y)
+
+    return model
+
+
+def lifted(activation: Any) -> Model:
+    module = equinox.nn.MLP(2, 1, 3, 1, activation=activation, key=jax.random.key(0))
+    return Model(Lift(module), Bernoulli(), gaussian(1.0))
+
+
+ALIKE = {
+    "functions of one name": (of_slope(1.0), of_slope(2.0)),
+    "modules of one shape": (lifted(jax.nn.relu), lifted(jnp.sin)),
+}
+
+
+@pytest.mark.parametrize("name", ALIKE)
+def test_models_that_are_alike_in_words_are_told_by_their_density(rows: Rows, tmp_path: Path, name: str) -> None:
+    one, other = ALIKE[name]
+    first = run(rows, 5, tmp_path, model=one)
+    with pytest.raises(ValueError, match="with another density: expected -"):
+        run(rows, 5, tmp_path, model=other)
+    assert_same(run(rows, 5, tmp_path, model=one), first)
+
+
 def test_a_point_has_nothing_to_resume(rows: Rows, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="expected a method of chains"):
         fit(LOGISTIC, MAP(), *rows, key=0, resume=tmp_path)
@@ -188,39 +221,44 @@ def test_a_point_has_nothing_to_resume(rows: Rows, tmp_path: Path) -> None:
 WORKER = """
 import sys
 import numpy as np
-from flatprior.inference import NUTS, fit
+from flatprior.inference import MCLMC, NUTS, fit
 from flatprior.models import MLP, Bernoulli, Model, gaussian
 
 rng = np.random.default_rng(0)
 x = rng.normal(size=(30, 2))
 y = (x[:, 0] + rng.logistic(size=30) > 0).astype(int)
-method = NUTS(num_samples=4000, num_warmup=20, num_chains=2, start=None)
 print("begins", flush=True)
-fit(Model(MLP(), Bernoulli(), gaussian(1.0)), method, x, y, key=0, resume=sys.argv[1], progress=False)
+fit(Model(MLP(), Bernoulli(), gaussian(1.0)), eval(sys.argv[2]), x, y, key=0, resume=sys.argv[1], progress=False)
 """
+KILLED = {
+    "NUTS": NUTS(num_samples=4000, **SETTINGS),
+    "MCLMC": MCLMC(num_samples=20_000, thinning=2, **SETTINGS | {"num_warmup": 500}),
+}
+NUM_KILLS = 20
 
 
 @pytest.mark.slow
-def test_a_process_that_is_killed_loses_nothing_that_was_finished(rows: Rows, tmp_path: Path) -> None:
-    expected = run(rows, 4000)
-    path, pauses, kills = tmp_path / "run", random.Random(0), 0
-    while kills < 20:
-        process = subprocess.Popen([sys.executable, "-c", WORKER, str(path)], stdout=subprocess.PIPE, text=True)
+@pytest.mark.parametrize("name", KILLED)
+def test_a_process_that_is_killed_loses_nothing_that_was_finished(name: str, rows: Rows, tmp_path: Path) -> None:
+    """By SIGKILL at random moments: every other one soon after a block, and so often within the writing of the next."""
+    method = KILLED[name]
+    expected = fit(LOGISTIC, method, *rows, key=0, progress=False)
+    path, pauses = tmp_path / "run", random.Random(0)
+    command = [sys.executable, "-c", WORKER, str(path), repr(method)]
+    for kill in range(NUM_KILLS):
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
         assert process.stdout is not None
         process.stdout.readline()
         started, begun = time.monotonic(), kept(path)
-        while process.poll() is None and kept(path) == begun and time.monotonic() - started < 120:
+        while kill % 2 and process.poll() is None and kept(path) == begun and time.monotonic() - started < 120:
             time.sleep(0.001)
-        time.sleep(pauses.uniform(0, 0.05))  # into the writing of a block, often
+        time.sleep(pauses.uniform(0, 0.05 if kill % 2 else 3.0))
         process.kill()
         process.wait()
         process.stdout.close()
-        kills += 1
         assert kept(path) >= begun
-        if kept(path) >= 4000:
-            break
     jax.clear_caches()
-    assert_same(run(rows, 4000, path), expected)
+    assert_same(fit(LOGISTIC, method, *rows, key=0, resume=path, progress=False), expected)
 
 
 def kept(path: Path) -> int:
