@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
@@ -13,21 +14,26 @@ process that is past its 65,530 dies: a sweep over a hundred models must not kee
 
 
 class Spread(NamedTuple):
-    """An equal number on each of as many devices as that allows."""
+    """As many on each of the devices as on any other, but for the last, which may have fewer."""
 
     mesh: Mesh
-    a_share: NamedSharding
+    place: NamedSharding
     """Of what there is one of for each of them, along the first axis."""
     all: NamedSharding
     """Of what every device has whole."""
+    idle: int
+    """Places of the last device that hold a copy of the last one, for shares of equal length."""
 
     @classmethod
     def of(cls, count: int) -> "Spread":
         """The layout of so many."""
         devices = jax.local_devices()
-        num_devices = max(d for d in range(1, len(devices) + 1) if count % d == 0)
+        share = -(-count // len(devices))
+        num_devices = -(-count // share)
+        idle = share * num_devices - count
         mesh = Mesh(np.array(devices[:num_devices]), ("each",))
-        return cls(mesh, NamedSharding(mesh, PartitionSpec("each")), NamedSharding(mesh, PartitionSpec()))
+        everywhere = NamedSharding(mesh, PartitionSpec())
+        return cls(mesh, everywhere if idle else NamedSharding(mesh, PartitionSpec("each")), everywhere, idle)
 
     def jit(self, block: Callable[..., Any]) -> Callable[..., Any]:
         """Compile ``block(shared out, *others)``: each device runs it on its share of the first argument.
@@ -38,8 +44,17 @@ class Spread(NamedTuple):
             return jax.jit(block)
 
         def spread(shared: Any, *others: Any) -> Any:
-            specs = (self.a_share.spec, *(self.all.spec for _ in others))
-            run = jax.shard_map(block, mesh=self.mesh, in_specs=specs, out_specs=self.a_share.spec, check_vma=False)
-            return run(shared, *others)
+            each, whole = PartitionSpec("each"), PartitionSpec()
+            specs = (each, *(whole for _ in others))
+            run = jax.shard_map(block, mesh=self.mesh, in_specs=specs, out_specs=each, check_vma=False)
+            return self._without_idle(run(self._with_idle(shared), *others))
 
-        return jax.jit(spread)
+        return jax.jit(spread, out_shardings=self.place)
+
+    def _with_idle(self, shared: Any) -> Any:
+        if not self.idle:
+            return shared
+        return jax.tree.map(lambda leaf: jnp.concatenate([leaf, *[leaf[-1:]] * self.idle]), shared)
+
+    def _without_idle(self, shared: Any) -> Any:
+        return jax.tree.map(lambda leaf: leaf[: -self.idle], shared) if self.idle else shared

@@ -12,6 +12,7 @@ import jax
 jax.config.update("jax_num_cpu_devices", int(sys.argv[1]))
 import numpy as np
 from flatprior.inference import MAP, MCLMC, NUTS, Ensemble, fit
+from flatprior.inference.devices import Spread
 from flatprior.models import MLP, Model, Normal
 methods = {
     "chains": MCLMC(num_warmup=30, num_samples=5, thinning=2, num_chains=4),
@@ -20,21 +21,29 @@ methods = {
     "batches": MAP(num_steps=40, num_restarts=2, batch_size=10, polish=False),
     "validated": MAP(num_steps=200, num_restarts=2, validation_fraction=0.2),
     "one on each of three": Ensemble(base=MAP(num_steps=40, polish=False), size=3),
+    "five members": Ensemble(base=MAP(num_steps=40, polish=False), size=5),
+    "five chains": MCLMC(num_warmup=30, num_samples=5, thinning=2, num_chains=5),
 }
 x = np.linspace(-1, 1, 40)[:, None]
 model = Model(MLP((3,), "tanh"), Normal("network"))
+print(*(Spread.of(count).mesh.size for count in range(1, 8)))
 fits = {name: fit(model, method, x, np.sin(3 * x[:, 0]), key=0, progress=False) for name, method in methods.items()}
 np.savez(sys.argv[2], **{name: found.draws["w1"] for name, found in fits.items()})
 """
+
+
+USED = {"1": "1 1 1 1 1 1 1", "2": "1 2 2 2 2 2 2", "3": "1 2 3 2 3 3 3"}
+"""Devices -> how many of them 1 to 7 chains are spread over: four chains are on two of three, where each has two."""
 
 
 @pytest.fixture(scope="module")
 def draws(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, np.ndarray]]:
     """Number of devices -> method -> draws of a weight."""
     folder = tmp_path_factory.mktemp("devices")
-    for devices in ("1", "2", "3"):
-        subprocess.run([sys.executable, "-c", SCRIPT, devices, str(folder / f"{devices}.npz")], check=True)
-    return {devices: dict(np.load(folder / f"{devices}.npz")) for devices in ("1", "2", "3")}
+    for devices, used in USED.items():
+        command = [sys.executable, "-c", SCRIPT, devices, str(folder / f"{devices}.npz")]
+        assert subprocess.run(command, check=True, capture_output=True, text=True).stdout.split() == used.split()
+    return {devices: dict(np.load(folder / f"{devices}.npz")) for devices in USED}
 
 
 @pytest.mark.slow

@@ -176,7 +176,7 @@ class MCLMC:
             store=store,
         )
         program = _program(self, model, structure, x, y, params)
-        chains = jax.device_put(program.start(params, began_cold, key_chains, x, y), program.spread.a_share)
+        chains = jax.device_put(program.start(params, began_cold, key_chains, x, y), program.spread.place)
         x, y = jax.device_put((x, y), program.spread.all)
 
         def advance(chains: Any, begin: int, end: int) -> tuple[Any, Any, int]:

@@ -124,7 +124,7 @@ class NUTS:
         program = _program(self, model, structure, x, y)
         state = program.start(params, key_chains, self.inverse_mass_matrix, x, y)
         # Laid out as a block returns them, so that the first block compiles what all others use.
-        state, (x, y) = jax.device_put(state, program.spread.a_share), jax.device_put((x, y), program.spread.all)
+        state, (x, y) = jax.device_put(state, program.spread.place), jax.device_put((x, y), program.spread.all)
 
         def advance(state: Any, begin: int, end: int) -> tuple[Any, Any, int]:
             return *program.block(state, end - begin, x, y), end - begin
