@@ -5,8 +5,8 @@
 For every parameter the mean and the mean square of the draws are compared with the reference's. z is the difference in
 standard errors, those of the draws and of the reference together; a run passes when no |z| reaches 4. Beside it stands
 the bias: the largest difference of a mean and of a standard deviation, in standard deviations of the posterior, from
-the draws of all keys together. Every key counts; nothing is run again. In float64: two of the posteriors have an
-intercept far from their data.
+the draws of all keys together; of parameters, and of predictions, the linear predictor at 20 rows. Every key counts;
+nothing is run again. In float64: two of the posteriors have an intercept far from their data.
 """
 
 import argparse
@@ -31,6 +31,8 @@ from flatprior.inference import MCLMC, NUTS, fit
 FOLDER = Path(os.environ.get("FLATPRIOR_DATA", Path(__file__).parents[2] / "shared" / "data")) / "posteriordb"
 BOUND = 4.0
 """Standard errors."""
+NUM_PREDICTIONS = 20
+"""Rows, evenly spread, at which the linear predictor is looked at."""
 
 
 class Posterior(NamedTuple):
@@ -43,10 +45,17 @@ class Posterior(NamedTuple):
     mean_square: np.ndarray
     mcse_mean: np.ndarray
     mcse_mean_square: np.ndarray
+    predictions: tuple[np.ndarray, np.ndarray]
+    """Means and standard deviations of the linear predictor at some rows."""
 
     @property
     def sd(self) -> np.ndarray:
         return np.sqrt(self.mean_square - self.mean**2)
+
+
+def some(x: np.ndarray) -> np.ndarray:
+    """The rows of the predictions."""
+    return np.asarray(x[np.linspace(0, len(x) - 1, NUM_PREDICTIONS).astype(int)])
 
 
 def regression(prior: dist.Distribution, scale: dist.Distribution) -> Callable[..., None]:
@@ -104,14 +113,20 @@ def posteriordb(name: str, folder: Path = FOLDER) -> Posterior:
         data = json.loads(archive.read(archive.namelist()[0]))
     y = np.asarray(data[target], float)
     mean, square = (json.loads((folder / name / f"{moment}.json").read_text()) for moment in ("mean", "mean_squared"))
+    with zipfile.ZipFile(folder / name / "draws.json.zip") as archive:
+        chains = json.loads(archive.read(archive.namelist()[0]))
+    x = design(data)
+    beta = np.stack([np.concatenate([chain[f"beta[{i + 1}]"] for chain in chains]) for i in range(x.shape[1])])
+    eta = some(x) @ beta
     return Posterior(
         model,
-        design(data),
+        x,
         np.log(y) if target == "earn" else y,
         np.asarray(mean["mean_value"]),
         np.asarray(square["mean_squared_value"]),
         np.asarray(mean["mcse_mean"]),
         np.asarray(square["mcse_mean"]),
+        (eta.mean(axis=1), eta.std(axis=1)),
     )
 
 
@@ -127,8 +142,12 @@ def logistic(x: Array, y: Array | None = None) -> None:
         numpyro.sample("y", dist.Bernoulli(logits=x @ beta), obs=y)
 
 
-def exact(model: Callable[..., None], x: np.ndarray, y: np.ndarray, mean: np.ndarray, sd: np.ndarray) -> Posterior:
-    return Posterior(model, x, y, mean, mean**2 + sd**2, np.zeros_like(mean), np.zeros_like(mean))
+def exact(
+    model: Callable[..., None], x: np.ndarray, y: np.ndarray, mean: np.ndarray, covariance: np.ndarray
+) -> Posterior:
+    square, zero = mean**2 + np.diag(covariance), np.zeros_like(mean)
+    sd = np.sqrt(np.einsum("ij,jk,ik->i", some(x), covariance, some(x)))
+    return Posterior(model, x, y, mean, square, zero, zero, (some(x) @ mean, sd))
 
 
 def conjugate(num_weights: int) -> Posterior:
@@ -137,7 +156,7 @@ def conjugate(num_weights: int) -> Posterior:
     x = rng.normal(size=(4 * num_weights, num_weights))
     y = x @ rng.normal(size=num_weights) + 0.5 * rng.normal(size=len(x))
     covariance = np.linalg.inv(x.T @ x / 0.25 + np.eye(num_weights))
-    return exact(linear, x, y, covariance @ x.T @ y / 0.25, np.sqrt(np.diag(covariance)))
+    return exact(linear, x, y, covariance @ x.T @ y / 0.25, covariance)
 
 
 def two_weights() -> Posterior:
@@ -151,7 +170,7 @@ def two_weights() -> Posterior:
     share = np.exp(log_density - log_density.max())
     share /= share.sum()
     mean = share @ grid
-    return exact(logistic, x, y, mean, np.sqrt(share @ (grid - mean) ** 2))
+    return exact(logistic, x, y, mean, (grid - mean).T @ (share[:, None] * (grid - mean)))
 
 
 CLOSED: dict[str, Callable[[], Posterior]] = {
@@ -164,12 +183,13 @@ MANY = {"num_chains": 8, "num_warmup": 10_000, "num_samples": 1000, "thinning": 
 METHODS: dict[str, Any] = {
     "NUTS": NUTS(num_warmup=1000, num_samples=1000, num_chains=4, improper_ok=True),
     "MCLMC, adjusted": MCLMC(**MANY, precondition=True, adjusted=True),
+    "MCLMC()": MCLMC(improper_ok=True),
     "MCLMC, .0002": MCLMC(**MANY, precondition=True),
     "MCLMC, .002": MCLMC(**MANY, precondition=True, energy_variance=0.002),
     "MCLMC, .02": MCLMC(**MANY, precondition=True, energy_variance=0.02),
     "MCLMC, .2": MCLMC(**MANY, precondition=True, energy_variance=0.2),
 }
-"""With the energy variance a dimension of the draws; .0002 is the default."""
+"""MCLMC by the energy variance of its draws, of which .0002 is the default; and with all of its defaults."""
 
 
 class Result(NamedTuple):
@@ -179,6 +199,9 @@ class Result(NamedTuple):
     mean_square: np.ndarray
     z_mean: np.ndarray
     z_mean_square: np.ndarray
+    eta_mean: np.ndarray
+    """At the rows of the predictions."""
+    eta_mean_square: np.ndarray
     status: str
 
     @property
@@ -205,16 +228,28 @@ def run(name: str, method: str, key: int, folder: Path = FOLDER) -> Result:
 
     mean, z_mean = moment(draws, posterior.mean, posterior.mcse_mean)
     square, z_square = moment(draws**2, posterior.mean_square, posterior.mcse_mean_square)
-    return Result(mean, square, z_mean, z_square, str(found.status))
+    eta = sites[0] @ some(posterior.x).T
+    moments = eta.mean(axis=(0, 1)), (eta**2).mean(axis=(0, 1))
+    return Result(mean, square, z_mean, z_square, *moments, str(found.status))
 
 
-def biases(posterior: Posterior, results: list[Result]) -> tuple[float, float]:
-    """The largest bias of a mean, and of a standard deviation, over parameters, in posterior standard deviations."""
-    mean = np.mean([result.mean for result in results], axis=0)
-    # Of each run about its own mean, so that the scatter of the means is not taken for spread.
-    sd = np.sqrt(np.mean([result.mean_square - result.mean**2 for result in results], axis=0))
-    off, wide = (mean - posterior.mean) / posterior.sd, sd / posterior.sd - 1
-    return float(off[np.abs(off).argmax()]), float(wide[np.abs(wide).argmax()])
+def biases(posterior: Posterior, results: list[Result]) -> tuple[float, ...]:
+    """The largest bias of a mean and of a standard deviation, of parameters and of predictions.
+
+    In standard deviations of the posterior.
+    """
+    found = (
+        (posterior.mean, posterior.sd, [(result.mean, result.mean_square) for result in results]),
+        (*posterior.predictions, [(result.eta_mean, result.eta_mean_square) for result in results]),
+    )
+    worst = []
+    for expected, spread, moments in found:
+        mean = np.mean([mean for mean, _ in moments], axis=0)
+        # Of each run about its own mean, so that the scatter of the means is not taken for spread.
+        sd = np.sqrt(np.mean([square - mean**2 for mean, square in moments], axis=0))
+        off, wide = (mean - expected) / spread, sd / spread - 1
+        worst += [float(off[np.abs(off).argmax()]), float(wide[np.abs(wide).argmax()])]
+    return tuple(worst)
 
 
 def measured(
@@ -243,16 +278,17 @@ def main() -> None:
         print(f"There is no {arguments.data}: give posteriordb's folder as --data. Its posteriors are left out.")
         names = [name for name in names if name in CLOSED]
     methods = arguments.methods.split(";") if arguments.methods else list(METHODS)
-    print(f"{'':28}{'':18}{'passed':>8}{'worst |z|':>11}{'bias, mean':>12}{'bias, sd':>10}  status")
+    print(f"{'':46}{'passed':>8}{'worst |z|':>11}{'bias: mean':>12}{'sd':>8}{'predictions: mean':>19}{'sd':>8}  status")
     for name, method, results in measured(names, methods, arguments.keys, arguments.data, arguments.processes):
         passed = sum(result.worst < BOUND for result in results)
-        mean, sd = biases(get(name, arguments.data), results)
+        mean, sd, eta_mean, eta_sd = biases(get(name, arguments.data), results)
         worst = max(result.worst for result in results)
         said = next((result.status for result in results if result.status != "ok"), "ok")
         bad = sum(result.status != "ok" for result in results)
         status = said if said == "ok" else f"{bad} of {len(results)}: {said}"
         print(
-            f"{name:28}{method:18}{passed:>4} of {len(results)}{worst:11.2f}{mean:12.3f}{sd:10.3f}  {status}",
+            f"{name:28}{method:18}{passed:>4} of {len(results)}{worst:11.2f}{mean:12.3f}{sd:8.3f}"
+            f"{eta_mean:19.3f}{eta_sd:8.3f}  {status}",
             flush=True,
         )
 

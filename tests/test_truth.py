@@ -35,5 +35,6 @@ def test_exact_methods_draw_the_posterior(name: str, method: str) -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_the_bias_of_the_default_is_bounded(name: str) -> None:
     need(name)
+    """Of means and standard deviations, of parameters and of predictions."""
     results = [truth.run(name, "MCLMC, .0002", key) for key in range(NUM_KEYS)]
     assert np.abs(truth.biases(truth.get(name), results)).max() < MAX_BIAS
