@@ -90,7 +90,8 @@ class Seconds:
     """What a fit cost, in seconds of wall time."""
 
     compile: float = 0.0
-    """Tracing and compiling; 0 when the same model, method and shapes were fitted before."""
+    """Tracing and compiling; 0 when the same model, method and shapes were fitted before (a model that is a function is
+    traced again, in milliseconds, to see whether it has changed)."""
     run: float = 0.0
     """Everything else."""
 

@@ -1,7 +1,7 @@
 """What is wrong with the data or the model, said before anything is compiled."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any
 
 import jax
@@ -10,21 +10,28 @@ import numpy as np
 from jax.typing import ArrayLike
 from numpyro.distributions import constraints
 
-from .density import (
-    NumPyroModel,
-    Rows,
-    Structure,
-    abstract_trace,
-    count_rows,
-    is_latent,
-    is_masked,
-    is_observation,
-    is_real,
-    signature,
-)
+from .contract import check_model, in_words, structure_of
+from .density import NumPyroModel, Rows, Structure, count_rows
+from .repeated import check_one_density
+
+__all__ = [
+    "Layout",
+    "as_key",
+    "as_rows",
+    "check_finite",
+    "check_labels",
+    "check_like",
+    "check_model",
+    "check_problem",
+    "check_y",
+    "in_words",
+    "structure_of",
+]
 
 SAMPLED_ROWS = 1_000
 """Rows on which the offsets of columns are looked at; a column's mean and spread need no more."""
+ROUNDED = 0.01
+"""Share of the standard deviation of y by which rounding may move it."""
 
 
 @dataclass(frozen=True)
@@ -85,10 +92,17 @@ def as_rows(name: str, value: Any) -> Rows:
         TypeError: when it is missing or holds something else than numbers.
         ValueError: when it has no rows, leaves differ in their rows, or an integer does not fit.
     """
+    return _in_default_precision(name, _as_numbers(name, value))
+
+
+def _as_numbers(name: str, value: Any) -> Rows:
+    """The same in the precision in which they came."""
     if value is None:
         raise TypeError(f"{name} is None. Expected an array, or a pytree of arrays, with n rows first.")
     rows = jax.tree.map(
-        lambda leaf: _as_array(name, leaf), value, is_leaf=lambda leaf: isinstance(leaf, list) or leaf is None
+        lambda leaf: _as_array(name, leaf),
+        value,
+        is_leaf=lambda leaf: isinstance(leaf, list | Iterator) or leaf is None,
     )
     leaves = jax.tree.leaves(rows)
     if not leaves:
@@ -102,18 +116,48 @@ def as_rows(name: str, value: Any) -> Rows:
 
 
 def _as_array(name: str, leaf: Any) -> np.ndarray | jax.Array:
+    if hasattr(leaf, "toarray"):
+        raise TypeError(f"{name}: expected a dense array; got a {type(leaf).__name__}. Use {name}.toarray().")
+    if isinstance(leaf, np.ma.MaskedArray) and np.ma.is_masked(leaf):
+        place = np.argwhere(np.ma.getmaskarray(leaf))
+        raise ValueError(
+            f"{name}{_where(place[0])}: expected a value in every place; got {len(place)} masked ones. Drop or impute "
+            f"them first."
+        )
     array = leaf if isinstance(leaf, jax.Array) else np.asarray(leaf)
     types: Any = getattr(leaf, "dtypes", None)
     columns = dict(types) if hasattr(types, "items") else None  # of a data frame of pandas; a series has one type
     if array.dtype == object and columns and all(getattr(dtype, "kind", "O") in "biuf" for dtype in columns.values()):
         array = leaf.to_numpy(dtype=float)  # numbers and booleans
     if array.dtype.kind not in "biuf" and not jnp.issubdtype(array.dtype, jnp.floating):
-        where = "" if columns is None else f" (columns: {columns})"
-        raise TypeError(f"{name}: expected numbers; got {array.dtype}{where}. Encode text and dates as numbers first.")
+        raise TypeError(_no_numbers(name, leaf, array, columns))
     if array.ndim == 0:
         raise ValueError(f"{name}: expected an array with n rows first; got the single number {array}.")
+    return array
+
+
+def _no_numbers(name: str, leaf: Any, array: np.ndarray | jax.Array, columns: Any) -> str:
+    """What is said of an array of something else."""
+    if array.ndim == 0 and leaf is not None:
+        return f"{name}: expected numbers in an array, a list or a data frame; got {type(leaf).__name__} {leaf!r:.80}."
+    first = next(
+        (place for place, value in np.ndenumerate(array) if not isinstance(value, int | float | np.number)), ()
+    )
+    held = f" ({array[first]!r}{_where(first)})" if first else ""
+    where = "" if columns is None else f" (columns: {columns})"
+    cure = f"; labels become 0, 1, ... by np.unique({name}, return_inverse=True)[1]" if name == "y" else ""
+    return f"{name}: expected numbers; got {array.dtype}{held}{where}. Encode text and dates as numbers first{cure}."
+
+
+def _in_default_precision(name: str, rows: Rows) -> Rows:
+    return jax.tree.map(lambda array: _cast(name, array), rows)
+
+
+def _cast(name: str, array: np.ndarray | jax.Array) -> np.ndarray | jax.Array:
     if array.dtype == bool:
         return array.astype(np.int32)
+    if array.dtype == np.longdouble:  # of which JAX knows nothing
+        array = array.astype(np.float64)
     dtype = jax.dtypes.canonicalize_dtype(array.dtype)
     if dtype != array.dtype and dtype.kind in "iu" and array.size:
         largest = np.iinfo(dtype).max
@@ -121,6 +165,12 @@ def _as_array(name: str, leaf: Any) -> np.ndarray | jax.Array:
             raise ValueError(f"{name}: expected integers up to {largest} ({dtype}); got {array.max()}.")
     with np.errstate(over="ignore"):  # what becomes infinite is found with its row by check_finite
         return array if dtype == array.dtype else array.astype(dtype)
+
+
+def _where(place: Any) -> str:
+    """A place in an array, in words."""
+    row, *rest = map(int, place)
+    return f", row {row}" + (f", column {rest[0]}" if rest else "")
 
 
 def check_finite(name: str, rows: Rows) -> None:
@@ -134,10 +184,8 @@ def check_finite(name: str, rows: Rows) -> None:
                 continue
         bad = np.argwhere(~np.isfinite(array))
         if bad.size:
-            row, *rest = bad[0].tolist()
-            column = f", column {rest[0]}" if rest else ""
             raise ValueError(
-                f"{name}{jax.tree_util.keystr(path)}, row {row}{column}: expected finite numbers; got "
+                f"{name}{jax.tree_util.keystr(path)}{_where(bad[0])}: expected finite numbers; got "
                 f"{array[tuple(bad[0])]} ({len(bad)} such values). Drop or impute them first."
             )
 
@@ -146,24 +194,92 @@ def check_offsets(x: Rows) -> None:
     """Raise where a column's offset drowns its spread.
 
     The rule: fitting an intercept beside a column squares the column's |mean| / sd into the condition number of the
-    problem. From 1 / machine epsilon on (a ratio of about 2,900 in float32) the two cannot be told apart.
+    problem. From 1 / machine epsilon on (a ratio of about 2,900 in float32) the two cannot be told apart. Integers may
+    be indices, most of them the same; theirs is the ratio to the range.
+
+    Args:
+        x: rows as they came: float32 may round all of a column to one number.
     """
     for path, leaf in jax.tree.leaves_with_path(x):
-        array = np.asarray(leaf)
-        if array.dtype.kind in "biu" or len(array) < 2:
+        array, dtype = np.asarray(leaf), _real_type(leaf)
+        if array.dtype == bool or len(array) < 2:
             continue
-        sample = array[:: max(1, len(array) // SAMPLED_ROWS)]
-        sample = sample.reshape(len(sample), -1).astype(np.float64)
-        mean, spread = sample.mean(0), sample.std(0)
-        limit = 1 / np.sqrt(jnp.finfo(array.dtype).eps)
-        drowned = np.flatnonzero((np.ptp(sample, axis=0) > 0) & (np.abs(mean) > limit * spread))
+        sample = _sampled(array)
+        mean, width = sample.mean(0), np.ptp(sample, axis=0)
+        kind, spread = ("sd", sample.std(0)) if array.dtype.kind not in "iu" else ("range", width)
+        limit = 1 / np.sqrt(jnp.finfo(dtype).eps)
+        drowned = np.flatnonzero((width > 0) & (np.abs(mean) > limit * spread))
         if drowned.size:
             column = drowned[0]
             raise ValueError(
-                f"x{jax.tree_util.keystr(path)}, column {column}: expected |mean| < {limit:,.0f} sd in {array.dtype}; "
-                f"got mean {mean[column]:.4g}, sd {spread[column]:.4g}. Its slope and the intercept cannot be told "
+                f"x{jax.tree_util.keystr(path)}, column {column}: expected |mean| < {limit:,.0f} {kind} in {dtype}; "
+                f"got mean {mean[column]:.4g}, {kind} {spread[column]:.4g}. Its slope and the intercept cannot be told "
                 f"apart in this precision. Subtract the mean and divide by the sd first."
             )
+
+
+def check_scales(name: str, rows: Rows) -> None:
+    """Raise where a number is so large, or of x a column so small, that squares of it are no numbers of the fit.
+
+    Args:
+        name: x or y.
+        rows: rows as they came: float32 may round all of a column to 0.
+    """
+    for path, leaf in jax.tree.leaves_with_path(rows):
+        array, dtype = np.asarray(leaf), jnp.promote_types(_real_type(leaf), float)
+        if array.dtype.kind in "biu" or not array.size:
+            continue
+        info = jnp.finfo(dtype)
+        largest, least = float(info.max) ** 0.5, float(info.tiny) ** 0.5
+        cure = "Divide by the standard deviation first."
+        with np.errstate(over="ignore"):
+            is_suspect = not float(np.vdot(array, array)) <= largest**2  # one fast pass; a large sum is no large number
+        if is_suspect and max(array.max(), -array.min()) > largest:
+            place = np.unravel_index(np.abs(array).argmax(), array.shape)
+            raise ValueError(
+                f"{name}{jax.tree_util.keystr(path)}{_where(place)}: expected numbers up to {largest:.2g}, whose "
+                f"squares are finite in {dtype}; got {array[place]:.4g}. {cure}"
+            )
+        highest = np.abs(_sampled(array)).max(0)
+        for column in np.flatnonzero((highest > 0) & (highest < least)) if name == "x" else ():
+            most = float(np.abs(array.reshape(len(array), -1)[:, column]).max())
+            if most < least:
+                raise ValueError(
+                    f"{name}{jax.tree_util.keystr(path)}, column {column}: expected numbers of at least {least:.2g}, "
+                    f"whose squares are not 0 in {dtype}; got {most:.4g} at most. {cure}"
+                )
+
+
+def check_rounding(y: Rows) -> None:
+    """Raise where numbers of y are as good as equal in the precision of the fit.
+
+    Args:
+        y: rows as they came.
+    """
+    for leaf in jax.tree.leaves(y):
+        sample, dtype = _sampled(np.asarray(leaf)), _real_type(leaf)
+        mean, spread = np.abs(sample.mean(0)), sample.std(0)
+        limit = ROUNDED / float(jnp.finfo(dtype).eps)
+        lost = np.flatnonzero((np.ptp(sample, axis=0) > 0) & (mean > limit * spread))
+        if lost.size:
+            column = lost[0]
+            raise ValueError(
+                f"y{f', column {column}' if np.ndim(leaf) > 1 else ''}: expected |mean| < {limit:,.0f} sd in {dtype}; "
+                f"got mean {mean[column]:.4g}, sd {spread[column]:.4g}. Its numbers are rounded to ones that are "
+                f"{mean[column] * float(jnp.finfo(dtype).eps):.2g} apart. Subtract the mean first."
+            )
+
+
+def _sampled(array: np.ndarray) -> np.ndarray:
+    """Some rows, (rows, columns), in float64."""
+    sample = array[:: max(1, len(array) // SAMPLED_ROWS)]
+    return sample.reshape(len(sample), -1).astype(np.float64)
+
+
+def _real_type(leaf: Any) -> Any:
+    """The type that a leaf has where a model computes with it."""
+    is_real = jnp.issubdtype(leaf.dtype, jnp.floating) and leaf.dtype != np.longdouble
+    return jax.dtypes.canonicalize_dtype(leaf.dtype if is_real else float)
 
 
 def check_problem(model: NumPyroModel, x: Any, y: Any) -> tuple[Structure, Rows, Rows]:
@@ -175,96 +291,34 @@ def check_problem(model: NumPyroModel, x: Any, y: Any) -> tuple[Structure, Rows,
     Raises:
         TypeError, ValueError: when data or model are not what they should be.
     """
-    x, y = as_rows("x", x), as_rows("y", y)
+    x_as_given, y_as_given = _as_numbers("x", x), _as_numbers("y", y)
+    x, y = _in_default_precision("x", x_as_given), _in_default_precision("y", y_as_given)
     check_pair(x, y)
     check_finite("x", x)
-    check_offsets(x)
+    check_offsets(x_as_given)
+    check_scales("x", x_as_given)
     structure = check_model(model, x, y)
     check_y(structure, y)
+    check_tokens(structure, y)
+    if not structure.support.is_discrete:
+        check_scales("y", y_as_given)
+        check_rounding(y_as_given)
+    check_one_density(model, structure, x, y)
     return structure, x, y
 
 
 def check_pair(x: Rows, y: Rows) -> None:
     """Raise when x and y differ in their number of rows."""
-    if count_rows(x) != count_rows(y):
-        raise ValueError(
-            f"Expected as many rows in y as in x, {count_rows(x)}; got y of shape "
-            f"{_words(tuple(np.shape(leaf) for leaf in jax.tree.leaves(y)))}."
-        )
-
-
-def check_model(model: NumPyroModel, x: Rows, y: Rows) -> Structure:
-    """Read the structure of a model from an abstract trace, and raise where it cannot be fitted as it is meant."""
-    if not callable(model) or isinstance(model, type):
-        raise TypeError(f"Expected a NumPyro model, a function model(x, y=None); got {model!r}.")
-    try:
-        hash(model)
-    except TypeError as error:
-        raise TypeError(
-            f"Expected a model that can be hashed, as compiled code is kept for it; got {model!r}."
-        ) from error
-    tree, leaves = signature((x, y))
-    return _check_model(model, tree, leaves)
-
-
-@lru_cache(maxsize=256)
-def _check_model(model: NumPyroModel, tree: Any, leaves: tuple[tuple[tuple[int, ...], str], ...]) -> Structure:
-    """What `check_model` does, for rows of these shapes: once."""
-    x, y = jax.tree.unflatten(tree, [jax.ShapeDtypeStruct(shape, dtype) for shape, dtype in leaves])
-    try:
-        sites = abstract_trace(model, x, y)
-    except Exception as error:
-        shapes = {name: jax.tree.map(np.shape, rows) for name, rows in (("x", x), ("y", y))}
-        error.add_note(f"Raised by the model when called as model(x, y) with x {shapes['x']} and y {shapes['y']}.")
-        raise
-    observed = {name: site for name, site in sites.items() if is_observation(site)}
-    latents = {name: site for name, site in sites.items() if is_latent(site)}
-    if len(observed) != 1:
-        found = f"the observed sites {list(observed)}" if observed else "none"
-        raise ValueError(
-            f"Expected a model with one observed site; got {found}, among the sites {list(sites)}. Does the model pass "
-            f"obs=y to numpyro.sample?"
-        )
-    if not latents:
-        raise ValueError(f"Expected a model with latent sites to fit; got only {list(sites)}.")
-    ((name, site),) = observed.items()
-    _check_row_log_prob(name, site, count_rows(x))
-    row_plates = {frame.name for frame in site["cond_indep_stack"]}
-    for latent, found in latents.items():
-        if found["fn"].support.is_discrete:
-            raise ValueError(f"Latent site {latent!r} is discrete ({found['fn'].support}); expected continuous ones.")
-        inside = row_plates & {frame.name for frame in found["cond_indep_stack"]}
-        if inside:
-            raise ValueError(
-                f"Latent site {latent!r} is sampled inside the plate {inside.pop()!r} of the data: a weight a row. "
-                f"Sample it before the plate."
-            )
-    return structure_of(sites, name)
-
-
-def structure_of(sites: dict[str, Any], observed: str) -> Structure:
-    """What a model is made of, by the sites of its abstract trace, with or without y."""
-    latents = {name: site for name, site in sites.items() if is_latent(site) and name != observed}
-    return Structure(
-        observed=observed,
-        support=sites[observed]["fn"].support,
-        sites=tuple((name, np.shape(site["value"])) for name, site in latents.items()),
-        dims=tuple((k, tuple(s["infer"]["event_dims"])) for k, s in latents.items() if "event_dims" in s["infer"]),
-        real=frozenset(name for name, site in latents.items() if is_real(site["fn"].support)),
-        is_flat=any(is_masked(site["fn"]) for site in latents.values()),
-    )
-
-
-def _check_row_log_prob(name: str, site: dict[str, Any], num_rows: int) -> None:
-    """One log probability a row. Broadcasting (n,) against (n, 1) gives (n, n), and nothing else in the way notices."""
-    if site["log_prob_shape"] != (num_rows,):
-        value = np.shape(site["value"])
-        raise ValueError(
-            f"Observed site {name!r}: expected one log probability a row, shape {(num_rows,)}; got "
-            f"{site['log_prob_shape']}, from y of shape {value} and a distribution with batch shape "
-            f"{site['fn'].batch_shape} and event shape {site['fn'].event_shape}. Drop an axis of length 1 (y[:, 0], "
-            f"eta[:, 0]), or make the outputs of a row one event with .to_event(1)."
-        )
+    shapes, num_rows = ([tuple(np.shape(leaf)) for leaf in jax.tree.leaves(rows)] for rows in (x, y)), count_rows(x)
+    of_x, of_y = shapes
+    if count_rows(y) == num_rows:
+        return
+    cure = "Give one of them for each of the other."
+    if len(of_x) == 1 and of_x[0][1:] == of_y[0][:1]:
+        cure = "If x is transposed, use x.T."
+    elif len(of_y) == 1 and of_y[0] == (1, num_rows):
+        cure = "If y is transposed, use y[0]."
+    raise ValueError(f"Expected as many rows in y as in x, {num_rows}; got y of shape {_words(tuple(of_y))}. {cure}")
 
 
 def check_y(structure: Structure, y: Rows) -> None:
@@ -280,29 +334,33 @@ def check_y(structure: Structure, y: Rows) -> None:
     except (jax.errors.JAXTypeError, TypeError):  # bounds that depend on latent sites, or on other data
         return
     if not inside.all():
-        row, *rest = np.argwhere(~inside)[0].tolist()
-        column = f", column {rest[0]}" if rest else ""
+        row, *rest = place = np.argwhere(~inside)[0].tolist()
         labels = np.unique(values).tolist()
         seen = f"; y holds {labels}" if values.ndim == 1 and len(labels) <= 10 else ""
         raise ValueError(
-            f"y, row {row}{column}: expected {in_words(support)}; got {values[row, *rest].tolist()}{seen}. "
-            f"{'Number the classes from 0.' if support.is_discrete else ''}".rstrip()
+            f"y{_where(place)}: expected {in_words(support)}; got {values[row, *rest].tolist()}{seen}. "
+            f"{_cure(support, values)}".rstrip()
         )
 
 
-def in_words(support: constraints.Constraint) -> str:
-    """What a value in the support is, for an error message."""
-    if support is constraints.boolean:
-        return "0 or 1"
-    if hasattr(support, "padding"):
-        return f"a token, from {support.lower_bound} to {support.upper_bound}, or {support.padding} for padding"
-    if isinstance(support, type(constraints.integer_interval(0, 1))):
-        return f"an integer from {support.lower_bound} to {support.upper_bound}"
-    if support is constraints.simplex:
-        return "probabilities that sum to 1"
-    if support is constraints.real:
-        return "a finite number"
-    return "a positive number" if support is constraints.positive else f"a value in {support!r}"
+def _cure(support: Any, values: np.ndarray) -> str:
+    """What is to be done about labels that are not in the support."""
+    if not support.is_discrete or not (support is constraints.boolean or hasattr(support, "upper_bound")):
+        return ""
+    padding = getattr(support, "padding", None)
+    known = values if padding is None else values[values != padding]
+    if known.dtype.kind not in "iu" or not (known == 0).any():
+        return "Number the classes from 0."
+    if known.min() < 0:
+        return "Number the classes from 0." if padding is None else f"Write y = np.where(y < 0, {padding}, y)."
+    return f"There are {known.max() + 1} classes in y: give the observation as many, or mend y."
+
+
+def check_tokens(structure: Structure, y: Rows) -> None:
+    """Raise where rows of tokens hold nothing but padding: any weights fit them."""
+    padding = getattr(getattr(structure.support, "base_constraint", structure.support), "padding", None)
+    if padding is not None and all((np.asarray(leaf) == padding).all() for leaf in jax.tree.leaves(y)):
+        raise ValueError(f"y: expected tokens to fit; got {padding}, which is padding, in every place.")
 
 
 def as_key(key: ArrayLike) -> jax.Array:

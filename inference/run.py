@@ -25,6 +25,9 @@ def fit(
 ) -> Fit:
     """Fit a model to data by a method.
 
+    Chains, ensembles and restarts are spread over all devices. A CPU is one device, until
+    ``jax.config.update("jax_num_cpu_devices", os.cpu_count())``, before anything else of JAX, makes each core one.
+
     Args:
         model: a NumPyro model ``model(x, y=None)``: a `flatprior.models.Model` or any function of NumPyro primitives
             with one observed site, one log probability a row, and continuous latent sites that are shared by all rows.

@@ -58,6 +58,16 @@ def warn_of_failure(status: Status) -> None:
         warnings.warn(FAILED.format(reason=status.reasons[0]), FailedFitWarning, skip_file_prefixes=(library,))
 
 
+class UndefinedPredictionWarning(UserWarning):
+    """A prediction is not a number, though the draws of the weights are."""
+
+
+def warn_of_nan(rows: np.ndarray) -> None:
+    """Warn, at the line of the user, of the rows whose prediction is NaN, of which a mask, (n,), is true."""
+    sentence = UNDEFINED.format(count=rows.sum(), rows=rows.size, first=rows.argmax())
+    warnings.warn(sentence, UndefinedPredictionWarning, skip_file_prefixes=(str(Path(__file__).parent),))
+
+
 @contextmanager
 def status_is_shown() -> Iterator[None]:
     """Within it no failed fit is warned of: its status stands beside what is predicted."""
@@ -72,16 +82,26 @@ def listed(which: np.ndarray) -> str:
 
 
 FAILED = "This fit has failed, and predicts by the weights that it was left with. {reason}"
+UNDEFINED = (
+    "The prediction is NaN in {count} of {rows} rows (row {first} first), though the draws of the weights are finite. "
+    "Look there for values of x that the network does not know, such as tokens beyond its vocabulary, or for something "
+    "that the distribution of y does not have, as Cauchy's has no mean."
+)
 NON_FINITE_LOSS = (
     "The loss is {value} at step {step}; the draws are those of step {kept}. A smaller learning rate is the usual cure."
 )
 NON_FINITE_START = (
-    "The loss is {value} at the starting point, before any step. Look for values of y or priors under which the log "
-    "density is not finite, or give another init_strategy."
+    "The loss is {value} at the starting point, before any step. Look for values of x that the network does not know "
+    "(such as tokens beyond its vocabulary) and for values of y or priors under which the log density is not finite, "
+    "or give another init_strategy."
 )
 NO_MODE = (
     "There is no maximum: all {rows} rows are classified correctly (the classes are separable), and weights {factor:g} "
     "times as large lower the loss from {here:.3g} to {further:.3g}. With a proper prior, as in MAP, there is one."
+)
+SATURATED = (
+    "There is no maximum: all {rows} rows are classified correctly, and the weights are already so large that every "
+    "probability is rounded to 1. With a proper prior, as in MAP, there is one."
 )
 ONE_VALUE = (
     "There is no maximum: y is {value} in all {rows} rows, and weights {factor:g} times as large lower the loss from "
@@ -118,12 +138,19 @@ DIVERGENCES = (
 )
 LOW_ESS = (
     "The log density has an effective sample size of {ess:.0f}, below {limit} (100 a chain): estimates are rough. Give "
-    "more num_samples{cure}."
+    "more num_samples."
 )
-TREE_CAP = ", or raise max_tree_depth={depth}: {percent:.0%} of the trajectories were cut short"
+TREE_CAP = (
+    "{percent:.0%} of the trajectories were cut short by max_tree_depth={depth}: in the directions in which the "
+    "posterior is widest the chains may hardly move. Raise it, or standardise x and y."
+)
 NOT_MIXED = (
     "The chains disagree on the log density: R-hat {rhat:.2f}, above {limit}. Run longer (num_warmup, num_samples), or "
     "compare the chains' predictions."
+)
+TOO_FEW = (
+    "Each chain has {draws} draws, fewer than {least}: whether the chains agree, and how rough estimates are, is not "
+    "known. Give more num_samples."
 )
 FROZEN = "Chains {chains} did not move: all their draws are the same."
 LOST_MEMBERS = (
@@ -163,7 +190,8 @@ REJECTED = (
 )
 UNSETTLED = (
     "The chains have not settled: between the halves of a chain R-hat of the log density is {rhat:.2f} (median over "
-    "chains), above {limit}; it rose by {rise:.3g} nats. Give more num_warmup, or more num_samples and thinning."
+    "chains), above {limit}; its mean changed by {rise:+.3g} nats. Give more num_warmup, or more num_samples and "
+    "thinning."
 )
 FEW_EFFECTIVE = (
     "The log density has {ess:.0f} effective draws within the chains, fewer than {limit} in all: estimates are rough. "

@@ -1,6 +1,7 @@
 """What is wrong with the input is said before anything is compiled; a fit that fails says so in its status."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import jax
@@ -12,9 +13,24 @@ import optax
 import pandas as pd
 import pytest
 from jax import Array
+from scipy.sparse import csr_matrix
 
-from flatprior.inference import MAP, MLE, NUTS, FailedFitWarning, compare, fit, flat, log_density
-from flatprior.models import MLP, Bernoulli, Categorical, Model, Normal, gaussian
+from flatprior.inference import (
+    MAP,
+    MCLMC,
+    MLE,
+    NUTS,
+    Conditional,
+    Ensemble,
+    FailedFitWarning,
+    Laplace,
+    compare,
+    fit,
+    flat,
+    log_density,
+)
+from flatprior.inference.checks import check_problem
+from flatprior.models import MLP, Bernoulli, Categorical, CategoricalSequence, Model, Normal, fan_in, gaussian
 
 X = np.random.default_rng(0).normal(size=(20, 2))
 REAL = X @ [1.0, -1.0] + 0.1
@@ -90,6 +106,110 @@ def summed(x: Array, y: Array | None = None) -> None:
     numpyro.sample("y", dist.Normal(w * x[:, 0], 1.0).to_event(1), obs=y)
 
 
+def ignores_y(x: Array, y: Array | None = None) -> None:
+    """Observes a column of x in the place of y."""
+    w = numpyro.sample("w", dist.Normal(0.0, 1.0))
+    with numpyro.plate("row", x.shape[0]):
+        numpyro.sample("y", dist.Normal(w * x[:, 0], 1.0), obs=x[:, 1])
+
+
+def asks_y_for_its_rows(x: Array, y: Array | None = None) -> None:
+    """Nothing could be predicted: there y is None."""
+    w = numpyro.sample("w", dist.Normal(0.0, 1.0))
+    with numpyro.plate("row", y.shape[0]):
+        numpyro.sample("y", dist.Normal(w * x[:, 0], 1.0), obs=y)
+
+
+def another_site_without_y(x: Array, y: Array | None = None) -> None:
+    w = numpyro.sample("w", dist.Normal(0.0, 1.0))
+    extra = numpyro.sample("extra", dist.Normal(0.0, 1.0)) if y is None else 0.0
+    with numpyro.plate("row", x.shape[0]):
+        numpyro.sample("y", dist.Normal(w * x[:, 0] + extra, 1.0), obs=y)
+
+
+def no_site_without_y(x: Array, y: Array | None = None) -> None:
+    w = numpyro.sample("w", dist.Normal(0.0, 1.0))
+    if y is not None:
+        with numpyro.plate("row", x.shape[0]):
+            numpyro.sample("y", dist.Normal(w * x[:, 0], 1.0), obs=y)
+
+
+def one_distribution_for_all_rows(x: Array, y: Array | None = None) -> None:
+    """With y it is broadcast; a prediction would have no rows."""
+    numpyro.sample("y", dist.Normal(numpyro.sample("w", dist.Normal(0.0, 1.0)), 1.0), obs=y)
+
+
+def a_weight_for_each_row(x: Array, y: Array | None = None) -> None:
+    """As one event, and so in no plate."""
+    z = numpyro.sample("z", dist.Normal(jnp.zeros(x.shape[0]), 1.0).to_event(1))
+    with numpyro.plate("row", x.shape[0]):
+        numpyro.sample("y", dist.Normal(z, 1.0), obs=y)
+
+
+CALLS_SO_FAR: list[int] = []
+
+
+def counts_its_calls(x: Array, y: Array | None = None) -> None:
+    CALLS_SO_FAR.append(1)
+    w = numpyro.sample("w", dist.Normal(0.0, float(len(CALLS_SO_FAR))))
+    with numpyro.plate("row", x.shape[0]):
+        numpyro.sample("y", dist.Normal(w * x[:, 0], 1.0), obs=y)
+
+
+def noise_of_numpy(x: Array, y: Array | None = None) -> None:
+    w = numpyro.sample("w", dist.Normal(0.0, 1.0))
+    with numpyro.plate("row", x.shape[0]):
+        numpyro.sample("y", dist.Normal(w * x[:, 0] + np.random.normal(size=x.shape[0]), 1.0), obs=y)  # noqa: NPY002
+
+
+def takes_another_way_each_time(x: Array, y: Array | None = None) -> None:
+    CALLS_SO_FAR.append(1)
+    w = numpyro.sample("w", dist.Normal(0.0, 1.0))
+    mean = w * x[:, 0] if len(CALLS_SO_FAR) % 2 else w + x[:, 0]
+    with numpyro.plate("row", x.shape[0]):
+        numpyro.sample("y", dist.Normal(mean, 1.0), obs=y)
+
+
+KEPT: list[Any] = []
+
+
+def keeps_a_value(x: Array, y: Array | None = None) -> None:
+    w = numpyro.sample("w", dist.Normal(0.0, 1.0))
+    KEPT.append(w)
+    with numpyro.plate("row", x.shape[0]):
+        numpyro.sample("y", dist.Normal(KEPT[0] * x[:, 0], 1.0), obs=y)
+
+
+def branches(x: Array, y: Array | None = None) -> None:
+    w = numpyro.sample("w", dist.Normal(0.0, 1.0))
+    if w > 0:
+        w = 2 * w
+    with numpyro.plate("row", x.shape[0]):
+        numpyro.sample("y", dist.Normal(w * x[:, 0], 1.0), obs=y)
+
+
+def computes_in_numpy(x: Array, y: Array | None = None) -> None:
+    w = numpyro.sample("w", dist.Normal(0.0, 1.0))
+    with numpyro.plate("row", x.shape[0]):
+        numpyro.sample("y", dist.Normal(np.exp(w) * x[:, 0], 1.0), obs=y)
+
+
+def negative_scale(x: Array, y: Array | None = None) -> None:
+    w = numpyro.sample("w", dist.Normal(0.0, 1.0))
+    with numpyro.plate("row", x.shape[0]):
+        numpyro.sample("y", dist.Normal(w * x[:, 0], -1.0), obs=y)
+
+
+def one_name_twice(x: Array, y: Array | None = None) -> None:
+    w = numpyro.sample("w", dist.Normal(0.0, 1.0)) + numpyro.sample("w", dist.Normal(0.0, 1.0))
+    with numpyro.plate("row", x.shape[0]):
+        numpyro.sample("y", dist.Normal(w * x[:, 0], 1.0), obs=y)
+
+
+def of_x_alone(x: Array) -> None:
+    numpyro.sample("y", dist.Normal(x[:, 0], 1.0))
+
+
 Case = tuple[Callable[[], Any], type[Exception], str]
 DATA: dict[str, Case] = {
     "y (n, 1)": (lambda: fitted(y=REAL[:, None]), ValueError, r"y of shape \(20,\).* got \(20, 1\).*y\[:, 0\]"),
@@ -132,7 +252,7 @@ DATA: dict[str, Case] = {
     "label out of range": (
         lambda: fitted(SOFTMAX, y=put(CLASSES, 5, 3).astype(int)),
         ValueError,
-        r"y, row 5: expected an integer from 0 to 2; got 3; y holds \[0, 1, 2, 3\]. Number the classes from 0",
+        r"y, row 5: expected an integer from 0 to 2; got 3; y holds \[0, 1, 2, 3\]. There are 4 classes in y",
     ),
     "labels from 1": (lambda: fitted(SOFTMAX, y=CLASSES + 1), ValueError, "from 0 to 2; got 3; .* from 0"),
     "labels 1 and 2": (
@@ -177,6 +297,124 @@ DATA: dict[str, Case] = {
         ValueError,
         "x, column 1: expected .* in float32; got mean 1e\\+04, .*Subtract the mean",
     ),
+    "an offset by which all of a column is one number in float32": (
+        lambda: fitted(x=X + [0.0, 1e12]),
+        ValueError,
+        "x, column 1: expected .* in float32; got mean 1e\\+12, sd 0",
+    ),
+    "integers that are as good as equal in float32": (
+        lambda: fitted(x=np.c_[np.arange(20), 2**24 + np.arange(20)]),
+        ValueError,
+        r"x, column 1: expected \|mean\| < 2,896 range in float32; got mean 1\.678e\+07, range 19",
+    ),
+    "an offset in a leaf of x": (
+        lambda: fitted(lambda x, y=None: LINEAR(x["z"], y), x={"z": X + 1e6}),
+        ValueError,
+        r"x\['z'\], column 0: expected",
+    ),
+    "an offset in y": (
+        lambda: fitted(y=REAL + 1e8),
+        ValueError,
+        r"y: expected \|mean\| < 83,886 sd in float32; got mean 1e\+08, .* Subtract the mean",
+    ),
+    "integers of y that are rounded": (
+        lambda: fitted(y=2**24 + np.arange(20)),
+        ValueError,
+        "y: expected .* rounded to ones that are 2 apart",
+    ),
+    "x of scale 1e20": (
+        lambda: fitted(x=X * [1.0, 1e20]),
+        ValueError,
+        r"x, row \d+, column 1: expected numbers up to 1\.8e\+19, whose squares .* Divide by",
+    ),
+    "x of scale 1e-20": (
+        lambda: fitted(x=X * [1.0, 1e-20]),
+        ValueError,
+        r"x, column 1: expected numbers of at least 1\.1e-19, whose squares are not 0 in float32; got",
+    ),
+    "y of scale 1e20": (lambda: fitted(y=REAL * 1e20), ValueError, r"y, row \d+: expected numbers up to 1\.8e\+19"),
+    "x transposed": (
+        lambda: fitted(x=X.T),
+        ValueError,
+        r"as many rows in y as in x, 2; .* If x is transposed, use x\.T",
+    ),
+    "x (1, n)": (lambda: fitted(x=X[:, :1].T), ValueError, r"in x, 1; got y of shape \(20,\)\. If x is transposed"),
+    "y (1, n), with a cure": (lambda: fitted(y=REAL[None]), ValueError, r"If y is transposed, use y\[0\]"),
+    "y (n, 2)": (lambda: fitted(y=np.c_[REAL, REAL]), ValueError, r"y of shape \(20,\).* got \(20, 2\)"),
+    "y a column of a data frame": (
+        lambda: fitted(y=pd.DataFrame({"y": REAL})),
+        ValueError,
+        r"got \(20, 1\)\. Use y\[:, 0\]",
+    ),
+    "x a number": (
+        lambda: fitted(x=1.0),
+        ValueError,
+        "x: expected an array with n rows first; got the single number 1.0",
+    ),
+    "x empty columns": (lambda: fitted(x=X[:, :0], y=REAL[:0]), ValueError, "y has no rows|as many rows"),
+    "masked values": (
+        lambda: fitted(x=np.ma.masked_array(X, mask=[[False, True]] + 19 * [[False, False]])),
+        ValueError,
+        "x, row 0, column 1: expected a value in every place; got 1 masked ones. Drop or impute",
+    ),
+    "masked labels": (
+        lambda: fitted(LOGISTIC, y=np.ma.masked_equal(BINARY, 1)),
+        ValueError,
+        r"y, row \d+: expected a value in every place",
+    ),
+    "a sparse matrix": (
+        lambda: fitted(x=csr_matrix(X)),
+        TypeError,
+        r"x: expected a dense array; got a csr_matrix. Use x.toarray\(\)",
+    ),
+    "the name of a file": (
+        lambda: fitted(x="data.csv"),
+        TypeError,
+        "x: expected numbers in an array.* got str 'data.csv'",
+    ),
+    "a generator": (lambda: fitted(x=(row for row in X)), TypeError, "x: expected numbers in an array.* got generator"),
+    "a set": (
+        lambda: fitted(y=set(REAL)),
+        TypeError,
+        "y: expected numbers in an array, a list or a data frame; got set",
+    ),
+    "categories of pandas": (
+        lambda: fitted(SOFTMAX, y=pd.Series(list("abcab" * 4), dtype="category")),
+        TypeError,
+        r"y: expected numbers; got object \('a', row 0\).* by np\.unique\(y, return_inverse=True\)\[1\]",
+    ),
+    "one text among numbers": (
+        lambda: fitted(x=np.array([[1.0, 2.0], [3.0, "?"]] * 10, object)),
+        TypeError,
+        r"x: expected numbers; got object \('\?', row 1, column 1\)",
+    ),
+    "a missing integer of pandas": (
+        lambda: fitted(y=pd.Series([1, None] * 10, dtype="Int64")),
+        ValueError,
+        "y, row 1: expected finite numbers; got nan",
+    ),
+    "infinity in y": (lambda: fitted(y=put(REAL, 4, np.inf)), ValueError, "y, row 4: expected finite numbers; got inf"),
+    "an integer of x that does not fit": (
+        lambda: fitted(x=np.full((20, 2), 2**40)),
+        ValueError,
+        r"x: expected integers up to 2147483647 \(int32\); got 1099511627776",
+    ),
+    "labels beyond int32": (
+        lambda: fitted(SOFTMAX, y=put(CLASSES, 3, 2**31).astype(np.int64)),
+        ValueError,
+        "y: expected integers up to 2147483647",
+    ),
+    "negative labels": (lambda: fitted(SOFTMAX, y=CLASSES - 1), ValueError, "y, row 0: expected an integer .* got -1"),
+    "soft labels below 0": (
+        lambda: fitted(SOFTMAX, y=np.tile([1.5, -0.5, 0.0], (20, 1))),
+        ValueError,
+        "y, row 0: expected probabilities that sum to 1",
+    ),
+    "soft labels of another number of classes": (
+        lambda: fitted(SOFTMAX, y=np.full((20, 2), 0.5)),
+        ValueError,
+        r"y of shape \(20,\).*or, for soft labels, \(20, 3\); got \(20, 2\)",
+    ),
 }
 
 MISTAKES: dict[str, Case] = {
@@ -208,6 +446,98 @@ MISTAKES: dict[str, Case] = {
     "no model": (lambda: fitted("model"), TypeError, r"a function model\(x, y=None\); got 'model'"),
     "a class as model": (lambda: fitted(Model), TypeError, r"Expected a NumPyro model"),
     "a network as model": (lambda: fitted(MLP()), TypeError, "Raised by the model when called as"),
+    "y ignored": (lambda: fitted(ignores_y), ValueError, "Observed site 'y': expected its value to come from y"),
+    "rows counted by y": (
+        lambda: fitted(asks_y_for_its_rows),
+        ValueError,
+        r"runs without y, .* raised AttributeError: .*, in line \d+ of test_bad_input.py: .* such as x\.shape\[0\]",
+    ),
+    "another site without y": (
+        lambda: fitted(another_site_without_y),
+        ValueError,
+        r"it has the sites \['extra'\] as well",
+    ),
+    "no site without y": (lambda: fitted(no_site_without_y), ValueError, "without y it has no site 'y'"),
+    "one distribution for all rows": (
+        lambda: fitted(one_distribution_for_all_rows),
+        ValueError,
+        r"'y': expected a distribution for each row of x, batch shape \(21,\) without y; got \(\)",
+    ),
+    "a weight for each row": (
+        lambda: fitted(a_weight_for_each_row),
+        ValueError,
+        r"Latent site 'z' has shape \(20,\) for 20 rows and \(21,\) for 21: a weight a row",
+    ),
+    "a counter": (
+        lambda: fitted(counts_its_calls),
+        ValueError,
+        r"called twice .* log probability of 'w' is computed with \d+\.0 at one call and with \d+\.0 at the other",
+    ),
+    "random numbers of NumPy": (
+        lambda: fitted(noise_of_numpy),
+        ValueError,
+        "the log probability of 'y' is computed with .*by numpyro.sample",
+    ),
+    "another way each time": (
+        lambda: fitted(takes_another_way_each_time),
+        ValueError,
+        "the log probability of 'y' is computed by other operations",
+    ),
+    "a value of an earlier call": (
+        lambda: fitted(keeps_a_value),
+        TypeError,
+        "keeps no values from call to call, .* it uses one of another call",
+    ),
+    "a branch on a weight": (
+        lambda: fitted(branches),
+        TypeError,
+        r"as a Python value, in line \d+ of test_bad_input.py: `if w > 0:` \(TracerBool.*jnp\.where",
+    ),
+    "NumPy on a weight": (
+        lambda: fitted(computes_in_numpy),
+        TypeError,
+        r"as a Python value, in line \d+ .*np\.exp\(w\).*for np\.exp jnp\.exp",
+    ),
+    "a negative scale": (
+        lambda: fitted(negative_scale),
+        ValueError,
+        r"Expected a positive number as the parameter 'scale' of the distribution Normal, in line \d+ of test_bad",
+    ),
+    "one name twice": (lambda: fitted(one_name_twice), ValueError, "a name of its own; got 'w' twice, in line .*scope"),
+    "a model of x alone": (
+        lambda: fitted(of_x_alone),
+        TypeError,
+        r"model\(x, y=None\); got of_x_alone\(x: .*\) -> None: too many positional arguments",
+    ),
+}
+PARTS: dict[str, Case] = {
+    "a scale of 0": (lambda: Normal(scale=0.0), ValueError, r"Normal: expected a positive number, .* got 0\.0"),
+    "a scale below 0": (lambda: Normal(scale=-1.0), ValueError, r"Normal: expected a positive number, .* got -1\.0"),
+    "a scale that is no number": (
+        lambda: Normal(scale=np.nan),
+        ValueError,
+        "Normal: expected a positive number, .* nan",
+    ),
+    "a scale of another name": (lambda: Normal(scale="net"), ValueError, "or 'network' as scale; got 'net'"),
+    "a prior of the scale on the whole line": (
+        lambda: Normal(scale=dist.Normal(0.0, 1.0)),
+        ValueError,
+        r"over positive numbers, such as HalfNormal\(1\.0\); got Normal of shape \(\) on Real",
+    ),
+    "one class": (lambda: Categorical(1), ValueError, "Categorical: expected at least 2 classes; got 1"),
+    "classes as a float": (lambda: Categorical(3.0), ValueError, r"Categorical: expected at least 2 classes; got 3\.0"),
+    "padding that is a token": (lambda: CategoricalSequence(4, padding=2), ValueError, "a padding that is none of"),
+    "a prior of scale 0": (lambda: gaussian(0.0), ValueError, r"gaussian: expected a positive finite scale; got 0\.0"),
+    "a fan-in prior of scale 0": (
+        lambda: fan_in(0.0),
+        ValueError,
+        r"fan_in: expected a positive finite scale; got 0\.0",
+    ),
+    "a width of 0": (lambda: MLP((0,)), ValueError, r"MLP: expected positive integers as widths; got \(0,\)"),
+    "a width that is no sequence": (lambda: MLP(16), ValueError, "MLP: expected a sequence of widths"),
+    "an activation that is none": (lambda: MLP((3,), "sillu"), ValueError, "or one of relu, .* got 'sillu'"),
+    "a prior that is none": (lambda: Model(MLP(), Normal(), "wide"), TypeError, "Expected a prior: .* got 'wide'"),
+    "an observation that is none": (lambda: Model(MLP(), MLP()), TypeError, r"an observation such as Bernoulli\(\)"),
 }
 
 CALLS: dict[str, Case] = {
@@ -261,6 +591,55 @@ CALLS: dict[str, Case] = {
     "no draws": (lambda: NUTS(num_samples=0), ValueError, "at least 1 as num_samples; got 0"),
     "no chains": (lambda: NUTS(num_chains=0), ValueError, "at least 1 as num_chains; got 0"),
     "acceptance of 1": (lambda: NUTS(target_accept_prob=1.0), ValueError, "0 < target_accept_prob < 1; got 1.0"),
+    "trees of depth 0": (
+        lambda: NUTS(max_tree_depth=0),
+        ValueError,
+        "NUTS: expected a positive integer as max_tree_depth",
+    ),
+    "chains that start from MLE": (
+        lambda: fitted(method=NUTS(start=MLE())),
+        ValueError,
+        r"Expected MAP\(\.\.\.\) as start, the density that is sampled, or None; got MLE",
+    ),
+    "chains that start from text": (
+        lambda: fitted(method=MCLMC(start="x")),
+        ValueError,
+        r"MAP\(\.\.\.\) as start.* got 'x'",
+    ),
+    "an ensemble of chains": (lambda: Ensemble(base=NUTS()), ValueError, r"Ensemble: expected MAP\(\.\.\.\) or MLE"),
+    "a Gaussian around chains": (lambda: Laplace(base=NUTS()), ValueError, r"Laplace: expected MAP\(\.\.\.\) as base"),
+    "a condition on chains": (
+        lambda: Conditional(base=NUTS(), sites=("w1",)),
+        ValueError,
+        r"Conditional: expected MAP\(\.\.\.\) or MLE\(\.\.\.\) as base",
+    ),
+    "sites that are not there": (
+        lambda: fitted(method=Conditional(sites=("w9",))),
+        ValueError,
+        r"Conditional: the patterns \['w9'\] match no site; the sites are \['w1', 'b1'\]",
+    ),
+}
+UNKNOWN = (MLE, MAP, Ensemble, Laplace, NUTS, MCLMC, Conditional)
+CALLS |= {
+    f"an unknown setting of {method.__name__}": (lambda method=method: method(draws=3), TypeError, "'draws'")
+    for method in UNKNOWN
+}
+COUNTS = {
+    MLE: "num_steps",
+    MAP: "num_restarts",
+    Ensemble: "size",
+    Laplace: "num_samples",
+    NUTS: "num_samples",
+    MCLMC: "num_samples",
+}
+CALLS |= {
+    f"{value!r} as {name} of {method.__name__}": (
+        lambda method=method, name=name, value=value: method(**{name: value}),
+        ValueError,
+        f"{method.__name__}: expected a.* integer.* as {name}; got {value!r}",
+    )
+    for method, name in COUNTS.items()
+    for value in (10.0, "10", None, True)
 }
 
 
@@ -286,6 +665,21 @@ PREDICTIONS: dict[str, tuple[Callable[[Any], Any], type[Exception], str]] = {
     ),
     "NaN": (lambda found: found.predict(put(X, (1, 1), np.nan)), ValueError, "x, row 1, column 1: expected finite"),
     "None": (lambda found: found.predict(None), TypeError, "x is None"),
+    "too many columns": (lambda found: found.predict(np.c_[X, X]), ValueError, r"rows shaped \(2,\), .* got \(4,\)"),
+    "transposed": (lambda found: found.predict(X.T), ValueError, r"rows shaped \(2,\), as in the fit; got \(20,\)"),
+    "other columns": (
+        lambda found: found.predict(pd.DataFrame(X, columns=["a", "c"])),
+        ValueError,
+        r"the columns \['a', 'b'\], in this order; got \['a', 'c'\]",
+    ),
+    "text": (lambda found: found.predict(np.full((3, 2), "a")), TypeError, "x: expected numbers; got <U1"),
+    "masked values": (
+        lambda found: found.predict(np.ma.masked_array(X, mask=True)),
+        ValueError,
+        "x, row 0, column 0: expected a value in every place; got 40 masked ones",
+    ),
+    "a quantile of 1": (lambda found: found.predict(X).quantile(1.0), ValueError, "between 0 and 1; got 1.0"),
+    "probabilities of numbers": (lambda found: found.predict(X).probs, NotImplementedError, "probs: y can be"),
     "no rows": (lambda found: found.predict(X[:0]), ValueError, "x has no rows"),
     "y of another length": (
         lambda found: found.predict(X).log_prob(REAL[:3]),
@@ -310,9 +704,12 @@ PREDICTIONS: dict[str, tuple[Callable[[Any], Any], type[Exception], str]] = {
 }
 
 
-@pytest.mark.parametrize("name", [*DATA, *MISTAKES, *CALLS])
+CASES = {**DATA, **MISTAKES, **PARTS, **CALLS}
+
+
+@pytest.mark.parametrize("name", CASES)
 def test_what_cannot_be_fitted_raises(name: str) -> None:
-    call, exception, match = {**DATA, **MISTAKES, **CALLS}[name]
+    call, exception, match = CASES[name]
     with pytest.raises(exception, match=match):
         call()
 
@@ -324,18 +721,134 @@ def test_what_cannot_be_predicted_raises(linear: Any, name: str) -> None:
         call(linear)
 
 
-def test_misuse_is_told_before_anything_is_compiled() -> None:
+@contextmanager
+def nothing_is_compiled() -> Iterator[None]:
     events: list[str] = []
     listener = lambda event, duration, **_: events.append(event)  # noqa: E731
     jax.monitoring.register_event_duration_secs_listener(listener)
     try:
-        for name in ("y (n, 1) by hand", "NaN in x", "labels from 1", "an offset that drowns a column"):
-            call, exception, match = DATA[name]
-            with pytest.raises(exception, match=match):
-                call()
+        yield
     finally:
         jax.monitoring.unregister_event_duration_listener(listener)
     assert events.count("/jax/core/compile/backend_compile_duration") == 0
+
+
+EVALUATED = {"another way each time"}
+"""Other operations may come to the same numbers, and to tell they must be evaluated."""
+
+
+@pytest.mark.parametrize("name", [name for name in (*DATA, *MISTAKES) if name not in EVALUATED])
+def test_misuse_is_told_before_anything_is_compiled(name: str) -> None:
+    call, exception, match = CASES[name]
+    with nothing_is_compiled(), pytest.raises(exception, match=match):
+        call()
+
+
+METHODS = {
+    "MLE": MLE(),
+    "MAP": MAP(),
+    "Ensemble": Ensemble(),
+    "Laplace": Laplace(),
+    "NUTS": NUTS(),
+    "MCLMC": MCLMC(),
+    "Conditional": Conditional(sites=("w1",)),
+}
+WORST: dict[str, tuple[Any, Any, Any, str]] = {
+    "y (n, 1)": (LINEAR, X, REAL[:, None], r"Expected y of shape \(20,\).* Use y\[:, 0\]"),
+    "y (n, 1) by hand": (vector, X, REAL[:, None], r"one log probability a row, shape \(20,\); got \(20, 20\)"),
+    "NaN in x": (LINEAR, put(X, (7, 1), np.nan), REAL, "x, row 7, column 1: expected finite numbers"),
+    "label out of range": (SOFTMAX, X, put(CLASSES, 5, 3).astype(int), "y, row 5: expected an integer from 0 to 2"),
+    "mismatched rows": (LINEAR, X, REAL[:-1], "Expected as many rows in y as in x, 20"),
+    "no observed site": (forgets_obs, X, REAL, "one observed site; got none"),
+    "Python state": (noise_of_numpy, X, REAL, "one density; called twice"),
+}
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("name", WORST)
+def test_every_method_says_the_same_before_anything_is_compiled(name: str, method: str) -> None:
+    model, x, y, match = WORST[name]
+    with nothing_is_compiled(), pytest.raises(ValueError, match=match):
+        fit(model, METHODS[method], x, y, key=0, progress=False)
+
+
+def test_a_model_that_changes_after_its_first_fit_is_refused() -> None:
+    """What was compiled has the old value; the same function again has the new one."""
+    width = 1.0
+
+    def define() -> Callable[..., None]:
+        def model(x: Array, y: Array | None = None) -> None:
+            w = numpyro.sample("w", dist.Normal(0.0, width))
+            with numpyro.plate("row", x.shape[0]):
+                numpyro.sample("y", dist.Normal(w * x[:, 0], 1.0), obs=y)
+
+        return model
+
+    model = define()
+    first = fitted(model).draws["w"].item()
+    np.testing.assert_array_equal(fitted(model).draws["w"], first)
+    width = 0.01
+    with pytest.raises(
+        ValueError, match=r"first fit; the log probability of 'w' is .* with 1\.0 at one call and with 0\.01"
+    ):
+        fitted(model)
+    assert abs(fitted(define(), method=MAP(num_steps=200)).draws["w"].item()) < 0.1 * abs(first)
+
+
+def test_a_distribution_that_keeps_what_it_has_computed_is_no_change() -> None:
+    """The operations are others then, and come to the same numbers."""
+    weights = dist.Categorical(probs=jnp.array([0.3, 0.7]))
+    prior = dist.MixtureSameFamily(weights, dist.Normal(jnp.array([-1.0, 1.0]), 0.5))
+    model = Model(MLP(), Normal(1.0), prior)
+    before = fitted(model).draws["w1"]
+    assert weights.logits.shape == (2,)  # computed here, and kept
+    for _ in range(2):
+        np.testing.assert_array_equal(fitted(model).draws["w1"], before)
+
+
+CONSTANTS = np.arange(20.0)
+
+
+def with_arrays_of_its_own(x: Array, y: Array | None = None) -> None:
+    """For each row of the fit a constant: fewer rows could not be predicted, but these can."""
+    w = numpyro.sample("w", dist.Normal(0.0, 1.0))
+    with numpyro.plate("row", x.shape[0]):
+        numpyro.sample("y", dist.Normal(w * x[:, 0] + CONSTANTS, 1.0), obs=y)
+
+
+def y_must_be_given(x: Array, y: Array | None) -> None:
+    LINEAR(x, y)
+
+
+TAKEN: dict[str, tuple[Any, Any, Any]] = {
+    "one row": (LINEAR, X[:1], REAL[:1]),
+    "one row of classes": (LOGISTIC, X[:1], BINARY[:1]),
+    "booleans": (LOGISTIC, X > 0, BINARY.astype(bool)),
+    "unsigned labels": (SOFTMAX, X, CLASSES.astype(np.uint64)),
+    "a class that is missing": (SOFTMAX, X, np.minimum(CLASSES, 1)),
+    "one class": (SOFTMAX, X, np.zeros(20, int)),
+    "integers as numbers": (LINEAR, X, CLASSES),
+    "a constant column": (LINEAR, np.c_[X, np.ones(20)], REAL),
+    "a column of zeros": (LINEAR, np.c_[X, np.zeros(20)], REAL),
+    "a column twice": (LINEAR, np.c_[X, X[:, 0]], REAL),
+    "a constant of 1e8": (LINEAR, np.c_[X, np.full(20, 1e8)], REAL),
+    "y of offset 1e4": (LINEAR, X, REAL + 1e4),
+    "scales from 1e-10 to 1e10": (LINEAR, X * [1e-10, 1e10], REAL),
+    "half precision": (LINEAR, X.astype(np.float16), REAL),
+    "long double": (LINEAR, X.astype(np.longdouble), REAL.astype(np.longdouble)),
+    "a masked array with nothing masked": (LINEAR, np.ma.masked_invalid(X), np.ma.masked_invalid(REAL)),
+    "large integers far apart": (LINEAR, np.c_[np.arange(20), 10**8 * np.arange(20)], REAL),
+    "codes of a category": (SOFTMAX, X, pd.Series(list("abcab" * 4), dtype="category").cat.codes),
+    "arrays of its own": (with_arrays_of_its_own, X, REAL),
+    "a model without a default for y": (y_must_be_given, X, REAL),
+}
+
+
+@pytest.mark.parametrize("name", TAKEN)
+def test_what_is_unusual_but_clear_is_taken(name: str) -> None:
+    structure, x, y = check_problem(*TAKEN[name])
+    assert structure.observed == "y"
+    assert len(x) == len(y) == len(TAKEN[name][1])
 
 
 def test_optimisers_without_decay_are_taken() -> None:

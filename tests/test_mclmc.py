@@ -242,8 +242,9 @@ STATUS: dict[str, tuple[dict[str, Any], str, str]] = {
         "check",
         "About 0.6% of the steps were rejected",
     ),
-    "rising": ({"lp": lambda lp: lp + np.linspace(0, 20, 400)}, "check", "have not settled.*rose by 10.1 nats"),
+    "rising": ({"lp": lambda lp: lp + np.linspace(0, 20, 400)}, "check", "have not settled.*changed by \\+10.1 nats"),
     "slow": ({"lp": lambda lp: np.repeat(lp[:, :20], 20, axis=1)}, "check", "effective draws within the chains"),
+    "few draws": ({name: lambda values: values[:, :7] for name in settled()}, "check", "has 7 draws, fewer than 8"),
     "interrupted": ({name: lambda values: values[:, :200] for name in settled()}, "check", "after 200 of 400 draws"),
 }
 

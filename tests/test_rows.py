@@ -123,6 +123,28 @@ def test_no_y_is_broadcast(name: str, data: st.DataObject) -> None:
     assert site["log_prob_shape"] == (len(x),)
 
 
+COLUMNS = st.one_of(
+    arrays.arrays(np.float64, (3, 2), elements=st.floats(width=64, allow_nan=False)),
+    arrays.arrays(np.float64, (3, 2), elements=st.sampled_from([1e8, 1e8 + 1, 1e16, 1e-30, 2e-30, 1e-300, 0.0, 1.0])),
+    arrays.arrays(np.int64, (3, 2), elements=st.integers(2**24 - 2, 2**24 + 40)),
+    arrays.arrays(np.int64, (3, 2), elements=st.integers(-(2**31), 2**31 - 1)),
+)
+
+
+@settings(deadline=None, max_examples=200, database=None)
+@given(COLUMNS)
+@example(np.array([[0.0, 1e12], [1.0, 1e12 + 1], [2.0, 1e12 + 2]]))
+def test_no_column_becomes_a_constant_in_silence(x: np.ndarray) -> None:
+    """In the float32 in which a network computes, a column whose rows differ still has rows that differ."""
+    try:
+        _, rows, _ = check_problem(MODELS["Normal"], x, np.zeros(3))
+    except (TypeError, ValueError):
+        return
+    with np.errstate(over="ignore"):
+        moved = np.ptp(x.astype(object), axis=0) > 0
+    assert (np.ptp(np.asarray(rows, np.float32), axis=0) > 0)[moved.astype(bool)].all()
+
+
 @settings(deadline=None, max_examples=200, database=None)
 @given(arrays.arrays(TYPES, SHAPES))
 @example(np.array([2.0**127 * 4]))

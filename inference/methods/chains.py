@@ -55,8 +55,11 @@ def warm_start(
         was asked for, (chain,).
 
     Raises:
+        ValueError: when `start` is something else.
         KeyboardInterrupt: when the descents were interrupted.
     """
+    if start is not None and not isinstance(start, MAP):
+        raise ValueError(f"Expected MAP(...) as start, the density that is sampled, or None; got {start!r}.")
     begin = replace(start or MAP(init_strategy=init_strategy), num_restarts=num_chains)
     if start is None or (store is not None and store.done):
         return starting_points(begin, model, structure, x, y, key=key), np.zeros(num_chains, bool)

@@ -58,6 +58,8 @@ LOST = 6.0
 """Robust standard deviations by which a chain's log density must fall short of the chains' median to be called lost."""
 MAX_RHAT = 1.1
 """Median over chains of the R-hat between the halves of a chain above which chains are said not to have settled."""
+FEWEST = 8
+"""Draws a chain below which it is not known whether its halves agree."""
 MIN_ESS = 400
 """Effective draws of the log density, summed over chains, below which estimates are rough (Vehtari et al. 2021)."""
 WARM_START = MAP(num_steps=500, polish=False)
@@ -103,8 +105,8 @@ class MCLMC:
         precondition: scale each coordinate by its standard deviation, estimated in the warm-up. For posteriors with
             few modes and unequal scales, with a `start`: chains that begin cold settle too late to learn them.
         adjusted: accept or reject each step by Metropolis' rule, so that the draws have no bias from the step size. The
-            draws' target is then an energy variance of 0.03 nats^2 in all, whatever `energy_variance` says: steps are
-            smaller, by (d energy_variance / 0.03)^(1/6).
+            draws' target is then an energy variance of 0.03 nats^2 in all, whatever `energy_variance` says: smaller
+            steps where there are more than 150 weights, larger ones where there are fewer.
         improper_ok: sample a model whose prior is flat. Its posterior may not exist, and chains do not tell.
         init_strategy: where chains begin that have no `start`; see `MAP`.
 
@@ -410,7 +412,9 @@ def _status(settings: MCLMC, stats: dict[str, np.ndarray], dim: int, warnings: l
     warnings += _lost(lp, moving, dim)
     if moving.size:
         warnings += _rough_steps(settings, {name: value[moving] for name, value in stats.items()})
-    if num_draws >= 8 and moving.size:
+    if num_draws < FEWEST:
+        warnings.append(says.TOO_FEW.format(draws=num_draws, least=FEWEST))
+    elif moving.size:
         warnings += _unsettled(lp[moving])
     return Status(tuple(failures), tuple(warnings))
 

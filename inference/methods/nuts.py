@@ -26,8 +26,10 @@ MAX_RHAT = 1.05
 """R-hat of the log density above which the chains are said to disagree."""
 MIN_ESS = 100
 """Effective draws of the log density a chain below which estimates are called rough (Vehtari et al. 2021)."""
+FEWEST = 4
+"""Draws a chain below which neither is known."""
 MAX_TREE_CAPS = 0.05
-"""Share of draws at the tree cap above which it is named as a cause of few effective draws."""
+"""Share of draws at the tree cap above which it is said: a log density that mixes does not show it."""
 
 
 WARM_START = MAP(num_steps=500, polish=False)
@@ -83,6 +85,12 @@ class NUTS:
                 raise ValueError(f"NUTS: expected an integer of at least {least} as {name}; got {value!r}.")
         if not 0 < self.target_accept_prob < 1:
             raise ValueError(f"NUTS: expected 0 < target_accept_prob < 1; got {self.target_accept_prob!r}.")
+        depths = self.max_tree_depth if isinstance(self.max_tree_depth, tuple) else (self.max_tree_depth,) * 2
+        if len(depths) != 2 or not all(isinstance(d, int) and not isinstance(d, bool) and d > 0 for d in depths):
+            raise ValueError(
+                f"NUTS: expected a positive integer as max_tree_depth, or two, of the warm-up and the draws; got "
+                f"{self.max_tree_depth!r}."
+            )
         if isinstance(self.dense_mass, list):  # NumPyro's spelling
             object.__setattr__(self, "dense_mass", tuple(tuple(block) for block in self.dense_mass))
 
@@ -234,17 +242,20 @@ def _status(settings: NUTS, stats: dict[str, np.ndarray], num_draws: int) -> Sta
     if num_draws < settings.num_samples:
         warnings.append(says.INTERRUPTED.format(done=num_draws, total=settings.num_samples, unit="draws of each chain"))
     lp, diverging = stats["lp"], int(stats["diverging"].sum())
-    frozen = (np.ptp(lp, axis=1) == 0) & (num_draws > 1)
+    frozen = ~np.isfinite(lp).all(axis=1) | ((lp == lp[:, :1]).all(axis=1) & (num_draws > 1))
     if frozen.any():
         failures.append(says.FROZEN.format(chains=says.listed(frozen)))
+    if num_draws < FEWEST:
+        warnings.append(says.TOO_FEW.format(draws=num_draws, least=FEWEST))
     if diverging:
         warnings.append(says.DIVERGENCES.format(count=diverging, total=lp.size))
-    if num_draws >= 4 and not frozen.any():
+    capped = float((stats["tree_depth"] >= settings.longest_tree).mean())
+    if capped > MAX_TREE_CAPS and not frozen.any():
+        warnings.append(says.TREE_CAP.format(percent=capped, depth=settings.longest_tree))
+    if num_draws >= FEWEST and not frozen.any():
         rhat, ess = float(array_stats.rhat(lp)), float(array_stats.ess(lp))
         if lp.shape[0] > 1 and not rhat <= MAX_RHAT:
             warnings.append(says.NOT_MIXED.format(rhat=rhat, limit=MAX_RHAT))
         if not ess >= MIN_ESS * lp.shape[0]:
-            capped = float((stats["tree_depth"] >= settings.longest_tree).mean())
-            cure = says.TREE_CAP.format(percent=capped, depth=settings.longest_tree) if capped > MAX_TREE_CAPS else ""
-            warnings.append(says.LOW_ESS.format(ess=ess, limit=MIN_ESS * lp.shape[0], cure=cure))
+            warnings.append(says.LOW_ESS.format(ess=ess, limit=MIN_ESS * lp.shape[0]))
     return Status(tuple(failures), tuple(warnings))

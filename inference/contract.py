@@ -1,0 +1,244 @@
+"""What a model must be, said before anything is compiled."""
+
+import inspect
+import re
+import sysconfig
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import numpyro.distributions as dist
+from numpyro.distributions import constraints
+
+from .density import (
+    Beside,
+    NumPyroModel,
+    Rows,
+    Structure,
+    abstract_trace,
+    count_rows,
+    is_latent,
+    is_masked,
+    is_observation,
+    is_real,
+    signature,
+    unmasked,
+)
+
+INVALID = re.compile(r"(\w+) distribution got invalid (\w+) parameter")
+"""How NumPyro says that a distribution cannot have a parameter."""
+TWICE = re.compile(r"all sites must have unique names but got `(.+)` duplicated")
+
+
+def check_model(model: NumPyroModel, x: Rows, y: Rows) -> Structure:
+    """Read the structure of a model from an abstract trace, and raise where it cannot be fitted as it is meant."""
+    if not callable(model) or isinstance(model, type):
+        raise TypeError(f"Expected a NumPyro model, a function model(x, y=None); got {model!r}.")
+    try:
+        hash(model)
+    except TypeError as error:
+        raise TypeError(
+            f"Expected a model that can be hashed, as compiled code is kept for it; got {model!r}."
+        ) from error
+    tree, leaves = signature((x, y))
+    return _check_model(model, tree, leaves)
+
+
+@lru_cache(maxsize=256)
+def _check_model(model: NumPyroModel, tree: Any, leaves: tuple[tuple[tuple[int, ...], str], ...]) -> Structure:
+    """What `check_model` does, for rows of these shapes: once."""
+    x, y = jax.tree.unflatten(tree, [jax.ShapeDtypeStruct(shape, dtype) for shape, dtype in leaves])
+    _check_arguments(model)
+    with in_clear(x, y):
+        sites = abstract_trace(model, x, y)
+    observed = {name: site for name, site in sites.items() if is_observation(site)}
+    latents = {name: site for name, site in sites.items() if is_latent(site)}
+    if len(observed) != 1:
+        found = f"the observed sites {list(observed)}" if observed else "none"
+        raise ValueError(
+            f"Expected a model with one observed site; got {found}, among the sites {list(sites)}. Does the model pass "
+            f"obs=y to numpyro.sample?"
+        )
+    if not latents:
+        others = [site for site, found in sites.items() if found["type"] in ("sample", "plate", "deterministic")]
+        raise ValueError(
+            f"Expected a model with latent sites to fit; got only {others}. Sample its weights; of a lifted module, "
+            f"give some parameters another prior than 'fixed'."
+        )
+    ((name, site),) = observed.items()
+    _check_row_log_prob(name, site, count_rows(x))
+    row_plates = {frame.name for frame in site["cond_indep_stack"]}
+    for latent, found in latents.items():
+        if found["fn"].support.is_discrete:
+            raise ValueError(f"Latent site {latent!r} is discrete ({found['fn'].support}); expected continuous ones.")
+        inside = row_plates & {frame.name for frame in found["cond_indep_stack"]}
+        if inside:
+            raise ValueError(
+                f"Latent site {latent!r} is sampled inside the plate {inside.pop()!r} of the data: a weight a row. "
+                f"Sample it before the plate."
+            )
+    _check_without_y(model, x, name, latents)
+    return structure_of(sites, name)
+
+
+def structure_of(sites: dict[str, Any], observed: str) -> Structure:
+    """What a model is made of, by the sites of its abstract trace, with or without y."""
+    latents = {name: site for name, site in sites.items() if is_latent(site) and name != observed}
+    return Structure(
+        observed=observed,
+        support=sites[observed]["fn"].support,
+        sites=tuple((name, np.shape(site["value"])) for name, site in latents.items()),
+        dims=tuple((k, tuple(s["infer"]["event_dims"])) for k, s in latents.items() if "event_dims" in s["infer"]),
+        real=frozenset(name for name, site in latents.items() if is_real(site["fn"].support)),
+        is_flat=any(is_masked(site["fn"]) for site in latents.values()),
+    )
+
+
+def _check_arguments(model: NumPyroModel) -> None:
+    """Raise where the model cannot be called with x and y."""
+    try:
+        arguments = inspect.signature(model)
+    except ValueError:  # not known, as of functions written in C
+        return
+    try:
+        arguments.bind(None, None)
+    except TypeError as error:
+        name = getattr(model, "__name__", type(model).__name__)
+        raise TypeError(
+            f"Expected a model of rows and observations, model(x, y=None); got {name}{arguments}: {error}."
+        ) from error
+
+
+def _check_row_log_prob(name: str, site: dict[str, Any], num_rows: int) -> None:
+    """One log probability a row. Broadcasting (n,) against (n, 1) gives (n, n), and nothing else in the way notices."""
+    if site["log_prob_shape"] != (num_rows,):
+        value = np.shape(site["value"])
+        raise ValueError(
+            f"Observed site {name!r}: expected one log probability a row, shape {(num_rows,)}; got "
+            f"{site['log_prob_shape']}, from y of shape {value} and a distribution with batch shape "
+            f"{site['fn'].batch_shape} and event shape {site['fn'].event_shape}. Drop an axis of length 1 (y[:, 0], "
+            f"eta[:, 0]), or make the outputs of a row one event with .to_event(1)."
+        )
+
+
+def _check_without_y(model: NumPyroModel, x: Rows, observed: str, latents: dict[str, Any]) -> None:
+    """Raise where the model cannot predict: without y, and for another number of rows."""
+    try:
+        sites, num_rows = abstract_trace(model, _one_more(x)), count_rows(x) + 1
+    except Exception:  # it may hold arrays of its own with a value for each row, and predict these rows alone
+        try:
+            sites, num_rows = abstract_trace(model, x), count_rows(x)
+        except Exception as error:
+            clear = _clear(error)
+            if clear is not None:
+                raise clear from error
+            raise ValueError(
+                f"Expected a model that runs without y, model(x, y=None), as predictions call it; without y it raised "
+                f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}{_place(error)}. Take "
+                f"sizes from x, such as x.shape[0], and pass obs=y whether it is None or not."
+            ) from error
+    others = [name for name, site in sites.items() if is_latent(site) and name not in (observed, *latents)]
+    if observed not in sites or others:
+        found = f"it has the sites {others} as well" if others else f"it has no site {observed!r}"
+        raise ValueError(
+            f"Expected the model to have the same sites without y, model(x), as with it; without y {found}. Sample the "
+            f"same sites either way, and pass obs=y, which may be None."
+        )
+    for name, site in latents.items():
+        now, then = np.shape(sites[name]["value"]) if name in sites else None, np.shape(site["value"])
+        if now not in (None, then):
+            raise ValueError(
+                f"Latent site {name!r} has shape {then} for {count_rows(x)} rows and {now} for {num_rows}: a weight a "
+                f"row. Weights are shared by all rows; make a row's own level a part of its distribution."
+            )
+    shape = unmasked(sites[observed]["fn"]).batch_shape
+    if shape != (num_rows,):
+        raise ValueError(
+            f"Observed site {observed!r}: expected a distribution for each row of x, batch shape {(num_rows,)} without "
+            f"y; got {shape}. Sample it in a plate, `with numpyro.plate('row', x.shape[0]):`."
+        )
+
+
+def _one_more(x: Rows) -> Rows:
+    """The shapes of rows of which there is one more."""
+    if isinstance(x, Beside):
+        return replace(x, rows=_one_more(x.rows))
+    return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((leaf.shape[0] + 1, *leaf.shape[1:]), leaf.dtype), x)
+
+
+@contextmanager
+def in_clear(x: Rows, y: Rows) -> Iterator[None]:
+    """Within it a model is called; what it raises says with what it was called, and is clear where we know how."""
+    try:
+        yield
+    except Exception as error:
+        shapes = {name: jax.tree.map(np.shape, rows) for name, rows in (("x", x), ("y", y))}
+        clear = _clear(error)
+        (clear or error).add_note(
+            f"Raised by the model when called as model(x, y) with x {shapes['x']} and y {shapes['y']}."
+        )
+        if clear is None:
+            raise
+        raise clear from error
+
+
+def _clear(error: Exception) -> Exception | None:
+    """In the terms of a model what JAX or NumPyro said; None where they were clear."""
+    said, place = str(error), _place(error)
+    if isinstance(error, jax.errors.UnexpectedTracerError):
+        return TypeError(
+            f"Expected a model that keeps no values from call to call{place}: it uses one of another call."
+        )
+    if isinstance(error, jax.errors.JAXTypeError | jax.errors.JAXIndexError):
+        return TypeError(
+            f"Expected a model of JAX operations, on values that are known at run time only; it needs one of them as a "
+            f"Python value{place} ({type(error).__name__}). For `if a > 0` write jnp.where(a > 0, ..., ...), for "
+            f"np.exp jnp.exp, and take sizes from shapes."
+        )
+    twice, invalid = TWICE.search(said), INVALID.search(said)
+    if twice:
+        return ValueError(
+            f"Expected each site to have a name of its own; got {twice[1]!r} twice{place}. Two networks in one model "
+            f"are told apart by numpyro.handlers.scope(prefix=...)."
+        )
+    if invalid:
+        name, parameter = invalid.groups()
+        constraint = getattr(getattr(dist, name, None), "arg_constraints", {}).get(parameter)
+        words = "another value" if constraint is None else in_words(constraint)
+        return ValueError(
+            f"Expected {words} as the parameter {parameter!r} of the distribution {name}{place}; got one that is not. "
+            f"Where it is computed, jax.nn.softplus or jnp.exp make numbers positive."
+        )
+    return None
+
+
+def _place(error: Exception) -> str:
+    """The user's line in which an error was raised: the last that is of no library."""
+    paths = sysconfig.get_paths()
+    here = Path(__file__).parent
+    libraries = tuple(map(str, (here, here.parent / "models", paths["purelib"], paths["platlib"], paths["stdlib"])))
+    frames = [
+        f for f in traceback.extract_tb(error.__traceback__) if not f.filename.startswith((*libraries, "<frozen"))
+    ]
+    return f", in line {frames[-1].lineno} of {Path(frames[-1].filename).name}: `{frames[-1].line}`" if frames else ""
+
+
+def in_words(support: constraints.Constraint) -> str:
+    """What a value in the support is, for an error message."""
+    if support is constraints.boolean:
+        return "0 or 1"
+    if hasattr(support, "padding"):
+        return f"a token, from {support.lower_bound} to {support.upper_bound}, or {support.padding} for padding"
+    if isinstance(support, type(constraints.integer_interval(0, 1))):
+        return f"an integer from {support.lower_bound} to {support.upper_bound}"
+    if support is constraints.simplex:
+        return "probabilities that sum to 1"
+    if support is constraints.real:
+        return "a finite number"
+    return "a positive number" if support is constraints.positive else f"a value in {support!r}"
