@@ -17,8 +17,10 @@ demo: $(READY)  ## The main job on real data: one network by MLE, MAP and poster
 test: lint  ## Everything that a change must pass.
 	$(BIN)/pytest $(PARALLEL)
 
-test-all: lint  ## The same, and the long statistical tests.
-	$(BIN)/pytest $(PARALLEL) -m "slow or not slow"
+test-all: lint  ## The same, and the long statistical tests; tests/RESULTS.md is the table of the last run.
+	@mkdir -p build
+	$(BIN)/pytest $(PARALLEL) -m "slow or not slow" --junitxml build/test-all.xml; status=$$?; \
+		$(BIN)/python tests/results.py build/test-all.xml > tests/RESULTS.md; exit $$status
 
 bench: $(READY)  ## Speed against a hand-written loop and against peers.
 	$(BIN)/python benchmarks/point.py

@@ -82,7 +82,7 @@ from .methods import MAP, MCLMC, MLE, NUTS, Conditional, Ensemble, Laplace
 from .predictive import Predictive
 from .result import Fit
 from .run import fit
-from .status import FailedFitWarning, Status
+from .status import FailedFitWarning, Status, UndefinedPredictionWarning
 
 __all__ = [
     "MAP",
@@ -108,6 +108,7 @@ __all__ = [
     "Status",
     "Tempered",
     "Uncertainty",
+    "UndefinedPredictionWarning",
     "WeightOfEvidence",
     "calibration",
     "code_length",

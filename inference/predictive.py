@@ -26,6 +26,7 @@ from .density import (
     take_rows,
     unmasked,
 )
+from .status import warn_of_nan
 
 WORKING_BYTES = 2**28
 """What a prediction may hold on the device beside x, the draws and its result: a bound of about 256 MiB."""
@@ -130,7 +131,7 @@ def sizes(per_draw: PerDraw, model: NumPyroModel, site: str, draws: Weights, x: 
 
 def log_likelihood(model: NumPyroModel, structure: Structure, draws: Weights, x: Rows, y: Rows) -> np.ndarray:
     """Log p(y_i | x_i, w_s) in nats, (draw, n)."""
-    return over_rows(_log_prob, _transposed, model, structure.observed, draws, x, y).T
+    return _told(over_rows(_log_prob, _transposed, model, structure.observed, draws, x, y), draws).T
 
 
 def _log_prob(model: NumPyroModel, site: str, weights: Weights, x: Rows, y: Rows) -> Array:
@@ -153,6 +154,10 @@ class Predictive:
     first tokens of a row count for more in its last ones. `probs` are those of each token by itself, given x, by all
     draws alike. `sample` draws tokens after those that x holds; a text that goes on from its own tokens is
     `generate`'s. Padding is not known before y is, and has probabilities like any token.
+
+    Warns:
+        UndefinedPredictionWarning: when what is asked for is NaN in some rows although the draws are finite, as where x
+            holds a token beyond the vocabulary of the network.
     """
 
     model: NumPyroModel
@@ -301,7 +306,21 @@ class Predictive:
         return jax.device_put(check_labels(self.model, self.x, y))
 
     def _over_rows(self, per_draw: PerDraw, summary: Summary, y: Rows = None, extra: Any = None) -> Any:
-        return over_rows(per_draw, summary, self.model, self.structure.observed, self.draws, self.x, y, extra)
+        found = over_rows(per_draw, summary, self.model, self.structure.observed, self.draws, self.x, y, extra)
+        return _told(found, self.draws)
+
+
+def _told(found: Any, draws: Weights) -> Any:
+    """What was found, with a warning where rows of it are NaN. Draws that are, and the fit has failed, are told of."""
+    for leaf in jax.tree.leaves(found):
+        with np.errstate(all="ignore"):
+            if not np.isnan(leaf.sum()):  # one pass without a temporary; only a suspect is looked at closely
+                continue
+        rows = np.isnan(leaf).reshape(len(leaf), -1).any(axis=1)
+        if rows.any() and all(jnp.isfinite(value).all() for value in draws.values()):
+            warn_of_nan(rows)
+            break
+    return found
 
 
 def _transposed(values: Array, y: Rows, extra: Any) -> Array:

@@ -74,6 +74,7 @@ class Fit:
 
         Warns:
             FailedFitWarning: when the fit has failed.
+            UndefinedPredictionWarning: when what is then asked of the distribution is NaN in some rows.
         """
         warn_of_failure(self.status)
         return Predictive(self.model, self.structure, self._mixture(), self._checked(x))

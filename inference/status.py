@@ -152,7 +152,10 @@ TOO_FEW = (
     "Each chain has {draws} draws, fewer than {least}: whether the chains agree, and how rough estimates are, is not "
     "known. Give more num_samples."
 )
-FROZEN = "Chains {chains} did not move: all their draws are the same."
+FROZEN = (
+    "Chains {chains} did not move: all their draws are the same. Look for values of x that the network does not know "
+    "(such as tokens beyond its vocabulary) and for values of y or priors under which the log density is not finite."
+)
 LOST_MEMBERS = (
     "Members {members} of {size} have no finite loss or weights and are left out: the ensemble is of the other {kept}. "
     "A smaller learning rate is the usual cure."

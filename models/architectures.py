@@ -18,8 +18,8 @@ class CNN(nnx.Module):
     For n images a gradient holds, for each convolution, about ``n h w (9 inputs + 3 outputs)`` numbers, where h and w
     are the sides of what it returns and inputs and outputs its channels, for each restart, member or chain. Measured:
     4.3 kB an image of 8 x 8 pixels with 8 and 12 channels, 101 kB one of 28 x 28 with 16 and 32. A fit by batches
-    holds that of a batch, and beside it the images as they are; the checks at its end take all images at once, without
-    a gradient.
+    holds that of a batch, and beside it the images as they are; the checks at its end look at 128 images at a time, or
+    at a batch where batches are larger.
 
     Args:
         image_shape: (height, width) of images with one channel, or (height, width, channels).
@@ -89,12 +89,16 @@ class GRU(nnx.Module):
     The state after token t is ``h_t = cell(h_{t-1}, embedding[x_t])``, from ``h_0 = 0``, and the logits are
     ``head(h_t)``: a function of x up to token t alone. For n rows of T tokens a gradient holds some
     ``n T (12 width + 3 vocabulary)`` numbers, for each restart, member or chain; n is the
-    ``batch_size`` where there is one.
+    ``batch_size`` where there is one. The logits of a row that holds another token than 0, ..., vocabulary - 1 are NaN:
+    where a text has ended any token may stand in x, and only y has a value for padding (`next_token_rows`).
 
     Args:
         vocabulary: how many kinds of tokens there are, in x and in y.
         width: numbers in the state, and in the embedding of a token.
         rngs: of the initial values, such as ``nnx.Rngs(0)``.
+
+    Raises:
+        TypeError: when the tokens are not integers.
 
     Example:
         >>> import jax.numpy as jnp
@@ -121,7 +125,7 @@ class Transformer(nnx.Module):
     The logits after token t are a function of x up to token t alone, by the mask of its attention. There is no dropout:
     a prior takes its place. For n rows of T tokens a gradient holds some
     ``n T (26 width + 3 num_heads T)`` numbers for each layer, and ``n T (8 width + 3 vocabulary)`` beside them, for
-    each restart, member or chain; n is the ``batch_size`` where there is one.
+    each restart, member or chain; n is the ``batch_size`` where there is one. Rows of other tokens are those of `GRU`.
 
     Args:
         vocabulary: how many kinds of tokens there are, in x and in y.
@@ -133,6 +137,7 @@ class Transformer(nnx.Module):
 
     Raises:
         ValueError: when the heads do not divide the width, or a row is longer than the context.
+        TypeError: when the tokens are not integers.
 
     Example:
         >>> import jax.numpy as jnp
@@ -193,6 +198,17 @@ def _causal_attention(
     return jnp.einsum("nhts,nshd->nthd", jax.nn.softmax(jnp.where(seen, scores, -jnp.inf)), value)
 
 
-def _embedded(table: nnx.Embed, tokens: Int[Array, "..."]) -> Float[Array, "... d"]:
-    """The rows of a table, NaN for a token beyond it; called, it would round them to float32 in double precision."""
-    return jnp.take(table.embedding[...], tokens, axis=0)
+def _embedded(table: nnx.Embed, tokens: Int[Array, "... t"]) -> Float[Array, "... t d"]:
+    """The rows of a table; called, it would round them to float32 in double precision.
+
+    A text with a token that is not in the table is NaN as a whole. NaN in the place of the token alone could be out of
+    sight, behind the padding of y, and spoil the gradient only.
+    """
+    if not jnp.issubdtype(tokens.dtype, jnp.integer):
+        raise TypeError(
+            f"Expected x to be integer tokens 0, ..., {table.num_embeddings - 1}; got {tokens.dtype}. Use "
+            f"x.astype(int) if they are tokens."
+        )
+    known = (tokens >= 0) & (tokens < table.num_embeddings)
+    vectors = jnp.take(table.embedding[...], jnp.where(known, tokens, 0), axis=0)
+    return jnp.where(known.all(axis=-1)[..., None, None], vectors, jnp.nan)

@@ -37,7 +37,7 @@ def take_apart(module: eqx.Module) -> Parts:
         filled = [in_its_type(own, weights[name]) for name, own in values.items()]
         return eqx.combine(jax.tree.unflatten(structure, filled), rest)
 
-    return parts_of(module, values, _inputs(module), rebuild, _call)
+    return parts_of(module, values, _inputs(module), rebuild, _call, row_by_row=True)
 
 
 def name_of(path: Path) -> str:

@@ -2,15 +2,16 @@
 
 from collections.abc import Mapping
 from dataclasses import InitVar, dataclass, field
+from functools import lru_cache
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax import Array
 
-from .modules import Parts, library_of
-from .network import UNIT
-from .prior import Prior, sample_weights
+from .mixing import mixes_rows
+from .modules import MIXED, Parts, library_of
+from .prior import UNIT, Prior, sample_weights
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -20,11 +21,13 @@ class Lift:
     A site is named by the path of its parameter, joined by dots, such as ``layers.0.kernel``; `priors` lists them. The
     module is copied: what is done to it later changes nothing here. `numpyro.contrib.module` does the same for a model
     written by hand, but makes an optimiser's parameters of all that has no prior, and takes mistyped names without a
-    word; here what has no prior is an error. The same `Lift` shares compiled code; two of one module are two networks.
+    word; here what a mapping leaves out is an error. The same `Lift` shares compiled code; two of one module are two
+    networks.
 
-    **Rows.** A module of NNX is called on all rows of x at once, one of Equinox row by row under `jax.vmap`. It returns
-    the outputs eta, one array of shape (n, k), or (n, T, k) for sequences, with as many outputs k as the observation
-    asks for.
+    **Rows.** A module of NNX is called on all rows of x at once, one of Equinox row by row under `jax.vmap`. What a row
+    gives must be its own: ``x - x.mean(0)`` in a module of NNX makes it depend on the rows beside it, and is refused at
+    the first call. A module returns the outputs eta, one array of shape (n, k), or (n, T, k) for sequences, with as
+    many outputs k as the observation asks for.
 
     **Parameters** are, of NNX, the floats in variables of the type ``nnx.Param``, and, of Equinox, the arrays of
     floats. All other arrays are constants. A parameter that layers share by NNX's references or through
@@ -34,14 +37,15 @@ class Lift:
     one that keeps half precision computes with it, from weights that are rounded for each call. Some layers of Flax
     round to float32 themselves: ``nnx.Embed``, and the attention of ``nnx.MultiHeadAttention``.
 
-    **Priors** are those of every network. `fan_in` counts the inputs of a unit as the layer has them: all axes but the
-    last of the kernels of ``nnx.Linear`` and ``nnx.Conv``; the axes that ``nnx.LinearGeneral``, and so attention,
-    contracts; all but the first of the weights of ``eqx.nn.Linear``, ``Conv`` and recurrent cells; one for the rows of
-    an embedding, for biases and for scales. Arrays of two axes or more of any other layer have inputs that are not
-    known, and `fan_in` refuses them unless it is told. The scale of a normalisation is 1 in a new module, while
-    `gaussian` and `fan_in` have their mean at 0, where the layer is switched off: write another prior, such as
-    ``{"*.scale": dist.Normal(1, 0.5), "*": fan_in(1.0)}``, where that is not what is believed. ``"fixed"`` keeps
-    parameters as they are; they are then no sites.
+    **Priors** are those of every network: a `Model` that is given none has Normal(0, 1) for every parameter, scales of
+    a normalisation among them, and `priors` calls it the default. `fan_in` counts the inputs of a unit as the layer has
+    them: all axes but the last of the kernels of ``nnx.Linear`` and ``nnx.Conv``; the axes that ``nnx.LinearGeneral``,
+    and so attention, contracts; all but the first of the weights of ``eqx.nn.Linear``, ``Conv`` and recurrent cells;
+    one for the rows of an embedding, for biases and for scales. Arrays of two axes or more of any other layer have
+    inputs that are not known, and `fan_in` refuses them unless it is told. The scale of a normalisation is 1 in a new
+    module, while `gaussian` and `fan_in` have their mean at 0, where the layer is switched off: write another prior,
+    such as ``{"*.scale": dist.Normal(1, 0.5), "*": fan_in(1.0)}``, where that is not what is believed. ``"fixed"``
+    keeps parameters as they are; they are then no sites.
 
     **Starts.** Point estimates and chains begin at the module's own values; of several restarts, members or chains the
     first does, and the others at the same values with the elements of each array of two axes or more in another order.
@@ -93,7 +97,7 @@ class Lift:
 
         Raises:
             TypeError: when the module returns something else than one array.
-            ValueError: when its outputs are not k a row, or the prior does not fit the parameters.
+            ValueError: when its outputs are not k a row, it mixes rows, or the prior does not fit the parameters.
         """
         sites = {site: (shape, ()) for site, shape in self.parts.shapes.items()}
         module = self.parts.rebuild(sample_weights(prior, sites, start=self.parts.values))
@@ -103,6 +107,9 @@ class Lift:
             error.add_note(f"Raised by the module of {self!r}, called with x of shape {jax.tree.map(jnp.shape, x)}.")
             raise
         self._check_outputs(eta, jnp.shape(jax.tree.leaves(x)[0])[:1], num_outputs)
+        leaves, tree = jax.tree.flatten(x)
+        if _mixes_rows(self, tree, tuple((jnp.shape(leaf)[1:], jnp.result_type(leaf)) for leaf in leaves)):
+            raise ValueError(f"{self!r}: expected a module that gives each row its own output. {MIXED}")
         return eta.astype(jnp.promote_types(eta.dtype, jnp.float32))
 
     def rebuild(self, weights: Mapping[str, Any]) -> Any:
@@ -147,6 +154,16 @@ class Lift:
     def __repr__(self) -> str:
         sizes = [value.size for value in self.parts.values.values()]
         return f"Lift({self.parts.name}, {len(sizes)} parameters, {sum(sizes):,} numbers)"
+
+
+@lru_cache(maxsize=64)
+def _mixes_rows(lift: Lift, tree: Any, leaves: tuple[tuple[tuple[int, ...], Any], ...]) -> bool:
+    """Whether a module mixes rows of these shapes and types, asked once."""
+    if lift.parts.row_by_row:
+        return False
+    x = jax.tree.unflatten(tree, [jax.ShapeDtypeStruct((1, *shape), dtype) for shape, dtype in leaves])
+    parts = lift.parts
+    return mixes_rows(lambda weights, x: parts.call(parts.rebuild(weights), x), parts.values, x)
 
 
 def _take_apart(module: Any) -> Parts:

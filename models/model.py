@@ -2,15 +2,16 @@
 
 from dataclasses import dataclass
 from inspect import signature
-from typing import Protocol
+from typing import Any, Protocol
 
 from jax import Array
 from jaxtyping import Num, PyTree, Shaped
+from numpyro.handlers import trace
+from numpyro.primitives import Messenger
 
 from .modules import library_of
-from .network import UNIT
 from .observation import AnyArray
-from .prior import Prior, as_prior
+from .prior import UNIT, Prior, as_prior
 
 
 class Network(Protocol):
@@ -38,7 +39,8 @@ class Model:
         network: turns x into outputs; `MLP`, `Lift` of a module, or any function ``network(x, num_outputs,
             prior=prior)`` that samples its weights.
         observation: the distribution of y given the outputs.
-        prior: the prior of the weights; see `flatprior.models`.
+        prior: the prior of the weights; see `flatprior.models`. Where it is left out every weight is Normal(0, 1),
+            also each parameter of a lifted module, whatever it is for; `priors` calls it the default.
 
     Raises:
         TypeError: when a part is not of its kind.
@@ -69,6 +71,27 @@ class Model:
         Args:
             x: n rows of features; a pytree of such arrays for a network that takes one.
             y: n observations, or None to sample them.
+
+        Raises:
+            ValueError: when the observation has a site of the name of a weight.
         """
-        eta = self.network(x, self.observation.num_outputs, prior=self.prior)
-        return self.observation(eta, y)
+        with trace() as sites:
+            eta = self.network(x, self.observation.num_outputs, prior=self.prior)
+        with _Apart(self.network, [name for name, site in sites.items() if site["type"] != "plate"]):
+            return self.observation(eta, y)
+
+
+class _Apart(Messenger):
+    """Keeps the sites of an observation from names that weights have: NumPyro would let a plate replace a weight."""
+
+    def __init__(self, network: Network, weights: list[str]) -> None:
+        super().__init__()
+        self.network, self.weights = network, weights
+
+    def process_message(self, msg: dict[str, Any]) -> None:
+        if msg.get("name") in self.weights:
+            raise ValueError(
+                f"Model: expected weights of other names than the sites of the observation; {msg['name']!r} is both, "
+                f"there and in {self.network!r}. Rename the parameter, or hold the module in a field of another, which "
+                f"makes its path longer."
+            )

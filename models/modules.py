@@ -18,6 +18,11 @@ BATCH_NORM = (
     "The output of a row would depend on the other rows of its batch, and on averages kept between calls: that is no "
     "likelihood of rows. Use {instead}."
 )
+MIXED = (
+    "The output of a row depends on the other rows of its batch: that is no likelihood of rows, and the same row would "
+    "be predicted otherwise alone than among others. Compute what it takes from all rows, such as their mean, before "
+    "the fit."
+)
 DROPOUT = (
     "Noise drawn anew at every call belongs to no density. Leave it out, or switch it off: {off}. For predictions that "
     "are less sure of themselves use Ensemble(), or a posterior by NUTS() or MCLMC()."
@@ -36,6 +41,8 @@ class Parts(NamedTuple):
     """Path -> value; gives the module with these values."""
     call: Callable[[Any, Any], Any]
     """(module, n rows of x) -> its outputs, n rows."""
+    row_by_row: bool
+    """Whether `call` gives the module one row at a time, so that it cannot mix them."""
 
 
 def parts_of(
@@ -44,6 +51,8 @@ def parts_of(
     inputs: Mapping[str, int | None],
     rebuild: Callable[[Mapping[str, Any]], Any],
     call: Callable[[Any, Any], Any],
+    *,
+    row_by_row: bool,
 ) -> Parts:
     """The parts of a module; vectors need no entry in `inputs`, which says how many inputs a unit sums.
 
@@ -64,7 +73,7 @@ def parts_of(
     shapes = {
         path: LayerShape(value.shape, inputs.get(path) if value.ndim > 1 else 1) for path, value in values.items()
     }
-    return Parts(name, values, shapes, rebuild, call)
+    return Parts(name, values, shapes, rebuild, call, row_by_row)
 
 
 def in_its_type(own: np.ndarray, value: Any) -> Array:

@@ -10,7 +10,7 @@ import numpy as np
 from jax import Array
 from jaxtyping import Float, Num
 
-from .prior import Prior, Shape, gaussian, sample_weights
+from .prior import UNIT, Prior, Shape, sample_weights
 
 ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
     "relu": jax.nn.relu,
@@ -21,10 +21,6 @@ ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
     "sigmoid": jax.nn.sigmoid,
     "softplus": jax.nn.softplus,
 }
-
-
-UNIT = gaussian(1.0)
-"""The prior of weights that are given none."""
 
 
 @dataclass(frozen=True)

@@ -44,7 +44,7 @@ def take_apart(module: nnx.Module) -> Parts:
         return nnx.merge(graph, nnx.from_flat_state([(path, filled(path, leaf)) for path, leaf in leaves.items()]))
 
     inputs = {name: _num_inputs(layers.get(path[:-1]), path[-1]) for path, name in paths.items()}
-    return parts_of(module, values, inputs, rebuild, _call)
+    return parts_of(module, values, inputs, rebuild, _call, row_by_row=False)
 
 
 def name_of(path: Path) -> str:

@@ -37,9 +37,9 @@ class Bernoulli:
         """Sample or observe y.
 
         Raises:
-            ValueError: when y is not one label a row.
+            ValueError: when eta is not (n, 1), or y not one label a row.
         """
-        _check_rows(eta, y)
+        _check_rows("Bernoulli", eta, y)
         return _observe(dist.Bernoulli(logits=eta[..., 0]), y)
 
 
@@ -72,12 +72,12 @@ class Categorical:
         """Sample or observe y.
 
         Raises:
-            ValueError: when y is neither one label nor num_classes probabilities a row.
+            ValueError: when eta is not (n, num_classes), or y neither one label nor num_classes probabilities a row.
             TypeError: when the labels are not integers.
         """
-        if y is not None and jnp.shape(y) == eta.shape:
+        if eta.ndim == 2 and y is not None and jnp.shape(y) == eta.shape:
             return _observe(SoftCategorical(eta), y)
-        _check_rows(eta, y, also=f" or, for soft labels, {eta.shape}")
+        _check_rows("Categorical", eta, y, also=f" or, for soft labels, {eta.shape}")
         if y is not None and not jnp.issubdtype(jnp.result_type(y), jnp.integer):
             raise TypeError(
                 f"Categorical: expected integer labels 0, ..., {self.num_classes - 1}; got {jnp.result_type(y)}. "
@@ -197,9 +197,9 @@ class Normal:
         """Sample or observe y.
 
         Raises:
-            ValueError: when y is not one number a row.
+            ValueError: when eta is not (n, 1), or (n, 2) with the scale, or y not one number a row.
         """
-        _check_rows(eta, y)
+        _check_rows("Normal", eta, y)
         if isinstance(self.scale, dist.Distribution):
             scale = numpyro.sample("scale", self.scale)
         elif self.scale == "network":
@@ -240,8 +240,15 @@ def _observe(d: dist.Distribution, y: AnyArray | None) -> AnyArray:
         return numpyro.sample(SITE, d, obs=y)
 
 
-def _check_rows(eta: Array, y: AnyArray | None, also: str = "") -> None:
+def _check_rows(name: str, eta: Array, y: AnyArray | None, also: str = "") -> None:
     """One y a row; NumPyro would broadcast (n,) against (n, 1) to an (n, n) log probability without a word."""
+    if eta.ndim != 2:
+        cure = "out[:, None]" if eta.ndim == 1 else "out[:, 0], say, or give an MLP x.reshape(len(x), -1)"
+        expected = eta.shape[:1] + (eta.shape[1:] or (1,))[-1:]
+        raise ValueError(
+            f"{name}: expected one vector of outputs a row, eta of shape {expected}; got {eta.shape}. Let the network "
+            f"return {cure}."
+        )
     rows = eta.shape[:-1]
     if y is not None and jnp.shape(y) != rows:
         cure = " Use y[:, 0]." if jnp.shape(y) == (*rows, 1) else ""

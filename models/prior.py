@@ -15,8 +15,8 @@ from jax import Array
 from numpyro.primitives import _PYRO_STACK, apply_stack
 
 FLAT, FIXED = "flat", "fixed"
-ONE_FOR_ALL = "one prior for all"
-"""Who set the prior of a site where the prior is no mapping."""
+ONE_FOR_ALL, DEFAULT = "one prior for all", "default"
+"""Who set the prior of a site where the prior is no mapping: the user, or nobody."""
 
 Shape = tuple[int, ...]
 PriorFunction = Callable[[str, Shape], dist.Distribution]
@@ -150,10 +150,10 @@ class per_site:  # noqa: N801
     def check(self, sites: Mapping[str, object]) -> None:
         """Raise when a key gives no site its prior or a site matches no key."""
         keys = [key for key, _ in self.items]
-        unused = [key for key in keys if not any(fnmatchcase(site, key) for site in sites)]
+        unused = [key for key in keys if not any(_matches(site, key) for site in sites)]
         if unused:
             raise ValueError(f"prior: the keys {unused} match no site; the sites are {list(sites)}.")
-        bare = [site for site in sites if not any(fnmatchcase(site, key) for key in keys)]
+        bare = [site for site in sites if not any(_matches(site, key) for key in keys)]
         if bare:
             raise ValueError(
                 f"prior: the sites {bare} match none of the keys {keys}. Give each a prior, or add the key '*' last."
@@ -167,10 +167,15 @@ class per_site:  # noqa: N801
 
     def entry(self, site: str) -> tuple[str, SitePrior]:
         """The key that a site's prior comes from, and the prior."""
-        return next((key, prior) for key, prior in self.items if fnmatchcase(site, key))
+        return next((key, prior) for key, prior in self.items if _matches(site, key))
 
     def __call__(self, site: str, shape: Shape) -> dist.Distribution:
         return prior_of(self.entry(site)[1], site, shape)
+
+
+def _matches(site: str, key: str) -> bool:
+    """Whether a key is the name of a site, which may have brackets in it, or a pattern of `fnmatch` that it follows."""
+    return site == key or fnmatchcase(site, key)
 
 
 def as_prior(prior: Prior) -> SitePrior:
@@ -231,7 +236,7 @@ def sample_weights(
     weights: dict[str, Array] = {}
     for site, (shape, dims) in sites.items():
         key, chosen = prior.entry(site) if isinstance(prior, per_site) else (None, prior)
-        set_by = ONE_FOR_ALL if key is None else f"key {key!r}"
+        set_by = f"key {key!r}" if key is not None else DEFAULT if prior is UNIT else ONE_FOR_ALL
         if isinstance(chosen, str) and chosen == FIXED:
             if start is None:
                 raise ValueError(
@@ -272,3 +277,7 @@ def _rows_in(loss: str, num_rows: int | None) -> int:
 def _check_scale(name: str, scale: float) -> None:
     if not (isinstance(scale, int | float) and math.isfinite(scale) and scale > 0):
         raise ValueError(f"{name}: expected a positive finite scale; got {scale!r}.")
+
+
+UNIT = gaussian(1.0)
+"""The prior of weights that are given none. Equal to any other of its scale; `priors` tells it by its identity."""

@@ -60,7 +60,9 @@ class PriorTable:
 
 
 def priors(model: Callable[..., Any], x: Any) -> PriorTable:
-    """The sites of a model with their shapes and priors, and who set each: a key of a mapping, one prior for all, ...
+    """The sites of a model with their shapes and priors, and who set each.
+
+    That is a key of a mapping; "one prior for all"; "default", Normal(0, 1), where no prior was given; or the model.
 
     Args:
         model: a `Model`, or any other NumPyro model ``model(x, y=None)``.

@@ -287,6 +287,20 @@ def test_sites_that_cannot_be_sampled_raise(name: str, x_y: Any) -> None:
         fit(MODEL, Conditional(base=MAP(num_steps=1, polish=False), sites=sites, method=method), *x_y, key=0)
 
 
+def test_a_name_with_brackets_is_a_site(x_y: Any) -> None:
+    """And no pattern: ``[0]`` is a class of characters to `fnmatch`."""
+
+    def by_hand(x: Array, y: Array | None = None) -> None:
+        w = [numpyro.sample(f"w[{i}]", dist.Normal(0.0, 1.0)) for i in (0, 1)]
+        with numpyro.plate("row", len(x)):
+            numpyro.sample("y", dist.Normal(x @ jnp.stack(w), 1.0), obs=y)
+
+    quick = MAP(num_steps=20, polish=False)
+    method = Conditional(base=quick, sites=("w[0]",), method=Laplace(base=quick, num_samples=8))
+    found = fit(by_hand, method, *x_y, key=0, progress=False)
+    assert {site: bool(np.ptp(value) > 0) for site, value in found.draws.items()} == {"w[0]": True, "w[1]": False}
+
+
 def test_sites_may_be_a_list_and_equal_settings_are_equal() -> None:
     assert Conditional(sites=["w2", "b2"]) == Conditional(sites=LAST)
     assert hash(Conditional(sites=LAST)) == hash(Conditional(sites=LAST))

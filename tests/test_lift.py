@@ -413,6 +413,43 @@ def test_models_written_by_hand_have_a_table_too(both: None) -> None:
         priors(MLP(), X)
 
 
+def test_the_table_says_where_nobody_has_set_a_prior() -> None:
+    def by_hand(x: Array, y: Array | None = None) -> None:
+        numpyro.sample("y", dist.Normal(MLP()(x)[:, 0], 1.0), obs=y)
+
+    def set_by(model: Any) -> set[str]:
+        return set(priors(model, X).to_dataframe()["set_by"])
+
+    for model in (Model(MLP(), Bernoulli()), Model(lifted(), Bernoulli()), by_hand):
+        assert set_by(model) == {"default"}
+    for prior in (gaussian(1.0), "flat"):
+        assert set_by(Model(lifted(), Bernoulli(), prior)) == {"one prior for all"}
+    assert Model(MLP(), Bernoulli()) == Model(MLP(), Bernoulli(), gaussian(1.0)), "they share compiled code"
+
+
+class Bracketed(nnx.Module):
+    """Names that `fnmatch` reads as patterns."""
+
+    def __init__(self) -> None:
+        self.d = nnx.Dict({f"w[{i}]": nnx.Linear(2, 2 - i, rngs=nnx.Rngs(i)) for i in (0, 1)})
+
+    def __call__(self, x: Array) -> Array:
+        return self.d["w[1]"](self.d["w[0]"](x))
+
+
+def test_a_name_with_brackets_is_a_key() -> None:
+    keys: dict[str, Any] = {"d.w[0].kernel": fan_in(1.0), "d.w[[]0]*": "flat", "*": gaussian(2.0)}
+    table = priors(Model(Lift(Bracketed()), Bernoulli(), keys), X).to_dataframe()
+    assert table["set_by"].to_dict() == {
+        "d.w[0].kernel": "key 'd.w[0].kernel'",
+        "d.w[0].bias": "key 'd.w[[]0]*'",
+        "d.w[1].kernel": "key '*'",
+        "d.w[1].bias": "key '*'",
+    }
+    with pytest.raises(ValueError, match=r"the keys \['d.w\[2\].kernel'\] match no site"):
+        priors(Model(Lift(Bracketed()), Bernoulli(), {"d.w[2].kernel": "flat", "*": "flat"}), X)
+
+
 def test_a_flat_prior_adds_nothing_and_a_fixed_parameter_stays() -> None:
     lift = Lift(perceptron())
     w = {site: jnp.asarray(RNG.normal(size=shape), float) for site, shape in lift.parts.shapes.items()}
@@ -434,7 +471,9 @@ def test_flat_priors_are_seen_by_what_needs_a_posterior() -> None:
     for method in (NUTS(), MCLMC(), Laplace()):
         with pytest.raises(ValueError, match="the model's prior is flat"):
             fit(model, method, X, BINARY, key=0)
-    with pytest.raises(ValueError, match="Expected a model with latent sites to fit"):
+    with pytest.raises(
+        ValueError, match=r"latent sites to fit; got only \['row', 'y'\]. .* another prior than 'fixed'"
+    ):
         fit(Model(Lift(perceptron()), Bernoulli(), "fixed"), MAP(), X, BINARY, key=0)
 
 
@@ -917,6 +956,114 @@ def test_outputs_that_are_not_what_the_observation_needs_raise(name: str) -> Non
     assert "Raised by the model when called as model(x, y) with x (24, 2)" in notes
     if name == "another x":
         assert "Raised by the module of Lift(Returns, 2 parameters, 6 numbers), called with x of shape (24, 2)" in notes
+
+
+class Around(nnx.Module):
+    """A linear map, and what is done around it."""
+
+    def __init__(self, what: Callable[[Any, Array], Any]) -> None:
+        self.linear, self.what = nnx.Linear(2, 1, rngs=nnx.Rngs(0)), what
+
+    def __call__(self, x: Array) -> Any:
+        return self.what(self.linear, x)
+
+
+def summed(along: Array) -> Array:
+    return jax.lax.scan(lambda carry, row: (carry + row, carry), jnp.zeros(2), along)[1]
+
+
+def of_its_sign(x: Array) -> Array:
+    sign = (x[:, 0] > 0).astype(int)
+    return jax.ops.segment_sum(x, sign, 2)[sign]
+
+
+ROWS: dict[str, tuple[Callable[[Any, Array], Any], bool]] = {
+    # what is done around a linear map, and whether it mixes rows
+    "centred": (lambda f, x: f(x - x.mean(0)), True),
+    "centred outputs": (lambda f, x: f(x) - f(x).mean(0), True),
+    "standardised": (lambda f, x: f((x - x.mean(0)) / jnp.sqrt(x.var(0) + 0.1)), True),
+    "largest": (lambda f, x: f(x / x.max()), True),
+    "turned round": (lambda f, x: f(x[::-1]), True),
+    "rolled": (lambda f, x: f(jnp.roll(x, 1, axis=0)), True),
+    "sorted": (lambda f, x: f(jnp.sort(x, axis=0)), True),
+    "the first": (lambda f, x: f(x) + f(x[:1]), True),
+    "cumulated": (lambda f, x: f(jnp.cumsum(x, axis=0)), True),
+    "scanned": (lambda f, x: f(summed(x)), True),
+    "attention between rows": (lambda f, x: f(jax.nn.softmax(x @ x.T) @ x), True),
+    "reshaped": (lambda f, x: f(x.reshape(2, -1).T), True),
+    "groups": (lambda f, x: f(of_its_sign(x)), True),
+    "plain": (lambda f, x: f(x), False),
+    "of each row": (lambda f, x: f((x - x.mean(1, keepdims=True)) / (1 + x.std(1, keepdims=True))), False),
+    "sorted within": (lambda f, x: f(jnp.cumsum(jnp.sort(x, axis=1), axis=1)[:, ::-1]), False),
+    "there and back": (lambda f, x: f(x[::-1])[::-1], False),
+    "not used": (lambda f, x: (x.mean(0), f(x))[1], False),
+    "mapped": (lambda f, x: f(jax.lax.map(jnp.tanh, x)), False),
+    "by vmap": (lambda f, x: nnx.vmap(lambda f, row: f(row), in_axes=(None, 0))(f, x), False),
+    "merged": (lambda f, x: f(jnp.tanh(jnp.stack([x, x], 1).reshape(-1, 2)).reshape(-1, 2, 2)[:, 1]), False),
+    "loops": (lambda f, x: jax.lax.fori_loop(0, 3, lambda i, h: jnp.tanh(h) + h, f(x)), False),
+}
+
+
+@pytest.mark.parametrize("name", ROWS)
+def test_a_module_that_mixes_rows_is_refused(name: str) -> None:
+    what, mixes = ROWS[name]
+    module = Around(what)
+    alone, among = module(jnp.asarray(X[3:5])), module(jnp.asarray(X))[3:5]
+    assert np.allclose(alone, among, rtol=1e-4, atol=1e-5) != mixes
+    model = Model(Lift(module), Bernoulli(), gaussian(1.0))
+    if not mixes:
+        assert sites_of(model)
+        return
+    with pytest.raises(ValueError, match=r"each row its own output. .* no likelihood of rows.* Compute what it takes"):
+        sites_of(model)
+
+
+def test_rows_are_held_against_each_other_where_nothing_has_been_trained_too() -> None:
+    """The last layer is 0, so are all outputs; and x is indices. A module of Equinox sees one row."""
+
+    class Zeros(nnx.Module):
+        def __init__(self) -> None:
+            self.table, self.head = nnx.Embed(3, 2, rngs=nnx.Rngs(0)), nnx.Linear(2, 1, rngs=nnx.Rngs(0))
+            self.head.kernel.set_value(jnp.zeros((2, 1)))
+
+        def __call__(self, x: dict[str, Array]) -> Array:
+            h = self.table(x["group"]) + x["z"]
+            return self.head(h - h.mean(axis=0))
+
+    x = {"group": np.arange(24) % 3, "z": X}
+    with pytest.raises(ValueError, match="each row its own output"):
+        fit(Model(Lift(Zeros()), Bernoulli(), gaussian(1.0)), MAP(), x, BINARY, key=0)
+    assert sites_of(Model(Lift(OwnEquinox(jnp.ones((1, 2)))), Bernoulli()))
+
+
+class Colliding(nnx.Module):
+    def __init__(self, name: str) -> None:
+        setattr(self, name, nnx.Param(jnp.ones((2, 1))))
+        self.name = name
+
+    def __call__(self, x: Array) -> Array:
+        return x @ getattr(self, self.name).get_value()
+
+
+COLLISIONS: dict[str, tuple[str, Any, Any]] = {
+    "y": ("y", Bernoulli(), gaussian(1.0)),
+    "the plate": ("row", Bernoulli(), gaussian(1.0)),
+    "a fixed one": ("row", Normal(dist.HalfNormal(1.0)), "fixed"),
+    "the scale": ("scale", Normal(dist.HalfNormal(1.0)), {"*": gaussian(1.0)}),
+}
+
+
+@pytest.mark.parametrize("name", COLLISIONS)
+def test_a_parameter_with_the_name_of_a_site_of_the_observation_is_told(name: str) -> None:
+    site, observation, prior = COLLISIONS[name]
+    model = Model(Lift(Colliding(site)), observation, prior)
+    message = rf"'{site}' is both, there and in Lift\(Colliding.*\. Rename the parameter, or hold the module in a field"
+    with pytest.raises(ValueError, match=message):
+        fit(model, MAP(), X, Y["Normal"] if "Normal" in str(observation) else BINARY, key=0)
+    with pytest.raises(ValueError, match=message):
+        priors(model, X)
+    known = Model(Lift(Colliding("scale")), Normal(1.0), gaussian(1.0))  # which has no such site
+    assert list(sites_of(known)) == ["scale"]
 
 
 def test_a_module_that_was_not_lifted_is_told() -> None:

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import numpyro
 import numpyro.distributions as dist
+import optax
 import pytest
 from scipy.optimize import linprog
 from scipy.stats import norm
@@ -212,3 +213,13 @@ def test_after_a_fit_by_batches_a_few_rows_at_a_time_are_looked_at(x64: None) ->
         np.testing.assert_allclose(loss, -(log_probs.sum() + log_prior) / 300, rtol=1e-12)
         np.testing.assert_allclose(program.loss(params, x, y), loss, rtol=1e-12)
         np.testing.assert_allclose(program.logits(params, x, y)[:, 1], eta, rtol=1e-12)
+
+
+def test_weights_that_are_as_large_as_the_digits_allow_are_told_as_such() -> None:
+    """No loss is lowered any more, and none is named."""
+    x = np.linspace(-2, 2, 20)[:, None]
+    method = MLE(optimizer=optax.sgd(1e3), num_steps=50, polish=False)
+    for y in ((x[:, 0] > 0).astype(int), np.ones(20, int)):
+        status = fit(LOGISTIC, method, x, y, key=0, progress=False).status
+        assert status.level == "failed"
+        assert "all 20 rows are classified correctly, and the weights are already so large" in str(status)

@@ -1,5 +1,6 @@
 """Models as NumPyro models: their sites, their priors, and what NumPyro itself makes of them."""
 
+import inspect
 from collections.abc import Callable
 from typing import Any
 
@@ -316,6 +317,23 @@ INVALID: dict[str, tuple[Callable[[], Any], type[Exception], str]] = {
         r"integer labels 0, \.\.\., 2; got float32\. Use y\.astype\(int\)",
     ),
 }
+
+
+OUTPUTS: dict[str, tuple[Any, tuple[int, ...], str]] = {
+    "an axis of one": (Bernoulli(), (5, 1, 1), r"Bernoulli: .* eta of shape \(5, 1\); got \(5, 1, 1\)\..*out\[:, 0\]"),
+    "an image": (Categorical(3), (5, 28, 3), r"eta of shape \(5, 3\); got \(5, 28, 3\)\. .*give an MLP x.reshape"),
+    "a vector": (Normal(0.5), (5,), r"eta of shape \(5, 1\); got \(5,\)\. Let the network return out\[:, None\]"),
+}
+
+
+@pytest.mark.parametrize("name", OUTPUTS)
+def test_outputs_of_another_shape_are_told_before_those_of_y(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a user has it: without the checks of annotations that the tests put before it."""
+    observation, shape, message = OUTPUTS[name]
+    monkeypatch.setattr(type(observation), "__call__", inspect.unwrap(type(observation).__call__))
+    for y in (None, jnp.zeros(5, int), jnp.zeros(shape, int)):
+        with pytest.raises(ValueError, match=message):
+            seed(observation, 0)(jnp.zeros(shape), y)
 
 
 @pytest.mark.parametrize("name", INVALID)

@@ -23,6 +23,7 @@ from flatprior.inference import (
     MLE,
     NUTS,
     Fit,
+    UndefinedPredictionWarning,
     calibration,
     code_length,
     compare,
@@ -168,6 +169,21 @@ def test_padding_changes_nothing(name: str) -> None:
 def test_a_row_longer_than_the_context_is_refused() -> None:
     with pytest.raises(ValueError, match="expected rows of at most 12 tokens, its context; got 13"):
         NETWORKS["Transformer"].rebuild({})(jnp.zeros((1, 13), int))
+
+
+def test_a_text_with_another_token_is_no_number() -> None:
+    """All of it, as the padding of y may hide the token; a text beside it is what it was."""
+    for name, lift in NETWORKS.items():
+        model, w, x = model_of(name), weights_of(name), tokens_at_random((2, T))
+        logits = jax.jit(lambda x, model=model, w=w: observation(model, w, x, "y").logits)
+        expected = np.asarray(logits(x))[0]
+        for wrong in (-1, -K, K, 2**31 - 1):
+            x[1, 4] = wrong
+            found = np.asarray(logits(x))
+            np.testing.assert_array_equal(found[0], expected)
+            assert np.isnan(found[1]).all(), (name, wrong)
+        with pytest.raises(TypeError, match=r"x to be integer tokens 0, \.\.\., 3; got float32. Use x.astype\(int\)"):
+            fit(Model(lift, CategoricalSequence(K), "flat"), MLE(), np.ones((3, T)), np.ones((3, T), int), key=0)
 
 
 # The distribution.
@@ -382,6 +398,32 @@ def test_a_lifted_network_is_fitted_by_batches(lifted: Fit, rows: Rows) -> None:
     assert ((text >= 0) & (text < 3)).all()
 
 
+def test_texts_that_the_network_does_not_know_are_told(lifted: Fit, rows: Rows) -> None:
+    x, y = rows.x.copy(), rows.y
+    x[[2, 5], 3] = -1, 3
+    told = rf"The prediction is NaN in 2 of {len(y)} rows \(row 2 first\).* tokens beyond its vocabulary"
+    answers: dict[str, Any] = {
+        "log_prob": lambda: lifted.predict(x).log_prob(y),
+        "probs": lambda: lifted.predict(x).probs,
+        "component_means": lambda: lifted.predict(x).component_means,
+        "log_likelihood": lambda: lifted.log_likelihood(x, y),
+        "compare": lambda: compare({"it": lifted}, x, y),
+    }
+    for name, ask in answers.items():
+        with pytest.warns(UndefinedPredictionWarning, match=told) as record:
+            ask()
+        assert record[0].filename == __file__, name
+    found = lifted.predict(rows.x).log_prob(y)  # of which nothing is to be said
+    assert np.isfinite(found).all()
+    padded = np.where(y == -1, -1, rows.x)  # also where nothing is lost, as y has no token there
+    assert (padded != rows.x).any()
+    failed = fit(lifted.model, lifted.method, padded, y, key=0, progress=False)
+    assert failed.status.level == "failed"
+    assert "at the starting point, before any step. Look for values of x that the network does not know" in str(
+        failed.status
+    )
+
+
 def test_hand_written_sequences_are_rows_of_tokens_too(fitted: dict[str, Fit], rows: Rows) -> None:
     def by_hand(x: Array, y: Array | None = None) -> None:
         eta = table(x, 3, prior=gaussian(1.5))
@@ -458,6 +500,16 @@ def test_other_tokens_cannot_be_compared(fitted: dict[str, Fit], rows: Rows) -> 
 BAD_PARTS: dict[str, tuple[Any, type[Exception], str]] = {
     "one class": (lambda: CategoricalSequence(1), ValueError, "expected at least 2 classes; got 1"),
     "padding": (lambda: CategoricalSequence(3, padding=0), ValueError, r"none of the tokens 0, \.\.\., 2; got 0"),
+    "padding alone": (
+        lambda: fit(BIGRAMS, MLE(), np.zeros((5, 2), int), np.full((5, 2), -1), key=0),
+        ValueError,
+        "y: expected tokens to fit; got -1, which is padding, in every place",
+    ),
+    "a token too many": (
+        lambda: fit(BIGRAMS, MLE(), np.zeros((5, 2), int), np.array([[0, 1]] * 4 + [[2, 3]]), key=0),
+        ValueError,
+        "y, row 4, column 1: expected a token, from 0 to 2, or -1 for padding; got 3. There are 4 classes in y",
+    ),
     "one output a row": (
         lambda: fit(Model(MLP(), CategoricalSequence(3)), MLE(), np.zeros((5, 2)), np.zeros((5, 2), int), key=0),
         ValueError,

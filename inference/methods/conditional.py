@@ -142,16 +142,21 @@ class Conditional:
     def _sampled(self, structure: Structure) -> list[str]:
         """The sites that match a pattern."""
         sites = list(structure.latents)
-        unused = [pattern for pattern in self.sites if not any(fnmatchcase(site, pattern) for site in sites)]
+        unused = [pattern for pattern in self.sites if not any(_matches(site, pattern) for site in sites)]
         if unused:
             raise ValueError(f"Conditional: the patterns {unused} match no site; the sites are {sites}.")
-        sampled = [site for site in sites if any(fnmatchcase(site, pattern) for pattern in self.sites)]
+        sampled = [site for site in sites if any(_matches(site, pattern) for pattern in self.sites)]
         if len(sampled) == len(sites):
             raise ValueError(
                 f"Conditional: expected sites to leave some to be held; {list(self.sites)} match all of them, {sites}. "
                 f"To sample all, use {name_of(self.method)}."
             )
         return sampled
+
+
+def _matches(site: str, pattern: str) -> bool:
+    """Whether a pattern is the name of a site, which may have brackets in it, or one of `fnmatch` that it follows."""
+    return site == pattern or fnmatchcase(site, pattern)
 
 
 def _at_the_base(site: dict[str, Any] | None = None) -> Any:

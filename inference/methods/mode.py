@@ -66,7 +66,7 @@ def no_maximum(
         further, furthest = (loss(factor, names[i:]) for factor in RAY)
         if (further < here or saturated) and furthest <= further:
             values = np.unique(np.asarray(jax.tree.leaves(y)[0]))
-            sentence = says.ONE_VALUE if len(values) == 1 else says.NO_MODE
+            sentence = says.SATURATED if saturated else says.ONE_VALUE if len(values) == 1 else says.NO_MODE
             return [sentence.format(rows=num_rows, factor=RAY[0], here=here, further=abs(further), value=values[0])]
     return []
 

@@ -33,7 +33,8 @@ class MAP(PointSettings):
         batch_size: rows an update, drawn anew without replacement every epoch (the rows that do not fill a batch wait
             for another epoch); None is all rows. Beside x, y and the weights, memory is then that of one batch; after
             the last step all rows are looked at, as many at a time as a batch has, or 128. Only the polish, and a
-            density that seems to grow without bound, take all rows at once.
+            density that seems to grow without bound, take all rows at once. The status of a fit by batches knows from
+            the noisy losses alone whether it has arrived: one that was stopped early in its descent may be "ok".
         num_restarts: independent starting points, run side by side on the same batches; the one with the smallest
             loss is kept.
         validation_fraction: share of the rows that is held out of the fit, to stop it when their loss has not improved
