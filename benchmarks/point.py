@@ -71,10 +71,11 @@ class Lifted:
 
     def data(self) -> tuple[np.ndarray, np.ndarray]:
         rng = np.random.default_rng(0)
-        if self.name == "CNN":  # ten prototypes under noise
+        if self.name == "CNN":  # ten prototypes under noise, and a tenth of the labels wrong, or there were no maximum
             y = rng.integers(0, CLASSES, self.rows, dtype=np.int32)
             prototypes = rng.standard_normal((CLASSES, 16, 16), dtype=np.float32)
-            return prototypes[y] + 2 * rng.standard_normal((self.rows, 16, 16), dtype=np.float32), y
+            x = prototypes[y] + 2 * rng.standard_normal((self.rows, 16, 16), dtype=np.float32)
+            return x, np.where(rng.random(self.rows) < 0.1, rng.integers(0, CLASSES, self.rows), y).astype(np.int32)
         jumps = rng.choice(VOCABULARY, size=(self.rows, LENGTH), p=rng.dirichlet(np.full(VOCABULARY, 0.3)))
         y = (jumps.cumsum(axis=1) % VOCABULARY).astype(np.int32)  # a walk on a circle
         return np.concatenate([np.zeros((self.rows, 1), np.int32), y[:, :-1]], axis=1), y

@@ -95,17 +95,15 @@ NON_FINITE_START = (
     "(such as tokens beyond its vocabulary) and for values of y or priors under which the log density is not finite, "
     "or give another init_strategy."
 )
+SEPARABLE = "all {rows} rows are classified correctly (the classes are separable)"
+ONE_VALUE = "y is {value} in all {rows} rows"
 NO_MODE = (
-    "There is no maximum: all {rows} rows are classified correctly (the classes are separable), and weights {factor:g} "
-    "times as large lower the loss from {here:.3g} to {further:.3g}. With a proper prior, as in MAP, there is one."
+    "There is no maximum: {evidence}, and weights {factor:g} times as large lower the loss from {here:.3g} to "
+    "{further:.3g}. With a proper prior, as in MAP, there is one."
 )
 SATURATED = (
-    "There is no maximum: all {rows} rows are classified correctly, and the weights are already so large that every "
-    "probability is rounded to 1. With a proper prior, as in MAP, there is one."
-)
-ONE_VALUE = (
-    "There is no maximum: y is {value} in all {rows} rows, and weights {factor:g} times as large lower the loss from "
-    "{here:.3g} to {further:.3g}. With a proper prior, as in MAP, there is one."
+    "There is no maximum: {evidence}, and the weights are already so large that every probability is rounded to 1. "
+    "With a proper prior, as in MAP, there is one."
 )
 ABSENT = (
     "There is no maximum: class {absent} occurs in none of the {rows} rows, and the further the logits move against it "

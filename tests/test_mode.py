@@ -219,7 +219,8 @@ def test_weights_that_are_as_large_as_the_digits_allow_are_told_as_such() -> Non
     """No loss is lowered any more, and none is named."""
     x = np.linspace(-2, 2, 20)[:, None]
     method = MLE(optimizer=optax.sgd(1e3), num_steps=50, polish=False)
-    for y in ((x[:, 0] > 0).astype(int), np.ones(20, int)):
+    evidence = {"(the classes are separable)": (x[:, 0] > 0).astype(int), "y is 1 in all 20 rows": np.ones(20, int)}
+    for told, y in evidence.items():
         status = fit(LOGISTIC, method, x, y, key=0, progress=False).status
         assert status.level == "failed"
-        assert "all 20 rows are classified correctly, and the weights are already so large" in str(status)
+        assert f"{told}, and the weights are already so large" in str(status)

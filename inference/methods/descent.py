@@ -224,7 +224,8 @@ class Program:
 
     def __init__(self, settings: PointSettings, model: NumPyroModel, structure: Structure) -> None:
         self.settings, self.model, self.latents, self.observed = settings, model, structure.latents, structure.observed
-        self._flat_sites: frozenset[str] | None = None
+        self._known: dict[str, Any] = {}
+        """What has been read from a trace of the model, which takes milliseconds: once."""
         objective = per_row(model)
         schedule = optax.cosine_decay_schedule(LEARNING_RATE, settings.num_steps)
         guide = AutoDelta(objective, init_loc_fn=init_to_uniform)
@@ -399,14 +400,24 @@ class Program:
             return d.logits.reshape(-1, d.logits.shape[-1])
         return None
 
+    def logits_shape(self, params: Weights, x: Rows, y: Rows) -> tuple[int, int] | None:
+        """The shape of `logits`."""
+        if "logits" not in self._known:
+            logits = jax.eval_shape(self._logits, params, x, y)
+            self._known["logits"] = None if logits is None else logits.shape
+        return self._known["logits"]
+
     def _logit_slopes(self, names: tuple[str, ...], params: Weights, x: Rows, y: Rows) -> Array:
         """Derivatives of the logits by the weights of some sites, one after the other, (n, classes, weights)."""
         block, unravel = ravel_pytree([params[name] for name in names])
 
-        def logits(block: Array) -> Array | None:
-            return self._logits({**params, **dict(zip(names, unravel(block), strict=True))}, x, y)
+        def slopes(x: Rows, y: Rows) -> Array:
+            def logits(block: Array) -> Array | None:
+                return self._logits({**params, **dict(zip(names, unravel(block), strict=True))}, x, y)
 
-        return jax.jacfwd(logits)(block)
+            return jax.jacfwd(logits)(block)
+
+        return self._by_batches(slopes, x, y)
 
     def _curvature(self, moving: Weights, params: Weights, x: Rows, y: Rows) -> Array:
         """How far the logits are from linear in the sites that move, relative to how far a step takes them."""
@@ -414,17 +425,22 @@ class Program:
             name: jnp.where(moving[name], jnp.cos(jnp.arange(1.0, value.size + 1)).reshape(value.shape), 0.0)
             for name, value in params.items()
         }
-        here, tangent = jax.jvp(lambda params: self._logits(params, x, y), (params,), (step,))
-        there = self._logits(jax.tree.map(jnp.add, params, step), x, y)
-        return jnp.abs(there - here - tangent).max() / jnp.maximum(jnp.abs(tangent).max(), jnp.finfo(here.dtype).tiny)
+
+        def moves(x: Rows, y: Rows) -> tuple[Array, Array]:
+            here, tangent = jax.jvp(lambda params: self._logits(params, x, y), (params,), (step,))
+            there = self._logits(jax.tree.map(jnp.add, params, step), x, y)
+            return jnp.abs(there - here - tangent), jnp.abs(tangent)
+
+        off, along = self._by_batches(moves, x, y)
+        return off.max() / jnp.maximum(along.max(), jnp.finfo(along.dtype).tiny)
 
     def flat_sites(self, x: Rows, y: Rows) -> frozenset[str]:
         """The latent sites whose prior is flat."""
-        if self._flat_sites is None:
+        if "flat" not in self._known:
             priors = {name: site["fn"] for name, site in abstract_trace(self.model, x, y).items() if is_latent(site)}
             flat = [name for name, d in priors.items() if is_masked(d) or isinstance(element(d), dist.ImproperUniform)]
-            self._flat_sites = frozenset(flat)
-        return self._flat_sites
+            self._known["flat"] = frozenset(flat)
+        return self._known["flat"]
 
     def _row_log_probs(self, params: Weights, x: Rows, y: Rows) -> Array:
         return self._by_batches(partial(self._log_probs, params), x, y)

@@ -66,26 +66,32 @@ def no_maximum(
         further, furthest = (loss(factor, names[i:]) for factor in RAY)
         if (further < here or saturated) and furthest <= further:
             values = np.unique(np.asarray(jax.tree.leaves(y)[0]))
-            sentence = says.SATURATED if saturated else says.ONE_VALUE if len(values) == 1 else says.NO_MODE
-            return [sentence.format(rows=num_rows, factor=RAY[0], here=here, further=abs(further), value=values[0])]
+            evidence = (says.ONE_VALUE if len(values) == 1 else says.SEPARABLE).format(rows=num_rows, value=values[0])
+            sentence = says.SATURATED if saturated else says.NO_MODE
+            return [sentence.format(evidence=evidence, factor=RAY[0], here=here, further=abs(further))]
     return []
 
 
 def separable_in_part(program: Program, structure: Structure, params: Weights, x: Rows, y: Rows) -> list[str]:
     """Whether some rows are separable from a class, at a point that passes for a mode: the second rule above."""
     observed = np.asarray(jax.tree.leaves(y)[0])
-    logits = program.logits(params, x, y) if structure.support.is_discrete else None
-    if logits is None or len(logits) != observed.size:
+    shape = program.logits_shape(params, x, y) if structure.support.is_discrete else None
+    if shape is None or shape[0] != observed.size:
         return []
     labels = observed.ravel()  # of rows of tokens all tokens, one after the other
-    is_label = (labels >= 0) & (labels < logits.shape[1])  # the others are padding
+    is_label = (labels >= 0) & (labels < shape[1])  # the others are padding
     labels, place = labels[is_label], np.flatnonzero(is_label)
-    probs = softmax(np.asarray(logits, float)[place], axis=-1)
+    absent = sorted(set(range(shape[1])) - set(labels.tolist()))
+    flat = program.flat_sites(x, y)
+    names = [param(site) for site in structure.latents if site in structure.real and site in flat]
+    blocks = _blocks({name: params[name].size for name in names}, labels.size, shape[1], bool(absent))
+    if not blocks:
+        return []
+    probs = softmax(np.asarray(program.logits(params, x, y), float)[place], axis=-1)
     if (probs > SURE).all():
         return []
-    names = _linear_block(program, structure, params, x, y, probs.size)
-    size = sum(params[name].size for name in names)
-    if not names or probs.size * size > MAX_ENTRIES:
+    names = next((block for block in blocks if _is_linear(program, block, params, x, y)), [])
+    if not names:
         return []
     slopes = np.asarray(program.logit_slopes(tuple(names), params, x, y), float)[place]
     found = _recession(slopes, probs, labels)
@@ -99,7 +105,6 @@ def separable_in_part(program: Program, structure: Structure, params: Weights, x
     before, here, further = -ray.sum(axis=1)
     if np.diff(ray, axis=0).min() < -SURE or not (here < before - SURE and further <= here + SURE):
         return []
-    absent = sorted(set(range(probs.shape[1])) - set(labels.tolist()))
     evidence = says.ABSENT if absent else says.IN_PART
     rows = np.unique(place[found.rows] // (observed.size // len(observed)))
     return [
@@ -117,19 +122,24 @@ def separable_in_part(program: Program, structure: Structure, params: Weights, x
     ]
 
 
-def _linear_block(
-    program: Program, structure: Structure, params: Weights, x: Rows, y: Rows, num_logits: int
-) -> list[str]:
-    """The largest set of weights, from some site on to the last, in which the logits are linear and the prior flat."""
-    flat = program.flat_sites(x, y)
-    names = [param(site) for site in structure.latents if site in structure.real and site in flat]
-    if names and num_logits * params[names[-1]].size > MAX_ENTRIES:  # nor is any larger block looked at
+def _blocks(sizes: dict[str, int], num_rows: int, num_classes: int, is_absent: bool) -> list[list[str]]:
+    """The weights from some name on to the last whose linear program is not too large, the largest set first.
+
+    Where only the biases of the classes are that few, they can separate a class which is absent, and no other: what
+    they add makes the rows of one class less probable where it makes those of another more so.
+    """
+    names = list(sizes)
+    counts = [sum(sizes[name] for name in names[i:]) for i in range(len(names))]
+    first = next((i for i, count in enumerate(counts) if num_rows * num_classes * count <= MAX_ENTRIES), len(names))
+    if first > 0 and first < len(names) and counts[first] <= num_classes and not is_absent:
         return []
-    for i in range(len(names)):
-        moving = {name: np.array(name in names[i:]) for name in params}
-        if float(program.curvature(moving, params, x, y)) < 1e-3:
-            return names[i:]
-    return []
+    return [names[i:] for i in range(first, len(names))]
+
+
+def _is_linear(program: Program, block: list[str], params: Weights, x: Rows, y: Rows) -> bool:
+    """Whether the logits are linear in these weights."""
+    moving = {name: np.array(name in block) for name in params}
+    return float(program.curvature(moving, params, x, y)) < 1e-3
 
 
 class _Recession(NamedTuple):
