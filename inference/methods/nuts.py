@@ -28,8 +28,9 @@ MIN_ESS = 100
 """Effective draws of the log density a chain below which estimates are called rough (Vehtari et al. 2021)."""
 FEWEST = 4
 """Draws a chain below which neither is known."""
-MAX_TREE_CAPS = 0.05
-"""Share of draws at the tree cap above which it is said: a log density that mixes does not show it."""
+MAX_TREE_CAPS = 0.5
+"""Share of draws at the tree cap above which it is said, though the log density mixes: trajectories that are cut short
+cost time, and where most are, chains may hardly move in directions that the log density does not show."""
 
 
 WARM_START = MAP(num_steps=500, polish=False)
