@@ -132,7 +132,7 @@ BUGS = [
     ),
     Bug(
         "the shape of y is not looked at",
-        "inference/checks.py",
+        "inference/contract.py",
         "    _check_row_log_prob(name, site, count_rows(x))\n",
         "",
         "test_rows.py test_bad_input.py",

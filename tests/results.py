@@ -1,12 +1,14 @@
 """The table of a run of all tests, from what pytest wrote of it: `make test-all` makes `tests/RESULTS.md` by it.
 
-python tests/results.py build/test-all.xml
+    python tests/results.py build/test-all.xml [AGAIN.xml ...]
+
+Of a file that was run again, the last run counts, and the table says so.
 """
 
 import os
 import platform
 import sys
-from collections import defaultdict
+from collections import Counter, defaultdict
 from datetime import datetime
 from importlib.metadata import version
 from xml.etree import ElementTree
@@ -20,20 +22,25 @@ def outcome(case: ElementTree.Element) -> str:
     return "failed" if kinds & {"failure", "error"} else "skipped" if "skipped" in kinds else "passed"
 
 
-def table(path: str) -> str:
+def table(paths: list[str]) -> str:
     """In Markdown: a line a file, with how its tests ended and the seconds that they took together."""
-    suite = next(ElementTree.parse(path).getroot().iter("testsuite"))
-    counts: dict[str, dict[str, int]] = defaultdict(lambda: dict.fromkeys(OUTCOMES, 0))
-    seconds: dict[str, float] = defaultdict(float)
-    for case in suite.iter("testcase"):
-        file = case.attrib["classname"].replace(".", "/") + ".py" if case.attrib["classname"] else case.attrib["name"]
-        counts[file][outcome(case)] += 1
-        seconds[file] += float(case.attrib["time"])
+    first, *again = [next(ElementTree.parse(path).getroot().iter("testsuite")) for path in paths]
+    cases: dict[str, list[ElementTree.Element]] = {}
+    repeated: set[str] = set()
+    for suite in (first, *again):
+        of_suite: dict[str, list[ElementTree.Element]] = defaultdict(list)
+        for case in suite.iter("testcase"):
+            name = case.attrib["classname"]
+            of_suite[name.replace(".", "/") + ".py" if name else case.attrib["name"]].append(case)
+        repeated |= cases.keys() & of_suite.keys()
+        cases |= of_suite
+    counts = {file: Counter(map(outcome, of_file)) for file, of_file in cases.items()}
+    seconds = {file: sum(float(case.attrib["time"]) for case in of_file) for file, of_file in cases.items()}
     rows = [[file, *(str(counts[file][kind]) for kind in OUTCOMES), f"{seconds[file]:.0f}"] for file in sorted(counts)]
     totals = [str(sum(count[kind] for count in counts.values())) for kind in OUTCOMES]
     rows.append(["all", *totals, f"{sum(seconds.values()):.0f}"])
-    began = datetime.fromisoformat(suite.attrib["timestamp"])
-    minutes = float(suite.attrib["time"]) / 60
+    began = datetime.fromisoformat(first.attrib["timestamp"])
+    minutes = float(first.attrib["time"]) / 60
     packages = ", ".join(f"{name} {version(name)}" for name in PACKAGES)
     return "\n".join(
         [
@@ -41,6 +48,7 @@ def table(path: str) -> str:
             "",
             f"`make test-all`, {began:%Y-%m-%d}: {minutes:.0f} minutes on {os.cpu_count()} cores,",
             f"Python {platform.python_version()}, {packages}.",
+            *([f"Run again after tests of theirs were mended: {', '.join(sorted(repeated))}."] if repeated else []),
             "",
             "| file | passed | failed | skipped | seconds |",
             "|---|---|---|---|---|",
@@ -50,4 +58,4 @@ def table(path: str) -> str:
 
 
 if __name__ == "__main__":
-    print(table(sys.argv[1]))
+    print(table(sys.argv[1:]))

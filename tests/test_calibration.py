@@ -34,6 +34,8 @@ from flatprior.inference.criticism.calibration import _of_classes, _of_numbers
 from flatprior.models import MLP, Bernoulli, Categorical, Model, Normal, fan_in, gaussian
 
 matplotlib.use("agg")
+pytestmark = pytest.mark.filterwarnings("ignore::flatprior.inference.FailedFitWarning")
+"""Fits of 20 steps need not be good ones, and classes of 12 rows may be separable: they are judged all the same."""
 
 METHODS: dict[str, Any] = {
     "MLE": MLE(num_steps=20, polish=False),
@@ -328,7 +330,6 @@ def test_wrong_intervals_are_found_wrong() -> None:
 # Fits.
 
 
-@pytest.mark.filterwarnings("ignore::flatprior.inference.FailedFitWarning")
 def test_the_mle_of_a_network_with_too_many_weights_is_surer_than_it_should_be() -> None:
     """Beyond what chance explains, in the mean over data sets; the data know nothing that would justify it."""
     model, excess, gap = Model(MLP((20,), "tanh"), Bernoulli(), prior=fan_in(1.0)), [], []

@@ -230,7 +230,6 @@ METHODS: dict[str, tuple[Any, Callable[[Oracle, np.ndarray, str], None]]] = {
 """How each is set, and what is asked of its draws."""
 QUICK = {(name, method) for name in ORACLES for method in ("MLE", "MAP")} | {
     *((name, "Laplace") for name in ORACLES),
-    ("linear, learned variance", "NUTS"),
     ("linear, learned variance", "Conditional"),
     ("linear, learned variance", "MCLMC, adjusted"),
 }

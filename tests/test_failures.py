@@ -1,6 +1,7 @@
 """Every way a fit can fail: a sick case in which it is said, and a healthy one that is ok."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import jax
@@ -85,9 +86,9 @@ def by(method: Any, model: Any = LINE, y: np.ndarray = REAL) -> Callable[[int], 
     return lambda key: fit(model, method, X, y, key=key, progress=False)
 
 
-def sampled(shape: int = ROUND, edge: float = 1e9) -> Callable[[int], Fit]:
+def sampled(shape: int = ROUND, edge: float = 1e9, **changed: Any) -> Callable[[int], Fit]:
     x = {"shape": np.full(40, shape), "edge": np.full(40, edge)}
-    return lambda key: fit(landscape, SAMPLER, x, REAL, key=key, progress=False)
+    return lambda key: fit(landscape, replace(SAMPLER, **changed), x, REAL, key=key, progress=False)
 
 
 def diagnosed(shape: int = ROUND) -> Callable[[int], Status]:
@@ -151,7 +152,9 @@ WAYS: dict[str, Way] = {
     "an interrupted descent": Way(interrupted(descent, 1, by(SHORT)), by(SHORT), "check", "Interrupted after 1 of 40"),
     "interrupted chains": Way(interrupted(chains, 300, sampled()), sampled(), "check", "of 1000 draws of each chain"),
     "divergences": Way(sampled(CLIFF), sampled(), "check", "transitions diverged: the draws may miss part"),
-    "trajectories cut short": Way(sampled(RIDGE), sampled(), "check", "were cut short by max_tree_depth=5"),
+    "trajectories cut short": Way(
+        sampled(RIDGE, max_tree_depth=3), sampled(), "check", "were cut short by max_tree_depth=3"
+    ),
     "frozen chains": Way(sampled(edge=-1e9), sampled(), "failed", "Chains 0, 1, 2, 3 did not move"),
     "lost chains": Way(micro(50.0), micro(0.0), "check", "are lost: their log density is"),
     "a low E-BFMI": Way(diagnosed(HEAVY), diagnosed(), "check", "moves in small steps (E-BFMI"),
@@ -160,11 +163,15 @@ WAYS: dict[str, Way] = {
 }
 
 
+LONG = ("lost chains", "a low E-BFMI", "R-hat of predictions", "ESS of predictions")
+NAMES = [pytest.param(name, marks=[pytest.mark.slow] * (name in LONG)) for name in WAYS]
+
+
 def status_of(found: Fit | Status) -> Status:
     return found if isinstance(found, Status) else found.status
 
 
-@pytest.mark.parametrize("name", WAYS)
+@pytest.mark.parametrize("name", NAMES)
 def test_each_way_to_fail_is_said_where_it_is_there(name: str) -> None:
     way = WAYS[name]
     for key in KEYS:
@@ -173,7 +180,7 @@ def test_each_way_to_fail_is_said_where_it_is_there(name: str) -> None:
         assert way.sentence in str(status), (key, str(status))
 
 
-@pytest.mark.parametrize("name", WAYS)
+@pytest.mark.parametrize("name", NAMES)
 def test_each_way_to_fail_is_not_said_where_it_is_not_there(name: str) -> None:
     for key in KEYS:
         status = status_of(WAYS[name].healthy(key))

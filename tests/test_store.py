@@ -204,7 +204,9 @@ ALIKE = {
 }
 
 
-@pytest.mark.parametrize("name", ALIKE)
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=[pytest.mark.slow] * (n == "functions of one name")) for n in ALIKE]
+)
 def test_models_that_are_alike_in_words_are_told_by_their_density(rows: Rows, tmp_path: Path, name: str) -> None:
     one, other = ALIKE[name]
     first = run(rows, 5, tmp_path, model=one)
