@@ -146,6 +146,10 @@ NOT_MIXED = (
     "The chains disagree on the log density: R-hat {rhat:.2f}, above {limit}. Run longer (num_warmup, num_samples), or "
     "compare the chains' predictions."
 )
+LOW_BFMI = (
+    "The energy of chain {chain} moves in small steps (E-BFMI {bfmi:.2f}, below {limit}): it explores the tails "
+    "slowly. Another parametrisation, such as a non-centred one, is the usual cure."
+)
 TOO_FEW = (
     "Each chain has {draws} draws, fewer than {least}: whether the chains agree, and how rough estimates are, is not "
     "known. Give more num_samples."

@@ -157,7 +157,7 @@ WAYS: dict[str, Way] = {
     ),
     "frozen chains": Way(sampled(edge=-1e9), sampled(), "failed", "Chains 0, 1, 2, 3 did not move"),
     "lost chains": Way(micro(50.0), micro(0.0), "check", "are lost: their log density is"),
-    "a low E-BFMI": Way(diagnosed(HEAVY), diagnosed(), "check", "moves in small steps (E-BFMI"),
+    "a low E-BFMI": Way(sampled(HEAVY), sampled(), "check", "moves in small steps (E-BFMI"),
     "R-hat of predictions": Way(diagnosed(HILLS), diagnosed(), "check", "The chains disagree on predictions: R-hat"),
     "ESS of predictions": Way(diagnosed(RIDGE), diagnosed(), "check", "Estimates of predictions are rough"),
 }
@@ -205,7 +205,9 @@ def test_a_sampler_that_failed_shows_it_wherever_it_is_used() -> None:
 
 def test_very_few_draws_are_not_judged_and_it_is_said() -> None:
     draws = np.random.default_rng(0).normal(size=(4, 1000))
-    stats = {"lp": draws, "diverging": np.zeros(draws.shape, bool), "tree_depth": np.full(draws.shape, 2)}
+    stats = {"lp": draws, "diverging": np.zeros(draws.shape, bool), "tree_depth": np.full(draws.shape, 2)} | {
+        "energy": -draws
+    }
     few = {name: value[:, :3] for name, value in stats.items()}
     assert str(_status(NUTS(), stats, 1000)) == "ok"
     status = _status(NUTS(num_samples=3), few, 3)

@@ -16,9 +16,11 @@ from arviz_stats.base import array_stats  # type: ignore[attr-defined]
 from scipy.special import logsumexp
 from xarray import DataTree
 
+from .. import status as says
 from ..checks import as_rows
 from ..density import Rows, count_rows, log_density, take_rows
 from ..methods.method import name_of
+from ..methods.nuts import MIN_BFMI
 from ..result import Fit
 
 NUM_PROBES = 50
@@ -32,8 +34,6 @@ MIN_ESS = 100
 MANY_CHAINS = 8
 """From so many chains on, and with fewer draws than `LONG` in each, they are judged in groups."""
 LONG = 1000
-MIN_BFMI = 0.3
-"""Share of the energy's variance that the momentum draws must supply (Betancourt 2016)."""
 ODD = 1e-3
 """Nats by which the log density may change where it should not: rounding."""
 GIVEN = (
@@ -245,11 +245,8 @@ def _findings(fit: Fit, table: pd.DataFrame, chains: pd.DataFrame, *, nested: bo
                 f"Estimates of {name} are rough: {least:.0f} effective draws, fewer than {MIN_ESS} a chain. Draw more."
             )
     if "bfmi" in chains and chains["bfmi"].min() < MIN_BFMI:
-        worst = chains["bfmi"].idxmin()
-        found.append(
-            f"The energy of chain {worst} moves in small steps (E-BFMI {chains['bfmi'].min():.2f}, below {MIN_BFMI}): "
-            f"it explores the tails slowly. Another parametrisation, such as a non-centred one, is the usual cure."
-        )
+        bfmi = chains["bfmi"]
+        found.append(says.LOW_BFMI.format(chain=bfmi.idxmin(), bfmi=bfmi.min(), limit=MIN_BFMI))
     if "tree_cap" in chains and chains["tree_cap"].max() > 0.05:
         found.append(f"{chains['tree_cap'].mean():.0%} of the trajectories were cut short by max_tree_depth: raise it.")
     if chains["moved"].min() < 0.5:

@@ -28,6 +28,8 @@ MIN_ESS = 100
 """Effective draws of the log density a chain below which estimates are called rough (Vehtari et al. 2021)."""
 FEWEST = 4
 """Draws a chain below which neither is known."""
+MIN_BFMI, FEWEST_ENERGIES = 0.3, 100
+"""Share of the energy's variance that the momentum draws must supply (Betancourt 2016), and draws that tell it."""
 MAX_TREE_CAPS = 0.5
 """Share of draws at the tree cap above which it is said, though the log density mixes: trajectories that are cut short
 cost time, and where most are, chains may hardly move in directions that the log density does not show."""
@@ -259,4 +261,8 @@ def _status(settings: NUTS, stats: dict[str, np.ndarray], num_draws: int) -> Sta
             warnings.append(says.NOT_MIXED.format(rhat=rhat, limit=MAX_RHAT))
         if not ess >= MIN_ESS * lp.shape[0]:
             warnings.append(says.LOW_ESS.format(ess=ess, limit=MIN_ESS * lp.shape[0]))
+    if num_draws >= FEWEST_ENERGIES and not frozen.any():
+        bfmi = array_stats.bfmi(stats["energy"])
+        if bfmi.min() < MIN_BFMI:
+            warnings.append(says.LOW_BFMI.format(chain=bfmi.argmin(), bfmi=bfmi.min(), limit=MIN_BFMI))
     return Status(tuple(failures), tuple(warnings))
