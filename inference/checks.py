@@ -10,23 +10,9 @@ import numpy as np
 from jax.typing import ArrayLike
 from numpyro.distributions import constraints
 
-from .contract import check_model, in_words, structure_of
+from .contract import check_model, in_words
 from .density import NumPyroModel, Rows, Structure, count_rows
 from .repeated import check_one_density
-
-__all__ = [
-    "Layout",
-    "as_key",
-    "as_rows",
-    "check_finite",
-    "check_labels",
-    "check_like",
-    "check_model",
-    "check_problem",
-    "check_y",
-    "in_words",
-    "structure_of",
-]
 
 SAMPLED_ROWS = 1_000
 """Rows on which the offsets of columns are looked at; a column's mean and spread need no more."""

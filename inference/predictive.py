@@ -53,8 +53,8 @@ def over_rows(
 ) -> Any:
     """Evaluate a function at every draw and row, and summarise it over draws, a chunk of rows at a time.
 
-    The one place that chunks memory. Rows are cut so that (draws x rows of a chunk) results fit in `WORKING_BYTES`, and
-    within a chunk as many draws are evaluated together as their intermediate values fit.
+    The one place that bounds the memory of predictions. Rows are cut so that (draws x rows of a chunk) results fit in
+    `WORKING_BYTES`, and within a chunk as many draws are evaluated together as their intermediate values fit.
 
     Args:
         per_draw: (model, site, weights, x, y) -> a pytree with one entry a row, at one draw.

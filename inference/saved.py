@@ -21,7 +21,8 @@ from numpyro.handlers import seed, substitute, trace
 from xarray import Dataset, DataTree, open_datatree
 
 from .blocks import Seconds
-from .checks import Layout, structure_of
+from .checks import Layout
+from .contract import structure_of
 from .datatree import names_in_tree, renamed, to_datatree
 from .density import NumPyroModel, Rows, Structure, Weights, abstract_trace, unmasked
 from .methods.method import Kind, Outcome, name_of

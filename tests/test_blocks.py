@@ -11,7 +11,7 @@ import pytest
 
 from flatprior.inference import MAP, NUTS, fit
 from flatprior.inference.blocks import Run, run_in_blocks, stopwatch
-from flatprior.inference.checks import check_model
+from flatprior.inference.contract import check_model
 from flatprior.inference.methods import chains, descent
 from flatprior.models import MLP, Bernoulli, Model, Normal, gaussian
 

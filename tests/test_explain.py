@@ -23,7 +23,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import log_loss
 
 from flatprior.inference import MAP, MLE, explain, fit, flat, log_density
-from flatprior.inference.checks import check_model
+from flatprior.inference.contract import check_model
 from flatprior.inference.methods.descent import program_of
 from flatprior.models import MLP, Bernoulli, Categorical, Model, Normal, fan_in, gaussian
 

@@ -18,7 +18,7 @@ from numpyro.infer.util import log_density as density_of_numpyro
 from sklearn.metrics import log_loss
 
 from flatprior.inference import MAP, MLE, fit, flat, log_density
-from flatprior.inference.checks import check_model
+from flatprior.inference.contract import check_model
 from flatprior.inference.density import per_row
 from flatprior.inference.methods.descent import program_of
 from flatprior.models import MLP, Bernoulli, Categorical, Model, Normal, fan_in, gaussian

@@ -12,7 +12,7 @@ from scipy.optimize import linprog
 from scipy.stats import norm
 
 from flatprior.inference import MAP, MLE, fit, flat
-from flatprior.inference.checks import check_model
+from flatprior.inference.contract import check_model
 from flatprior.inference.methods.descent import param, program_of
 from flatprior.models import MLP, Bernoulli, Categorical, Model, Normal, gaussian
 

@@ -12,7 +12,7 @@ import pytest
 
 from flatprior.inference import MAP, Fit, Predictive, fit
 from flatprior.inference import predictive as predictive_module
-from flatprior.inference.checks import check_model
+from flatprior.inference.contract import check_model
 from flatprior.inference.density import count_rows
 from flatprior.models import MLP, Bernoulli, Categorical, Model, Normal
 
@@ -147,7 +147,7 @@ PROGRAM = """
 import json, resource, sys
 import jax.numpy as jnp, numpy as np
 from flatprior.inference import Predictive, predictive
-from flatprior.inference.checks import check_model
+from flatprior.inference.contract import check_model
 from flatprior.models import MLP, Model, Normal
 
 def peak():

@@ -12,7 +12,8 @@ import numpyro
 from jax import Array
 from numpyro.infer.util import compute_log_probs
 
-from ..checks import check_problem, in_words
+from ..checks import check_problem
+from ..contract import in_words
 from ..density import NumPyroModel, Rows, Structure, Weights, in_double
 from ..result import Fit
 from .place import Place, as_weights, weights_at

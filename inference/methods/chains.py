@@ -107,6 +107,11 @@ def check_proper(name: str, structure: Structure, improper_ok: bool) -> None:
         )
 
 
+def frozen_chains(lp: np.ndarray) -> np.ndarray:
+    """Which chains never moved, (chain,), by the log density of their draws, (chain, draw): it is one, or no number."""
+    return ~np.isfinite(lp).all(axis=1) | ((lp == lp[:, :1]).all(axis=1) & (lp.shape[1] > 1))
+
+
 class _State(NamedTuple):
     chains: Any
     drawn: Any

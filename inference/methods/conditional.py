@@ -11,7 +11,7 @@ import numpy as np
 from jax import Array
 from numpyro.handlers import seed, substitute, trace
 
-from ..checks import check_model
+from ..contract import check_model
 from ..density import Beside, NumPyroModel, Rows, Structure, Weights, held, is_latent, log_prob
 from ..status import Status
 from ..store import Store

@@ -19,7 +19,7 @@ from ..density import NumPyroModel, Rows, Structure, Weights, signature
 from ..devices import PROGRAMS_KEPT, Spread
 from ..status import Status
 from ..store import Store
-from .chains import Drawn, check_proper, draw_rows, run_chains, warm_start
+from .chains import Drawn, check_proper, draw_rows, frozen_chains, run_chains, warm_start
 from .method import Kind, Outcome
 from .point import MAP
 
@@ -405,7 +405,7 @@ def _status(settings: MCLMC, stats: dict[str, np.ndarray], dim: int, warnings: l
     num_draws = lp.shape[1]
     if num_draws < settings.num_samples:
         warnings.append(says.INTERRUPTED.format(done=num_draws, total=settings.num_samples, unit="draws of each chain"))
-    frozen = ~np.isfinite(lp).all(axis=1) | ((lp == lp[:, :1]).all(axis=1) & (num_draws > 1))
+    frozen = frozen_chains(lp)
     if frozen.any():
         failures.append(says.FROZEN.format(chains=says.listed(frozen)))
     moving = np.flatnonzero(~frozen)

@@ -18,7 +18,7 @@ from ..density import NumPyroModel, Rows, Structure, Weights, signature
 from ..devices import PROGRAMS_KEPT, Spread
 from ..status import Status
 from ..store import Store
-from .chains import Drawn, check_proper, draw_rows, run_chains, warm_start
+from .chains import Drawn, check_proper, draw_rows, frozen_chains, run_chains, warm_start
 from .method import Kind, Outcome
 from .point import MAP
 
@@ -245,7 +245,7 @@ def _status(settings: NUTS, stats: dict[str, np.ndarray], num_draws: int) -> Sta
     if num_draws < settings.num_samples:
         warnings.append(says.INTERRUPTED.format(done=num_draws, total=settings.num_samples, unit="draws of each chain"))
     lp, diverging = stats["lp"], int(stats["diverging"].sum())
-    frozen = ~np.isfinite(lp).all(axis=1) | ((lp == lp[:, :1]).all(axis=1) & (num_draws > 1))
+    frozen = frozen_chains(lp)
     if frozen.any():
         failures.append(says.FROZEN.format(chains=says.listed(frozen)))
     if num_draws < FEWEST:
