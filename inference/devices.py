@@ -51,6 +51,10 @@ class Spread(NamedTuple):
 
         return jax.jit(spread, out_shardings=self.place)
 
+    def jit_start(self, start: Callable[..., Any]) -> Callable[..., Any]:
+        """Compile ``start(*others)``, whose result is laid out as blocks return it: all blocks are then one program."""
+        return jax.jit(start, out_shardings=self.place) if self.mesh.size > 1 else jax.jit(start)
+
     def _with_idle(self, shared: Any) -> Any:
         if not self.idle:
             return shared

@@ -27,13 +27,25 @@ methods = {
 x = np.linspace(-1, 1, 40)[:, None]
 model = Model(MLP((3,), "tanh"), Normal("network"))
 print(*(Spread.of(count).mesh.size for count in range(1, 8)))
+compiled = []
+
+
+def listener(name, seconds, fun_name="", **_):
+    if name.endswith("backend_compile_duration"):
+        compiled.append(fun_name)
+
+
+jax.monitoring.register_event_duration_secs_listener(listener)
 fits = {name: fit(model, method, x, np.sin(3 * x[:, 0]), key=0, progress=False) for name, method in methods.items()}
+print(compiled.count("jit(spread)"))
 np.savez(sys.argv[2], **{name: found.draws["w1"] for name, found in fits.items()})
 """
 
 
 USED = {"1": "1 1 1 1 1 1 1", "2": "1 2 2 2 2 2 2", "3": "1 2 3 2 3 3 3"}
 """Devices -> how many of them 1 to 7 chains are spread over: four chains are on two of three, where each has two."""
+PROGRAMS = {"1": 0, "2": 11, "3": 11}
+"""Devices -> programs that run on several of them: one a descent, and one for chains that begin at its end."""
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +54,8 @@ def draws(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, np.nd
     folder = tmp_path_factory.mktemp("devices")
     for devices, used in USED.items():
         command = [sys.executable, "-c", SCRIPT, devices, str(folder / f"{devices}.npz")]
-        assert subprocess.run(command, check=True, capture_output=True, text=True).stdout.split() == used.split()
+        told = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+        assert told.splitlines() == [used, str(PROGRAMS[devices])]
     return {devices: dict(np.load(folder / f"{devices}.npz")) for devices in USED}
 
 

@@ -209,7 +209,7 @@ def test_very_few_draws_are_not_judged_and_it_is_said() -> None:
         "energy": -draws
     }
     few = {name: value[:, :3] for name, value in stats.items()}
-    assert str(_status(NUTS(), stats, 1000)) == "ok"
-    status = _status(NUTS(num_samples=3), few, 3)
+    assert str(_status(NUTS(), stats)) == "ok"
+    status = _status(NUTS(num_samples=3), few)
     assert status.level == "check"
     assert "Each chain has 3 draws, fewer than 4" in str(status)

@@ -34,6 +34,11 @@ MIN_ESS = 100
 MANY_CHAINS = 8
 """From so many chains on, and with fewer draws than `LONG` in each, they are judged in groups."""
 LONG = 1000
+MAX_TREE_CAPS = 0.05
+"""Share of a chain's trajectories cut short by the tree cap above which it is said: they cost mixing, however well the
+chain mixes without them. The status speaks of it later, where it is most of them."""
+MIN_MOVED = 0.5
+"""Share of draws that differ from the one before, below which a chain is said to stay where it is."""
 ODD = 1e-3
 """Nats by which the log density may change where it should not: rounding."""
 GIVEN = (
@@ -247,9 +252,9 @@ def _findings(fit: Fit, table: pd.DataFrame, chains: pd.DataFrame, *, nested: bo
     if "bfmi" in chains and chains["bfmi"].min() < MIN_BFMI:
         bfmi = chains["bfmi"]
         found.append(says.LOW_BFMI.format(chain=bfmi.idxmin(), bfmi=bfmi.min(), limit=MIN_BFMI))
-    if "tree_cap" in chains and chains["tree_cap"].max() > 0.05:
+    if "tree_cap" in chains and chains["tree_cap"].max() > MAX_TREE_CAPS:
         found.append(f"{chains['tree_cap'].mean():.0%} of the trajectories were cut short by max_tree_depth: raise it.")
-    if chains["moved"].min() < 0.5:
+    if chains["moved"].min() < MIN_MOVED:
         found.append(f"Chain {chains['moved'].idxmin()} stays where it is in more than half of its draws.")
     return [*fit.status.failures, *found]
 

@@ -235,9 +235,9 @@ class Program:
             settings.optimizer or optax.adam(schedule),
             Trace_ELBO(),
         )
-        self.start = jax.jit(self._start)
-        self.shuffle = jax.jit(self._shuffle)
         self.spread = Spread.of(settings.num_restarts)
+        self.start = self.spread.jit_start(self._start)
+        self.shuffle = jax.jit(self._shuffle)
         self.block = self.spread.jit(self._block)
         self.loss = jax.jit(lambda *args: self._rows_and_loss(*args)[1])
         self.rows_and_loss = jax.jit(self._rows_and_loss)

@@ -178,7 +178,7 @@ class MCLMC:
             store=store,
         )
         program = _program(self, model, structure, x, y, params)
-        chains = jax.device_put(program.start(params, began_cold, key_chains, x, y), program.spread.place)
+        chains = program.start(params, began_cold, key_chains, x, y)
         x, y = jax.device_put((x, y), program.spread.all)
 
         def advance(chains: Any, begin: int, end: int) -> tuple[Any, Any, int]:
@@ -252,7 +252,7 @@ class _Program:
         self.target = ADJUSTED_VARIANCE / self.dim if settings.adjusted else settings.energy_variance
         self.spread = Spread.of(settings.num_chains)
         self.block = self.spread.jit(self._block)
-        self.start = jax.jit(self._start)
+        self.start = self.spread.jit_start(self._start)
         self.momentum_length = jax.jit(jax.vmap(self._momentum_length))
 
     def _log_density(self, u: Array, x: Rows, y: Rows) -> Array:

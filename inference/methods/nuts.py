@@ -134,8 +134,7 @@ class NUTS:
         )
         program = _program(self, model, structure, x, y)
         state = program.start(params, key_chains, self.inverse_mass_matrix, x, y)
-        # Laid out as a block returns them, so that the first block compiles what all others use.
-        state, (x, y) = jax.device_put(state, program.spread.place), jax.device_put((x, y), program.spread.all)
+        x, y = jax.device_put((x, y), program.spread.all)
 
         def advance(state: Any, begin: int, end: int) -> tuple[Any, Any, int]:
             return *program.block(state, end - begin, x, y), end - begin
@@ -151,7 +150,7 @@ class NUTS:
             progress=progress,
             store=store,
         )
-        status = _status(self, sample_stats, sample_stats["lp"].shape[1])
+        status = _status(self, sample_stats)
         if began_cold.any():
             cold = says.COLD_START.format(chains=says.listed(began_cold))
             status = replace(status, warnings=(cold, *status.warnings))
@@ -165,7 +164,7 @@ class _Program:
         self.settings, self.model, self.sites = settings, model, tuple(structure.latents)
         self.spread = Spread.of(settings.num_chains)
         self.block = self.spread.jit(self._block)
-        self.start = jax.jit(self._start)
+        self.start = self.spread.jit_start(self._start)
         self.potential = jax.jit(self._potential)  # the kernel calls it in several places; the model is traced once
 
     def _potential(self, z: Weights, x: Rows, y: Rows) -> Array:
@@ -239,12 +238,13 @@ def _describe(drawn: Drawn) -> str:
     )
 
 
-def _status(settings: NUTS, stats: dict[str, np.ndarray], num_draws: int) -> Status:
+def _status(settings: NUTS, stats: dict[str, np.ndarray]) -> Status:
     """What the draws' statistics say of the chains."""
     failures, warnings = [], []
+    lp, diverging = stats["lp"], int(stats["diverging"].sum())
+    num_draws = lp.shape[1]
     if num_draws < settings.num_samples:
         warnings.append(says.INTERRUPTED.format(done=num_draws, total=settings.num_samples, unit="draws of each chain"))
-    lp, diverging = stats["lp"], int(stats["diverging"].sum())
     frozen = frozen_chains(lp)
     if frozen.any():
         failures.append(says.FROZEN.format(chains=says.listed(frozen)))
