@@ -123,14 +123,15 @@ PEERS: dict[str, Callable[..., Found]] = {
     "MCLMC, half": flatprior(lambda lib: lib.MCLMC(num_warmup=10_000, num_samples=100)),
     "MCLMC": flatprior(lambda lib: lib.MCLMC()),
     "MCLMC, double": flatprior(lambda lib: lib.MCLMC(num_warmup=40_000, num_samples=400)),
+    "MCLMC, hotter": flatprior(lambda lib: lib.MCLMC(warmup_energy_variance=3.0)),
     "MCLMC, fourfold": flatprior(lambda lib: lib.MCLMC(num_warmup=80_000, num_samples=800)),
     "NUTS, short": flatprior(lambda lib: lib.NUTS(num_warmup=50, num_samples=25, num_chains=10, max_tree_depth=8)),
     "NUTS": flatprior(lambda lib: lib.NUTS(num_warmup=150, num_samples=100, num_chains=10, max_tree_depth=8)),
     "bde": bde,
 }
 """NUTS is NumPyro's, in chains that begin where those of MCLMC do, side by side on all devices. "MCLMC" is the default;
-the others have the same settings and a multiple of its steps. The deep ensemble's members stop early, by 10% of the
-rows; without a prior they go on to fit the noise."""
+the others have the same settings and a multiple of its steps, but for the hotter one, which explores with larger steps.
+The deep ensemble's members stop early, by 10% of the rows; without a prior they go on to fit the noise."""
 
 
 def measure(peer: str, data: str, network: dict[str, Any], devices: int, seed: int, values: str) -> dict[str, Any]:
