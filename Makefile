@@ -45,7 +45,8 @@ lock: $(READY)  ## Take up newer releases: rewrites requirements.lock.
 $(READY): requirements.lock pyproject.toml
 	@test -n "$(PYTHON)" || { echo "flatprior needs Python 3.12 or newer; give one as PYTHON=/path/to/python"; exit 1; }
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --requirement requirements.lock
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile --require-hashes \
+		--requirement requirements.lock  # most modules are never imported; those that are compile then
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
 	@mkdir -p .venv/typing/flatprior && cd .venv/typing/flatprior && \
 		ln -sfn ../../../models models && ln -sfn ../../../inference inference && ln -sfn ../../../command command

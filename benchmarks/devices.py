@@ -6,7 +6,7 @@ A CPU is one device until `jax.config.update("jax_num_cpu_devices", n)`; XLA giv
 the same. So the table has one device on all cores and on one of them, and as the limit of the machine as many processes
 as devices at the same time, on a core and with a share of the chains each, which wait for nothing of one another.
 Each is a process of its own (or several), in turn, round after round. Seconds are those of a fit whose program is
-compiled; medians over rounds, and the median over rounds of the ratio to one device.
+compiled; medians over rounds, and the median over rounds of the ratio to one device. Linux only: it pins processes.
 """
 
 import argparse

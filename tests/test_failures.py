@@ -163,7 +163,14 @@ WAYS: dict[str, Way] = {
 }
 
 
-LONG = ("lost chains", "a low E-BFMI", "R-hat of predictions", "ESS of predictions")
+LONG = (
+    "interrupted chains",
+    "trajectories cut short",
+    "lost chains",
+    "a low E-BFMI",
+    "R-hat of predictions",
+    "ESS of predictions",
+)
 NAMES = [pytest.param(name, marks=[pytest.mark.slow] * (name in LONG)) for name in WAYS]
 
 

@@ -64,6 +64,7 @@ def test_adjusted_chains_draw_the_exact_posterior_for_many_keys(x_y: Any) -> Non
         assert found.status.level == "ok"
 
 
+@pytest.mark.slow
 def test_the_bias_of_the_spread_falls_with_the_energy_variance(x_y: Any) -> None:
     """Means are not biased here, by symmetry; standard deviations are too large, and ever less so."""
     excess = {}

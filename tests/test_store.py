@@ -205,7 +205,7 @@ ALIKE = {
 
 
 @pytest.mark.parametrize(
-    "name", [pytest.param(n, marks=[pytest.mark.slow] * (n == "functions of one name")) for n in ALIKE]
+    "name", [pytest.param(n, marks=[pytest.mark.slow] * (n == "modules of one shape")) for n in ALIKE]
 )
 def test_models_that_are_alike_in_words_are_told_by_their_density(rows: Rows, tmp_path: Path, name: str) -> None:
     one, other = ALIKE[name]
