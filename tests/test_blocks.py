@@ -166,6 +166,7 @@ def test_a_fit_interrupted_before_its_first_step_is_where_it_began(monkeypatch: 
 TINY = NUTS(num_warmup=20, num_samples=30, num_chains=2, start=None, max_tree_depth=4)
 
 
+@pytest.mark.slow
 def test_interrupted_chains_keep_what_was_drawn(monkeypatch: pytest.MonkeyPatch) -> None:
     model = Model(MLP(), Normal(0.5))
     whole = fit(model, TINY, X, Y, key=0, progress=False)

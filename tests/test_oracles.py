@@ -181,6 +181,7 @@ def check_conjugate(keys: range, data_sets: dict[str, Any]) -> None:
         assert np.abs(spread / errors).max() < MAX_Z, (key, spread / errors)
 
 
+@pytest.mark.slow
 def test_nuts_draws_the_conjugate_posterior_of_linear_regression(data_sets: dict[str, Any]) -> None:
     check_conjugate(range(3), data_sets)
 
