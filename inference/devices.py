@@ -53,7 +53,7 @@ class Spread(NamedTuple):
 
     def jit_start(self, start: Callable[..., Any]) -> Callable[..., Any]:
         """Compile ``start(*others)``, whose result is laid out as blocks return it: all blocks are then one program."""
-        return jax.jit(start, out_shardings=self.place) if self.mesh.size > 1 else jax.jit(start)
+        return jax.jit(start, out_shardings=self.place)
 
     def _with_idle(self, shared: Any) -> Any:
         if not self.idle:
