@@ -58,14 +58,12 @@ EXISTS: dict[str, set[str]] = {
 """Model -> the summaries of its predictive distribution that exist."""
 
 QUICK = ("Bernoulli", "hierarchical")
+"""The models on which every method is tried by default; on the others, the two that compile fast."""
 
 
 def is_quick(name: str, method: str) -> bool:
     """NUTS compiles longest: of the models by hand it is left to the slow tests."""
     return method in ("MLE", "Ensemble") or (name in QUICK and (name, method) != ("hierarchical", "NUTS"))
-
-
-"""The models on which every method is tried by default; on the others, the two that compile fast."""
 
 
 def pairs(*names: str) -> Any:

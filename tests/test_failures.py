@@ -212,9 +212,8 @@ def test_a_sampler_that_failed_shows_it_wherever_it_is_used() -> None:
 
 def test_very_few_draws_are_not_judged_and_it_is_said() -> None:
     draws = np.random.default_rng(0).normal(size=(4, 1000))
-    stats = {"lp": draws, "diverging": np.zeros(draws.shape, bool), "tree_depth": np.full(draws.shape, 2)} | {
-        "energy": -draws
-    }
+    stats = {"lp": draws, "energy": -draws, "diverging": np.zeros(draws.shape, bool)}
+    stats["tree_depth"] = np.full(draws.shape, 2)
     few = {name: value[:, :3] for name, value in stats.items()}
     assert str(_status(NUTS(), stats)) == "ok"
     status = _status(NUTS(num_samples=3), few)
