@@ -51,7 +51,7 @@ def method_of(name: str) -> Any:
         case "MAP":
             return MAP()
         case "ensemble":
-            return Ensemble(base=MAP(), size=10)
+            return Ensemble(base=MAP(), num_members=10)
         case "last-layer":
             return Conditional(base=MAP(), sites=("head.*",), method=NUTS(num_warmup=300, num_samples=300))
         case "MCLMC":
@@ -64,7 +64,8 @@ def measure(names: list[str], split: int, num_rows: int, scale: float) -> dict[s
     from flax import nnx
     from sklearn.datasets import load_digits
 
-    from flatprior.inference import calibration, fit
+    from flatprior.inference import fit
+    from flatprior.inference.criticism import calibration
     from flatprior.models import Categorical, Lift, Model, gaussian
     from flatprior.models.architectures import CNN
 

@@ -117,8 +117,8 @@ def bde(data: tuple[np.ndarray, ...], network: dict[str, Any], devices: int, see
 
 PEERS: dict[str, Callable[..., Found]] = {
     "MAP": flatprior(lambda lib: lib.MAP(num_steps=10_000)),
-    "MLE ensemble of 10": flatprior(lambda lib: lib.Ensemble(base=lib.MLE(validation_fraction=0.1), size=10)),
-    "MAP ensemble of 10": flatprior(lambda lib: lib.Ensemble(base=lib.MAP(num_steps=10_000), size=10)),
+    "MLE ensemble of 10": flatprior(lambda lib: lib.Ensemble(base=lib.MLE(validation_fraction=0.1), num_members=10)),
+    "MAP ensemble of 10": flatprior(lambda lib: lib.Ensemble(base=lib.MAP(num_steps=10_000), num_members=10)),
     "MCLMC, quarter": flatprior(lambda lib: lib.MCLMC(num_warmup=5000, num_samples=50)),
     "MCLMC, half": flatprior(lambda lib: lib.MCLMC(num_warmup=10_000, num_samples=100)),
     "MCLMC": flatprior(lambda lib: lib.MCLMC()),

@@ -57,7 +57,7 @@ METHODS: dict[str, Any] = {
     "MCLMC, adjusted": MCLMC(num_warmup=1000, adjusted=True, **{**CHAIN, "num_samples": DRAWS}, thinning=40),
     "MCLMC": MCLMC(num_warmup=1000, **{**CHAIN, "num_samples": DRAWS}, thinning=40),
     "Laplace": Laplace(base=MAP(num_steps=400), num_samples=DRAWS),
-    "Ensemble": Ensemble(base=MAP(num_steps=400, polish=False), size=DRAWS),
+    "Ensemble": Ensemble(base=MAP(num_steps=400, polish=False), num_members=DRAWS),
     "too narrow": NUTS(num_warmup=200, **CHAIN),
     "half the rows": NUTS(num_warmup=200, **CHAIN),
 }

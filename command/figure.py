@@ -6,7 +6,9 @@ from pathlib import Path
 import matplotlib
 from matplotlib.figure import Figure
 
-from ..inference import Comparison, Fit, calibration, plot_calibration, plot_compare
+from ..inference import Comparison, Fit
+from ..inference.criticism import calibration
+from ..inference.plots import plot_calibration, plot_compare
 from .data import Split
 
 NUM_BINS, BIN_ROWS = 10, 10

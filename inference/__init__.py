@@ -21,65 +21,29 @@ answer it:
 posterior of one draw), a `status` that says when something went wrong, `predict`, `log_likelihood`, and `to_datatree`
 for ArviZ. Predicting by a fit that has failed raises a `FailedFitWarning`.
 
-What to make of fits: `compare` holds them against rows that they have not seen, `cross_validate` against every row
-once, and `plot_compare` draws either; `plot_fit` and `plot_decision` draw what they predict along one or two dimensions
-of x, and `plot_loss` the way to a point. `diagnose` asks whether chains can be trusted, and `loo` leaves one row out.
-`calibration` holds probabilities against frequencies, and `plot_calibration` draws it; `temperature_scaling` repairs
-them, outside of the one density; `uncertainty` tells noise from what more data would settle. `code_length` says what y
-costs in bits, `compress` and `decompress` write labels in as many and read them, `prequential` counts the fit as well,
-`cross_entropy` splits the cost of soft labels, and `weight_of_evidence` shares the log odds of a row out among its
-features. `generate` draws the tokens that follow a prompt, where y is a row of tokens.
+What to make of fits: `compare` scores them on rows that they have not seen, `cross_validate` on every row once,
+`diagnose` asks whether chains can be trusted, and `loo` leaves out one row at a time. `explain` names the cost function
+of a model. The rest is in rooms of its own:
 
-What to make of a model: `explain` names its cost function; `likelihood_curve`, `likelihood_surface` and `prior_path`
-show where its maxima lie, and `plot_likelihood` and `plot_path` draw them.
+- `flatprior.inference.criticism`: calibration, uncertainty, temperature scaling;
+- `flatprior.inference.objective`: the likelihood along weights and directions;
+- `flatprior.inference.methods`: the path from the prior to the maximum likelihood;
+- `flatprior.inference.information`: fits as codes, in bits;
+- `flatprior.inference.generation`: texts that follow a prompt;
+- `flatprior.inference.plots`: pictures.
 """
 
 # First and whole: ArviZ may have left a lazy numpyro behind, of which numpyro.distributions cannot be the first import.
 import numpyro  # noqa: F401
 
-from .criticism import (
-    Calibration,
-    CodeLength,
-    Comparison,
-    CrossEntropy,
-    CrossValidation,
-    Diagnosis,
-    Explanation,
-    Likelihood,
-    Prequential,
-    PriorPath,
-    Tempered,
-    Uncertainty,
-    WeightOfEvidence,
-    calibration,
-    code_length,
-    compare,
-    compress,
-    cross_entropy,
-    cross_validate,
-    decompress,
-    diagnose,
-    explain,
-    generate,
-    likelihood_curve,
-    likelihood_surface,
-    loo,
-    plot_calibration,
-    plot_compare,
-    plot_decision,
-    plot_fit,
-    plot_likelihood,
-    plot_loss,
-    plot_path,
-    prequential,
-    prior_path,
-    temperature_scaling,
-    uncertainty,
-    weight_of_evidence,
-)
-from .density import flat, log_density
+from . import criticism, generation, information, methods, objective, plots
+from .criticism import Comparison, compare, cross_validate, diagnose, loo
+from .density import log_density
+from .handlers import flat
 from .methods import MAP, MCLMC, MLE, NUTS, Conditional, Ensemble, Laplace
+from .objective import explain
 from .predictive import Predictive
+from .reasons import Code, Reason
 from .result import Fit
 from .run import fit
 from .status import FailedFitWarning, Status, UndefinedPredictionWarning
@@ -89,53 +53,29 @@ __all__ = [
     "MCLMC",
     "MLE",
     "NUTS",
-    "Calibration",
-    "CodeLength",
+    "Code",
     "Comparison",
     "Conditional",
-    "CrossEntropy",
-    "CrossValidation",
-    "Diagnosis",
     "Ensemble",
-    "Explanation",
     "FailedFitWarning",
     "Fit",
     "Laplace",
-    "Likelihood",
     "Predictive",
-    "Prequential",
-    "PriorPath",
+    "Reason",
     "Status",
-    "Tempered",
-    "Uncertainty",
     "UndefinedPredictionWarning",
-    "WeightOfEvidence",
-    "calibration",
-    "code_length",
     "compare",
-    "compress",
-    "cross_entropy",
+    "criticism",
     "cross_validate",
-    "decompress",
     "diagnose",
     "explain",
     "fit",
     "flat",
-    "generate",
-    "likelihood_curve",
-    "likelihood_surface",
+    "generation",
+    "information",
     "log_density",
     "loo",
-    "plot_calibration",
-    "plot_compare",
-    "plot_decision",
-    "plot_fit",
-    "plot_likelihood",
-    "plot_loss",
-    "plot_path",
-    "prequential",
-    "prior_path",
-    "temperature_scaling",
-    "uncertainty",
-    "weight_of_evidence",
+    "methods",
+    "objective",
+    "plots",
 ]

@@ -11,8 +11,10 @@ from jax.typing import ArrayLike
 from numpyro.distributions import constraints
 
 from .contract import check_model, in_words
-from .density import NumPyroModel, Rows, Structure, count_rows
+from .density import Density
 from .repeated import check_one_density
+from .rows import Data, Rows, count_rows
+from .structure import NumPyroModel, Structure
 
 SAMPLED_ROWS = 1_000
 """Rows on which the offsets of columns are looked at; a column's mean and spread need no more."""
@@ -268,11 +270,11 @@ def _real_type(leaf: Any) -> Any:
     return jax.dtypes.canonicalize_dtype(leaf.dtype if is_real else float)
 
 
-def check_problem(model: NumPyroModel, x: Any, y: Any) -> tuple[Structure, Rows, Rows]:
-    """Data and model as every method takes them: all that can be said before anything is compiled.
+def check_problem(model: NumPyroModel, x: Any, y: Any) -> tuple[Density, Data]:
+    """Check a model and its data before anything is compiled.
 
     Returns:
-        What the model is made of, and the rows of x and y.
+        The density of the model, and the rows of x and y, as every method takes them.
 
     Raises:
         TypeError, ValueError: when data or model are not what they should be.
@@ -290,7 +292,7 @@ def check_problem(model: NumPyroModel, x: Any, y: Any) -> tuple[Structure, Rows,
         check_scales("y", y_as_given)
         check_rounding(y_as_given)
     check_one_density(model, structure, x, y)
-    return structure, x, y
+    return Density(model, structure), Data(x, y)
 
 
 def check_pair(x: Rows, y: Rows) -> None:

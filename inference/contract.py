@@ -6,7 +6,6 @@ import sysconfig
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -16,20 +15,8 @@ import numpy as np
 import numpyro.distributions as dist
 from numpyro.distributions import constraints
 
-from .density import (
-    Beside,
-    NumPyroModel,
-    Rows,
-    Structure,
-    abstract_trace,
-    count_rows,
-    is_latent,
-    is_masked,
-    is_observation,
-    is_real,
-    signature,
-    unmasked,
-)
+from .rows import Rows, count_rows, signature
+from .structure import NumPyroModel, Structure, abstract_trace, is_flat, is_latent, is_observation, is_real, unmasked
 
 INVALID = re.compile(r"(\w+) distribution got invalid (\w+) parameter")
 """How NumPyro says that a distribution cannot have a parameter."""
@@ -55,7 +42,7 @@ def _check_model(model: NumPyroModel, tree: Any, leaves: tuple[tuple[tuple[int, 
     """What `check_model` does, for rows of these shapes: once."""
     x, y = jax.tree.unflatten(tree, [jax.ShapeDtypeStruct(shape, dtype) for shape, dtype in leaves])
     _check_arguments(model)
-    with in_clear(x, y):
+    with translated_errors(x, y):
         sites = abstract_trace(model, x, y)
     observed = {name: site for name, site in sites.items() if is_observation(site)}
     latents = {name: site for name, site in sites.items() if is_latent(site)}
@@ -96,7 +83,7 @@ def structure_of(sites: dict[str, Any], observed: str) -> Structure:
         sites=tuple((name, np.shape(site["value"])) for name, site in latents.items()),
         dims=tuple((k, tuple(s["infer"]["event_dims"])) for k, s in latents.items() if "event_dims" in s["infer"]),
         real=frozenset(name for name, site in latents.items() if is_real(site["fn"].support)),
-        is_flat=any(is_masked(site["fn"]) for site in latents.values()),
+        flat=frozenset(name for name, site in latents.items() if is_flat(site["fn"])),
     )
 
 
@@ -130,7 +117,7 @@ def _check_row_log_prob(name: str, site: dict[str, Any], num_rows: int) -> None:
 def _check_without_y(model: NumPyroModel, x: Rows, observed: str, latents: dict[str, Any]) -> None:
     """Raise where the model cannot predict: without y, and for another number of rows."""
     try:
-        sites, num_rows = abstract_trace(model, _one_more(x)), count_rows(x) + 1
+        sites, num_rows = abstract_trace(model, _with_extra_row(x)), count_rows(x) + 1
     except Exception:  # it may hold arrays of its own with a value for each row, and predict these rows alone
         try:
             sites, num_rows = abstract_trace(model, x), count_rows(x)
@@ -165,16 +152,14 @@ def _check_without_y(model: NumPyroModel, x: Rows, observed: str, latents: dict[
         )
 
 
-def _one_more(x: Rows) -> Rows:
-    """The shapes of rows of which there is one more."""
-    if isinstance(x, Beside):
-        return replace(x, rows=_one_more(x.rows))
+def _with_extra_row(x: Rows) -> Rows:
+    """The shapes of rows with one more of them."""
     return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((leaf.shape[0] + 1, *leaf.shape[1:]), leaf.dtype), x)
 
 
 @contextmanager
-def in_clear(x: Rows, y: Rows) -> Iterator[None]:
-    """Within it a model is called; what it raises says with what it was called, and is clear where we know how."""
+def translated_errors(x: Rows, y: Rows) -> Iterator[None]:
+    """Within it a model is called: errors are re-raised with its argument shapes, and translated where we know how."""
     try:
         yield
     except Exception as error:

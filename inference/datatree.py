@@ -9,8 +9,9 @@ import numpy as np
 from arviz_base import from_dict
 from xarray import DataTree
 
-from .density import Rows, Structure
 from .methods.method import Outcome
+from .rows import Rows
+from .structure import Structure
 
 
 def to_datatree(

@@ -3,147 +3,21 @@
 Every method minimises, samples or scores what is in this file. Nothing else in the library adds a term to it.
 """
 
-import math
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import numpyro
 import numpyro.distributions as dist
 from jax import Array
-from numpyro.distributions import biject_to, constraints
 from numpyro.handlers import block, scale, seed, substitute, trace
-from numpyro.primitives import Messenger
+from numpyro.infer.util import constrain_fn, potential_energy
 
-NumPyroModel = Callable[..., Any]
-"""A NumPyro model ``model(x, y=None)``."""
-Rows = Any
-"""An array, or a pytree of arrays, with n rows first."""
-Weights = dict[str, Array]
-"""Latent site -> value, in the coordinates in which the model states it (a scale is positive)."""
-
-
-@dataclass(frozen=True)
-class flat:  # noqa: N801  (reads as a function, and is compared and hashed as a value)
-    """The model under a flat prior: the log probability of every latent site is masked out of its density.
-
-    ``fit(model, MLE(), ...)`` is ``fit(flat(model), MAP(), ...)``. Flat is meant in the coordinates of the model: a
-    scale gets the density 1 on (0, inf), not on its logarithm. Supports, initial values and draws from the prior stay
-    as they were.
-
-    Args:
-        model: a NumPyro model.
-
-    Example:
-        >>> import jax.numpy as jnp
-        >>> from flatprior.inference import flat, log_density
-        >>> from flatprior.models import MLP, Bernoulli, Model, gaussian
-        >>> model = Model(MLP(), Bernoulli(), gaussian(1.0))
-        >>> x, y, w = jnp.zeros((3, 1)), jnp.array([0, 1, 1]), {"w1": jnp.ones((1, 1)), "b1": jnp.zeros(1)}
-        >>> print(f"{log_density(model, w, x, y):.3f} {log_density(flat(model), w, x, y):.3f}")
-        -4.417 -2.079
-    """
-
-    model: NumPyroModel
-
-    def __call__(self, x: Rows, y: Rows | None = None) -> Any:
-        """The NumPyro model."""
-        with _MaskLatents():
-            return self.model(x, y)
-
-
-class _MaskLatents(Messenger):
-    def process_message(self, msg: dict[str, Any]) -> None:
-        if msg["type"] == "sample" and not msg["is_observed"]:
-            msg["fn"] = msg["fn"].mask(False)
-
-
-@dataclass(frozen=True)
-class Beside:
-    """Rows of x, and beside them weights that all rows share: what `held` takes in the place of x."""
-
-    rows: Rows
-    weights: Weights
-    """The sites that are held, at their values."""
-    start: Weights
-    """Where the others may begin; see `Conditional`."""
-
-
-jax.tree_util.register_dataclass(Beside, ["rows", "weights", "start"], [])
-
-
-@dataclass(frozen=True)
-class held:  # noqa: N801
-    """The model given the values of some of its sites: p(y, others | x, held), a model of the other sites alone.
-
-    The values come beside the rows of x, as `Beside`, so that code which was compiled for some serves all. The prior of
-    a held site is a constant, and left out: that of many weights would drown the digits of what is left.
-
-    Args:
-        model: a NumPyro model.
-        dependent: held sites whose prior is no constant, as it has other sites for parameters; it stays in the density.
-    """
-
-    model: NumPyroModel
-    dependent: tuple[str, ...] = ()
-
-    def __call__(self, x: Beside, y: Rows | None = None) -> Any:
-        """The NumPyro model."""
-        with block(hide=list(x.weights)), _From(x.start), trace() as sites, substitute(data=x.weights):
-            value = self.model(x.rows, y)
-        for name in self.dependent:
-            numpyro.factor(f"log prior of {name}", log_prob(sites[name]))
-        return value
-
-
-class _From(Messenger):
-    """Tells each latent site where it may begin."""
-
-    def __init__(self, start: Weights) -> None:
-        super().__init__()
-        self.start = start
-
-    def process_message(self, msg: dict[str, Any]) -> None:
-        if is_latent(msg) and msg["name"] in self.start:
-            msg["infer"] = {**msg["infer"], "held_start": self.start[msg["name"]]}
-
-
-@dataclass(frozen=True)
-class per_row:  # noqa: N801
-    """The model ``(x, y, num_rows)`` whose negative log density is the objective divided by the number of rows.
-
-    On all rows this is the negative log joint divided by n. On a batch the observed sites are scaled by n / batch, so
-    that its mean over the batches of an epoch is the objective on all rows. The one place where minibatches are scaled.
-    With a `prior_power` the log prior counts as many times: of a Normal prior around 0 this is another scale.
-    """
-
-    model: NumPyroModel
-
-    def __call__(self, x: Rows, y: Rows, num_rows: int, prior_power: Array | None = None) -> None:
-        with scale(scale=1.0 / num_rows), _Scale(num_rows / count_rows(x), prior_power):
-            self.model(x, y)
-
-
-class _Scale(Messenger):
-    def __init__(self, observed: float, latent: Array | None) -> None:
-        super().__init__()
-        self.observed, self.latent = observed, latent
-
-    def process_message(self, msg: dict[str, Any]) -> None:
-        factor = self._factor(msg)
-        if factor is not None:
-            msg["scale"] = factor if msg["scale"] is None else msg["scale"] * factor
-
-    def _factor(self, msg: dict[str, Any]) -> Any:
-        if msg["type"] != "sample":
-            return None
-        if not msg["is_observed"]:
-            return self.latent
-        of_no_row = is_factor(msg["fn"]) and not msg["fn"].batch_shape
-        return None if of_no_row or self.observed == 1 else self.observed
+from .handlers import flat, scaled
+from .rows import Data, Rows, Weights
+from .structure import NumPyroModel, Structure, log_prob, unmasked
 
 
 def log_density(model: NumPyroModel, weights: Weights, x: Rows, y: Rows) -> Array:
@@ -166,124 +40,84 @@ def row_log_probs(model: NumPyroModel, weights: Weights, x: Rows, y: Rows, site:
     return observed["fn"].log_prob(observed["value"])
 
 
-def log_prob(site: dict[str, Any]) -> Array:
-    """The log probability of a site of a trace in nats, summed, with its scale."""
-    nats = jnp.sum(site["fn"].log_prob(site["value"]))
-    return nats if site["scale"] is None else nats * site["scale"]
-
-
 @dataclass(frozen=True)
-class Structure:
-    """What a model is made of, read from one abstract trace. A value: equal structures share compiled code."""
+class Density:
+    """The density of a model, ``log p(y | x, w) + log p(w)``, at the weights w(u) of unconstrained coordinates u.
 
-    observed: str
-    """The name of the observed site."""
-    support: constraints.Constraint = field(compare=False)
-    """The support of the observed site."""
-    sites: tuple[tuple[str, tuple[int, ...]], ...]
-    """The latent sites and their shapes, in the order in which the model samples them."""
-    dims: tuple[tuple[str, tuple[str, ...]], ...]
-    """Names of the dimensions, for the latent sites that state them in ``infer["event_dims"]``."""
-    real: frozenset[str]
-    """The latent sites whose support is the whole real line."""
-    is_flat: bool = field(compare=False)
-    """Whether the density of any latent site is masked out."""
-
-    @property
-    def latents(self) -> dict[str, tuple[int, ...]]:
-        """Latent site -> shape."""
-        return dict(self.sites)
-
-    @property
-    def num_weights(self) -> int:
-        """How many numbers the latent sites hold together."""
-        return sum(math.prod(shape) for _, shape in self.sites)
-
-
-def abstract_trace(model: NumPyroModel, x: Rows, y: Rows | None = None) -> dict[str, Any]:
-    """The sites of a model, with shapes and types but without values: nothing is computed.
-
-    Observed sites carry the shape of their log probability as ``log_prob_shape``.
+    A value: equal densities share compiled code. Its functions are pure, and take u as site -> value, or weights w as
+    site -> value in the coordinates of the model. Two densities over u differ by the Jacobian |dw/du|: `loss` has the
+    mode of the density of w, which is what `MAP` means by a mode, `potential` is that of u, which chains sample and
+    whose mode a Laplace approximation is centred at.
     """
-    sites: dict[str, Any] = {}
 
-    def run(x: Rows, y: Rows | None) -> list[Array]:
-        sites.update(trace(seed(substitute(model, substitute_fn=improper_value), jax.random.key(0))).get_trace(x, y))
-        for site in sites.values():
-            if is_observation(site):
-                site["log_prob_shape"] = jnp.shape(site["fn"].log_prob(site["value"]))
-        return []
+    model: NumPyroModel
+    structure: Structure
 
-    jax.eval_shape(run, x, y)
-    return sites
+    def flattened(self) -> "Density":
+        """The density under a flat prior: the likelihood."""
+        return Density(flat(self.model), self.structure.flattened())
 
+    def constrain(self, u: Weights, data: Data) -> Weights:
+        """The weights w(u), in the order of the sites."""
+        weights = constrain_fn(self.model, (data.x, data.y), _given(data), u)
+        return {site: weights[site] for site in self.structure.latents}
 
-def improper_value(site: dict[str, Any]) -> Array | None:
-    """A value of a site that has none to draw from, `ImproperUniform`: the image of 0."""
-    if not (is_latent(site) and isinstance(element(site["fn"]), dist.ImproperUniform)):
-        return None
-    transform = biject_to(site["fn"].support)
-    return transform(jnp.zeros(transform.inverse_shape(site["fn"].shape())))
+    def per_row(self, data: Data, num_rows: int | None = None, prior_power: Array | None = None) -> None:
+        """Run the NumPyro model whose negative log density is the objective divided by the number of rows.
 
+        On all rows this is the negative log joint divided by n. On a batch the observed sites are scaled by n / batch,
+        so that its mean over the batches of an epoch is the objective on all rows. The one place where minibatches are
+        scaled.
 
-def is_latent(site: dict[str, Any]) -> bool:
-    """Whether a site of a trace is one whose value is inferred."""
-    return site["type"] == "sample" and not site["is_observed"]
+        Args:
+            data: all rows, or a batch of them.
+            num_rows: the number of all rows, n; by default those of `data`.
+            prior_power: how many times the log prior counts: of a Normal prior around 0 this is another scale.
+        """
+        num_rows = num_rows or data.num_rows
+        with scale(scale=1.0 / num_rows), scaled(num_rows / data.num_rows, prior_power):
+            self.model(data.x, data.y, **_given(data))
 
+    def loss(self, u: Weights, data: Data, num_rows: int | None = None, prior_power: Array | None = None) -> Array:
+        """The objective of `MAP` divided by the number of rows, in nats; of a batch, its estimate. See `per_row`."""
+        weights = self.constrain(u, data)
+        return -numpyro.infer.util.log_density(self.per_row, (data, num_rows, prior_power), {}, weights)[0]
 
-def is_observation(site: dict[str, Any]) -> bool:
-    """Whether a site of a trace is data; `numpyro.factor` is a term of the density, but no data."""
-    return site["type"] == "sample" and site["is_observed"] and not is_factor(site["fn"])
+    def potential(self, u: Weights, data: Data) -> Array:
+        """The negative log density over u in nats: ``-log p(y | x, w(u)) - log p(w(u)) - log |dw/du|``."""
+        return potential_energy(self.model, (data.x, data.y), _given(data), u)
 
+    def prior_potential(self, u: Weights, data: Data) -> Array:
+        """The part of `potential` that is not the likelihood."""
+        prior = block(self.model, hide=[self.structure.observed])
+        return potential_energy(prior, (data.x, data.y), _given(data), u)
 
-def is_factor(d: dist.Distribution) -> bool:
-    """Whether a distribution is that of `numpyro.factor`, with or without a mask."""
-    return isinstance(element(d), dist.Unit)
+    def log_priors(self, weights: Weights, data: Data, sites: tuple[str, ...]) -> Weights:
+        """The log prior of some latent sites in nats, each summed."""
+        found = self._sites(weights, data, data.y)
+        return {site: log_prob(found[site]) for site in sites}
 
+    def log_likelihood(self, u: Weights, data: Data) -> Array:
+        """Log p(y_i | x_i, w) of every row in nats, (n,)."""
+        site = self._sites(self.constrain(u, data), data, data.y)[self.structure.observed]
+        return site["fn"].log_prob(site["value"])
 
-def element(d: dist.Distribution) -> dist.Distribution:
-    """The distribution of one element, without expansions, masks and event dimensions."""
-    while isinstance(d, dist.Independent | dist.ExpandedDistribution | dist.MaskedDistribution):
-        d = d.base_dist
-    return d
+    def observation(self, weights: Weights, data: Data) -> tuple[dist.Distribution, Array]:
+        """p(y | x, w), and the scale of its log probability in the density, which is 1 without a `scale` handler."""
+        site = self._sites(weights, data, None)[self.structure.observed]
+        return unmasked(site["fn"]), jnp.asarray(1.0 if site["scale"] is None else site["scale"])
 
+    def sample(self, key: Array, data: Data, values: Callable[[dict[str, Any]], Array | None]) -> Weights:
+        """Weights, each at the value that a function of its site gives, or drawn from the prior where that is None."""
+        model = substitute(seed(self.model, key), substitute_fn=values)
+        sites = trace(model).get_trace(data.x, data.y, **_given(data))
+        return {site: sites[site]["value"] for site in self.structure.latents}
 
-def is_masked(d: dist.Distribution) -> bool:
-    """Whether the log probability of a distribution has been masked out by `flat`."""
-    return isinstance(d, dist.MaskedDistribution) and d._mask is False
-
-
-def unmasked(d: dist.Distribution) -> dist.Distribution:
-    """The distribution without the mask of `flat`, which takes y for a latent site where it is not given."""
-    return d.base_dist if is_masked(d) else d
-
-
-def count_rows(x: Rows) -> int:
-    """The number of rows of an array or of a pytree of arrays."""
-    return jnp.shape(jax.tree.leaves(x)[0])[0]
-
-
-def take_rows(x: Rows, rows: Any) -> Rows:
-    """The rows at an array of indices, which must exist, of an array or of a pytree of arrays."""
-    if isinstance(x, Beside):
-        return replace(x, rows=take_rows(x.rows, rows))
-    return jax.tree.map(lambda leaf: jnp.asarray(leaf).at[rows].get(mode="promise_in_bounds"), x)
-
-
-def in_double(leaf: Any) -> np.ndarray:
-    """A leaf as an array, in float64 where it is one of real numbers."""
-    array = np.asarray(leaf)
-    return array.astype(np.float64) if array.dtype.kind == "f" else array
+    def _sites(self, weights: Weights, data: Data, y: Rows) -> dict[str, Any]:
+        model = seed(substitute(self.model, data=weights), jax.random.key(0))
+        return trace(model).get_trace(data.x, y, **_given(data))
 
 
-def is_real(support: constraints.Constraint) -> bool:
-    """Whether a support is the whole real line, in any number of dimensions."""
-    while hasattr(support, "base_constraint"):
-        support = support.base_constraint
-    return support in (constraints.real, constraints.real_vector, constraints.real_matrix)
-
-
-def signature(rows: Rows) -> tuple[Any, tuple[tuple[tuple[int, ...], str], ...]]:
-    """The structure, shapes and types of a pytree of arrays: data with the same signature share compiled code."""
-    leaves, tree = jax.tree.flatten(rows)
-    return tree, tuple((leaf.shape, str(leaf.dtype)) for leaf in leaves)
+def _given(data: Data) -> dict[str, Weights]:
+    """The arguments of a model beside x and y."""
+    return {"fixed": data.fixed} if data.fixed else {}

@@ -13,7 +13,7 @@ PROGRAMS_KEPT = 16
 process that is past its 65,530 dies: a sweep over a hundred models must not keep them all."""
 
 
-class Spread(NamedTuple):
+class Sharding(NamedTuple):
     """As many on each of the devices as on any other, but for the last, which may have fewer."""
 
     mesh: Mesh
@@ -25,7 +25,7 @@ class Spread(NamedTuple):
     """Places of the last device that hold a copy of the last one, for shares of equal length."""
 
     @classmethod
-    def of(cls, count: int) -> "Spread":
+    def of(cls, count: int) -> "Sharding":
         """The layout of so many."""
         devices = jax.local_devices()
         share = -(-count // len(devices))

@@ -13,20 +13,10 @@ from jax import Array
 from numpyro.distributions import constraints
 
 from .checks import as_key, check_labels
-from .density import (
-    NumPyroModel,
-    Rows,
-    Structure,
-    Weights,
-    abstract_trace,
-    count_rows,
-    element,
-    observation,
-    row_log_probs,
-    take_rows,
-    unmasked,
-)
+from .density import observation, row_log_probs
+from .rows import Rows, Weights, count_rows, take_rows
 from .status import warn_of_nan
+from .structure import NumPyroModel, Structure, abstract_trace, element, unmasked
 
 WORKING_BYTES = 2**28
 """What a prediction may hold on the device beside x, the draws and its result: a bound of about 256 MiB."""

@@ -19,8 +19,9 @@ import numpy as np
 from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal, jaxpr_as_fun  # type: ignore[attr-defined]
 from numpyro.handlers import seed, substitute, trace
 
-from .contract import in_clear
-from .density import NumPyroModel, Rows, Structure, Weights, signature
+from .contract import translated_errors
+from .rows import Rows, Weights, signature
+from .structure import NumPyroModel, Structure
 
 PLAIN = (bool, int, float, str, np.dtype, type(None))
 """Parameters of operations that are compared; the others are functions, which are made anew at every call."""
@@ -95,7 +96,7 @@ def _call(model: NumPyroModel, sites: Any, tree: Any, leaves: Any) -> _Call:
     x, y = jax.tree.unflatten(tree, [jax.ShapeDtypeStruct(shape, dtype) for shape, dtype in leaves])
     dtype = jax.dtypes.canonicalize_dtype(float)
     weights = {name: jax.ShapeDtypeStruct(shape, dtype) for name, shape in sites}
-    with in_clear(x, y):
+    with translated_errors(x, y):
         program, out = jax.make_jaxpr(log_probs, return_shape=True)(weights, x, y)
     if any(isinstance(value, jax.core.Tracer) for value in program.consts):
         raise TypeError(

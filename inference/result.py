@@ -14,26 +14,39 @@ from xarray import DataTree
 from .blocks import Seconds
 from .checks import Layout, as_rows, check_labels, check_like
 from .datatree import to_datatree
-from .density import NumPyroModel, Rows, Structure, Weights
-from .methods.method import Kind, Method, Outcome, name_of
+from .density import Density
+from .methods.method import Kind, Method, Outcome
 from .predictive import Predictive, log_likelihood
+from .rows import Rows, Weights
 from .saved import Parts, read, write
-from .status import Status, warn_of_failure
+from .status import Status, warn_if_failed
+from .structure import NumPyroModel, Structure
 
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Fit:
     """A fitted model. A point estimate is a posterior of one draw, so every fit answers in the same way."""
 
-    model: NumPyroModel
-    """The model that was fitted."""
+    density: Density
+    """The density that was fitted."""
     method: Method
     """How it was fitted, with all settings."""
-    structure: Structure
     layout: Layout
+    """What the rows of x look like."""
     outcome: Outcome
+    """What the method found."""
     seconds: Seconds
     """Wall time: `seconds.compile` and `seconds.run`."""
+
+    @property
+    def model(self) -> NumPyroModel:
+        """The model that was fitted."""
+        return self.density.model
+
+    @property
+    def structure(self) -> Structure:
+        """What the model is made of."""
+        return self.density.structure
 
     @property
     def draws(self) -> Mapping[str, np.ndarray]:
@@ -76,7 +89,7 @@ class Fit:
             FailedFitWarning: when the fit has failed.
             UndefinedPredictionWarning: when what is then asked of the distribution is NaN in some rows.
         """
-        warn_of_failure(self.status)
+        warn_if_failed(self.status)
         return Predictive(self.model, self.structure, self._mixture(), self._checked(x))
 
     def log_likelihood(self, x: Any, y: Any) -> np.ndarray:
@@ -129,8 +142,8 @@ class Fit:
         Raises:
             TypeError: when x is a pytree of other containers than dicts, tuples and lists.
         """
-        parts = Parts(self.method, self.structure, self.layout, self.outcome, self.seconds)
-        return write(path, self.model, parts, self._attrs())
+        parts = Parts(self.density, self.method, self.layout, self.outcome, self.seconds)
+        return write(path, parts, self._attrs())
 
     @classmethod
     def load(cls, path: str | PathLike[str], model: NumPyroModel) -> "Fit":
@@ -160,14 +173,14 @@ class Fit:
             Fit by MAP: point, 1 chain of 1 draw, 2 weights, ok True
         """
         parts = read(path, model)
-        return cls(model, parts.method, parts.structure, parts.layout, parts.outcome, parts.seconds)
+        return cls(parts.density, parts.method, parts.layout, parts.outcome, parts.seconds)
 
     def _attrs(self) -> dict[str, Any]:
         """What is said of the fit in files and trees."""
         return {
             "kind": self.kind,
             "status": self.status.level,
-            "status_reasons": list(self.status.reasons),
+            "status_reasons": list(map(str, self.status.reasons)),
             "method": repr(self.method),
             "seconds_compile": self.seconds.compile,
             "seconds_run": self.seconds.run,
@@ -177,7 +190,7 @@ class Fit:
         chains, draws = self._chains_and_draws
         counts = ((chains, "chain"), (draws, "draw"), (self.structure.num_weights, "weight"))
         many, each, weights = (f"{count} {noun}{'s' * (count != 1)}" for count, noun in counts)
-        return f"Fit by {name_of(self.method)}: {self.kind}, {many} of {each}, {weights}, {self.status}"
+        return f"Fit by {self.method.name}: {self.kind}, {many} of {each}, {weights}, {self.status}"
 
     @property
     def _chains_and_draws(self) -> tuple[int, int]:

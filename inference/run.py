@@ -7,10 +7,10 @@ import jax
 
 from .blocks import stopwatch
 from .checks import Layout, as_key, check_problem
-from .density import NumPyroModel
-from .methods.method import Method, draws_chains
+from .methods.method import Method
 from .result import Fit
 from .store import Store, identity
+from .structure import NumPyroModel
 
 
 def fit(
@@ -36,7 +36,7 @@ def fit(
         y: n rows likewise.
         key: a typed JAX key or an integer seed; the same key gives the same bits.
         progress: show a progress bar when the fit takes more than a second.
-        resume: a folder in which the run of a method of chains is kept, draws and state, as it goes. Where it holds a
+        resume: a folder to which the run of a method of chains is written as it goes, draws and state. Where it holds a
             run of the same model, method, data and key, that run goes on: after a crash, or with a larger
             `num_samples`, and the draws are those of a run that was never interrupted. Memory then does not grow with
             the draws.
@@ -60,14 +60,14 @@ def fit(
     """
     if isinstance(method, type) or not callable(getattr(method, "run", None)):
         raise TypeError(f"Expected a method such as MLE(), MAP(), NUTS() or MCLMC(); got {method!r}.")
-    if resume is not None and not draws_chains(method):
+    if resume is not None and not method.draws_chains:
         raise ValueError(f"resume: expected a method of chains, NUTS() or MCLMC(); {type(method).__name__} draws none.")
     key = as_key(key)
     with stopwatch() as seconds:
-        structure, rows_x, rows_y = check_problem(model, x, y)
-        rows_x, rows_y = jax.device_put((rows_x, rows_y))
-        kept = {}
+        density, data = check_problem(model, x, y)
+        data = jax.device_put(data)
+        store = {}
         if resume is not None:
-            kept["store"] = Store(resume, identity(model, method, structure, rows_x, rows_y, key))
-        outcome = method.run(model, structure, rows_x, rows_y, key=key, progress=progress, **kept)
-    return Fit(model, method, structure, Layout.of(x, rows_x), outcome, seconds)
+            store["store"] = Store(resume, identity(density, data, method, key))
+        outcome = method.run(density, data, key=key, progress=progress, **store)
+    return Fit(density, method, Layout.of(x, data.x), outcome, seconds)

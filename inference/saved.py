@@ -24,11 +24,14 @@ from .blocks import Seconds
 from .checks import Layout
 from .contract import structure_of
 from .datatree import names_in_tree, renamed, to_datatree
-from .density import NumPyroModel, Rows, Structure, Weights, abstract_trace, unmasked
-from .methods.method import Kind, Outcome, name_of
+from .density import Density
+from .methods.method import Kind, Outcome
+from .reasons import Code, Reason
+from .rows import Rows, Weights
 from .status import Status
+from .structure import NumPyroModel, Structure, abstract_trace, unmasked
 
-VERSION = 1
+VERSION = 2
 """Of the format of the file."""
 ATTRIBUTE = "flatprior"
 PROBE_ROWS = 4
@@ -42,9 +45,9 @@ class SavedMethod:
 
     name: str
     kind: Kind
+    draws_chains: bool
     words: str
     """The method with all settings."""
-    longest_tree: int | None = None
 
     def __repr__(self) -> str:
         return self.words
@@ -56,18 +59,19 @@ class SavedMethod:
 
 @dataclass(frozen=True)
 class Parts:
-    """What a fit is put together from, but for its model."""
+    """What a fit is put together from."""
 
+    density: Density
     method: Any
-    structure: Structure
     layout: Layout
     outcome: Outcome
     seconds: Seconds
 
 
-def write(path: str | os.PathLike[str], model: NumPyroModel, parts: Parts, attrs: Mapping[str, Any]) -> Path:
+def write(path: str | os.PathLike[str], parts: Parts, attrs: Mapping[str, Any]) -> Path:
     """Write a fit to a temporary file, and give that its name when it is whole; returns the path."""
     path, outcome, layout = Path(path), parts.outcome, parts.layout
+    model, structure = parts.density.model, parts.density.structure
     names = names_in_tree([*outcome.draws, *outcome.sample_stats, *outcome.stats])
     written = Outcome(
         {names[site]: np.asarray(value) for site, value in outcome.draws.items()},
@@ -75,11 +79,11 @@ def write(path: str | os.PathLike[str], model: NumPyroModel, parts: Parts, attrs
         {names[name]: np.asarray(value) for name, value in outcome.sample_stats.items()},
     )
     tree = to_datatree(
-        written, renamed(parts.structure, names), layout.columns, attrs=dict(attrs), pointwise=None, x=None, y=None
+        written, renamed(structure, names), layout.columns, attrs=dict(attrs), pointwise=None, x=None, y=None
     )
     stats = {names[name]: np.asarray(value) for name, value in outcome.stats.items()}
     tree["stats"] = DataTree(_dataset(stats))
-    y, densities = probe(model, parts.structure, layout, _first(outcome.draws))
+    y, densities = probe(model, structure, layout, _first(outcome.draws))
     tree["probe"] = DataTree(_dataset({"y": y}))
     about = {
         "version": VERSION,
@@ -89,10 +93,10 @@ def write(path: str | os.PathLike[str], model: NumPyroModel, parts: Parts, attrs
         "sample_stats": list(outcome.sample_stats),
         "stats": list(outcome.stats),
         "log_evidence": outcome.log_evidence,
-        "status": [list(outcome.status.failures), list(outcome.status.warnings)],
+        "status": [list(map(_reason_to_json, each)) for each in (outcome.status.failures, outcome.status.warnings)],
         "method": asdict(_as_saved(parts.method)),
-        "observed": parts.structure.observed,
-        "sites": [[site, list(shape)] for site, shape in parts.structure.sites],
+        "observed": structure.observed,
+        "sites": [[site, list(shape)] for site, shape in structure.sites],
         "layout": _layout_to_json(layout),
         "seconds": [parts.seconds.compile, parts.seconds.run],
         "densities": densities,
@@ -145,8 +149,9 @@ def read(path: str | os.PathLike[str], model: NumPyroModel) -> Parts:
         raise ValueError(f"{path}: the file is damaged: its digest does not agree with what it holds.")
     layout = _layout_from_json(about["layout"])
     structure = _check_model(path, model, about, layout, draws, y)
-    outcome = Outcome(draws, Status(*map(tuple, about["status"])), sample_stats, stats, about["log_evidence"])
-    return Parts(SavedMethod(**about["method"]), structure, layout, outcome, Seconds(*about["seconds"]))
+    failures, warnings = (tuple(map(_reason_from_json, reasons)) for reasons in about["status"])
+    outcome = Outcome(draws, Status(failures, warnings), sample_stats, stats, about["log_evidence"])
+    return Parts(Density(model, structure), SavedMethod(**about["method"]), layout, outcome, Seconds(*about["seconds"]))
 
 
 def probe(
@@ -221,7 +226,16 @@ def _as_saved(method: Any) -> SavedMethod:
     if isinstance(method, SavedMethod):
         return method
     words = re.sub(r" at 0x[0-9a-f]+", "", repr(method))
-    return SavedMethod(name_of(method), method.kind, words, getattr(method, "longest_tree", None))
+    return SavedMethod(method.name, method.kind, method.draws_chains, words)
+
+
+def _reason_to_json(reason: Reason) -> list[Any]:
+    return [reason.code, reason.words, dict(reason.numbers)]
+
+
+def _reason_from_json(saved: list[Any]) -> Reason:
+    code, words, numbers = saved
+    return Reason(Code(code), words, numbers)
 
 
 def _first(draws: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:

@@ -21,8 +21,9 @@ import numpy as np
 from jax import Array
 from numpyro.infer import init_to_uniform
 
-from .density import NumPyroModel, Rows, Structure, log_density
-from .methods.start import starting_weights
+from .density import Density, log_density
+from .rows import Data, Rows
+from .start import starting_weights
 
 VERSION = 1
 """Of the format of the folder."""
@@ -137,33 +138,33 @@ class Store:
         return int(np.prod(array["shape"])) * np.dtype(array["dtype"]).itemsize
 
 
-def identity(model: NumPyroModel, method: Any, structure: Structure, x: Rows, y: Rows, key: Array) -> Identity:
+def identity(density: Density, data: Data, method: Any, key: Array) -> Identity:
     """What makes a run of chains this one: all but the number of draws, of which there can always be more.
 
     Words do not tell two functions of one name, or two modules of one shape, from each other; their log density at one
     random place does.
     """
-    name = getattr(model, "__qualname__", None) or repr(model)
+    name = getattr(density.model, "__qualname__", None) or repr(density.model)
     settings = re.sub(r"num_samples=\d+(, )?", "", repr(method))
     return {
-        "model": f"{_without_addresses(name)} with {dict(structure.sites)}",
+        "model": f"{_without_addresses(name)} with {density.structure.latents}",
         "method": _without_addresses(settings),
-        "x": _fingerprint(x),
-        "y": _fingerprint(y),
+        "x": _fingerprint(data.x),
+        "y": _fingerprint(data.y),
         "key": f"{jax.random.key_impl(key)} {np.asarray(jax.random.key_data(key)).tolist()}",
-        "density": _density(model, structure, x, y),  # last: it depends on the others
+        "density": _density(density, data),  # last: it depends on the others
     }
 
 
-def _density(model: NumPyroModel, structure: Structure, x: Rows, y: Rows) -> float:
+def _density(density: Density, data: Data) -> float:
     """Log p(y, w | x) at weights that are always the same, in nats."""
 
     @jax.jit
-    def at_random(x: Rows, y: Rows) -> Array:
-        weights = starting_weights(model, structure.latents, jax.random.key(0), x, y, init_to_uniform)
-        return log_density(model, weights, x, y)
+    def at_random(data: Data) -> Array:
+        weights = starting_weights(density, data, jax.random.key(0), init_to_uniform)
+        return log_density(density.model, weights, data.x, data.y)
 
-    return float(at_random(x, y))
+    return float(at_random(data))
 
 
 def _same(then: Any, now: str | float) -> bool:

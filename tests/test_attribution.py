@@ -10,7 +10,8 @@ import numpyro.distributions as dist
 import pandas as pd
 import pytest
 
-from flatprior.inference import MAP, MCLMC, Fit, WeightOfEvidence, fit, predictive, weight_of_evidence
+from flatprior.inference import MAP, MCLMC, Fit, fit, predictive
+from flatprior.inference.information import WeightOfEvidence, weight_of_evidence
 from flatprior.models import MLP, Bernoulli, Categorical, Model, Normal, gaussian
 
 CHAINS = MCLMC(num_warmup=20, num_samples=15, num_chains=2, start=None)

@@ -846,9 +846,9 @@ TAKEN: dict[str, tuple[Any, Any, Any]] = {
 
 @pytest.mark.parametrize("name", TAKEN)
 def test_what_is_unusual_but_clear_is_taken(name: str) -> None:
-    structure, x, y = check_problem(*TAKEN[name])
-    assert structure.observed == "y"
-    assert len(x) == len(y) == len(TAKEN[name][1])
+    density, rows = check_problem(*TAKEN[name])
+    assert density.structure.observed == "y"
+    assert len(rows.x) == len(rows.y) == len(TAKEN[name][1])
 
 
 def test_optimisers_without_decay_are_taken() -> None:
@@ -905,7 +905,7 @@ def test_separable_classes_have_no_maximum_likelihood(kind: str) -> None:
     for key in KEYS:
         found = fit(CLASSIFIERS[kind], MLE(num_steps=1000), *separable(kind, key), key=key, progress=False)
         assert found.status.level == "failed", key
-        assert "There is no maximum: all 40 rows are classified correctly" in found.status.reasons[0]
+        assert "There is no maximum: all 40 rows are classified correctly" in str(found.status.reasons[0])
         assert not found.status
         assert all(np.isfinite(draws).all() for draws in found.draws.values())
 
@@ -976,8 +976,8 @@ def test_a_learning_rate_too_large_is_a_failure(name: str, num_restarts: int) ->
     for key in range(3):
         found = fit(model, method, X, REAL, key=key, progress=False)
         assert found.status.level == "failed", key
-        assert "at step" in found.status.reasons[0], found.status
-        assert "smaller learning rate" in found.status.reasons[0]
+        assert "at step" in str(found.status.reasons[0]), found.status
+        assert "smaller learning rate" in str(found.status.reasons[0])
         assert all(np.isfinite(draws).all() for draws in found.draws.values()), key
 
 

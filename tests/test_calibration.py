@@ -16,21 +16,11 @@ from scipy.special import expit, log_softmax, softmax
 from sklearn.calibration import calibration_curve
 from sklearn.metrics import brier_score_loss, log_loss
 
-from flatprior.inference import (
-    MAP,
-    MLE,
-    NUTS,
-    Calibration,
-    Ensemble,
-    Fit,
-    calibration,
-    compare,
-    fit,
-    plot_calibration,
-    temperature_scaling,
-)
+from flatprior.inference import MAP, MLE, NUTS, Ensemble, Fit, compare, fit
+from flatprior.inference.criticism import Calibration, calibration, temperature_scaling
 from flatprior.inference.criticism.bands import sum_of_events
 from flatprior.inference.criticism.calibration import _of_classes, _of_numbers
+from flatprior.inference.plots import plot_calibration
 from flatprior.models import MLP, Bernoulli, Categorical, Model, Normal, fan_in, gaussian
 
 matplotlib.use("agg")
@@ -39,7 +29,7 @@ pytestmark = pytest.mark.filterwarnings("ignore::flatprior.inference.FailedFitWa
 
 METHODS: dict[str, Any] = {
     "MLE": MLE(num_steps=20, polish=False),
-    "Ensemble": Ensemble(base=MAP(num_steps=20, polish=False), size=4),
+    "Ensemble": Ensemble(base=MAP(num_steps=20, polish=False), num_members=4),
     "NUTS": NUTS(num_warmup=20, num_samples=15, num_chains=2, start=None, max_tree_depth=4),
 }
 POINTS = ("MLE", "Ensemble")

@@ -220,7 +220,7 @@ LANGEVIN: dict[str, Any] = CHAINS | {"num_warmup": 5000, "thinning": 10}
 METHODS: dict[str, tuple[Any, Callable[[Oracle, np.ndarray, str], None]]] = {
     "MLE": (MLE(**POINT), check_point),
     "MAP": (MAP(**POINT), check_point),
-    "Ensemble": (Ensemble(base=MAP(**POINT), size=3), check_point),
+    "Ensemble": (Ensemble(base=MAP(**POINT), num_members=3), check_point),
     "Laplace": (Laplace(base=MAP(**POINT), num_samples=4000, curvature="hessian"), check_draws),
     "Conditional": (Laplace(num_samples=4000), check_conditional),
     "NUTS": (NUTS(**CHAINS), check_draws),

@@ -24,7 +24,7 @@ from flatprior.models import MLP, Bernoulli, Categorical, Model, Normal, fan_in,
 QUICK = {"num_steps": 60, "polish": False}
 METHODS: dict[str, Any] = {
     "MAP": MAP(**QUICK),
-    "Ensemble": Ensemble(base=MAP(**QUICK), size=2),
+    "Ensemble": Ensemble(base=MAP(**QUICK), num_members=2),
     "NUTS": NUTS(num_warmup=50, num_samples=40, num_chains=2, start=None, max_tree_depth=4),
     "MCLMC": MCLMC(num_warmup=100, num_samples=20, thinning=2, num_chains=2, start=None),
 }
@@ -287,10 +287,10 @@ def by_model() -> dict[str, Fit]:
 
 
 def at_zero(found: Fit, model: Any, x: Any, y: Any) -> Fit:
-    structure, rows, _ = check_problem(model, x, y)
-    draws = {site: np.zeros((1, 1, *shape), np.float32) for site, shape in structure.latents.items()}
+    density, rows = check_problem(model, x, y)
+    draws = {site: np.zeros((1, 1, *shape), np.float32) for site, shape in density.structure.latents.items()}
     outcome = replace(found.outcome, draws=draws, status=Status())
-    return replace(found, model=model, structure=structure, layout=Layout.of(x, rows), outcome=outcome)
+    return replace(found, density=density, layout=Layout.of(x, rows.x), outcome=outcome)
 
 
 @pytest.mark.parametrize(("names", "note"), TOGETHER)

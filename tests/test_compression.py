@@ -22,8 +22,8 @@ from scipy.special import log_softmax
 from sklearn.datasets import load_breast_cancer, load_wine
 from sklearn.preprocessing import StandardScaler
 
-from flatprior.inference import MAP, MCLMC, MLE, Fit, code_length, compress, decompress, fit, predictive
-from flatprior.inference.criticism import compression
+from flatprior.inference import MAP, MCLMC, MLE, Fit, fit, predictive
+from flatprior.inference.information import code_length, compress, compression, decompress
 from flatprior.models import MLP, Bernoulli, Categorical, Model, Normal, gaussian
 
 METHODS: dict[str, Any] = {
@@ -225,7 +225,8 @@ def test_it_is_read_in_another_process_by_a_fit_that_was_kept_and_by_one_made_ag
     code = f"""
 from pathlib import Path
 import numpy as np
-from flatprior.inference import MAP, Fit, decompress, fit
+from flatprior.inference import MAP, Fit, fit
+from flatprior.inference.information import decompress
 from flatprior.models import MLP, Categorical, Model, gaussian
 folder = Path({str(tmp_path)!r})
 rows = np.load(folder / "rows.npz")

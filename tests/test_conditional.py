@@ -31,8 +31,8 @@ from flatprior.inference import (
     fit,
     log_density,
     loo,
-    uncertainty,
 )
+from flatprior.inference.criticism import uncertainty
 from flatprior.models import MLP, Bernoulli, Model, Normal, gaussian
 
 NOISE, SCALE = 0.3, 1.5
@@ -195,7 +195,7 @@ def test_the_prior_of_a_held_site_counts_where_it_depends_on_sampled_ones() -> N
     x = np.arange(40) % 4
     y = np.array([-3.0, -1.0, 1.0, 4.0])[x] + np.random.default_rng(0).normal(size=40)
     quick = MAP(num_steps=1000, polish=False)
-    method = Conditional(base=quick, sites=("spread",), method=Ensemble(base=quick, size=1))
+    method = Conditional(base=quick, sites=("spread",), method=Ensemble(base=quick, num_members=1))
     found = fit(groups, method, x, y, key=0, progress=False)
     level = found.draws["level"][0, 0]
 
@@ -210,7 +210,7 @@ def test_the_prior_of_a_held_site_counts_where_it_depends_on_sampled_ones() -> N
 
 def test_batches_and_validation_rows_are_rows_and_the_held_values_are_none(x_y: Any) -> None:
     """Members stop by validation rows and take batches of the others: the values that are held have no rows."""
-    inner = Ensemble(base=MAP(validation_fraction=0.2, batch_size=8, **QUICK), size=2)
+    inner = Ensemble(base=MAP(validation_fraction=0.2, batch_size=8, **QUICK), num_members=2)
     found = fit(MODEL, Conditional(base=MAP(**QUICK), sites=LAST, method=inner), *x_y, key=0, progress=False)
     assert found.draws["w2"].shape == (1, 2, 3, 1)
     assert found.stats["loss"].shape[0] == 2
@@ -221,12 +221,12 @@ def test_batches_and_validation_rows_are_rows_and_the_held_values_are_none(x_y: 
 
 def test_what_went_wrong_in_the_base_is_told_from_what_went_wrong_after_it() -> None:
     x = np.concatenate([np.linspace(-2, 0, 100), np.linspace(4, 6, 100)])[:, None]
-    short = Ensemble(base=MAP(num_steps=1, polish=False), size=1)
+    short = Ensemble(base=MAP(num_steps=1, polish=False), num_members=1)
     separable = Conditional(base=MLE(num_steps=1000, polish=False), sites=("b1",), method=short)
     found = fit(Model(MLP(), Bernoulli()), separable, x, (x[:, 0] > 2).astype(int), key=0, progress=False)
     assert found.status.level == "failed"
-    assert found.status.failures[0].startswith("In the base, MLE: There is no maximum")
-    assert found.status.warnings[-1].startswith("In Ensemble given it: 1 of 1 members are not what was asked for")
+    assert str(found.status.failures[0]).startswith("In the base, MLE: There is no maximum")
+    assert str(found.status.warnings[-1]).startswith("In Ensemble given it: 1 of 1 members are not what was asked for")
 
 
 def test_a_base_without_finite_weights_is_what_is_returned(x_y: Any) -> None:
@@ -236,14 +236,14 @@ def test_a_base_without_finite_weights_is_what_is_returned(x_y: Any) -> None:
     method = Conditional(base=MAP(num_steps=5, init_strategy=nowhere), sites=LAST)
     found = fit(MODEL, method, *x_y, key=0, progress=False)
     assert found.draws["w2"].shape == (1, 1, 3, 1)
-    assert found.status.failures[0].startswith("In the base, MAP: The loss is nan at the starting point")
+    assert str(found.status.failures[0]).startswith("In the base, MAP: The loss is nan at the starting point")
 
 
 def test_interrupting_the_base_is_no_reason_to_go_on(x_y: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     def interrupt(*_: Any, **__: Any) -> Any:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("flatprior.inference.methods.descent.Program.finite", interrupt)
+    monkeypatch.setattr("flatprior.inference.methods.steps.Steps.is_finite", interrupt)
     with pytest.raises(KeyboardInterrupt):
         fit(MODEL, METHODS["NUTS"], *x_y, key=5, progress=False)
 
@@ -274,7 +274,7 @@ BAD_SITES: dict[str, tuple[tuple[str, ...], Any, str]] = {
     "all sites": (
         ("w*", "b*"),
         NUTS(),
-        r"leave some to be held; .* match all .* To sample all, use NUTS",
+        r"leave some to condition on; .* match all .* To sample all, use NUTS",
     ),
     "one number by MCLMC": (("b2",), MCLMC(), "MCLMC: expected a model of at least 2 weights"),
 }

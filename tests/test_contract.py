@@ -25,7 +25,7 @@ from flatprior.models import MLP, Bernoulli, Categorical, Model, Normal, fan_in,
 METHODS: dict[str, Callable[[], Any]] = {
     "MLE": lambda: MLE(num_steps=150, polish=False),
     "MAP": lambda: MAP(num_steps=150, polish=False),
-    "Ensemble": lambda: Ensemble(base=MAP(num_steps=150, polish=False), size=3),
+    "Ensemble": lambda: Ensemble(base=MAP(num_steps=150, polish=False), num_members=3),
     "Laplace": lambda: Laplace(base=MAP(num_steps=150, polish=False), num_samples=12),
     "NUTS": lambda: NUTS(num_warmup=30, num_samples=20, num_chains=2, start=None, max_tree_depth=4),
     "MCLMC": lambda: MCLMC(num_warmup=100, num_samples=15, thinning=3, num_chains=3, start=None),
@@ -344,7 +344,7 @@ def test_to_datatree_names_its_groups_and_dimensions(
         np.testing.assert_array_equal(opened["log_likelihood"][site].values, found.log_likelihood(x, y))
         assert opened.attrs["kind"] == found.kind
         assert opened.attrs["status"] == found.status.level
-        assert list(np.atleast_1d(opened.attrs["status_reasons"])) == list(found.status.reasons)
+        assert list(np.atleast_1d(opened.attrs["status_reasons"])) == list(map(str, found.status.reasons))
 
 
 def test_to_datatree_needs_x_and_y_together(fitted: Callable[[str, str], Fit], data_sets: Any) -> None:

@@ -17,11 +17,11 @@ from flatprior.models import MLP, Model, Normal
 methods = {
     "chains": MCLMC(num_warmup=30, num_samples=5, thinning=2, num_chains=4),
     "trajectories": NUTS(num_warmup=5, num_samples=3, num_chains=2, max_tree_depth=2),
-    "members": Ensemble(base=MAP(num_steps=40, polish=False), size=4),
+    "members": Ensemble(base=MAP(num_steps=40, polish=False), num_members=4),
     "batches": MAP(num_steps=40, num_restarts=2, batch_size=10, polish=False),
     "validated": MAP(num_steps=200, num_restarts=2, validation_fraction=0.2),
-    "one on each of three": Ensemble(base=MAP(num_steps=40, polish=False), size=3),
-    "five members": Ensemble(base=MAP(num_steps=40, polish=False), size=5),
+    "one on each of three": Ensemble(base=MAP(num_steps=40, polish=False), num_members=3),
+    "five members": Ensemble(base=MAP(num_steps=40, polish=False), num_members=5),
     "five chains": MCLMC(num_warmup=30, num_samples=5, thinning=2, num_chains=5),
 }
 x = np.linspace(-1, 1, 40)[:, None]

@@ -25,7 +25,7 @@ def x_y(data_sets: dict[str, Any]) -> tuple[np.ndarray, np.ndarray]:
 
 @pytest.fixture(scope="module")
 def found(x_y: Any) -> Fit:
-    return fit(NETWORK, Ensemble(base=MAP(num_steps=50), size=SIZE), *x_y, key=0, progress=False)
+    return fit(NETWORK, Ensemble(base=MAP(num_steps=50), num_members=SIZE), *x_y, key=0, progress=False)
 
 
 def test_draws_are_one_chain_of_members_that_differ(found: Fit, x_y: Any) -> None:
@@ -48,7 +48,7 @@ def test_draws_are_one_chain_of_members_that_differ(found: Fit, x_y: Any) -> Non
 @pytest.mark.parametrize("base", [MAP, MLE])
 def test_members_of_a_convex_model_are_its_one_optimum(base: Any, x_y: Any) -> None:
     """Each member is polished as a lone estimate is."""
-    found = fit(LINE, Ensemble(base=base(num_steps=200), size=SIZE), *x_y, key=0, progress=False)
+    found = fit(LINE, Ensemble(base=base(num_steps=200), num_members=SIZE), *x_y, key=0, progress=False)
     alone = fit(LINE, base(num_steps=200), *x_y, key=1, progress=False)
     assert found.status.level == "ok"
     for site, draws in found.draws.items():
@@ -57,11 +57,11 @@ def test_members_of_a_convex_model_are_its_one_optimum(base: Any, x_y: Any) -> N
 
 def test_an_ensemble_of_mle_is_one_of_map_on_the_flat_model(x_y: Any) -> None:
     settings: dict[str, Any] = {"num_steps": 60, "batch_size": 10, "polish": False}
-    mle = fit(LINE, Ensemble(base=MLE(**settings), size=2), *x_y, key=0, progress=False)
-    flat_map = fit(flat(LINE), Ensemble(base=MAP(**settings), size=2), *x_y, key=0, progress=False)
+    mle = fit(LINE, Ensemble(base=MLE(**settings), num_members=2), *x_y, key=0, progress=False)
+    flat_map = fit(flat(LINE), Ensemble(base=MAP(**settings), num_members=2), *x_y, key=0, progress=False)
     for site in mle.draws:
         np.testing.assert_array_equal(mle.draws[site], flat_map.draws[site])
-    assert mle.method == Ensemble(base=MLE(**settings), size=2)
+    assert mle.method == Ensemble(base=MLE(**settings), num_members=2)
 
 
 def test_the_key_decides_every_bit_and_nothing_compiles_twice(found: Fit, x_y: Any) -> None:
@@ -82,7 +82,7 @@ def half_defined(x: Array, y: Array | None = None) -> None:
 def test_members_that_fail_are_named_and_left_out(x_y: Any) -> None:
     found = fit(
         half_defined,
-        Ensemble(base=MAP(num_steps=20, optimizer=optax.sgd(1e-4), polish=False), size=8),
+        Ensemble(base=MAP(num_steps=20, optimizer=optax.sgd(1e-4), polish=False), num_members=8),
         *x_y,
         key=0,
         progress=False,
@@ -97,28 +97,33 @@ def test_members_that_fail_are_named_and_left_out(x_y: Any) -> None:
 
 
 def test_an_ensemble_without_a_finite_member_fails(x_y: Any) -> None:
-    found = fit(LINE, Ensemble(base=MAP(num_steps=300, optimizer=optax.sgd(1e6)), size=2), *x_y, key=0, progress=False)
+    found = fit(
+        LINE, Ensemble(base=MAP(num_steps=300, optimizer=optax.sgd(1e6)), num_members=2), *x_y, key=0, progress=False
+    )
     assert found.status.level == "failed"
     assert "learning rate" in str(found.status)
 
 
 def test_what_is_wrong_with_members_is_said_of_the_first(found: Fit) -> None:
     assert found.status.level == "check"
-    assert found.status.reasons[0].startswith("4 of 4 members are not what was asked for. Of member 0: ")
+    assert str(found.status.reasons[0]).startswith("4 of 4 members are not what was asked for. Of member 0: ")
 
 
 def test_early_stopping_holds_out_rows(x_y: Any) -> None:
     base = MLE(num_steps=400, validation_fraction=0.25, patience=2)
-    found = fit(NETWORK, Ensemble(base=base, size=2), *x_y, key=0, progress=False)
+    found = fit(NETWORK, Ensemble(base=base, num_members=2), *x_y, key=0, progress=False)
     assert "Stopped at step" in str(found.status)
     assert np.isfinite(found.draws["w1"]).all()
 
 
 BAD = {
     "another method as base": (lambda: Ensemble(base="MAP"), r"expected MAP\(...\) or MLE\(...\) as base; got 'MAP'"),
-    "no members": (lambda: Ensemble(size=0), "expected a positive integer as size; got 0"),
-    "a truth value as size": (lambda: Ensemble(size=True), "expected a positive integer as size; got True"),
-    "restarts": (lambda: Ensemble(base=MAP(num_restarts=3)), "num_restarts=1.*got 3. Give their number as size"),
+    "no members": (lambda: Ensemble(num_members=0), "expected a positive integer as num_members; got 0"),
+    "a truth value as size": (
+        lambda: Ensemble(num_members=True),
+        "expected a positive integer as num_members; got True",
+    ),
+    "restarts": (lambda: Ensemble(base=MAP(num_restarts=3)), "num_restarts=1.*got 3. Give their number as num_members"),
 }
 
 

@@ -23,8 +23,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import log_loss
 
 from flatprior.inference import MAP, MLE, explain, fit, flat, log_density
-from flatprior.inference.contract import check_model
-from flatprior.inference.methods.descent import program_of
+from flatprior.inference.checks import check_problem
 from flatprior.models import MLP, Bernoulli, Categorical, Model, Normal, fan_in, gaussian
 
 pytestmark = pytest.mark.usefixtures("x64")
@@ -108,13 +107,11 @@ def test_the_total_is_what_is_compiled_and_minimised(observation: str, prior: st
     told = explain(model, x, y, at=weights)
     before = {site: to_support[site].inv(value) for site, value in weights.items()}
 
-    program = program_of(MAP(), model, check_model(model, x, y), x, y)
-    program.start(jax.random.key(0), x, y)
-    params = {f"{site}_auto_loc": value for site, value in before.items()}
-    value, gradient = jax.jit(jax.value_and_grad(program._loss))(params, x, y)
+    density, data = check_problem(model, x, y)
+    value, gradient = jax.jit(jax.value_and_grad(density.loss))(before, data)
     np.testing.assert_allclose(told.total, value * len(x), rtol=PRECISION)
     assert told.value_difference < PRECISION * abs(told.total)
-    found = {site: gradient[f"{site}_auto_loc"] * len(x) for site in weights}
+    found = {site: gradient[site] * len(x) for site in weights}
     assert_same_gradient(told, found, jax.grad(in_real_coordinates(model, to_support, x, y))(before))
 
 

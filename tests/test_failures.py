@@ -16,8 +16,7 @@ from numpyro.infer import init_to_uniform
 
 from flatprior.inference import MAP, MCLMC, MLE, NUTS, FailedFitWarning, Fit, Status, compare, diagnose, fit
 from flatprior.inference.blocks import run_in_blocks
-from flatprior.inference.methods import chains, descent
-from flatprior.inference.methods.nuts import _status
+from flatprior.inference.methods import chains, descent, nuts
 from flatprior.models import MLP, Bernoulli, Model, Normal, gaussian
 
 KEYS = range(3)
@@ -203,7 +202,7 @@ def test_a_sampler_that_failed_shows_it_wherever_it_is_used() -> None:
     assert table.to_dataframe()["status"].to_dict() == {"sick": "failed", "healthy": "ok"}
     assert "did not move" in str(table)
     attrs = found.to_datatree().attrs
-    assert (attrs["status"], attrs["status_reasons"]) == ("failed", list(found.status.reasons))
+    assert (attrs["status"], attrs["status_reasons"]) == ("failed", list(map(str, found.status.reasons)))
     with pytest.warns(FailedFitWarning, match="This fit has failed, and .* did not move") as record:
         found.predict(x)
     assert record[0].filename == __file__
@@ -215,7 +214,8 @@ def test_very_few_draws_are_not_judged_and_it_is_said() -> None:
     stats = {"lp": draws, "energy": -draws, "diverging": np.zeros(draws.shape, bool)}
     stats["tree_depth"] = np.full(draws.shape, 2)
     few = {name: value[:, :3] for name, value in stats.items()}
-    assert str(_status(NUTS(), stats)) == "ok"
-    status = _status(NUTS(num_samples=3), few)
+    assert str(nuts.status_of(NUTS(), stats)) == "ok"
+    settings, none = NUTS(num_samples=3), np.zeros(4, bool)
+    status = chains.status_of(settings, few, none, nuts.MIN_DRAWS) + nuts.status_of(settings, few)
     assert status.level == "check"
     assert "Each chain has 3 draws, fewer than 4" in str(status)

@@ -18,9 +18,8 @@ from numpyro.infer.util import log_density as density_of_numpyro
 from sklearn.metrics import log_loss
 
 from flatprior.inference import MAP, MLE, fit, flat, log_density
-from flatprior.inference.contract import check_model
-from flatprior.inference.density import per_row
-from flatprior.inference.methods.descent import program_of
+from flatprior.inference.checks import check_problem
+from flatprior.inference.rows import Data
 from flatprior.models import MLP, Bernoulli, Categorical, Model, Normal, fan_in, gaussian
 
 pytestmark = pytest.mark.usefixtures("x64")
@@ -165,12 +164,11 @@ def test_the_objective_of_mle_is_log_loss_of_sklearn(observation: str, data: tup
 
 
 def unconstrained(w: Weights) -> Weights:
-    return {f"{site}_auto_loc": jnp.log(value) if site == "scale" else value for site, value in w.items()}
+    return {site: jnp.log(value) if site == "scale" else value for site, value in w.items()}
 
 
 def constrained(params: Weights) -> Weights:
-    by_site = {name.removesuffix("_auto_loc"): value for name, value in params.items()}
-    return {site: jnp.exp(value) if site == "scale" else value for site, value in by_site.items()}
+    return {site: jnp.exp(value) if site == "scale" else value for site, value in params.items()}
 
 
 @pytest.mark.parametrize(
@@ -181,10 +179,9 @@ def test_the_loss_of_the_program_is_the_density(observation: str, masked: bool, 
     """What is compiled and minimised; of a scale without the Jacobian of its logarithm."""
     plain = Model(MLP((3,), "tanh"), LOSSES[observation][0])
     model = flat(plain) if masked else plain
-    program = program_of(MAP(), model, check_model(model, *data), *data)
-    program.start(jax.random.key(0), *data)
+    density, rows = check_problem(model, *data)
     assert_same(
-        lambda params: program._loss(params, *data) * len(data[0]),
+        lambda u: density.loss(u, rows) * len(data[0]),
         lambda params: -log_density(model, constrained(params), *data),
         unconstrained(random_weights(plain, data[0])),
     )
@@ -225,11 +222,12 @@ def test_batches_of_an_epoch_average_to_the_objective(
 ) -> None:
     """The prior counts once an epoch and not once a batch, and the likelihood of a batch stands for all rows."""
     model, (x, y) = Model(MLP((3,), "tanh"), LOSSES[observation][0], gaussian(0.5)), data
+    density, _ = check_problem(model, x, y)
     batches = np.random.default_rng(0).permutation(len(x)).reshape(-1, batch_size)
 
     def epoch(w: Weights) -> Array:
         def one(rows: Array) -> Array:
-            return -density_of_numpyro(per_row(model), (x[rows], y[rows], len(x)), {}, w)[0]
+            return -density_of_numpyro(density.per_row, (Data(x[rows], y[rows]), len(x)), {}, w)[0]
 
         return jax.lax.map(one, jnp.asarray(batches)).mean()
 

@@ -18,19 +18,9 @@ from numpyro.handlers import scale
 from scipy.special import rel_entr, softmax
 from scipy.stats import entropy, norm, poisson, sem
 
-from flatprior.inference import (
-    MAP,
-    MCLMC,
-    MLE,
-    CodeLength,
-    CrossEntropy,
-    Fit,
-    code_length,
-    cross_entropy,
-    explain,
-    fit,
-)
-from flatprior.inference.criticism.information import adaptive_bits
+from flatprior.inference import MAP, MCLMC, MLE, Fit, explain, fit
+from flatprior.inference.information import CodeLength, CrossEntropy, code_length, cross_entropy
+from flatprior.inference.information.bits import adaptive_bits
 from flatprior.models import MLP, Bernoulli, Categorical, Model, Normal, gaussian
 
 METHODS: dict[str, Any] = {

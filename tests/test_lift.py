@@ -38,10 +38,12 @@ from flatprior.inference import (
     log_density,
 )
 from flatprior.inference.checks import check_problem
-from flatprior.inference.criticism.place import weights_at
-from flatprior.inference.density import abstract_trace, is_latent, observation
-from flatprior.inference.methods.chains import warm_start
-from flatprior.inference.methods.descent import STARTS, starting_points
+from flatprior.inference.density import observation
+from flatprior.inference.methods.chains import first_points
+from flatprior.inference.methods.descent import starting_points
+from flatprior.inference.methods.steps import START_KEY
+from flatprior.inference.objective.place import weights_at
+from flatprior.inference.structure import abstract_trace, is_latent
 from flatprior.models import MLP, Bernoulli, Categorical, Lift, Model, Normal, fan_in, gaussian, priors
 
 RNG = np.random.default_rng(7)
@@ -245,7 +247,7 @@ def test_the_module_is_copied() -> None:
     models = [Model(Lift(net), Bernoulli()), Model(Lift(plain), Bernoulli())]
 
     def starts() -> list[np.ndarray]:
-        own = [weights_at(None, model, check_problem(model, X, BINARY)[0], X, BINARY) for model in models]
+        own = [weights_at(None, *check_problem(model, X, BINARY)) for model in models]
         logits = [model.network.rebuild({}) for model in models]
         return [*jax.tree.leaves(own), np.asarray(logits[0](X)), np.asarray(jax.vmap(logits[1])(jnp.asarray(X)))]
 
@@ -648,14 +650,14 @@ def test_the_weights_of_an_mlp_can_be_flat_but_not_fixed() -> None:
 @pytest.mark.parametrize("library", ["NNX", "Equinox"])
 def test_only_the_first_start_is_at_the_modules_own_values(library: str) -> None:
     model, own = Model(lifted(library), Bernoulli(), gaussian(1.0)), lifted(library).parts.values
-    structure, x, y = check_problem(model, X, BINARY)
-    starts = starting_points(MAP(num_restarts=3), model, structure, x, y, key=jax.random.key(5))
+    density, data = check_problem(model, X, BINARY)
+    starts = starting_points(MAP(num_restarts=3), density, data, key=jax.random.key(5))
     for site, value in own.items():
         np.testing.assert_array_equal(starts[site][0], value)
         for other in starts[site][1:]:
             np.testing.assert_array_equal(np.sort(other, axis=None), np.sort(value, axis=None))
             assert (np.asarray(other) != value).any() == (value.ndim > 1)
-    for site, value in weights_at(None, model, structure, x, y).items():
+    for site, value in weights_at(None, density, data).items():
         np.testing.assert_array_equal(value, own[site])
 
 
@@ -663,8 +665,8 @@ def test_every_order_of_a_matrix_is_as_likely() -> None:
     """Of a matrix of 3 numbers, in 600 restarts: chi-squared of the 6 orders, beyond 25.7 once in 10,000 (5 df)."""
     model = Model(Lift(OwnEquinox(jnp.array([[1.0, 2.0, 3.0]]))), Bernoulli(), gaussian(1.0))
     x = np.ones((4, 3))
-    structure, rows, y = check_problem(model, x, BINARY[:4])
-    starts = starting_points(MAP(num_restarts=601), model, structure, rows, y, key=jax.random.key(0))["weight"]
+    density, data = check_problem(model, x, BINARY[:4])
+    starts = starting_points(MAP(num_restarts=601), density, data, key=jax.random.key(0))["weight"]
     _, counts = np.unique(np.asarray(starts)[1:, 0], axis=0, return_counts=True)
     assert counts.size == 6
     assert ((counts - 100) ** 2 / 100).sum() < 25.7
@@ -672,21 +674,22 @@ def test_every_order_of_a_matrix_is_as_likely() -> None:
 
 def test_chains_begin_there_and_an_init_strategy_overrides() -> None:
     model = Model(lifted(), Bernoulli(), gaussian(1.0))
-    structure, rows, y = check_problem(model, X, BINARY)
+    density, data = check_problem(model, X, BINARY)
     how: dict[str, Any] = {"key": jax.random.key(0), "progress": False, "store": None}
-    params, _ = warm_start(None, None, 2, model, structure, rows, y, **how)
-    np.testing.assert_array_equal(params["layers.0.kernel"][0], lifted().parts.values["layers.0.kernel"])
-    assert (params["layers.0.kernel"][1] != params["layers.0.kernel"][0]).any()
-    values = {site: jnp.full(shape, 0.25) for site, shape in structure.latents.items()}
-    params, _ = warm_start(None, init_to_value(values=values), 2, model, structure, rows, y, **how)
-    assert all((value == 0.25).all() for value in params.values())
+    u, _ = first_points(NUTS(start=None, num_chains=2), density, data, **how)
+    np.testing.assert_array_equal(u["layers.0.kernel"][0], lifted().parts.values["layers.0.kernel"])
+    assert (u["layers.0.kernel"][1] != u["layers.0.kernel"][0]).any()
+    values = {site: jnp.full(shape, 0.25) for site, shape in density.structure.latents.items()}
+    settings = NUTS(start=None, num_chains=2, init_strategy=init_to_value(values=values))
+    u, _ = first_points(settings, density, data, **how)
+    assert all((value == 0.25).all() for value in u.values())
 
 
 def test_a_value_that_the_prior_rules_out_is_no_start() -> None:
     prior = {"*.kernel": gaussian(1.0), "*.bias": dist.HalfNormal(1.0)}
     model = Model(lifted(), Bernoulli(), prior)  # the biases of the module are 0
-    structure, rows, y = check_problem(model, X, BINARY)
-    start = weights_at(None, model, structure, rows, y)
+    density, data = check_problem(model, X, BINARY)
+    start = weights_at(None, density, data)
     assert (start["layers.0.bias"] > 0.1).all()
     np.testing.assert_array_equal(start["layers.0.kernel"], lifted().parts.values["layers.0.kernel"])
 
@@ -694,8 +697,8 @@ def test_a_value_that_the_prior_rules_out_is_no_start() -> None:
 @pytest.mark.parametrize("count", [1, 3])
 def test_an_mlp_starts_where_it_always_did(count: int) -> None:
     model, key = Model(MLP((3,)), Bernoulli(), gaussian(1.0)), jax.random.key(2)
-    structure, x, y = check_problem(model, X, BINARY)
-    starts = starting_points(MAP(num_restarts=count), model, structure, x, y, key=key)
+    density, data = check_problem(model, X, BINARY)
+    starts = starting_points(MAP(num_restarts=count), density, data, key=key)
 
     @jax.jit
     def expected(key: Array) -> dict[str, Array]:
@@ -707,7 +710,7 @@ def test_an_mlp_starts_where_it_always_did(count: int) -> None:
             "b2": 0.1 * noise[12:],
         }
 
-    keys = jax.random.split(jax.random.fold_in(key, STARTS), count)
+    keys = jax.random.split(jax.random.fold_in(key, START_KEY), count)
     for i, each in enumerate(keys):
         for site, value in expected(each).items():
             np.testing.assert_array_equal(starts[site][i], value)
@@ -717,7 +720,7 @@ def test_an_mlp_starts_where_it_always_did(count: int) -> None:
 
 METHODS: dict[str, Any] = {
     "MAP": MAP(num_steps=20, polish=False),
-    "Ensemble": Ensemble(base=MAP(num_steps=20, polish=False), size=2),
+    "Ensemble": Ensemble(base=MAP(num_steps=20, polish=False), num_members=2),
     "NUTS": NUTS(num_warmup=4, num_samples=4, num_chains=2, start=None, max_tree_depth=3),
     "MLE": MLE(num_steps=20, polish=False),
     "Laplace": Laplace(base=MAP(num_steps=20), num_samples=4),

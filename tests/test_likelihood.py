@@ -19,19 +19,9 @@ from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.contour import QuadContourSet
 
-from flatprior.inference import (
-    MAP,
-    MLE,
-    Fit,
-    Likelihood,
-    compare,
-    fit,
-    flat,
-    likelihood_curve,
-    likelihood_surface,
-    log_density,
-    plot_likelihood,
-)
+from flatprior.inference import MAP, MLE, Fit, compare, fit, flat, log_density
+from flatprior.inference.objective import Likelihood, likelihood_curve, likelihood_surface
+from flatprior.inference.plots import plot_likelihood
 from flatprior.models import MLP, Bernoulli, Categorical, Model, Normal, fan_in, gaussian
 
 TOSSES, TRIPLE = np.array([0, 0, 0, 1, 0]), np.array([-1.0, 0.0, 1.0])

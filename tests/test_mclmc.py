@@ -16,7 +16,7 @@ from jax import Array
 from scipy.stats import norm
 
 from flatprior.inference import MAP, MCLMC, Fit, fit, flat
-from flatprior.inference.methods.mclmc import _status
+from flatprior.inference.methods import chains, mclmc
 from flatprior.models import MLP, Model, Normal, gaussian
 
 SCALE, SPREAD = 0.7, 0.8
@@ -209,7 +209,7 @@ STATUS: dict[str, tuple[dict[str, Any], str, str]] = {
     "different modes": ({"lp": lambda lp: lp + 3.0 * np.arange(5)[:, None]}, "ok", "^ok$"),
     "frozen": ({"lp": with_chain(2, lambda chain: chain * 0 - 50.0)}, "failed", "Chains 2 did not move"),
     "lost": ({"lp": with_chain(3, lambda chain: chain - 100.0)}, "check", "Chains 3 are lost.*99.8 nats"),
-    "hot": ({"energy_variance": lambda values: 10 * values}, "check", r"energy variance.*0\.002 a dimension.*biased"),
+    "hot": ({"energy_variance": lambda values: 10 * values}, "check", r"energy variance.*0\.002 per dimension.*biased"),
     "rejected": (
         {"diverging": with_chain(0, lambda chain: ~chain)},
         "check",
@@ -225,7 +225,9 @@ STATUS: dict[str, tuple[dict[str, Any], str, str]] = {
 @pytest.mark.parametrize("name", STATUS)
 def test_the_status_says_what_the_statistics_show(name: str) -> None:
     changed, level, match = STATUS[name]
-    status = _status(MCLMC(num_samples=400), settled(**changed), 20, [])
+    settings, stats = MCLMC(num_samples=400), settled(**changed)
+    shared = chains.status_of(settings, stats, np.zeros(5, bool), mclmc.MIN_DRAWS)
+    status = shared + mclmc.status_of(settings, stats, 20)
     assert status.level == level, str(status)
     assert re.search(match, str(status)), str(status)
 

@@ -41,7 +41,7 @@ class LogisticMixture:
 MODEL = Model(MLP((4,), "tanh"), LogisticMixture(3), gaussian(1.0))
 METHODS: dict[str, Any] = {
     "MLE": MLE(num_steps=300, batch_size=20, polish=False),
-    "Ensemble": Ensemble(base=MAP(num_steps=300, polish=False), size=3),
+    "Ensemble": Ensemble(base=MAP(num_steps=300, polish=False), num_members=3),
     "NUTS": NUTS(num_warmup=30, num_samples=20, num_chains=2, start=None, max_tree_depth=4),
 }
 every_method = pytest.mark.parametrize("method", ["MLE", "Ensemble", pytest.param("NUTS", marks=pytest.mark.slow)])

@@ -8,7 +8,9 @@ import pytest
 from matplotlib.figure import Figure
 from sklearn.linear_model import Ridge
 
-from flatprior.inference import MAP, MLE, fit, flat, plot_path, prior_path
+from flatprior.inference import MAP, MLE, fit, flat
+from flatprior.inference.methods import prior_path
+from flatprior.inference.plots import plot_path
 from flatprior.models import MLP, Bernoulli, Model, Normal, gaussian
 
 Rows = tuple[np.ndarray, np.ndarray]
@@ -82,7 +84,7 @@ def test_of_separable_classes_the_path_runs_away() -> None:
     sizes = np.abs(path.weights["w1"]).max(axis=(1, 2))
     assert (np.diff(sizes) > 0).all()
     assert [status.level for status in path.statuses] == ["ok"] * 7 + ["failed"]
-    assert "There is no maximum" in path.limit.reasons[0]
+    assert "There is no maximum" in str(path.limit.reasons[0])
     assert "There is no maximum" in str(path)
     frame = path.to_dataframe()
     assert frame.shape == (8, 5)

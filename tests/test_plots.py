@@ -18,24 +18,11 @@ from jax import Array
 from matplotlib.collections import PolyCollection, QuadMesh
 from matplotlib.colors import to_hex
 
-from flatprior.inference import (
-    MAP,
-    MCLMC,
-    MLE,
-    Comparison,
-    Ensemble,
-    Fit,
-    compare,
-    cross_validate,
-    fit,
-    plot_compare,
-    plot_decision,
-    plot_fit,
-    plot_loss,
-    uncertainty,
-)
+from flatprior.inference import MAP, MCLMC, MLE, Comparison, Ensemble, Fit, compare, cross_validate, fit
 from flatprior.inference.checks import Layout, check_problem
+from flatprior.inference.criticism import uncertainty
 from flatprior.inference.criticism.table import Entry, tabulate
+from flatprior.inference.plots import plot_compare, plot_decision, plot_fit, plot_loss
 from flatprior.inference.status import Status
 from flatprior.models import MLP, Bernoulli, Categorical, Model, Normal, fan_in, gaussian
 
@@ -43,7 +30,7 @@ QUICK: dict[str, Any] = {"num_steps": 80, "polish": False}
 METHODS: dict[str, Any] = {
     "MLE": MLE(**QUICK),
     "MAP": MAP(**QUICK, num_restarts=2),
-    "Ensemble": Ensemble(base=MAP(**QUICK), size=3),
+    "Ensemble": Ensemble(base=MAP(**QUICK), num_members=3),
     "MCLMC": MCLMC(num_warmup=100, num_samples=15, thinning=3, num_chains=3, start=None),
 }
 MODELS: dict[str, tuple[Model, str]] = {
@@ -97,13 +84,13 @@ def fitted(data_sets: Any) -> Callable[[str, str, int], tuple[Fit, np.ndarray, n
 
 def made_up(of: Fit, model: Any, x: Any, y: np.ndarray, leading: tuple[int, int]) -> Fit:
     """A fit by the same method of another model, with draws and losses from a random number generator."""
-    structure, rows, _ = check_problem(model, x, y)
-    rng = np.random.default_rng(structure.num_weights)
-    draws = {site: 0.7 * rng.normal(size=leading + shape) for site, shape in structure.latents.items()}
+    density, rows = check_problem(model, x, y)
+    rng = np.random.default_rng(density.structure.num_weights)
+    draws = {site: 0.7 * rng.normal(size=leading + shape) for site, shape in density.structure.latents.items()}
     draws = {site: (np.abs(value) if site == "scale" else value).astype(np.float32) for site, value in draws.items()}
     losses = {"loss": rng.normal(size=of.stats["loss"].shape)} if "loss" in of.stats else {}
     outcome = replace(of.outcome, draws=draws, stats=losses)
-    return replace(of, model=model, structure=structure, layout=Layout.of(x, rows), outcome=outcome)
+    return replace(of, density=density, layout=Layout.of(x, rows.x), outcome=outcome)
 
 
 def drawn(ax: Any) -> None:

@@ -13,7 +13,7 @@ import pytest
 from flatprior.inference import MAP, Fit, Predictive, fit
 from flatprior.inference import predictive as predictive_module
 from flatprior.inference.contract import check_model
-from flatprior.inference.density import count_rows
+from flatprior.inference.rows import count_rows
 from flatprior.models import MLP, Bernoulli, Categorical, Model, Normal
 
 NUM_DRAWS, NUM_ROWS = 60, 101

@@ -18,7 +18,7 @@ from jax import Array
 
 from flatprior.inference import MAP, fit
 from flatprior.inference.checks import as_rows, check_problem
-from flatprior.inference.density import abstract_trace
+from flatprior.inference.structure import abstract_trace
 from flatprior.models import MLP, Bernoulli, Categorical, Model, Normal, gaussian
 
 X = np.array([[0.5, 1.0], [-1.5, 0.0], [2.0, 1.0], [0.25, 0.0]])
@@ -44,7 +44,8 @@ CONTAINERS: dict[str, tuple[Callable[[], Any], Callable[[], Any]]] = {
 
 @pytest.mark.parametrize("name", CONTAINERS)
 def test_every_container_holds_the_same_rows(name: str) -> None:
-    _, x, y = check_problem(LOGISTIC, *(make() for make in CONTAINERS[name]))
+    _, rows = check_problem(LOGISTIC, *(make() for make in CONTAINERS[name]))
+    x, y = rows.x, rows.y
     assert (x.dtype, y.dtype.kind) == (np.float32, "i")
     np.testing.assert_array_equal(x, X)
     np.testing.assert_array_equal(y, Y)
@@ -112,14 +113,14 @@ def test_no_y_is_broadcast(name: str, data: st.DataObject) -> None:
     shape = data.draw(st.one_of(SHAPES, st.just(x.shape[:1]), st.just((*x.shape[:1], 3))), "shape of y")
     y = data.draw(arrays.arrays(data.draw(TYPES, "type of y"), shape, elements=st.sampled_from([0, 1])), "y")
     try:
-        structure, rows_x, rows_y = check_problem(MODELS[name], x, y)
+        density, rows = check_problem(MODELS[name], x, y)
     except (TypeError, ValueError):
         return
-    assert len(rows_x) == len(rows_y) == len(y)
-    np.testing.assert_array_equal(rows_y, y)
+    assert len(rows.x) == len(rows.y) == len(y)
+    np.testing.assert_array_equal(rows.y, y)
     soft = name == "Categorical" and y.ndim == 2
     assert y.shape == (len(x), 3) if soft else y.shape == (len(x),)
-    site = abstract_trace(MODELS[name], rows_x, rows_y)[structure.observed]
+    site = abstract_trace(MODELS[name], rows.x, rows.y)[density.structure.observed]
     assert site["log_prob_shape"] == (len(x),)
 
 
@@ -137,12 +138,12 @@ COLUMNS = st.one_of(
 def test_no_column_becomes_a_constant_in_silence(x: np.ndarray) -> None:
     """In the float32 in which a network computes, a column whose rows differ still has rows that differ."""
     try:
-        _, rows, _ = check_problem(MODELS["Normal"], x, np.zeros(3))
+        _, rows = check_problem(MODELS["Normal"], x, np.zeros(3))
     except (TypeError, ValueError):
         return
     with np.errstate(over="ignore"):
         moved = np.ptp(x.astype(object), axis=0) > 0
-    assert (np.ptp(np.asarray(rows, np.float32), axis=0) > 0)[moved.astype(bool)].all()
+    assert (np.ptp(np.asarray(rows.x, np.float32), axis=0) > 0)[moved.astype(bool)].all()
 
 
 @settings(deadline=None, max_examples=200, database=None)

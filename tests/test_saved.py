@@ -25,7 +25,7 @@ QUICK = MAP(num_steps=50, polish=False)
 METHODS: dict[str, Any] = {
     "MLE": MLE(num_steps=50, polish=False),
     "MAP": MAP(num_steps=50, polish=False, optimizer=optax.sgd(1e-3)),
-    "Ensemble": Ensemble(base=QUICK, size=3),
+    "Ensemble": Ensemble(base=QUICK, num_members=3),
     "Laplace": Laplace(base=QUICK, num_samples=5),
     "NUTS": NUTS(num_warmup=10, num_samples=6, num_chains=2, start=None, max_tree_depth=3),
     "MCLMC": MCLMC(num_warmup=20, num_samples=6, thinning=2, num_chains=2, start=None),

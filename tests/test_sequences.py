@@ -24,28 +24,21 @@ from flatprior.inference import (
     NUTS,
     Fit,
     UndefinedPredictionWarning,
-    calibration,
-    code_length,
     compare,
-    compress,
-    cross_entropy,
     diagnose,
     explain,
     fit,
-    generate,
+    generation,
     log_density,
     loo,
-    plot_decision,
-    plot_fit,
-    prequential,
-    temperature_scaling,
-    uncertainty,
-    weight_of_evidence,
 )
 from flatprior.inference import predictive as predictive_module
 from flatprior.inference.checks import Layout
-from flatprior.inference.criticism import generation
+from flatprior.inference.criticism import calibration, temperature_scaling, uncertainty
 from flatprior.inference.density import observation, row_log_probs
+from flatprior.inference.generation import generate
+from flatprior.inference.information import code_length, compress, cross_entropy, prequential, weight_of_evidence
+from flatprior.inference.plots import plot_decision, plot_fit
 from flatprior.models import MLP, Categorical, CategoricalSequence, Lift, Model, gaussian, next_token_rows
 from flatprior.models.architectures import GRU, Transformer
 from flatprior.models.tokens import Tokens

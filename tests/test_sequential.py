@@ -15,7 +15,8 @@ from scipy.special import betaln
 from scipy.stats import beta
 from sklearn.linear_model import LogisticRegression
 
-from flatprior.inference import MAP, MLE, Status, code_length, fit, prequential
+from flatprior.inference import MAP, MLE, Status, fit
+from flatprior.inference.information import code_length, prequential
 from flatprior.inference.methods.method import Outcome
 from flatprior.models import MLP, Bernoulli, Categorical, Model, Normal, gaussian
 
@@ -126,7 +127,7 @@ ENDS = {3: (10, 20, 40), 7: (1, 2, 3, 5, 10, 20, 40)}
 
 @pytest.mark.parametrize("blocks", ENDS)
 def test_blocks_double(blocks: int) -> None:
-    from flatprior.inference.criticism.sequential import _ends
+    from flatprior.inference.information.sequential import _ends
 
     assert _ends(blocks, 40) == ENDS[blocks]
     for num_rows in (1, 2, 3, 5, 31, 32, 33):

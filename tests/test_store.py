@@ -101,29 +101,26 @@ def test_ctrl_c_keeps_finished_blocks_and_the_run_goes_on(
 ) -> None:
     monkeypatch.setattr(chains, "BLOCK_DRAWS", 10)
     calls = 0
-    original = nuts.run_chains
+    original = nuts._Sampler.advance
 
-    def interrupted(advance: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        def until(*these: Any) -> Any:
-            nonlocal calls
-            calls += 1
-            if calls > block:
-                raise KeyboardInterrupt
-            return advance(*these)
-
-        return original(until, *args, **kwargs)
+    def interrupted(*args: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        if calls > block:
+            raise KeyboardInterrupt
+        return original(*args)
 
     settings = {"settings": {"max_tree_depth": 9}}  # a kernel of its own: the length of the buffer is compiled in
     expected = run(rows, 60, **settings)
     with monkeypatch.context() as patch:
-        patch.setattr(nuts, "run_chains", interrupted)
+        patch.setattr(nuts._Sampler, "advance", interrupted)
         try:
             part = run(rows, 60, tmp_path / "run", **settings)
         except KeyboardInterrupt:
             part = None  # during the warm-up
     if part is not None:
         assert part.status.level == "check"
-        assert "Interrupted after" in part.status.reasons[0]
+        assert part.status.is_interrupted
         assert 0 < part.stats["lp"].shape[1] < 60
     assert_same(run(rows, 60, tmp_path / "run", **settings), expected)
 

@@ -11,13 +11,14 @@ import pytest
 from jax import Array
 from scipy.stats import entropy
 
-from flatprior.inference import MAP, MCLMC, MLE, NUTS, Ensemble, Fit, fit, uncertainty
+from flatprior.inference import MAP, MCLMC, MLE, NUTS, Ensemble, Fit, fit
 from flatprior.inference import predictive as predictive_module
+from flatprior.inference.criticism import uncertainty
 from flatprior.models import MLP, Bernoulli, Categorical, Model, Normal, gaussian
 
 METHODS: dict[str, Any] = {
     "MLE": MLE(num_steps=20, polish=False),
-    "Ensemble": Ensemble(base=MAP(num_steps=20, polish=False), size=5),
+    "Ensemble": Ensemble(base=MAP(num_steps=20, polish=False), num_members=5),
     "MCLMC": MCLMC(num_warmup=20, num_samples=15, num_chains=2, start=None),
 }
 OBSERVATIONS: dict[str, tuple[Any, str]] = {

@@ -11,8 +11,8 @@ import scipy.stats
 from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.model_selection import StratifiedKFold, cross_val_predict, cross_val_score
 
-from flatprior.inference import MAP, MLE, NUTS, CrossValidation, Ensemble, compare, cross_validate, fit
-from flatprior.inference.criticism import validation
+from flatprior.inference import MAP, MLE, NUTS, Ensemble, compare, cross_validate, fit
+from flatprior.inference.criticism import CrossValidation, validation
 from flatprior.inference.criticism.validation import deal
 from flatprior.inference.methods.method import Outcome
 from flatprior.inference.status import INTERRUPTED, Status
@@ -21,7 +21,7 @@ from flatprior.models import MLP, Bernoulli, Categorical, Model, Normal, gaussia
 METHODS: dict[str, Any] = {
     "MLE": MLE(),
     "MAP": MAP(),
-    "Ensemble": Ensemble(base=MAP(num_steps=100, polish=False), size=2),
+    "Ensemble": Ensemble(base=MAP(num_steps=100, polish=False), num_members=2),
     "NUTS": NUTS(num_warmup=30, num_samples=20, num_chains=2, start=None, max_tree_depth=4),
 }
 OBSERVATIONS: dict[str, tuple[Any, str]] = {

@@ -93,7 +93,8 @@ def calibration(fit: Fit | Tempered, x: Any, y: Any, *, of: int | None = None, n
 
     Example:
         >>> import numpy as np
-        >>> from flatprior.inference import MLE, calibration, fit
+        >>> from flatprior.inference import MLE, fit
+        >>> from flatprior.inference.criticism import calibration
         >>> from flatprior.models import MLP, Bernoulli, Model
         >>> x = np.zeros((10, 1))
         >>> coin = fit(Model(MLP(), Bernoulli()), MLE(), x, np.arange(10) < 8, key=0)  # predicts 0.8

@@ -9,14 +9,15 @@ import numpy as np
 from numpyro.distributions import Distribution
 
 from ..checks import as_rows
-from ..density import Rows, abstract_trace, count_rows, element, unmasked
+from ..objective.terms import title
 from ..predictive import Predictive
 from ..result import Fit
-from ..status import status_is_shown
+from ..rows import Rows, count_rows
+from ..status import no_failure_warnings
+from ..structure import abstract_trace, element, unmasked
 from .convergence import loo
 from .scores import Forecast, mean, standard_error
 from .table import Comparison, Entry, tabulate
-from .terms import title
 
 UNITS = "{rows} rows. Log density in nats a row of the predictive distribution; se: standard error."
 PARETO = "Estimated shape parameter"
@@ -87,7 +88,7 @@ def compare(
     keys = _as_lists(fits)
     x, y = as_rows("x", x), as_rows("y", y)
     held_out = None if training is None else _as_pair(training)
-    with status_is_shown():
+    with no_failure_warnings():
         predictives = {name: [fit.predict(x) for fit in members] for name, members in keys.items()}
     families = check_comparable(predictives)
     entries, notes = {}, list(families)

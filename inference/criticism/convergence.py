@@ -16,12 +16,12 @@ from arviz_stats.base import array_stats  # type: ignore[attr-defined]
 from scipy.special import logsumexp
 from xarray import DataTree
 
-from .. import status as says
 from ..checks import as_rows
-from ..density import Rows, count_rows, log_density, take_rows
-from ..methods.method import name_of
+from ..density import log_density
 from ..methods.nuts import MIN_BFMI
+from ..reasons import Code, Reason
 from ..result import Fit
+from ..rows import Rows, count_rows, take_rows
 
 NUM_PROBES = 50
 """Rows whose predictions are looked at, evenly spread over those given."""
@@ -110,7 +110,7 @@ def diagnose(fit: Fit, x: Any, y: Any = None) -> Diagnosis:
     Raises:
         ValueError: when the draws of the fit are no Markov chains, or fewer than 4 a chain.
     """
-    given_others = isinstance(fit, Fit) and fit.kind == "approximation" and "lp" in fit.stats
+    given_others = isinstance(fit, Fit) and fit.kind == "approximation" and fit.method.draws_chains
     if not given_others:
         _check_chains(fit, "diagnose")
     chains, draws = fit.stats["lp"].shape
@@ -184,7 +184,7 @@ def _check_chains(fit: Fit, name: str) -> None:
         raise TypeError(f"{name}: expected a fit; got {fit!r}.")
     if fit.kind != "chain":
         raise ValueError(
-            f"{name}: expected a fit whose draws are Markov chains, such as NUTS(); got {name_of(fit.method)}, "
+            f"{name}: expected a fit whose draws are Markov chains, such as NUTS(); got {fit.method.name}, "
             f"whose draws are {'one point' if fit.kind == 'point' else 'an approximation'}: nothing there could "
             f"converge to the posterior."
         )
@@ -228,9 +228,8 @@ def _per_chain(fit: Fit, pointwise: np.ndarray | None) -> pd.DataFrame:
         columns["diverging"] = stats["diverging"].sum(axis=1)
     if "energy" in stats:
         columns["bfmi"] = array_stats.bfmi(stats["energy"])
-    longest = getattr(fit.method, "longest_tree", None)
-    if "tree_depth" in stats and longest is not None:
-        columns["tree_cap"] = (stats["tree_depth"] >= longest).mean(axis=1)
+    if "max_tree_depth" in stats:
+        columns["tree_cap"] = (stats["tree_depth"] >= stats["max_tree_depth"]).mean(axis=1)
     if pointwise is not None:
         columns["log_likelihood"] = (logsumexp(pointwise, axis=1) - math.log(pointwise.shape[1])).mean(axis=1)
     return pd.DataFrame(columns, index=pd.RangeIndex(len(lp), name="chain"))
@@ -251,12 +250,12 @@ def _findings(fit: Fit, table: pd.DataFrame, chains: pd.DataFrame, *, nested: bo
             )
     if "bfmi" in chains and chains["bfmi"].min() < MIN_BFMI:
         bfmi = chains["bfmi"]
-        found.append(says.LOW_BFMI.format(chain=bfmi.idxmin(), bfmi=bfmi.min(), limit=MIN_BFMI))
+        found.append(str(Reason.of(Code.LOW_BFMI, chain=bfmi.idxmin(), bfmi=bfmi.min(), limit=MIN_BFMI)))
     if "tree_cap" in chains and chains["tree_cap"].max() > MAX_TREE_CAPS:
         found.append(f"{chains['tree_cap'].mean():.0%} of the trajectories were cut short by max_tree_depth: raise it.")
     if chains["moved"].min() < MIN_MOVED:
         found.append(f"Chain {chains['moved'].idxmin()} stays where it is in more than half of its draws.")
-    return [*fit.status.failures, *found]
+    return [*map(str, fit.status.failures), *found]
 
 
 def _layers(fit: Fit) -> list[tuple[int, list[tuple[str, int]]]]:

@@ -8,8 +8,8 @@ from typing import Any, Self
 import jax
 import numpy as np
 
-from ..density import Rows
 from ..predictive import Predictive
+from ..rows import Rows
 
 INTERVAL = 0.9
 """Probability of the central interval whose coverage is reported."""

@@ -11,10 +11,9 @@ from scipy.optimize import brentq
 from scipy.special import log_softmax
 
 from ..checks import check_labels, check_like
-from ..density import Rows
-from ..methods.method import name_of
 from ..predictive import Predictive, over_rows
 from ..result import Fit
+from ..rows import Rows
 from .uncertainty import class_log_probs
 
 RANGE = 1e-3, 1e3
@@ -81,7 +80,7 @@ class Tempered:
 
     def __repr__(self) -> str:
         return (
-            f"{name_of(self.fit.method)} at temperature {self.temperature:.3g} (se {self.temperature_se:.2g}, "
+            f"{self.fit.method.name} at temperature {self.temperature:.3g} (se {self.temperature_se:.2g}, "
             f"from {self.num_rows} validation rows): not the predictive of the model"
         )
 
@@ -107,7 +106,8 @@ def temperature_scaling(fit: Fit, x_validation: Any, y_validation: Any) -> Tempe
 
     Example:
         >>> import numpy as np
-        >>> from flatprior.inference import MLE, fit, temperature_scaling
+        >>> from flatprior.inference import MLE, fit
+        >>> from flatprior.inference.criticism import temperature_scaling
         >>> from flatprior.models import MLP, Bernoulli, Model
         >>> x = np.zeros((10, 1))
         >>> sure = fit(Model(MLP(), Bernoulli()), MLE(), x, np.arange(10) < 9, key=0)  # says 0.9

@@ -9,9 +9,11 @@ import numpy as np
 import numpyro.distributions as dist
 from jax import Array
 
-from ..density import NumPyroModel, Rows, Weights, observation
+from ..density import observation
 from ..predictive import log_prob_of_classes, over_rows
 from ..result import Fit
+from ..rows import Rows, Weights
+from ..structure import NumPyroModel
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -61,7 +63,8 @@ def uncertainty(fit: Fit, x: Any) -> Uncertainty:
 
     Example:
         >>> import numpy as np
-        >>> from flatprior.inference import MLE, Ensemble, fit, uncertainty
+        >>> from flatprior.inference import MLE, Ensemble, fit
+        >>> from flatprior.inference.criticism import uncertainty
         >>> from flatprior.models import MLP, Categorical, Model
         >>> x, y = np.zeros((4, 1)), np.array([0, 1, 1, 1])
         >>> model = Model(MLP(), Categorical(2))

@@ -11,12 +11,13 @@ import pandas as pd
 from tqdm import tqdm
 
 from ..checks import as_key, check_problem
-from ..density import NumPyroModel, Rows, count_rows, take_rows
 from ..methods.method import Method
 from ..predictive import Predictive
 from ..result import Fit
+from ..rows import Rows, count_rows, take_rows
 from ..run import fit
-from ..status import Status, status_is_shown
+from ..status import Status, no_failure_warnings
+from ..structure import NumPyroModel
 from .scores import Forecast, mean
 from .table import Comparison, Entry, tabulate
 
@@ -110,7 +111,8 @@ def cross_validate(
     """
     _check_methods(methods)
     key = as_key(key)
-    structure, x, y = check_problem(model, x, y)
+    density, data = check_problem(model, x, y)
+    structure, x, y = density.structure, data.x, data.y
     num_rows = count_rows(x)
     if not isinstance(folds, int) or isinstance(folds, bool) or not 2 <= folds <= num_rows:
         raise ValueError(f"cross_validate: expected from 2 to {num_rows} folds, the number of rows; got {folds!r}.")
@@ -171,7 +173,7 @@ def _hold_out(
     if found.status.is_interrupted:
         raise KeyboardInterrupt
     held = np.concatenate([own, spare])
-    with status_is_shown():
+    with no_failure_warnings():
         forecast = Forecast.of(found.predict(take_rows(x, held)), take_rows(y, held))
     return found, forecast.rows(slice(len(own)))
 

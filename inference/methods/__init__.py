@@ -1,11 +1,12 @@
-"""Methods: three answers to one density. A method is a frozen dataclass of settings with `run`."""
+"""How the one density is answered: a file for each method, and the path from the prior to the MLE."""
 
 from .conditional import Conditional
 from .ensemble import Ensemble
 from .laplace import Laplace
 from .mclmc import MCLMC
-from .method import Method, Outcome
+from .method import Method
 from .nuts import NUTS
+from .path import PriorPath, prior_path
 from .point import MAP, MLE
 
-__all__ = ["MAP", "MCLMC", "MLE", "NUTS", "Conditional", "Ensemble", "Laplace", "Method", "Outcome"]
+__all__ = ["MAP", "MCLMC", "MLE", "NUTS", "Conditional", "Ensemble", "Laplace", "Method", "PriorPath", "prior_path"]

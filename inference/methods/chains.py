@@ -1,8 +1,8 @@
-"""Chains in blocks: what every method of Markov chains shares, from the first block to the last draw on disk."""
+"""Chains in blocks: what every method of Markov chains shares, from the starting points to the last draw on disk."""
 
-from collections.abc import Callable
-from dataclasses import replace
-from typing import Any, NamedTuple
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -10,69 +10,238 @@ import numpy as np
 from jax import Array
 
 from ..blocks import run_in_blocks
-from ..density import NumPyroModel, Rows, Structure, Weights
+from ..density import Density
+from ..devices import Sharding
+from ..reasons import Code, Reason, numbered
+from ..rows import Data, Weights
+from ..status import Status
 from ..store import Store
 from .descent import descend, starting_points
 from .point import MAP
 
-Drawn = tuple[dict[str, np.ndarray], dict[str, np.ndarray]]
+type Drawn = tuple[dict[str, np.ndarray], dict[str, np.ndarray]]
 """Draws and statistics: site or name -> (chain, draw, ...)."""
-
 
 BLOCK_DRAWS = 50
 """Most draws between two looks at the progress bar, and the length of the buffer on the device."""
 
 
-def warm_start(
-    start: MAP | None,
-    init_strategy: Callable[..., Any] | None,
-    num_chains: int,
-    model: NumPyroModel,
-    structure: Structure,
-    x: Rows,
-    y: Rows,
+class ChainSettings(Protocol):
+    """The settings that methods of chains share; described in `NUTS` and `MCLMC`."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def num_warmup(self) -> int: ...
+    @property
+    def num_samples(self) -> int: ...
+    @property
+    def num_chains(self) -> int: ...
+    @property
+    def start(self) -> MAP | None: ...
+    @property
+    def init_strategy(self) -> Callable[..., Any] | None: ...
+    @property
+    def improper_ok(self) -> bool: ...
+
+
+class Sampler(Protocol):
+    """The compiled steps of a method of chains, over one density."""
+
+    sharding: Sharding
+    """How chains lie on devices."""
+    draws_in_warmup: bool
+    """Whether warm-up steps fill the buffer like draws, so that a block holds at most `BLOCK_DRAWS` of them."""
+
+    def start(self, settings: Any, u: Weights, began_cold: Array, key: Array, data: Data) -> Any:
+        """The state of the chains at unconstrained weights u, (chain, *shape)."""
+        ...
+
+    def advance(self, settings: Any, state: Any, begin: int, end: int, data: Data) -> tuple[Any, Any, int]:
+        """The state after the steps begin, ..., end - 1, counted from the first warm-up step.
+
+        A block is either warm-up steps or draws.
+
+        Returns:
+            The state; draws and statistics, (chain, buffer, ...); and how many rows of the buffer are filled.
+        """
+        ...
+
+    def began_cold(self, state: Any) -> np.ndarray | None:
+        """Which chains began cold, where the state knows; a run that is resumed has it from its first part."""
+        ...
+
+    def describe(self, stats: Mapping[str, np.ndarray]) -> str:
+        """What the progress bar says of the statistics of a block."""
+        ...
+
+
+class Sampled(NamedTuple):
+    """What a sampler drew."""
+
+    sampler: Any
+    """The sampler itself."""
+    state: Any
+    """The state of the chains after the last draw."""
+    draws: dict[str, np.ndarray]
+    """Site -> (chain, draw, *shape): fewer than asked for where the run was interrupted."""
+    stats: dict[str, np.ndarray]
+    """Statistic -> (chain, draw)."""
+    status: Status
+    """What every sampler reports: a cold start, an interrupt, chains that did not move, too few draws to tell more."""
+
+
+def sample(
+    settings: ChainSettings,
+    sampler: Callable[[Weights], Sampler],
+    density: Density,
+    data: Data,
     *,
+    min_draws: int,
     key: Array,
     progress: bool,
     store: Store | None,
-) -> tuple[Weights, np.ndarray]:
-    """Where chains begin, and which of them at a random starting point, since the descent from it led nowhere better.
+) -> Sampled:
+    """Run chains from their starting points to the last draw.
 
     Args:
-        start: the settings of the descents; None is a cold start.
-        init_strategy: where chains begin that have no `start`; see `MAP`.
-        num_chains: number of chains.
-        model: the model.
-        structure: what it is made of.
-        x: n rows.
-        y: n rows.
-        key: of the starting points.
-        progress: show a progress bar.
-        store: where the run is kept; one that goes on needs but the layout of its chains.
+        settings: of the method.
+        sampler: its compiled steps, for starting points of these shapes.
+        density: what is sampled.
+        data: n rows.
+        min_draws: draws per chain below which it is not known whether they mix.
+        key: of starting points and chains.
+        progress: show progress bars.
+        store: where the run is saved as it goes.
+
+    Raises:
+        ValueError: when the prior is flat and `improper_ok` is not set, or `start` is no `MAP`.
+        KeyboardInterrupt: when it was interrupted before the first draw.
+    """
+    density.structure.check_proper(settings.name, improper_ok=settings.improper_ok)
+    key_start, key_chains = jax.random.split(key)
+    u, began_cold = first_points(settings, density, data, key=key_start, progress=progress, store=store)
+    steps = sampler(u)
+    state = steps.start(settings, u, jnp.asarray(began_cold), key_chains, data)
+    data = jax.device_put(data, steps.sharding.all)
+    state, (draws, stats) = _run(settings, steps, state, data, progress=progress, store=store)
+    known = steps.began_cold(state)
+    began_cold = began_cold if known is None else known
+    return Sampled(steps, state, draws, stats, status_of(settings, stats, began_cold, min_draws))
+
+
+def first_points(
+    settings: ChainSettings, density: Density, data: Data, *, key: Array, progress: bool, store: Store | None
+) -> tuple[Weights, np.ndarray]:
+    """Where chains begin, and which of them at a random point, since the descent from it led nowhere better.
 
     Returns:
         Site -> value in unconstrained coordinates, (chain, *shape), and whether a chain begins cold though a descent
-        was asked for, (chain,).
-
-    Raises:
-        ValueError: when `start` is something else.
-        KeyboardInterrupt: when the descents were interrupted.
+        was asked for, (chain,). A run that is resumed needs but the layout of its chains.
     """
+    start, num_chains = settings.start, settings.num_chains
     if start is not None and not isinstance(start, MAP):
         raise ValueError(f"Expected MAP(...) as start, the density that is sampled, or None; got {start!r}.")
-    begin = replace(start or MAP(init_strategy=init_strategy), num_restarts=num_chains)
+    first = replace(start or MAP(init_strategy=settings.init_strategy), num_restarts=num_chains)
     if start is None or (store is not None and store.done):
-        return starting_points(begin, model, structure, x, y, key=key), np.zeros(num_chains, bool)
-    descent = descend(begin, model, structure, x, y, key=key, progress=progress)
-    if descent.interrupted:
+        return starting_points(first, density, data, key=key), np.zeros(num_chains, bool)
+    descent = descend(first, density, data, key=key, progress=progress)
+    if descent.status.is_interrupted:
         raise KeyboardInterrupt
     began_cold = ~(descent.final < descent.losses[:, 0])  # true where either is NaN
-    params = descent.unconstrained
+    u = descent.weights
     if began_cold.any():
         bad = np.flatnonzero(began_cold)
-        cold = starting_points(begin, model, structure, x, y, key=key)
-        params = jax.tree.map(lambda new, old: new.at[bad].set(old[bad]), params, cold)
-    return params, began_cold
+        cold = starting_points(first, density, data, key=key)
+        u = jax.tree.map(lambda new, old: new.at[bad].set(old[bad]), u, cold)
+    return u, began_cold
+
+
+class _Block(NamedTuple):
+    chains: Any
+    drawn: Any
+    """What the block gave, shaped (chain, buffer, ...)."""
+    used: int
+    """Rows of it that are filled."""
+
+    def filled(self) -> Drawn:
+        """Draws and statistics of the filled rows, copied out of the buffer."""
+        return self._filled(self.drawn)
+
+    def stats(self) -> dict[str, np.ndarray]:
+        """The statistics alone."""
+        return self._filled(self.drawn[1])
+
+    def _filled(self, drawn: Any) -> Any:
+        return jax.tree.map(lambda leaf: np.asarray(leaf)[:, : self.used].copy(), drawn)
+
+
+@dataclass
+class _Recorder:
+    """Keeps the draws of each block, in memory or in a store."""
+
+    store: Store | None
+    parts: list[Drawn]
+
+    def add(self, block: _Block, done: int, *, is_warmup: bool) -> None:
+        """Keep the draws of a block that ended after `done` steps; of the warm-up none."""
+        if self.store is None and is_warmup:
+            return
+        draws, stats = block.filled()
+        if self.store is None:
+            self.parts.append((draws, stats))
+            return
+        if is_warmup:
+            draws, stats = jax.tree.map(lambda leaf: leaf[:, :0], (draws, stats))
+        self.store.append(draws, stats, block.chains, done)
+
+    def drawn(self, num_samples: int) -> Drawn:
+        """All draws and statistics, (chain, draw, ...)."""
+        if self.store is not None:
+            return self.store.read(num_samples)
+        return jax.tree.map(lambda *leaves: np.concatenate(leaves, axis=1), *self.parts)
+
+
+def _run(
+    settings: ChainSettings, sampler: Sampler, chains: Any, data: Data, *, progress: bool, store: Store | None
+) -> tuple[Any, Drawn]:
+    """Advance chains through warm-up and draws, a block at a time.
+
+    With a store each block is on disk before the next begins; a run that is found there goes on where it ended.
+    """
+    done, recorder = 0, _Recorder(store, [])
+    if store is not None and store.done:
+        chains, done = store.restore(chains), store.done
+    num_warmup = settings.num_warmup
+    for first, last in ((0, num_warmup), (num_warmup, num_warmup + settings.num_samples)):
+        begin, is_warmup = max(first, done), last == num_warmup
+        if begin >= last:
+            continue
+
+        def advance(block: _Block, start: int, stop: int, begin: int = begin) -> _Block:
+            return _Block(*sampler.advance(settings, block.chains, begin + start, begin + stop, data))
+
+        def record(block: _Block, now: int, begin: int = begin, is_warmup: bool = is_warmup) -> bool:
+            recorder.add(block, begin + now, is_warmup=is_warmup)
+            return True
+
+        run = run_in_blocks(
+            advance,
+            _Block(chains, None, 0),
+            last - begin,
+            label=f"{settings.name} warm-up" if is_warmup else settings.name,
+            unit="step" if is_warmup else "draw",
+            progress=progress,
+            describe=lambda block, _: sampler.describe(block.stats()),
+            keep_going=record,
+            max_block_steps=BLOCK_DRAWS if not is_warmup or sampler.draws_in_warmup else None,
+        )
+        chains, done = run.state.chains, begin + run.done
+        if run.ended == "interrupted":
+            break
+    if done <= num_warmup:
+        raise KeyboardInterrupt  # there are no draws to return
+    return chains, recorder.drawn(settings.num_samples)
 
 
 def draw_rows(draw: Callable[[Array, Any], tuple[Any, Any]], state: Any, num_rows: Array) -> tuple[Any, Any]:
@@ -98,106 +267,24 @@ def draw_rows(draw: Callable[[Array, Any], tuple[Any, Any]], state: Any, num_row
     return jax.lax.fori_loop(0, num_rows, one, (state, empty))
 
 
-def check_proper(name: str, structure: Structure, improper_ok: bool) -> None:
-    """Raise where the prior is flat, unless that is what was asked for."""
-    if structure.is_flat and not improper_ok:
-        raise ValueError(
-            f"{name}: the model's prior is flat, so its posterior may not be proper, and chains would not tell. Sample "
-            f"the model with its prior, or set improper_ok=True."
-        )
-
-
-def frozen_chains(lp: np.ndarray) -> np.ndarray:
-    """Which chains never moved, (chain,), by the log density of their draws, (chain, draw): it is one, or no number."""
+def stuck_chains(lp: np.ndarray) -> np.ndarray:
+    """Which chains never moved, (chain,): the log density of their draws, (chain, draw), is constant or not finite."""
     return ~np.isfinite(lp).all(axis=1) | ((lp == lp[:, :1]).all(axis=1) & (lp.shape[1] > 1))
 
 
-class _State(NamedTuple):
-    chains: Any
-    drawn: Any
-    """What the last block gave, shaped (chain, buffer, ...)."""
-    used: int
-    """Rows of it that are filled."""
-
-
-def run_chains(
-    advance: Callable[[Any, int, int], tuple[Any, Any, int]],
-    chains: Any,
-    *,
-    num_warmup: int,
-    num_samples: int,
-    label: str,
-    describe: Callable[[Drawn], str],
-    buffered_warmup: bool = False,
-    progress: bool,
-    store: Store | None = None,
-) -> tuple[Any, Drawn]:
-    """Advance chains through warm-up and draws, a block at a time, and keep the draws.
-
-    With a store each block is on disk before the next begins; a run that is found there goes on where it ended.
-
-    Args:
-        advance: (state of the chains, begin, end) -> the state after the warm-up steps, or the draws, from begin to
-            end, counted from the first warm-up step; (draws, statistics), shaped (chain, buffer, ...); and how many
-            rows of them are filled. A block is either warm-up or draws.
-        chains: the state before the first step.
-        num_warmup: warm-up steps.
-        num_samples: draws to keep.
-        label: what the progress bar says.
-        describe: (draws, statistics) of a block -> what the bar says of it.
-        buffered_warmup: whether warm-up steps are drawn like draws, at most `BLOCK_DRAWS` in a block.
-        progress: show a progress bar.
-        store: where the run is kept.
-
-    Returns:
-        The last state, and draws and statistics shaped (chain, draw, ...): fewer than asked for where the run was
-        interrupted.
-
-    Raises:
-        KeyboardInterrupt: when it was interrupted before the first draw.
-    """
-    done = 0
-    if store is not None and store.done:
-        chains, done = store.restore(chains), store.done
-    kept: list[Drawn] = []
-    total = num_warmup + num_samples
-    most_warmup = BLOCK_DRAWS if buffered_warmup else None
-    for first, last, most in ((0, num_warmup, most_warmup), (num_warmup, total, BLOCK_DRAWS)):
-        begin = max(first, done)
-        if begin >= last:
-            continue
-
-        def block(state: _State, start: int, stop: int, begin: int = begin) -> _State:
-            return _State(*advance(state.chains, begin + start, begin + stop))
-
-        def keep(state: _State, now: int, begin: int = begin) -> bool:
-            rows = slice(state.used if begin < num_warmup else 0, state.used)  # none of the warm-up
-            draws, stats = jax.tree.map(lambda leaf: np.asarray(leaf)[:, rows], state.drawn)
-            if store is not None:
-                store.append(draws, stats, state.chains, begin + now)
-            elif begin >= num_warmup:
-                kept.append((draws, stats))
-            return True
-
-        run = run_in_blocks(
-            block,
-            _State(chains, None, 0),
-            last - begin,
-            label=f"{label} warm-up" if begin < num_warmup else label,
-            unit="step" if begin < num_warmup else "draw",
-            progress=progress,
-            describe=lambda state, _: describe(
-                jax.tree.map(lambda leaf: np.asarray(leaf)[:, : state.used], state.drawn)
-            ),
-            keep_going=keep,
-            max_block_steps=most,
-        )
-        chains, done = run.state.chains, begin + run.done
-        if run.ended == "interrupted":
-            break
-    if done <= num_warmup:
-        raise KeyboardInterrupt  # there are no draws to return
-    if store is not None:
-        return chains, store.read(num_samples)
-    draws, stats = jax.tree.map(lambda *leaves: np.concatenate(leaves, axis=1), *kept)
-    return chains, (draws, stats)
+def status_of(
+    settings: ChainSettings, stats: Mapping[str, np.ndarray], began_cold: np.ndarray, min_draws: int
+) -> Status:
+    """What the statistics of the draws show of any sampler."""
+    stuck, num_draws = stuck_chains(stats["lp"]), stats["lp"].shape[1]
+    failures, warnings = [], []
+    if stuck.any():
+        failures.append(Reason.of(Code.STUCK_CHAINS, chains=numbered(stuck)))
+    if began_cold.any():
+        warnings.append(Reason.of(Code.COLD_START, chains=numbered(began_cold)))
+    if num_draws < settings.num_samples:
+        of_all = {"done": num_draws, "total": settings.num_samples, "unit": "draws of each chain"}
+        warnings.append(Reason.of(Code.INTERRUPTED, **of_all))
+    if num_draws < min_draws:
+        warnings.append(Reason.of(Code.FEW_DRAWS, draws=num_draws, least=min_draws))
+    return Status(tuple(failures), tuple(warnings))

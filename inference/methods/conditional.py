@@ -3,34 +3,33 @@
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from functools import partial
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
-from numpyro.handlers import seed, substitute, trace
 
-from ..contract import check_model
-from ..density import Beside, NumPyroModel, Rows, Structure, Weights, held, is_latent, log_prob
-from ..status import Status
+from ..density import Density
+from ..handlers import conditioned
+from ..rows import Data, Weights
 from ..store import Store
 from .ensemble import Ensemble
 from .laplace import Laplace
 from .mclmc import MCLMC
-from .method import Kind, Outcome, name_of
+from .method import Kind, Outcome
 from .nuts import NUTS
 from .point import MAP, MLE
 
-SAMPLED = 3
+SAMPLED_KEY = 3
 """What the key of a fit is folded with for the sampled sites; the base, which has the key itself, uses 0, 1 and 2."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Conditional:
-    """Some sites held at a point, the others sampled given them: draws of ``p(w_s | w_h = point, x, y)``.
+    """Some sites fixed at a point, the others sampled given them: draws of ``p(w_s | w_h = point, x, y)``.
 
-    It is an approximation to the posterior p(w_s, w_h | x, y), on the same density: the held sites have no spread, and
+    It is an approximation to the posterior p(w_s, w_h | x, y), on the same density: the fixed sites have no spread, and
     what their uncertainty would add to that of the predictions is left out. With the weights of the last layer as
     sites it is a last-layer posterior, which for a Normal observation of known scale is Bayesian linear regression on
     the features that the base has learned (Snoek et al. 2015, section 3). `fit.log_evidence` is None: that of the
@@ -38,15 +37,15 @@ class Conditional:
 
     Args:
         base: the `MAP` or `MLE` run that finds the point, of all sites. It is that of ``fit(model, base, ...)`` with
-            the same key. With `MLE` the held sites are at their maximum likelihood, and the sampled ones follow their
+            the same key. With `MLE` the fixed sites are at their maximum likelihood, and the sampled ones follow their
             posterior under the prior of the model, which then is no longer flat.
         sites: the sites that are sampled, by name or by a pattern of `fnmatch`: ``("w3", "b3")``, ``("head.*",)``.
         method: how they are sampled: `NUTS`, `MCLMC`, `Laplace` or `Ensemble`. Where it has a `start`, or as `Laplace`
             a base, it begins where `base` ended, and all chains at that one place; `start=None` or an `init_strategy`
             of its own is left as it is.
 
-    Draws have all sites. Those of a held site are one value, seen through a read-only view that takes the memory of one
-    draw, and predictions compute what depends on held sites alone once for many draws.
+    Draws have all sites. Those of a fixed site are one value, seen through a read-only view that takes the memory of
+    one draw, and predictions compute what depends on fixed sites alone once for many draws.
 
     Raises:
         ValueError: when a part is not of its kind.
@@ -87,69 +86,59 @@ class Conditional:
     @property
     def name(self) -> str:
         """What it is, in words."""
-        return f"{name_of(self.method)} of {', '.join(self.sites)} given the rest by {name_of(self.base)}"
+        return f"{self.method.name} of {', '.join(self.sites)} given the rest by {self.base.name}"
 
     @property
-    def longest_tree(self) -> int | None:
-        """That of the method, where it has one."""
-        return getattr(self.method, "longest_tree", None)
+    def draws_chains(self) -> bool:
+        """Whether its method draws Markov chains."""
+        return self.method.draws_chains
 
-    def run(
-        self,
-        model: NumPyroModel,
-        structure: Structure,
-        x: Rows,
-        y: Rows,
-        *,
-        key: Array,
-        progress: bool,
-        store: Store | None = None,
-    ) -> Outcome:
+    def run(self, density: Density, data: Data, *, key: Array, progress: bool, store: Store | None = None) -> Outcome:
         """See `Method.run`.
 
         Raises:
             ValueError: when a pattern matches no site of the model, all sites are sampled, or the method refuses the
                 model of the sampled sites.
         """
-        sampled = self._sampled(structure)
-        base = self.base.run(model, structure, x, y, key=key, progress=progress)
+        sites = list(density.structure.latents)
+        sampled = self._sampled(sites)
+        base = self.base.run(density, data, key=key, progress=progress)
         if base.status.is_interrupted:
             raise KeyboardInterrupt  # there are no draws to return
+        base_status = base.status.within(f"In the base, {self.base.name}")
         point = {site: jnp.asarray(value[0, 0]) for site, value in base.draws.items()}
         if not all(np.isfinite(value).all() for value in point.values()):
-            return replace(base, status=_merged(self, base.status, Status()))
+            return replace(base, status=base_status)
         start = {site: point[site] for site in sampled}
         fixed = {site: value for site, value in point.items() if site not in start}
-        inner, beside = held(model, _dependent(model, fixed, start, x, y)), Beside(x, fixed, start)
-        kept = {} if store is None else {"store": store}
-        found = _from_the_base(self.method).run(
-            inner,
-            check_model(inner, beside, y),
-            beside,
-            y,
-            key=jax.random.fold_in(key, SAMPLED),
+        rest = Density(
+            conditioned(density.model, _dependent(density, fixed, start, data)), density.structure.given(fixed)
+        )
+        method, start = _from_the_base(self.method, start)
+        found = method.run(
+            rest,
+            replace(data, fixed=fixed, start=start),
+            key=jax.random.fold_in(key, SAMPLED_KEY),
             progress=progress,
-            **kept,  # type: ignore[arg-type]
+            **({} if store is None else {"store": store}),  # type: ignore[arg-type]
         )
         shape = next(iter(found.draws.values())).shape[:2]
         copies = {site: np.broadcast_to(np.asarray(value), (*shape, *value.shape)) for site, value in fixed.items()}
-        draws = {site: copies[site] if site in copies else found.draws[site] for site in structure.latents}
+        draws = {site: copies[site] if site in copies else found.draws[site] for site in sites}
+        status = base_status + found.status.within(f"In {self.method.name} given it")
         stats = {**found.stats, "base_loss": base.stats["loss"]}
-        return replace(
-            found, draws=draws, status=_merged(self, base.status, found.status), stats=stats, log_evidence=None
-        )
+        return replace(found, draws=draws, status=status, stats=stats, log_evidence=None)
 
-    def _sampled(self, structure: Structure) -> list[str]:
+    def _sampled(self, sites: list[str]) -> list[str]:
         """The sites that match a pattern."""
-        sites = list(structure.latents)
         unused = [pattern for pattern in self.sites if not any(_matches(site, pattern) for site in sites)]
         if unused:
             raise ValueError(f"Conditional: the patterns {unused} match no site; the sites are {sites}.")
         sampled = [site for site in sites if any(_matches(site, pattern) for pattern in self.sites)]
         if len(sampled) == len(sites):
             raise ValueError(
-                f"Conditional: expected sites to leave some to be held; {list(self.sites)} match all of them, {sites}. "
-                f"To sample all, use {name_of(self.method)}."
+                f"Conditional: expected sites to leave some to condition on; {list(self.sites)} match all of them, "
+                f"{sites}. To sample all, use {self.method.name}."
             )
         return sampled
 
@@ -159,48 +148,37 @@ def _matches(site: str, pattern: str) -> bool:
     return site == pattern or fnmatchcase(site, pattern)
 
 
-def _at_the_base(site: dict[str, Any] | None = None) -> Any:
-    """The initialisation strategy that begins where the base ended."""
-    return site["infer"].get("held_start") if site is not None and is_latent(site) else None
-
-
-def _from_the_base(method: NUTS | MCLMC | Laplace | Ensemble) -> NUTS | MCLMC | Laplace | Ensemble:
+def _from_the_base(
+    method: NUTS | MCLMC | Laplace | Ensemble, start: Weights
+) -> tuple[NUTS | MCLMC | Laplace | Ensemble, Weights]:
     """The method, begun where the base ended. There is no way left for a descent to go, so none is made.
 
     Members of an ensemble differ by where they begin alone, and are left to it.
+
+    Returns:
+        The method, and where it begins: nowhere in particular where it has a start of its own.
     """
     match method:
         case NUTS() | MCLMC() if method.start is not None and method.start.init_strategy is None:
-            return replace(method, start=None, init_strategy=_at_the_base)
+            return replace(method, start=None, init_strategy=None), start
         case Laplace() if method.base.init_strategy is None:
-            return replace(method, base=replace(method.base, init_strategy=_at_the_base))
-    return method
+            return method, start
+    return method, {}
 
 
-def _dependent(model: NumPyroModel, fixed: Weights, start: Weights, x: Rows, y: Rows) -> tuple[str, ...]:
-    """The held sites whose prior depends on sampled ones, as that of weights does on a scale that is learned."""
+def _dependent(density: Density, fixed: Weights, start: Weights, data: Data) -> tuple[str, ...]:
+    """The fixed sites whose prior depends on sampled ones, as that of weights does on a scale that is learned."""
     # In a direction that is nobody's zero, what depends on them has a derivative that is not 0.
     rng = np.random.default_rng(0)
     direction = {site: jnp.asarray(rng.normal(size=value.shape), value.dtype) for site, value in start.items()}
-    return tuple(site for site, slope in _slopes(model, fixed, start, direction, x, y).items() if slope != 0)
+    return tuple(site for site, slope in _slopes(density, fixed, start, direction, data).items() if slope != 0)
 
 
 @partial(jax.jit, static_argnums=0)
-def _slopes(model: NumPyroModel, fixed: Weights, start: Weights, direction: Weights, x: Rows, y: Rows) -> Weights:
-    """Of the log prior of each held site, as the sampled sites move in a direction."""
+def _slopes(density: Density, fixed: Weights, start: Weights, direction: Weights, data: Data) -> Weights:
+    """Derivatives of the log prior of each fixed site, as the sampled sites move in a direction."""
 
     def log_priors(start: Weights) -> Weights:
-        sites = trace(seed(substitute(model, data={**fixed, **start}), jax.random.key(0))).get_trace(x, y)
-        return {site: log_prob(sites[site]) for site in fixed}
+        return density.log_priors({**fixed, **start}, data, tuple(fixed))
 
     return jax.jvp(log_priors, (start,), (direction,))[1]
-
-
-def _merged(settings: Conditional, base: Status, given: Status) -> Status:
-    """What is to be said of the base and of the sampled sites, told apart."""
-    of_base = f"In the base, {name_of(settings.base)}: "
-    of_sampled = f"In {name_of(settings.method)} given it: "
-    return Status(
-        tuple(of_base + reason for reason in base.failures) + tuple(of_sampled + reason for reason in given.failures),
-        tuple(of_base + reason for reason in base.warnings) + tuple(of_sampled + reason for reason in given.warnings),
-    )

@@ -2,15 +2,16 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 from jax import Array
 
-from .. import status as says
-from ..density import NumPyroModel, Rows, Structure, flat
+from ..density import Density
+from ..reasons import Code, Reason, numbered
+from ..rows import Data
 from ..status import Status
-from .descent import descend, hold_out, program_of
+from .descent import descend, hold_out
 from .method import Kind, Outcome
 from .point import MAP, MLE, Ending, finish
 
@@ -26,67 +27,75 @@ class Ensemble:
 
     Args:
         base: how each member is fitted. A member is one restart; they take the same batches.
-        size: the number of members, the draws of the one chain: draws are shaped (1, size, *shape of the site).
+        num_members: the number of members, the draws of the one chain: draws are shaped (1, num_members, *shape of the
+            site).
 
     Raises:
         ValueError: when a setting is out of its range, or `base` has restarts of its own.
     """
 
+    name: ClassVar[str] = "Ensemble"
     kind: ClassVar[Kind] = "approximation"
+    draws_chains: ClassVar[bool] = False
 
     base: MAP | MLE = field(default_factory=MAP)
-    size: int = 10
+    num_members: int = 10
 
     def __post_init__(self) -> None:
         if not isinstance(self.base, MAP | MLE):
             raise ValueError(f"Ensemble: expected MAP(...) or MLE(...) as base; got {self.base!r}.")
-        if not isinstance(self.size, int) or isinstance(self.size, bool) or self.size < 1:
-            raise ValueError(f"Ensemble: expected a positive integer as size; got {self.size!r}.")
+        if not isinstance(self.num_members, int) or isinstance(self.num_members, bool) or self.num_members < 1:
+            raise ValueError(f"Ensemble: expected a positive integer as num_members; got {self.num_members!r}.")
         if self.base.num_restarts != 1:
             raise ValueError(
                 f"Ensemble: expected a base with num_restarts=1, since each member is one restart; got "
-                f"{self.base.num_restarts}. Give their number as size."
+                f"{self.base.num_restarts}. Give their number as num_members."
             )
 
-    def run(
-        self, model: NumPyroModel, structure: Structure, x: Rows, y: Rows, *, key: Array, progress: bool
-    ) -> Outcome:
+    def run(self, density: Density, data: Data, *, key: Array, progress: bool) -> Outcome:
         """See `Method.run`."""
         if isinstance(self.base, MLE):
-            return replace(self, base=MAP(**vars(self.base))).run(
-                flat(model), structure, x, y, key=key, progress=progress
-            )
-        settings = replace(self.base, num_restarts=self.size)
-        x, y, validation = hold_out(settings.validation_fraction, key, x, y)
-        descent = descend(settings, model, structure, x, y, validation, key=key, progress=progress)
-        program = program_of(settings, model, structure, x, y)
-        stats, failures, warnings = {"loss": descent.losses}, descent.failures, descent.warnings
-        finite = np.flatnonzero(np.isfinite(descent.final))
-        if not finite.size:  # the failures say so
-            finite = np.arange(self.size)
-        elif finite.size < self.size:
-            lost = says.listed(~np.isfinite(descent.final))
-            warnings += (says.LOST_MEMBERS.format(members=lost, size=self.size, kept=finite.size),)
-        members = [descent.member(i)[0] for i in finite.tolist()]
-        if not (descent.failures or descent.warnings):
-            ends = {
-                i: finish(settings, program, structure, params, descent.losses[i], x, y)
-                for i, params in zip(finite.tolist(), members, strict=True)
-            }
-            members = [end.params for end in ends.values()]
-            failures += _in_one(ends, lambda end: end.failures)
-            warnings += _in_one(ends, lambda end: end.warnings)
+            return replace(self, base=self.base.as_map).run(density.flattened(), data, key=key, progress=progress)
+        settings = replace(self.base, num_restarts=self.num_members)
+        data, validation = hold_out(settings.validation_fraction, key, data)
+        descent = descend(settings, density, data, validation, key=key, progress=progress)
+        stats: dict[str, Any] = {"loss": descent.losses}
+        status, is_finite = descent.status, np.isfinite(descent.final)
+        if not is_finite.any():  # the failures say so
+            is_finite = np.ones(self.num_members, bool)
+        elif not is_finite.all():
+            status += Status(warnings=(self._lost(is_finite),))
+        members = {i: descent.member(i)[0] for i in np.flatnonzero(is_finite).tolist()}
+        if descent.status.level == "ok":
+            ends = {i: finish(settings, density, u, descent.losses[i], data) for i, u in members.items()}
+            members = {i: end.u for i, end in ends.items()}
+            status += Status(_of_members(ends, _failures), _of_members(ends, _warnings))
             if all(end.polished for end in ends.values()):
                 stats["newton_decrement"] = np.array([end.decrement for end in ends.values()])
-        weights = [program.constrain(params) for params in members]
-        draws = {site: np.stack([np.asarray(each[site]) for each in weights])[None] for site in structure.latents}
-        return Outcome(draws, Status(failures, warnings), stats=stats)
+        surface = settings.surface(density, data)
+        weights = [surface.constrain(u, data) for u in members.values()]
+        sites = density.structure.latents
+        draws = {site: np.stack([np.asarray(each[site]) for each in weights])[None] for site in sites}
+        return Outcome(draws, status, stats=stats)
+
+    def _lost(self, is_finite: np.ndarray) -> Reason:
+        size, kept = self.num_members, is_finite.sum()
+        return Reason.of(Code.LOST_MEMBERS, members=numbered(~is_finite), size=size, kept=kept)
 
 
-def _in_one(ends: dict[int, Ending], reasons: Callable[[Ending], tuple[str, ...]]) -> tuple[str, ...]:
-    """What is to be said of some members in one sentence: who, and what of the first of them."""
-    said = {i: reasons(end) for i, end in ends.items() if reasons(end)}
-    if not said:
+def _failures(end: Ending) -> tuple[Reason, ...]:
+    return end.status.failures
+
+
+def _warnings(end: Ending) -> tuple[Reason, ...]:
+    return end.status.warnings
+
+
+def _of_members(ends: dict[int, Ending], reasons_of: Callable[[Ending], tuple[Reason, ...]]) -> tuple[Reason, ...]:
+    """One reason for those of some members: how many have one, and the first's."""
+    reasons = {i: reasons_of(end) for i, end in ends.items() if reasons_of(end)}
+    if not reasons:
         return ()
-    first = next(iter(said))
-    return (says.OF_MEMBERS.format(count=len(said), size=len(ends), first=first, reason=" ".join(said[first])),)
+    first = next(iter(reasons))
+    words = " ".join(map(str, reasons[first]))
+    return (Reason.of(Code.MEMBERS, count=len(reasons), size=len(ends), first=first, reason=words),)

@@ -11,13 +11,14 @@ from jax.flatten_util import ravel_pytree
 from scipy.linalg import LinAlgError, cholesky, solve_triangular
 from scipy.optimize import minimize
 
-from .. import status as says
-from ..density import NumPyroModel, Rows, Structure, Weights, in_double
+from ..density import Density
+from ..reasons import Code, Reason
+from ..rows import Data, Weights, in_double
 from ..status import Status
-from .curvature import Curvature, Surface, by_site, surface_of
-from .descent import Descent, descend, param, program_of
+from ..surface import Curvature, PotentialSurface, by_site, potential_surface_of
+from .descent import Descent, descend
 from .method import Kind, Outcome
-from .mode import collapses, no_maximum, separable_in_part
+from .mode import is_unbounded, no_maximum, quasi_separable
 from .point import MAP
 
 MAX_WEIGHTS = 4096
@@ -84,7 +85,9 @@ class Laplace:
         20.3
     """
 
+    name: ClassVar[str] = "Laplace"
     kind: ClassVar[Kind] = "approximation"
+    draws_chains: ClassVar[bool] = False
 
     base: MAP = field(default_factory=MAP)
     num_samples: int = 1000
@@ -107,76 +110,57 @@ class Laplace:
         if self.curvature not in (None, "ggn", "hessian"):
             raise ValueError(f"Laplace: expected 'ggn', 'hessian' or None as curvature; got {self.curvature!r}.")
 
-    def run(
-        self, model: NumPyroModel, structure: Structure, x: Rows, y: Rows, *, key: Array, progress: bool
-    ) -> Outcome:
+    def run(self, density: Density, data: Data, *, key: Array, progress: bool) -> Outcome:
         """See `Method.run`.
 
         Raises:
             ValueError: when the prior is flat and `improper_ok` is not set, the model has more than 4,096 weights, or
                 the curvature asked for is not known.
         """
-        _check(self, structure)
-        surface = surface_of(self.curvature, model, structure, x, y)
+        structure = density.structure
+        structure.check_proper("Laplace", improper_ok=self.improper_ok)
+        if structure.num_weights > MAX_WEIGHTS:
+            raise ValueError(
+                f"Laplace: expected at most {MAX_WEIGHTS:,} weights, since it takes memory by their square; got "
+                f"{structure.num_weights:,}. Use Ensemble() or MCLMC(), or a smaller network."
+            )
+        potential = potential_surface_of(density, data, self.curvature)
         key_base, key_draws = jax.random.split(key)
-        descent = descend(self.base, model, structure, x, y, key=key_base, progress=progress)
+        descent = descend(self.base, density, data, key=key_base, progress=progress)
         with jax.enable_x64(True):  # in float32 the curvature of a network has not the digits to be inverted
-            start = {site: in_double(value[descent.best]) for site, value in descent.unconstrained.items()}
-            rows = (start, *jax.tree.map(in_double, (x, y)))
+            start, wide = jax.tree.map(in_double, (descent.member(descent.best)[0], data))
             centre = np.asarray(ravel_pytree(start)[0])
-            if not descent.failures:
-                centre = _climb(surface, centre, *rows)
-            lowest, slope = jax.device_get(surface.value_and_slope(centre, *rows))
-            gaussian = _Gaussian.at(centre, slope, np.asarray(surface.curvature(centre, *rows)))
-            weights = jax.device_get(surface.constrain(gaussian.sample(key_draws, self.num_samples), *rows))
+            if descent.status:
+                centre = _climb(potential, centre, start, wide)
+            lowest, slope = jax.device_get(potential.value_and_slope(centre, start, wide))
+            gaussian = _Gaussian.at(centre, slope, np.asarray(potential.curvature(centre, start, wide)))
+            weights = jax.device_get(potential.constrain(gaussian.sample(key_draws, self.num_samples), start, wide))
         dtype = jax.dtypes.canonicalize_dtype(float)
         draws = {site: weights[site][None].astype(dtype) for site in structure.latents}
-        mode = {param(site): value for site, value in jax.device_get(by_site(centre.astype(dtype), start)).items()}
-        status = self._status(descent, mode, gaussian, model, structure, x, y)
-        has_evidence = status and not program_of(self.base, model, structure, x, y).flat_sites(x, y)
-        evidence = gaussian.log_mass - float(lowest) if has_evidence else math.nan
+        mode = jax.device_get(by_site(centre.astype(dtype), start))
+        status = descent.status + self._status(descent, mode, gaussian, density, data)
+        evidence = gaussian.log_mass - float(lowest) if status and not structure.flat else math.nan
         stats = {"loss": descent.losses, "newton_decrement": np.asarray(gaussian.decrement)}
         return Outcome(draws, status, stats=stats, log_evidence=evidence)
 
-    def _status(
-        self,
-        descent: Descent,
-        mode: Weights,
-        gaussian: "_Gaussian",
-        model: NumPyroModel,
-        structure: Structure,
-        x: Rows,
-        y: Rows,
-    ) -> Status:
-        """What is to be said of the descent, of the place that was climbed to, and of the Gaussian there."""
-        failures, warnings = list(descent.failures), list(descent.warnings)
-        program = program_of(self.base, model, structure, x, y)
-        level = gaussian.decrement <= MAX_DECREMENT
-        if not failures and program.flat_sites(x, y):
-            failures = no_maximum(program, structure, mode, x, y) or separable_in_part(program, structure, mode, x, y)
-        if not failures and not level:
-            failures = collapses(program, structure, descent.member(descent.best)[0], x, y)
-        if not failures and gaussian.root is None:
-            failures = [gaussian.defect]
-        if not failures and not level:
-            warnings.append(says.NOT_LEVEL.format(gain=gaussian.decrement))
-        return Status(tuple(failures), tuple(warnings))
+    def _status(self, descent: Descent, mode: Weights, gaussian: "_Gaussian", density: Density, data: Data) -> Status:
+        """What is to be said of the point that was climbed to, and of the Gaussian there."""
+        if not descent.status:
+            return Status()
+        surface, is_level = self.base.surface(density, data), gaussian.decrement <= MAX_DECREMENT
+        failures: tuple[Reason, ...] = ()
+        if density.structure.flat:
+            failures = no_maximum(surface, mode, data) or quasi_separable(surface, mode, data)
+        if not failures and not is_level:
+            failures = is_unbounded(surface, descent.member(descent.best)[0], data)
+        if not failures and gaussian.defect is not None:
+            failures = (gaussian.defect,)
+        if failures or is_level:
+            return Status(failures)
+        return Status(warnings=(Reason.of(Code.NOT_AT_MODE, gain=gaussian.decrement),))
 
 
-def _check(settings: Laplace, structure: Structure) -> None:
-    if structure.is_flat and not settings.improper_ok:
-        raise ValueError(
-            "Laplace: the model's prior is flat, so its posterior may not be proper, and has no evidence. Give the "
-            "model a prior, or set improper_ok=True."
-        )
-    if structure.num_weights > MAX_WEIGHTS:
-        raise ValueError(
-            f"Laplace: expected at most {MAX_WEIGHTS:,} weights, since it takes memory by their square; got "
-            f"{structure.num_weights:,}. Use Ensemble() or MCLMC(), or a smaller network."
-        )
-
-
-def _climb(surface: Surface, u: np.ndarray, *rows: Any) -> np.ndarray:
+def _climb(surface: PotentialSurface, u: np.ndarray, *rows: Any) -> np.ndarray:
     """The mode near u, by a trust region; where it got to in `MAX_STEPS` steps, if it has not reached it."""
 
     def value_and_slope(u: np.ndarray) -> tuple[float, np.ndarray]:
@@ -208,8 +192,8 @@ class _Gaussian(NamedTuple):
     """L; None where H is not positive definite."""
     decrement: float
     """``g' H^-1 g / 2``: nats that a step to where the slope would vanish promises; infinite where there is no such."""
-    defect: str = ""
-    """What is wrong with H, in words."""
+    defect: Reason | None = None
+    """What is wrong with H, where it is not positive definite."""
 
     @classmethod
     def at(cls, centre: np.ndarray, slope: np.ndarray, h: np.ndarray) -> "_Gaussian":
@@ -241,9 +225,9 @@ class _Gaussian(NamedTuple):
         return self.centre + solve_triangular(self.root, noise.T, lower=True, trans="T").T / self.scale
 
 
-def _defect(h: np.ndarray, rounding: float) -> str:
+def _defect(h: np.ndarray, rounding: float) -> Reason:
     if not np.isfinite(h).all():
-        return says.NO_CURVATURE
+        return Reason.of(Code.NO_CURVATURE)
     values = np.linalg.eigvalsh(h)
     count = int((values <= rounding * values[-1]).sum())
-    return says.NO_GAUSSIAN.format(count=max(count, 1), size=len(h), least=values[0], most=values[-1])
+    return Reason.of(Code.NOT_POSITIVE_DEFINITE, count=max(count, 1), size=len(h), least=values[0], most=values[-1])

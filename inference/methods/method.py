@@ -7,7 +7,8 @@ from typing import ClassVar, Literal, Protocol
 import numpy as np
 from jax import Array
 
-from ..density import NumPyroModel, Rows, Structure
+from ..density import Density
+from ..rows import Data
 from ..status import Status
 
 Kind = Literal["point", "approximation", "chain"]
@@ -29,34 +30,31 @@ class Outcome:
     """Log p(y | x) of the model in nats, by methods that estimate it; NaN where it does not exist."""
 
 
-def name_of(method: "Method") -> str:
-    """The name of a method, such as "MAP"; one that was read from a file has it as a field."""
-    return getattr(method, "name", type(method).__name__)
-
-
-def draws_chains(method: "Method") -> bool:
-    """Whether Markov chains make its draws: those of the posterior, or of some sites given the others."""
-    return getattr(method, "method", method).kind == "chain"
-
-
 class Method(Protocol):
     """A way to answer the one density. Settings are fields; a setting that does not exist raises."""
 
     kind: ClassVar[Kind]
+    """What the draws of its fits are."""
 
-    def run(
-        self, model: NumPyroModel, structure: Structure, x: Rows, y: Rows, *, key: Array, progress: bool
-    ) -> Outcome:
-        """Fit the model to checked rows.
+    @property
+    def name(self) -> str:
+        """What it is called in tables, such as "MAP"."""
+        ...
+
+    @property
+    def draws_chains(self) -> bool:
+        """Whether Markov chains make its draws: those of the posterior, or of some sites given the others."""
+        ...
+
+    def run(self, density: Density, data: Data, *, key: Array, progress: bool) -> Outcome:
+        """Fit a density to checked rows.
+
+        A method that draws chains takes one argument more, ``store``: where the run is saved as it goes, or None.
 
         Args:
-            model: the NumPyro model.
-            structure: what the model is made of.
-            x: n rows.
-            y: n rows.
+            density: what is maximised, sampled or approximated.
+            data: n rows.
             key: a typed JAX key; the same key gives the same bits.
             progress: show progress bars.
-
-        A method that `draws_chains` takes one argument more, ``store``: where the run is kept, or None.
         """
         ...

@@ -25,9 +25,10 @@ from jax import Array
 from scipy.optimize import linprog
 from scipy.special import softmax
 
-from .. import status as says
-from ..density import Rows, Structure, Weights, count_rows, in_double
-from .descent import LEARNING_RATE, PRESSED, Program, param
+from ..reasons import Code, Reason
+from ..rows import Data, Weights, in_double
+from ..surface import LBFGS_STEPS, Surface
+from .optimizer import LEARNING_RATE
 
 MAX_GAIN = 0.1
 """Nats that a small move of one weight may gain at a point that passes for a mode."""
@@ -44,82 +45,88 @@ PEAKED = 100.0
 """How many times the density of y spread over its standard deviation a row's may be before it is looked at again."""
 
 
-def no_maximum(
-    program: Program, structure: Structure, params: Weights, x: Rows, y: Rows, prior_power: Array | None = None
-) -> list[str]:
+def no_maximum(surface: Surface, u: Weights, data: Data, prior_power: Array | None = None) -> tuple[Reason, ...]:
     """Whether the classes are separable under a density that does not hold the weights back: the first rule above."""
-    num_rows = count_rows(x)
+    structure, num_rows = surface.density.structure, data.num_rows
     if not structure.support.is_discrete:
-        return []
-    log_probs, loss_per_row = jax.device_get(program.rows_and_loss(params, x, y, prior_power))
+        return ()
+    log_probs, loss_per_row = jax.device_get(surface.log_likelihood_and_loss(u, data, prior_power))
     if not (log_probs > -math.log(2)).all():
-        return []
-    saturated = not log_probs.any()  # so far out that every probability is rounded to 1, and no loss falls any more
+        return ()
+    is_saturated = not log_probs.any()  # so far out that every probability is rounded to 1, and no loss falls any more
     here = float(loss_per_row) * num_rows
-    names = [param(site) for site in structure.latents if site in structure.real]
+    sites = [site for site in structure.latents if site in structure.real]
 
     def loss(factor: float, moving: list[str]) -> float:
-        there = {name: factor * value if name in moving else value for name, value in params.items()}
-        return float(program.loss(there, x, y, prior_power)) * num_rows
+        there = {site: factor * value if site in moving else value for site, value in u.items()}
+        return float(surface.loss(there, data, prior_power)) * num_rows
 
-    for i in range(len(names)):
-        further, furthest = (loss(factor, names[i:]) for factor in RAY)
-        if (further < here or saturated) and furthest <= further:
-            values = np.unique(np.asarray(jax.tree.leaves(y)[0]))
-            evidence = (says.ONE_VALUE if len(values) == 1 else says.SEPARABLE).format(rows=num_rows, value=values[0])
-            sentence = says.SATURATED if saturated else says.NO_MODE
-            return [sentence.format(evidence=evidence, factor=RAY[0], here=here, further=abs(further))]
-    return []
+    for i in range(len(sites)):
+        further, furthest = (loss(factor, sites[i:]) for factor in RAY)
+        if (further < here or is_saturated) and furthest <= further:
+            code = Code.SATURATED if is_saturated else Code.SEPARABLE
+            evidence = _evidence(data)
+            return (Reason.of(code, evidence=evidence, factor=RAY[0], here=here, further=abs(further)),)
+    return ()
 
 
-def separable_in_part(program: Program, structure: Structure, params: Weights, x: Rows, y: Rows) -> list[str]:
+def _evidence(data: Data) -> str:
+    values = np.unique(np.asarray(jax.tree.leaves(data.y)[0]))
+    if len(values) == 1:
+        return f"y is {values[0]} in all {data.num_rows} rows"
+    return f"all {data.num_rows} rows are classified correctly (the classes are separable)"
+
+
+def quasi_separable(surface: Surface, u: Weights, data: Data) -> tuple[Reason, ...]:
     """Whether some rows are separable from a class, at a point that passes for a mode: the second rule above."""
-    observed = np.asarray(jax.tree.leaves(y)[0])
-    shape = program.logits_shape(params, x, y) if structure.support.is_discrete else None
+    structure, observed = surface.density.structure, np.asarray(jax.tree.leaves(data.y)[0])
+    shape = surface.logits_shape(u, data) if structure.support.is_discrete else None
     if shape is None or shape[0] != observed.size:
-        return []
+        return ()
     labels = observed.ravel()  # of rows of tokens all tokens, one after the other
     is_label = (labels >= 0) & (labels < shape[1])  # the others are padding
     labels, place = labels[is_label], np.flatnonzero(is_label)
     absent = sorted(set(range(shape[1])) - set(labels.tolist()))
-    flat = program.flat_sites(x, y)
-    names = [param(site) for site in structure.latents if site in structure.real and site in flat]
-    blocks = _blocks({name: params[name].size for name in names}, labels.size, shape[1], bool(absent))
+    sites = [site for site in structure.latents if site in structure.real & structure.flat]
+    blocks = _blocks({site: u[site].size for site in sites}, labels.size, shape[1], bool(absent))
     if not blocks:
-        return []
-    probs = softmax(np.asarray(program.logits(params, x, y), float)[place], axis=-1)
+        return ()
+    probs = softmax(np.asarray(surface.logits(u, data), float)[place], axis=-1)
     if (probs > SURE).all():
-        return []
-    names = next((block for block in blocks if _is_linear(program, block, params, x, y)), [])
-    if not names:
-        return []
-    slopes = np.asarray(program.logit_slopes(tuple(names), params, x, y), float)[place]
+        return ()
+    sites = next((block for block in blocks if _is_linear(surface, block, u, data)), [])
+    if not sites:
+        return ()
+    slopes = np.asarray(surface.logit_slopes(tuple(sites), u, data), float)[place]
     found = _recession(slopes, probs, labels)
     if found is None:
-        return []
-    block = {name: params[name] for name in names}
-    parts = np.split(found.direction, np.cumsum([value.size for value in block.values()])[:-1])
-    step = {name: part.reshape(block[name].shape) for name, part in zip(block, parts, strict=True)}
-    moved = [{**params, **{name: params[name] + reach * step[name] for name in step}} for reach in LOGITS]
-    ray = np.stack([program.row_log_probs(there, x, y) for there in moved]).astype(float)
+        return ()
+    rows = np.unique(place[found.rows] // (observed.size // len(observed)))
+    return _along(surface, {site: u[site] for site in sites}, found.direction, u, data, rows, absent)
+
+
+def _along(
+    surface: Surface,
+    block: Weights,
+    direction: np.ndarray,
+    u: Weights,
+    data: Data,
+    rows: np.ndarray,
+    absent: list[int],
+) -> tuple[Reason, ...]:
+    """The reason, where the loss does fall along a direction of recession and no row becomes less probable."""
+    parts = np.split(direction, np.cumsum([value.size for value in block.values()])[:-1])
+    step = {site: part.reshape(block[site].shape) for site, part in zip(block, parts, strict=True)}
+    moved = [{**u, **{site: u[site] + reach * step[site] for site in step}} for reach in LOGITS]
+    ray = np.stack([surface.log_likelihood(there, data) for there in moved]).astype(float)
     before, here, further = -ray.sum(axis=1)
     if np.diff(ray, axis=0).min() < -SURE or not (here < before - SURE and further <= here + SURE):
-        return []
-    evidence = says.ABSENT if absent else says.IN_PART
-    rows = np.unique(place[found.rows] // (observed.size // len(observed)))
-    return [
-        evidence.format(
-            absent=", ".join(map(str, absent)),
-            rows=len(observed),
-            count=rows.size,
-            first=rows[0],
-            back=-LOGITS[0],
-            on=LOGITS[-1],
-            before=before,
-            here=here,
-            further=further,
-        )
-    ]
+        return ()
+    losses = {"back": -LOGITS[0], "on": LOGITS[-1], "before": before, "here": here, "further": further}
+    if absent:
+        return (Reason.of(Code.MISSING_CLASS, absent=", ".join(map(str, absent)), rows=data.num_rows, **losses),)
+    counts = {"rows": data.num_rows, "count": rows.size, "first": rows[0]}
+    return (Reason.of(Code.QUASI_SEPARABLE, **counts, **losses),)
 
 
 def _blocks(sizes: dict[str, int], num_rows: int, num_classes: int, is_absent: bool) -> list[list[str]]:
@@ -136,10 +143,10 @@ def _blocks(sizes: dict[str, int], num_rows: int, num_classes: int, is_absent: b
     return [names[i:] for i in range(first, len(names))]
 
 
-def _is_linear(program: Program, block: list[str], params: Weights, x: Rows, y: Rows) -> bool:
+def _is_linear(surface: Surface, block: list[str], u: Weights, data: Data) -> bool:
     """Whether the logits are linear in these weights."""
-    moving = {name: np.array(name in block) for name in params}
-    return float(program.curvature(moving, params, x, y)) < 1e-3
+    moving = {site: np.array(site in block) for site in u}
+    return float(surface.nonlinearity(moving, u, data)) < 1e-3
 
 
 class _Recession(NamedTuple):
@@ -180,55 +187,54 @@ def _recession(slopes: np.ndarray, probs: np.ndarray, labels: np.ndarray) -> _Re
     return _Recession(direction / gains.max(), np.unique(rows[~fixed][gains > 1e-3 * gains.max()]))
 
 
-def collapses(
-    program: Program, structure: Structure, params: Weights, x: Rows, y: Rows, prior_power: Array | None = None
-) -> list[str]:
+def is_unbounded(surface: Surface, u: Weights, data: Data, prior_power: Array | None = None) -> tuple[Reason, ...]:
     """Whether the density of a row grows without bound: the third rule above."""
-    times, _ = _peak(program, structure, params, x, y)
-    if times < PEAKED and not (times and np.ptp(np.asarray(jax.tree.leaves(y)[0]), axis=0).min() == 0):
-        return []
+    times, _ = _peak(surface, u, data)
+    if times < PEAKED and not (times and np.ptp(np.asarray(jax.tree.leaves(data.y)[0]), axis=0).min() == 0):
+        return ()
     with jax.enable_x64(True):  # float32 has not the digits for a scale that small
-        params, x, y, prior_power = jax.tree.map(in_double, (params, x, y, prior_power))
-        here = float(program.loss(params, x, y, prior_power)) * count_rows(x)
-        end, further = program.press_on(params, x, y, prior_power)
-        (again, row), further = _peak(program, structure, end, x, y), float(further)
+        u, data, prior_power = jax.tree.map(in_double, (u, data, prior_power))
+        here = float(surface.loss(u, data, prior_power)) * data.num_rows
+        end, further = surface.lbfgs(u, data, prior_power)
+        (again, row), further = _peak(surface, end, data), float(further)
     if not (again > 10 * times and further < here - math.log(10)):
-        return []
-    return [says.COLLAPSE.format(row=row, times=times, again=again, steps=PRESSED, here=here, further=further)]
+        return ()
+    numbers = {"row": row, "times": times, "again": again, "steps": LBFGS_STEPS, "here": here, "further": further}
+    return (Reason.of(Code.UNBOUNDED_DENSITY, **numbers),)
 
 
-def _peak(program: Program, structure: Structure, params: Weights, x: Rows, y: Rows) -> tuple[float, int]:
-    """How many times denser the densest row is than y spread over its standard deviation, a number of y; and the row.
+def _peak(surface: Surface, u: Weights, data: Data) -> tuple[float, int]:
+    """How many times denser the densest row is than y spread over its standard deviation, per number of y; and the row.
 
     It is 0 where y is discrete, or more than one array.
     """
-    leaves = jax.tree.leaves(y)
-    if structure.support.is_discrete or len(leaves) != 1:
+    leaves = jax.tree.leaves(data.y)
+    if surface.density.structure.support.is_discrete or len(leaves) != 1:
         return 0.0, 0
     values = np.asarray(leaves[0], float).reshape(len(leaves[0]), -1)
     spread = values.std(axis=0)
     spread = np.where(spread > 0, spread, np.maximum(np.abs(values).max(axis=0), 1.0))
-    log_probs = np.asarray(program.row_log_probs(params, x, y), float)
+    log_probs = np.asarray(surface.log_likelihood(u, data), float)
     row = int(np.nanargmax(log_probs))
     return math.exp(min(700.0, log_probs[row] / values.shape[1] + np.log(spread).mean())), row
 
 
-def still_falling(losses: np.ndarray) -> list[str]:
+def still_falling(losses: np.ndarray) -> tuple[Reason, ...]:
     """Whether the loss fell by more than a nat, and by more than its noise, in the last tenth of the steps."""
     tenth = len(losses) // 10
     if tenth < 2:
-        return []
+        return ()
     before, after = losses[-2 * tenth : -tenth], losses[-tenth:]
     gain = before.mean() - after.mean()
     noise = math.sqrt((before.var() + after.var()) / tenth)
-    return [says.STILL_FALLING.format(gain=gain)] if gain > max(1.0, 3 * noise) else []
+    return (Reason.of(Code.STILL_FALLING, gain=gain),) if gain > max(1.0, 3 * noise) else ()
 
 
-def not_at_a_mode(program: Program, params: Weights, x: Rows, y: Rows, prior_power: Array | None = None) -> list[str]:
+def not_stationary(surface: Surface, u: Weights, data: Data, prior_power: Array | None = None) -> tuple[Reason, ...]:
     """Whether one weight alone, moved by 0.01, would still lower the loss by more than a tenth of a nat.
 
     A learning rate that has fallen to 0 stops the loss from falling wherever it is; its slope tells.
     """
-    slopes = jax.tree.leaves(program.slope(params, x, y, prior_power))
-    gain = LEARNING_RATE * count_rows(x) * max(float(jnp.abs(slope).max(initial=0.0)) for slope in slopes)
-    return [] if gain <= MAX_GAIN else [says.SLOPE.format(move=LEARNING_RATE, gain=gain)]
+    slopes = jax.tree.leaves(surface.slope(u, data, prior_power))
+    gain = LEARNING_RATE * data.num_rows * max(float(jnp.abs(slope).max(initial=0.0)) for slope in slopes)
+    return () if gain <= MAX_GAIN else (Reason.of(Code.NOT_STATIONARY, move=LEARNING_RATE, gain=gain),)

@@ -1,39 +1,41 @@
 """NUTS: Markov chains whose draws follow the posterior."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from functools import lru_cache, partial
-from typing import Any, ClassVar
+from functools import partial
+from typing import Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from arviz_stats.base import array_stats  # type: ignore[attr-defined]
 from jax import Array
 from numpyro.infer.hmc import hmc
-from numpyro.infer.util import constrain_fn, potential_energy
+from numpyro.infer.hmc_util import build_adaptation_schedule
 
-from .. import status as says
-from ..density import NumPyroModel, Rows, Structure, Weights, signature
-from ..devices import PROGRAMS_KEPT, Spread
+from ..density import Density
+from ..devices import Sharding
+from ..programs import program
+from ..reasons import Code, Reason
+from ..rows import Data, Weights
 from ..status import Status
 from ..store import Store
-from .chains import Drawn, check_proper, draw_rows, frozen_chains, run_chains, warm_start
+from .chains import draw_rows, sample, stuck_chains
 from .method import Kind, Outcome
 from .point import MAP
 
 MAX_RHAT = 1.05
-"""R-hat of the log density above which the chains are said to disagree."""
+"""R-hat of the log density above which the chains disagree."""
 MIN_ESS = 100
-"""Effective draws of the log density a chain below which estimates are called rough (Vehtari et al. 2021)."""
-FEWEST = 4
-"""Draws a chain below which neither is known."""
-MIN_BFMI, FEWEST_ENERGIES = 0.3, 100
-"""Share of the energy's variance that the momentum draws must supply (Betancourt 2016), and draws that tell it."""
-MAX_TREE_CAPS = 0.5
-"""Share of draws at the tree cap above which it is said, though the log density mixes: trajectories that are cut short
-cost time, and where most are, chains may hardly move in directions that the log density does not show."""
-
+"""Effective draws of the log density per chain below which estimates are rough (Vehtari et al. 2021)."""
+MIN_DRAWS = 4
+"""Draws per chain below which neither is known."""
+MIN_BFMI, MIN_ENERGIES = 0.3, 100
+"""Share of the energy's variance that the momentum draws must supply (Betancourt 2016), and draws that show it."""
+MAX_CUT_SHORT = 0.5
+"""Share of trajectories cut short by the tree depth above which the status warns, though the log density mixes: such
+trajectories cost time, and where most are, chains may hardly move in directions that the log density does not show."""
+LONGEST_WARMUP = 10**9
+"""Warm-up steps of the schedule that NumPyro's kernel is compiled for; see `_Clock`."""
 
 WARM_START = MAP(num_steps=500, polish=False)
 """Long enough to leave the starting point; the warm-up does the rest."""
@@ -48,11 +50,12 @@ class NUTS:
 
     Args:
         num_warmup: adaptation steps of each chain, thrown away.
-        num_samples: draws kept of each chain.
+        num_samples: draws of each chain.
         num_chains: number of chains.
         start: the `MAP` run that finds the starting points; its `num_restarts` is set to `num_chains`. None is a cold
             start.
-        improper_ok: sample a model whose prior is flat. Its posterior may not exist, and chains do not tell.
+        improper_ok: sample a model with a flat prior, in part or in all. Its posterior may not exist, and chains do not
+            show it.
         init_strategy: where chains begin that have no `start`; see `MAP`.
         step_size, inverse_mass_matrix, adapt_step_size, adapt_mass_matrix, dense_mass, target_accept_prob,
             max_tree_depth, find_heuristic_step_size, regularize_mass_matrix, forward_mode_differentiation: as in
@@ -62,7 +65,9 @@ class NUTS:
         ValueError: when a setting is out of its range.
     """
 
+    name: ClassVar[str] = "NUTS"
     kind: ClassVar[Kind] = "chain"
+    draws_chains: ClassVar[bool] = True
 
     num_warmup: int = 1000
     num_samples: int = 1000
@@ -102,101 +107,113 @@ class NUTS:
         """The depth at which trajectories are cut short after the warm-up."""
         return self.max_tree_depth if isinstance(self.max_tree_depth, int) else self.max_tree_depth[1]
 
-    def run(
-        self,
-        model: NumPyroModel,
-        structure: Structure,
-        x: Rows,
-        y: Rows,
-        *,
-        key: Array,
-        progress: bool,
-        store: Store | None = None,
-    ) -> Outcome:
+    def run(self, density: Density, data: Data, *, key: Array, progress: bool, store: Store | None = None) -> Outcome:
         """See `Method.run`.
 
         Raises:
             ValueError: when the prior is flat and `improper_ok` is not set.
         """
-        check_proper("NUTS", structure, self.improper_ok)
-        key_start, key_chains = jax.random.split(key)
-        params, began_cold = warm_start(
-            self.start,
-            self.init_strategy,
-            self.num_chains,
-            model,
-            structure,
-            x,
-            y,
-            key=key_start,
-            progress=progress,
-            store=store,
+
+        def sampler(_: Weights) -> _Sampler:
+            shared = replace(self, num_warmup=1, num_samples=1, start=None, init_strategy=None, improper_ok=True)
+            return program(_Sampler, density, data, shared)
+
+        found = sample(self, sampler, density, data, min_draws=MIN_DRAWS, key=key, progress=progress, store=store)
+        stats = {"max_tree_depth": np.asarray(self.longest_tree)}
+        status = found.status + status_of(self, found.stats)
+        return Outcome(found.draws, status, sample_stats=found.stats, stats=stats)
+
+
+class _Clock(NamedTuple):
+    """The steps at which the windows of a warm-up end.
+
+    NumPyro builds the windows of the adaptation (Stan's) into its kernel, so that each `num_warmup` would compile
+    anew. But the kernel knows the time by its state alone. It is compiled for one long warm-up, and each step is given
+    the time in that warm-up at which what is due now is due: the end of the same window, the last step, or neither.
+    """
+
+    ends: Array
+    """The last steps of the windows but for the final one, padded by -1: where the mass matrix may be set."""
+    num_warmup: Array
+
+    @classmethod
+    def of(cls, num_warmup: int) -> "_Clock":
+        """The clock of a warm-up of so many steps."""
+        ends = np.full(len(_long_windows()), -1)
+        windows = [window.end for window in build_adaptation_schedule(num_warmup)][:-1]
+        ends[: len(windows)] = windows
+        return cls(jnp.asarray(ends), jnp.asarray(num_warmup))
+
+    def long_time(self, step: Array) -> Array:
+        """The step of the long warm-up at which the kernel does what is due at this one."""
+        long_ends = jnp.asarray(_long_windows())
+        is_end = self.ends == step
+        time = jnp.where(is_end.any(), long_ends[is_end.argmax()], 0)
+        time = jnp.where(step == self.num_warmup - 1, LONGEST_WARMUP - 1, time)
+        return jnp.where(step >= self.num_warmup, LONGEST_WARMUP, time)
+
+
+def _long_windows() -> np.ndarray:
+    return np.array([window.end for window in build_adaptation_schedule(LONGEST_WARMUP)])
+
+
+class _Sampler:
+    """NumPyro's kernel over one density: what is compiled once; see `chains.Sampler`."""
+
+    draws_in_warmup = True
+
+    def __init__(self, density: Density, settings: NUTS) -> None:
+        self.density, self.settings = density, settings
+        self.sharding = Sharding.of(settings.num_chains)
+        self._compiled_block = self.sharding.jit(self._block)
+        self._compiled_start = self.sharding.jit_start(self._start)
+        self._potential = jax.jit(density.potential)  # the kernel calls it in several places; the model is traced once
+
+    def start(self, settings: NUTS, u: Weights, began_cold: Array, key: Array, data: Data) -> Any:
+        return self._compiled_start(u, key, settings.inverse_mass_matrix, data)
+
+    def advance(self, settings: NUTS, state: Any, begin: int, end: int, data: Data) -> tuple[Any, Any, int]:
+        clock = _Clock.of(settings.num_warmup)
+        state, drawn = self._compiled_block(state, begin, end - begin, clock, data)
+        return state, drawn, end - begin
+
+    def began_cold(self, state: Any) -> None:
+        return None
+
+    def describe(self, stats: Mapping[str, np.ndarray]) -> str:
+        return (
+            f"log density {stats['lp'][:, -1].mean():.4g}, {int(stats['diverging'].sum())} diverging, "
+            f"{stats['n_steps'].mean():.0f} leapfrog steps"
         )
-        program = _program(self, model, structure, x, y)
-        state = program.start(params, key_chains, self.inverse_mass_matrix, x, y)
-        x, y = jax.device_put((x, y), program.spread.all)
 
-        def advance(state: Any, begin: int, end: int) -> tuple[Any, Any, int]:
-            return *program.block(state, end - begin, x, y), end - begin
-
-        _, (draws, sample_stats) = run_chains(
-            advance,
-            state,
-            num_warmup=self.num_warmup,
-            num_samples=self.num_samples,
-            label="NUTS",
-            describe=_describe,
-            buffered_warmup=True,
-            progress=progress,
-            store=store,
-        )
-        status = _status(self, sample_stats)
-        if began_cold.any():
-            cold = says.COLD_START.format(chains=says.listed(began_cold))
-            status = replace(status, warnings=(cold, *status.warnings))
-        return Outcome(draws, status, sample_stats=sample_stats)
-
-
-class _Program:
-    """NumPyro's kernel over one model, under one set of settings: what is compiled once."""
-
-    def __init__(self, settings: NUTS, model: NumPyroModel, structure: Structure) -> None:
-        self.settings, self.model, self.sites = settings, model, tuple(structure.latents)
-        self.spread = Spread.of(settings.num_chains)
-        self.block = self.spread.jit(self._block)
-        self.start = self.spread.jit_start(self._start)
-        self.potential = jax.jit(self._potential)  # the kernel calls it in several places; the model is traced once
-
-    def _potential(self, z: Weights, x: Rows, y: Rows) -> Array:
-        return potential_energy(self.model, (x, y), {}, z)
-
-    def _kernel(self, x: Rows, y: Rows) -> tuple[Callable[..., Any], Callable[..., Any]]:
+    def _kernel(self, data: Data) -> tuple[Callable[..., Any], Callable[..., Any]]:
         """NumPyro's functions (init, sample); init must be called before sample, in the same trace."""
-        init, sample = hmc(potential_fn_gen=lambda x, y: lambda z: self.potential(z, x, y), algo="NUTS")
-        dense = self.settings.dense_mass
+        init, step = hmc(potential_fn_gen=lambda data: lambda z: self._potential(z, data), algo="NUTS")
+        settings, dense = self.settings, self.settings.dense_mass
+        sites = tuple(sorted(self.density.structure.latents))
         init = partial(
             init,
-            num_warmup=self.settings.num_warmup,
-            step_size=self.settings.step_size,
-            adapt_step_size=self.settings.adapt_step_size,
-            adapt_mass_matrix=self.settings.adapt_mass_matrix,
-            dense_mass=([tuple(sorted(self.sites))] if dense else []) if isinstance(dense, bool) else list(dense),
-            target_accept_prob=self.settings.target_accept_prob,
-            max_tree_depth=self.settings.max_tree_depth,
-            find_heuristic_step_size=self.settings.find_heuristic_step_size,
-            regularize_mass_matrix=self.settings.regularize_mass_matrix,
-            forward_mode_differentiation=self.settings.forward_mode_differentiation,
-            model_args=(x, y),
+            num_warmup=LONGEST_WARMUP,
+            step_size=settings.step_size,
+            adapt_step_size=settings.adapt_step_size,
+            adapt_mass_matrix=settings.adapt_mass_matrix,
+            dense_mass=([sites] if dense else []) if isinstance(dense, bool) else list(dense),
+            target_accept_prob=settings.target_accept_prob,
+            max_tree_depth=settings.max_tree_depth,
+            find_heuristic_step_size=settings.find_heuristic_step_size,
+            regularize_mass_matrix=settings.regularize_mass_matrix,
+            forward_mode_differentiation=settings.forward_mode_differentiation,
+            model_args=(data,),
         )
-        return init, partial(sample, model_args=(x, y))
+        return init, partial(step, model_args=(data,))
 
-    def _start(self, params: Weights, key: Array, inverse_mass_matrix: Any, x: Rows, y: Rows) -> Any:
-        init, _ = self._kernel(x, y)
+    def _start(self, u: Weights, key: Array, inverse_mass_matrix: Any, data: Data) -> Any:
+        init, _ = self._kernel(data)
         keys = jax.random.split(key, self.settings.num_chains)
-        return jax.vmap(lambda z, key: init(z, inverse_mass_matrix=inverse_mass_matrix, rng_key=key))(params, keys)
+        return jax.vmap(lambda z, key: init(z, inverse_mass_matrix=inverse_mass_matrix, rng_key=key))(u, keys)
 
-    def _block(self, state: Any, num_steps: Array, x: Rows, y: Rows) -> tuple[Any, Any]:
-        init, sample = self._kernel(x, y)
+    def _block(self, state: Any, begin: Array, num_steps: Array, clock: _Clock, data: Data) -> tuple[Any, Any]:
+        init, step = self._kernel(data)
         jax.eval_shape(
             lambda z, key: init(z, rng_key=key), jax.tree.map(lambda leaf: leaf[0], state.z), state.rng_key[0]
         )
@@ -211,58 +228,38 @@ class _Program:
                 "lp": -state.potential_energy,
                 "step_size": state.adapt_state.step_size,
             }
-            return constrain_fn(self.model, (x, y), {}, state.z), stats
+            return self.density.constrain(state.z, data), stats
 
-        def draw(_: Array, state: Any) -> tuple[Any, Any]:
-            state = jax.vmap(sample)(state)
+        def draw(i: Array, state: Any) -> tuple[Any, Any]:
+            time = clock.long_time(begin + i)
+            state = jax.vmap(step)(state._replace(i=jnp.full_like(state.i, time)))
             return state, jax.vmap(collect)(state)
 
         return draw_rows(draw, state, num_steps)
 
 
-@lru_cache(maxsize=PROGRAMS_KEPT)
-def _cached_program(settings: NUTS, model: NumPyroModel, structure: Structure, signature: Any) -> _Program:
-    return _Program(settings, model, structure)
+def status_of(settings: NUTS, stats: Mapping[str, np.ndarray]) -> Status:
+    """What the statistics of the draws show, beside what `chains.sample` reports."""
+    from arviz_stats.base import array_stats  # type: ignore[attr-defined]  # half a second that only chains need
 
-
-def _program(settings: NUTS, model: NumPyroModel, structure: Structure, x: Rows, y: Rows) -> _Program:
-    """The program for these settings, this model and these shapes: made once."""
-    return _cached_program(settings, model, structure, signature((x, y)))
-
-
-def _describe(drawn: Drawn) -> str:
-    _, stats = drawn
-    return (
-        f"log density {stats['lp'][:, -1].mean():.4g}, {int(stats['diverging'].sum())} diverging, "
-        f"{stats['n_steps'].mean():.0f} leapfrog steps"
-    )
-
-
-def _status(settings: NUTS, stats: dict[str, np.ndarray]) -> Status:
-    """What the draws' statistics say of the chains."""
-    failures, warnings = [], []
-    lp, diverging = stats["lp"], int(stats["diverging"].sum())
-    num_draws = lp.shape[1]
-    if num_draws < settings.num_samples:
-        warnings.append(says.INTERRUPTED.format(done=num_draws, total=settings.num_samples, unit="draws of each chain"))
-    frozen = frozen_chains(lp)
-    if frozen.any():
-        failures.append(says.FROZEN.format(chains=says.listed(frozen)))
-    if num_draws < FEWEST:
-        warnings.append(says.TOO_FEW.format(draws=num_draws, least=FEWEST))
+    lp, diverging, warnings = stats["lp"], int(stats["diverging"].sum()), []
+    num_chains, num_draws = lp.shape
     if diverging:
-        warnings.append(says.DIVERGENCES.format(count=diverging, total=lp.size))
-    capped = float((stats["tree_depth"] >= settings.longest_tree).mean())
-    if capped > MAX_TREE_CAPS and not frozen.any():
-        warnings.append(says.TREE_CAP.format(percent=capped, depth=settings.longest_tree))
-    if num_draws >= FEWEST and not frozen.any():
+        warnings.append(Reason.of(Code.DIVERGENCES, count=diverging, total=lp.size))
+    if stuck_chains(lp).any():
+        return Status(warnings=tuple(warnings))
+    depth = settings.longest_tree
+    cut_short = float((stats["tree_depth"] >= depth).mean())
+    if cut_short > MAX_CUT_SHORT:
+        warnings.append(Reason.of(Code.TREE_DEPTH, percent=cut_short, depth=depth))
+    if num_draws >= MIN_DRAWS:
         rhat, ess = float(array_stats.rhat(lp)), float(array_stats.ess(lp))
-        if lp.shape[0] > 1 and not rhat <= MAX_RHAT:
-            warnings.append(says.NOT_MIXED.format(rhat=rhat, limit=MAX_RHAT))
-        if not ess >= MIN_ESS * lp.shape[0]:
-            warnings.append(says.LOW_ESS.format(ess=ess, limit=MIN_ESS * lp.shape[0]))
-    if num_draws >= FEWEST_ENERGIES and not frozen.any():
+        if num_chains > 1 and not rhat <= MAX_RHAT:
+            warnings.append(Reason.of(Code.HIGH_RHAT, rhat=rhat, limit=MAX_RHAT))
+        if not ess >= MIN_ESS * num_chains:
+            warnings.append(Reason.of(Code.LOW_ESS, ess=ess, limit=MIN_ESS * num_chains))
+    if num_draws >= MIN_ENERGIES:
         bfmi = array_stats.bfmi(stats["energy"])
         if bfmi.min() < MIN_BFMI:
-            warnings.append(says.LOW_BFMI.format(chain=bfmi.argmin(), bfmi=bfmi.min(), limit=MIN_BFMI))
-    return Status(tuple(failures), tuple(warnings))
+            warnings.append(Reason.of(Code.LOW_BFMI, chain=bfmi.argmin(), bfmi=bfmi.min(), limit=MIN_BFMI))
+    return Status(warnings=tuple(warnings))

@@ -1,18 +1,19 @@
 """Point estimates: maximum likelihood and maximum a posteriori."""
 
 import math
-from dataclasses import dataclass
-from typing import NamedTuple
+from dataclasses import dataclass, fields
+from typing import Any, ClassVar, NamedTuple
 
 import jax
 import numpy as np
 from jax import Array
 
-from ..density import NumPyroModel, Rows, Structure, Weights, flat
+from ..density import Density
+from ..rows import Data, Weights
 from ..status import Status
-from .descent import PointSettings, Program, descend, hold_out, program_of
+from .descent import PointSettings, descend, hold_out
 from .method import Outcome
-from .mode import MAX_GAIN, collapses, no_maximum, not_at_a_mode, separable_in_part, still_falling
+from .mode import MAX_GAIN, is_unbounded, no_maximum, not_stationary, quasi_separable, still_falling
 
 POLISH_WEIGHTS = 256
 """Most weights for which the polish forms the Hessian."""
@@ -53,44 +54,51 @@ class MAP(PointSettings):
         ValueError: when a setting is out of its range, or the optimiser has weight decay.
     """
 
-    def run(
-        self, model: NumPyroModel, structure: Structure, x: Rows, y: Rows, *, key: Array, progress: bool
-    ) -> Outcome:
+    name: ClassVar[str] = "MAP"
+
+    def run(self, density: Density, data: Data, *, key: Array, progress: bool) -> Outcome:
         """See `Method.run`."""
-        x, y, validation = hold_out(self.validation_fraction, key, x, y)
-        descent = descend(self, model, structure, x, y, validation, key=key, progress=progress)
-        params, losses = descent.member(descent.best)
-        program = program_of(self, model, structure, x, y)
-        stats, failures, warnings = {"loss": descent.losses}, descent.failures, descent.warnings
-        if not failures and not warnings:
-            end = finish(self, program, structure, params, losses, x, y)
-            params, failures, warnings = end.params, end.failures, end.warnings
+        data, validation = hold_out(self.validation_fraction, key, data)
+        descent = descend(self, density, data, validation, key=key, progress=progress)
+        u, losses = descent.member(descent.best)
+        surface, stats, status = self.surface(density, data), {"loss": descent.losses}, descent.status
+        if status.level == "ok":
+            end = finish(self, density, u, losses, data)
+            u, status = end.u, end.status
             stats |= {"newton_decrement": np.asarray(end.decrement)} if end.polished else {}
-        elif not failures:
-            failures = tuple(no_maximum(program, structure, params, x, y))
-        draws = {site: np.asarray(value)[None, None] for site, value in program.constrain(params).items()}
-        return Outcome(draws, Status(failures, warnings), stats=stats)
+        elif status:
+            status = Status(no_maximum(surface, u, data), status.warnings)
+        draws = {site: np.asarray(value)[None, None] for site, value in surface.constrain(u, data).items()}
+        return Outcome(draws, status, stats=stats)
 
 
 @dataclass(frozen=True, kw_only=True)
 class MLE(PointSettings):
     """Maximum likelihood, ``argmax_w log p(y | x, w)``: `MAP` under a flat prior. Settings as for `MAP`."""
 
-    def run(
-        self, model: NumPyroModel, structure: Structure, x: Rows, y: Rows, *, key: Array, progress: bool
-    ) -> Outcome:
+    name: ClassVar[str] = "MLE"
+
+    @property
+    def as_map(self) -> MAP:
+        """The same settings for the density under a flat prior."""
+        return MAP(**_settings(self))
+
+    def run(self, density: Density, data: Data, *, key: Array, progress: bool) -> Outcome:
         """See `Method.run`."""
-        return MAP(**vars(self)).run(flat(model), structure, x, y, key=key, progress=progress)
+        return self.as_map.run(density.flattened(), data, key=key, progress=progress)
+
+
+def _settings(method: PointSettings) -> dict[str, Any]:
+    return {field.name: getattr(method, field.name) for field in fields(method) if field.init}
 
 
 class Ending(NamedTuple):
-    """Where a descent was brought to, and what is to be said of that place."""
+    """Where a descent was brought to, and the status of that point."""
 
-    params: Weights
+    u: Weights
     decrement: float
     """Newton's decrement there in nats; infinite where Newton's method did not reach a mode."""
-    failures: tuple[str, ...] = ()
-    warnings: tuple[str, ...] = ()
+    status: Status = Status()
 
     @property
     def polished(self) -> bool:
@@ -100,38 +108,32 @@ class Ending(NamedTuple):
 
 def finish(
     settings: PointSettings,
-    program: Program,
-    structure: Structure,
-    params: Weights,
+    density: Density,
+    u: Weights,
     losses: np.ndarray,
-    x: Rows,
-    y: Rows,
+    data: Data,
     prior_power: Array | None = None,
 ) -> Ending:
-    """Polish the place where a descent ended, and ask whether it is a mode.
+    """Polish the point where a descent ended, and ask whether it is a mode.
 
     Args:
         settings: of the descent.
-        program: of the descent.
-        structure: what the model is made of.
-        params: where the descent ended.
+        density: what was maximised.
+        u: where the descent ended.
         losses: its losses, (step,).
-        x: n rows.
-        y: n rows.
+        data: n rows.
         prior_power: how many times the log prior counts; see `descend`.
     """
-    end = Ending(params, math.inf)
-    if settings.polish and structure.num_weights <= POLISH_WEIGHTS:
-        polished = Ending(*jax.device_get(program.polish(params, x, y, prior_power)))
+    surface, end = settings.surface(density, data), Ending(u, math.inf)
+    if settings.polish and density.structure.num_weights <= POLISH_WEIGHTS:
+        polished = Ending(*jax.device_get(surface.newton(u, data, prior_power)))
         end = polished if polished.polished else end
-    failures = no_maximum(program, structure, end.params, x, y, prior_power)
+    failures = no_maximum(surface, end.u, data, prior_power)
     if not (end.polished or failures):
-        failures = collapses(program, structure, end.params, x, y, prior_power)
-    warnings: list[str] = []
-    if not (end.polished or failures):
-        warnings = still_falling(losses)
+        failures = is_unbounded(surface, end.u, data, prior_power)
+    warnings = () if end.polished or failures else still_falling(losses)
     if settings.batch_size is None and not (end.polished or failures or warnings):
-        warnings = not_at_a_mode(program, end.params, x, y, prior_power)
+        warnings = not_stationary(surface, end.u, data, prior_power)
     if not (failures or warnings):
-        failures = separable_in_part(program, structure, end.params, x, y)
-    return end._replace(failures=tuple(failures), warnings=tuple(warnings))
+        failures = quasi_separable(surface, end.u, data)
+    return end._replace(status=Status(failures, warnings))

@@ -11,12 +11,15 @@ import pandas as pd
 from jax import Array
 
 from ..checks import Layout, as_key, check_labels, check_like, check_problem
-from ..density import NumPyroModel, Rows, Structure, Weights, count_rows, flat
-from ..methods.descent import Program, descend, program_of
-from ..methods.mode import MAX_GAIN
-from ..methods.point import MAP, Ending, finish
+from ..density import Density
 from ..predictive import log_likelihood
+from ..rows import Data, Weights
 from ..status import Status
+from ..structure import NumPyroModel
+from ..surface import Surface
+from .descent import Descent, descend
+from .mode import MAX_GAIN
+from .point import MAP, Ending, finish
 
 MULTIPLES = tuple(np.geomspace(0.1, 100.0, 19).tolist())
 """Scales of the prior, as multiples of the model's own."""
@@ -77,7 +80,8 @@ def prior_path(
     *,
     key: Any,
     multiples: Sequence[float] = MULTIPLES,
-    test: tuple[Any, Any] | None = None,
+    x_test: Any = None,
+    y_test: Any = None,
     method: MAP | None = None,
     progress: bool = True,
 ) -> PriorPath:
@@ -98,7 +102,8 @@ def prior_path(
         y: n rows likewise.
         key: a typed JAX key or an integer seed.
         multiples: scales of the prior as multiples of the model's own, increasing; the flat prior is added.
-        test: rows (x, y) on which the estimates are scored as well.
+        x_test: rows on which the estimates are scored as well.
+        y_test: rows likewise.
         method: settings of the fits; by default ``MAP()``.
         progress: show progress bars.
 
@@ -107,7 +112,7 @@ def prior_path(
 
     Example:
         >>> import numpy as np
-        >>> from flatprior.inference import prior_path
+        >>> from flatprior.inference.methods import prior_path
         >>> from flatprior.models import MLP, Model, Normal, gaussian
         >>> x = np.array([[-1.0], [0.0], [1.0]])
         >>> line = Model(MLP(), Normal(1.0), gaussian(1.0))
@@ -115,47 +120,58 @@ def prior_path(
         >>> print(path.weights["w1"][:, 0, 0].round(3))  # 2 / (1 + 1 / (2 c^2)), which comes to 2
         [0.667 1.333 1.778 2.   ]
     """
-    given = x
-    structure, x, y = check_problem(model, x, y)
-    if structure.is_flat:
+    density, data = check_problem(model, x, y)
+    if density.structure.flat:
         raise ValueError("prior_path: the model's prior is flat; there is no path from it. Give the model itself.")
     scales = _as_multiples(multiples)
-    held_out = None if test is None else _as_test(model, Layout.of(given, x), test)
-    method = method or MAP()
-    key = as_key(key)
-    x, y = jax.device_put((x, y))
-    program, limit = (program_of(method, prior, structure, x, y) for prior in (model, flat(model)))
-    first = descend(method, model, structure, x, y, key=key, progress=progress)
-    params = finish(method, program, structure, *first.member(first.best), x, y).params
-    power = jnp.append(jnp.asarray(scales, float) ** -2.0, 0.0)
-    start = jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (len(power), *leaf.shape)), params)
-    members = replace(method, num_restarts=len(power))
-    for _ in range(SWEEPS):
-        found = descend(members, model, structure, x, y, key=key, progress=progress, start=start, prior_power=power)
-        start, moved = _exchange(program, found.params, power, x, y)
-        if not moved or found.failures or found.interrupted:
-            break
+    test = _as_test(density, Layout.of(x, data.x), x_test, y_test)
+    method, key, data = method or MAP(), as_key(key), jax.device_put(data)
+    u, found = _descend(method, density, data, jnp.asarray(scales, float), key=key, progress=progress)
+    power = _powers(jnp.asarray(scales, float))
 
     def end(i: int) -> Ending:
-        params, losses = jax.tree.map(lambda leaf: leaf[i], (start, found.losses))
+        member, losses = jax.tree.map(lambda leaf: leaf[i], (u, found.losses))
         if i < len(scales):
-            return finish(method, program, structure, params, losses, x, y, power[i])
-        return finish(method, limit, structure, params, losses, x, y)
+            return finish(method, density, member, losses, data, power[i])
+        return finish(method, density.flattened(), member, losses, data)
 
     ends = [end(i) for i in range(len(power))]
-    draws = jax.tree.map(lambda *leaves: jnp.stack(leaves), *(program.constrain(end.params) for end in ends))
+    surface = method.surface(density, data)
+    draws = jax.tree.map(lambda *leaves: jnp.stack(leaves), *(surface.constrain(end.u, data) for end in ends))
     return PriorPath(
         multiples=np.append(scales, np.inf),
         weights={site: np.asarray(value) for site, value in draws.items()},
-        log_likelihood=_score(model, structure, draws, x, y),
-        num_rows=count_rows(x),
-        test_log_likelihood=None if held_out is None else _score(model, structure, draws, *held_out),
-        num_test_rows=0 if held_out is None else count_rows(held_out[0]),
-        statuses=tuple(Status(found.failures + end.failures, found.warnings + end.warnings) for end in ends),
+        log_likelihood=_score(density, draws, data),
+        num_rows=data.num_rows,
+        test_log_likelihood=None if test is None else _score(density, draws, test),
+        num_test_rows=0 if test is None else test.num_rows,
+        statuses=tuple(found.status + end.status for end in ends),
     )
 
 
-def _exchange(program: Program, params: Weights, power: Array, x: Rows, y: Rows) -> tuple[Weights, bool]:
+def _powers(scales: Array) -> Array:
+    """How many times the log prior of each member counts: of the flat prior, the last one, not at all."""
+    return jnp.append(scales**-2.0, 0.0)
+
+
+def _descend(
+    method: MAP, density: Density, data: Data, scales: Array, *, key: Array, progress: bool
+) -> tuple[Weights, Descent]:
+    """Where all members end, (member, *shape), and their last descent."""
+    power = _powers(scales)
+    first = descend(method, density, data, key=key, progress=progress)
+    u = finish(method, density, *first.member(first.best), data).u
+    start = jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (len(power), *leaf.shape)), u)
+    members = replace(method, num_restarts=len(power))
+    for _ in range(SWEEPS):
+        found = descend(members, density, data, key=key, progress=progress, start=start, prior_power=power)
+        start, has_moved = _exchange(method.surface(density, data), found.weights, power, data)
+        if not has_moved or not found.status or found.status.is_interrupted:
+            break
+    return start, found
+
+
+def _exchange(surface: Surface, u: Weights, power: Array, data: Data) -> tuple[Weights, bool]:
     """Give each member the weights of that member which are best under its own prior.
 
     Of members that have the best of all their weights the likelihood rises with the scale. A network's members may have
@@ -164,17 +180,17 @@ def _exchange(program: Program, params: Weights, power: Array, x: Rows, y: Rows)
     Returns:
         The weights, (member, *shape), and whether any member gained by it.
     """
-    one = jax.vmap(program.loss, in_axes=(0, None, None, None))
-    losses = count_rows(x) * np.stack([np.asarray(one(params, x, y, each), float) for each in power])
+    one = jax.vmap(surface.loss, in_axes=(0, None, None))
+    losses = data.num_rows * np.stack([np.asarray(one(u, data, each), float) for each in power])
     best = np.nanargmin(losses, axis=1)
     own = np.arange(len(best))
     better = losses[own, best] < losses[own, own] - MAX_GAIN
     chosen = np.where(better, best, own)
-    return jax.tree.map(lambda leaf: leaf[chosen], params), bool(better.any())
+    return jax.tree.map(lambda leaf: leaf[chosen], u), bool(better.any())
 
 
-def _score(model: NumPyroModel, structure: Structure, draws: Weights, x: Rows, y: Rows) -> np.ndarray:
-    return log_likelihood(model, structure, draws, x, y).sum(axis=1, dtype=np.float64)
+def _score(density: Density, draws: Weights, data: Data) -> np.ndarray:
+    return log_likelihood(density.model, density.structure, draws, data.x, data.y).sum(axis=1, dtype=np.float64)
 
 
 def _as_multiples(multiples: Sequence[float]) -> np.ndarray:
@@ -187,8 +203,10 @@ def _as_multiples(multiples: Sequence[float]) -> np.ndarray:
     return scales
 
 
-def _as_test(model: NumPyroModel, layout: Layout, test: tuple[Any, Any]) -> tuple[Rows, Rows]:
-    if not isinstance(test, tuple) or len(test) != 2:
-        raise TypeError(f"prior_path: expected test to be a pair of rows, (x, y); got {type(test).__name__}.")
-    x = check_like(layout, test[0], "test x")
-    return jax.device_put((x, check_labels(model, x, test[1], "test y")))
+def _as_test(density: Density, layout: Layout, x: Any, y: Any) -> Data | None:
+    if (x is None) != (y is None):
+        raise TypeError("prior_path: expected x_test and y_test together, or neither.")
+    if x is None:
+        return None
+    x = check_like(layout, x, "x_test")
+    return jax.device_put(Data(x, check_labels(density.model, x, y, "y_test")))

@@ -11,10 +11,12 @@ import pandas as pd
 from jax import Array
 
 from ..checks import Layout, as_rows, check_finite, check_like
-from ..density import NumPyroModel, Rows, Weights, observation
+from ..density import observation
 from ..predictive import Predictive, over_rows
 from ..result import Fit
-from .information import in_double_precision
+from ..rows import Rows, Weights
+from ..structure import NumPyroModel
+from .bits import in_double_precision
 
 type Kind = Literal["linear", "ablation"]
 
@@ -125,7 +127,8 @@ def weight_of_evidence(
 
     Example:
         >>> import numpy as np
-        >>> from flatprior.inference import MAP, fit, weight_of_evidence
+        >>> from flatprior.inference import MAP, fit
+        >>> from flatprior.inference.information import weight_of_evidence
         >>> from flatprior.models import MLP, Bernoulli, Model, gaussian
         >>> x = np.random.default_rng(0).normal(size=(200, 2))
         >>> y = (x @ [1.0, -2.0] > 0).astype(int)

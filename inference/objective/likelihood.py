@@ -14,8 +14,10 @@ from numpyro.infer.util import compute_log_probs
 
 from ..checks import check_problem
 from ..contract import in_words
-from ..density import NumPyroModel, Rows, Structure, Weights, in_double
+from ..density import Density
 from ..result import Fit
+from ..rows import Data, Weights, in_double
+from ..structure import NumPyroModel, Structure
 from .place import Place, as_weights, weights_at
 
 POINTS_TOGETHER = 16
@@ -115,7 +117,7 @@ def likelihood_curve(
         The likelihood of a coin that fell 0, 0, 0, 1, 0 is highest at one in five:
 
         >>> import numpy as np, numpyro, numpyro.distributions as dist
-        >>> from flatprior.inference import likelihood_curve
+        >>> from flatprior.inference.objective import likelihood_curve
         >>> def coin(x, y=None):
         ...     p = numpyro.sample("p", dist.Uniform(0, 1))
         ...     with numpyro.plate("toss", len(x)):
@@ -159,7 +161,8 @@ def likelihood_surface(
 def _likelihood(
     model: NumPyroModel, x: Any, y: Any, along: tuple[Along, ...], values: tuple[Any, ...], at: Place | None
 ) -> Likelihood:
-    structure, x, y = check_problem(model, x, y)
+    density, data = check_problem(model, x, y)
+    structure = density.structure
     if at is None and not _covers(along, structure):
         raise ValueError(
             f"Expected `at`, a fit or weights: the model has {structure.num_weights} weights, and those that do not "
@@ -169,12 +172,12 @@ def _likelihood(
     points = np.stack([grid.ravel() for grid in np.meshgrid(*grids, indexing="ij")], axis=-1)
     # A site out of its support is refused below; NumPyro would speak of the distribution whose parameter it becomes.
     with jax.enable_x64(True), numpyro.validation_enabled(False):
-        centre = weights_at(at, model, structure, x, y)
-        centre, x, y = jax.device_put(jax.tree.map(in_double, (centre, x, y)))
-        plane = _Plane(model, structure, centre, tuple(_axis(axis, structure, centre) for axis in along))
-        log_likelihood, log_prior, inside = jax.device_get(plane.evaluate(points, x, y))
+        centre = weights_at(at, density, data)
+        centre, data = jax.device_put(jax.tree.map(in_double, (centre, data)))
+        plane = _Plane(density, centre, tuple(_axis(axis, structure, centre) for axis in along))
+        log_likelihood, log_prior, inside = jax.device_get(plane.evaluate(points, data))
         if not inside.all():
-            plane.refuse(points[~inside][0], x, y)
+            plane.refuse(points[~inside][0], data)
     if not np.isfinite(log_likelihood).any():
         raise ValueError(f"Expected a log likelihood that is finite on the grid; it starts with {log_likelihood[0]}.")
     infinite = np.isposinf(log_likelihood) | np.isposinf(log_prior)
@@ -198,8 +201,7 @@ class _Axis:
 class _Plane:
     """The plane, or the line, of weights that the axes reach from a centre."""
 
-    model: NumPyroModel
-    structure: Structure
+    density: Density
     centre: Weights
     axes: tuple[_Axis, ...]
 
@@ -208,19 +210,19 @@ class _Plane:
         if len(set(elements)) < len(elements):
             raise ValueError(f"Expected two different axes; got {self.axes[0].name!r} twice.")
 
-    def evaluate(self, points: np.ndarray, x: Rows, y: Rows) -> tuple[Array, Array, Array]:
+    def evaluate(self, points: np.ndarray, data: Data) -> tuple[Array, Array, Array]:
         """The log likelihood and the log prior at points (m, axes), and whether all sites are in their support."""
 
         @jax.jit
-        def at_all(points: Array, x: Rows, y: Rows) -> tuple[Array, Array, Array]:
-            return jax.lax.map(lambda point: self._at(point, x, y)[:3], points, batch_size=POINTS_TOGETHER)
+        def at_all(points: Array, data: Data) -> tuple[Array, Array, Array]:
+            return jax.lax.map(lambda point: self._at(point, data)[:3], points, batch_size=POINTS_TOGETHER)
 
-        return at_all(points, x, y)
+        return at_all(points, data)
 
-    def refuse(self, point: np.ndarray, x: Rows, y: Rows) -> None:
+    def refuse(self, point: np.ndarray, data: Data) -> None:
         """Raise for a point at which a site is out of its support, with what is expected there."""
-        sites = self._at(jnp.asarray(point), x, y)[3]
-        for site in self.structure.latents:
+        sites = self._at(jnp.asarray(point), data)[3]
+        for site in self.density.structure.latents:
             support, value = sites[site]["fn"].support, sites[site]["value"]
             if not np.all(support(value)):
                 raise ValueError(f"Site {site!r}, at {self.where(point)}: expected {in_words(support)}; got {value}.")
@@ -229,11 +231,11 @@ class _Plane:
         """A point in words."""
         return ", ".join(f"{axis.name} = {value:.6g}" for axis, value in zip(self.axes, point, strict=True))
 
-    def _at(self, point: Array, x: Rows, y: Rows) -> tuple[Array, Array, Array, dict[str, Any]]:
+    def _at(self, point: Array, data: Data) -> tuple[Array, Array, Array, dict[str, Any]]:
         weights = self.centre
         for axis, value in zip(self.axes, point, strict=True):
             weights = axis.move(weights, value)
-        log_probs, sites = compute_log_probs(self.model, (x, y), {}, weights)
+        log_probs, sites = compute_log_probs(self.density.model, (data.x, data.y), {}, weights)
         prior = sum((value for site, value in log_probs.items() if site in weights), jnp.zeros(()))
         rest = sum((value for site, value in log_probs.items() if site not in weights), jnp.zeros(()))
         # A log_prob does not look at the support: that of Uniform(0, 1) is 0 at 2 as well.

@@ -12,9 +12,9 @@ import pandas as pd
 from scipy.special import gammaln
 
 from ..checks import as_rows, check_finite
-from ..density import count_rows, in_double
 from ..predictive import Predictive
 from ..result import Fit
+from ..rows import count_rows, in_double
 
 HEADINGS = {"bits": "bits", "bits_per_row": "bits a row", "bits_per_token": "bits a token"}
 """Columns of numbers in the printed tables of bits."""
@@ -53,7 +53,8 @@ def cross_entropy(fit: Fit, x: Any, y: Any) -> CrossEntropy:
 
     Example:
         >>> import numpy as np
-        >>> from flatprior.inference import MLE, cross_entropy, fit
+        >>> from flatprior.inference import MLE, fit
+        >>> from flatprior.inference.information import cross_entropy
         >>> from flatprior.models import MLP, Categorical, Model
         >>> x, y = np.zeros((2, 1)), np.array([[0.5, 0.5], [1.0, 0.0]])
         >>> even = fit(Model(MLP(), Categorical(2)), MLE(), x, y, key=0)  # predicts 3/4 and 1/4, the mean of the rows
@@ -193,7 +194,8 @@ def code_length(fit: Fit, x: Any, y: Any) -> CodeLength:
 
     Example:
         >>> import numpy as np
-        >>> from flatprior.inference import MLE, code_length, fit
+        >>> from flatprior.inference import MLE, fit
+        >>> from flatprior.inference.information import code_length
         >>> from flatprior.models import MLP, Bernoulli, Model
         >>> x, y = np.zeros((8, 1)), np.array([1, 1, 1, 0, 1, 1, 0, 1])
         >>> known = fit(Model(MLP(), Bernoulli()), MLE(), x, y, key=0)  # 3/4, the frequency of the ones

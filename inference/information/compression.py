@@ -10,10 +10,10 @@ import constriction
 import numpy as np
 
 from ..checks import check_labels
-from ..density import count_rows
 from ..predictive import Predictive
 from ..result import Fit
-from .information import check_classes, in_double_precision
+from ..rows import count_rows
+from .bits import check_classes, in_double_precision
 
 MAGIC, VERSION = b"flpr", 1
 HEADER = struct.Struct("<4sBIQII")
@@ -63,7 +63,8 @@ def compress(fit: Fit, x: Any, y: Any) -> bytes:
 
     Example:
         >>> import numpy as np
-        >>> from flatprior.inference import MLE, compress, decompress, fit
+        >>> from flatprior.inference import MLE, fit
+        >>> from flatprior.inference.information import compress, decompress
         >>> from flatprior.models import MLP, Bernoulli, Model
         >>> x = np.linspace(-3, 3, 4000)[:, None]
         >>> y = (np.random.default_rng(0).random(4000) < 1 / (1 + np.exp(-4 * x[:, 0]))).astype(int)

@@ -13,7 +13,8 @@ from jax import Array
 from jax.scipy import special, stats
 from numpyro.infer.util import compute_log_probs
 
-from ..density import NumPyroModel, Rows, Weights, element, is_observation
+from ..rows import Rows, Weights
+from ..structure import NumPyroModel, element, is_observation
 
 type Role = Literal["loss", "penalty", "factor"]
 type Site = dict[str, Any]

@@ -5,12 +5,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ..criticism.scores import class_probs
+from ..criticism.uncertainty import uncertainty
 from ..predictive import Predictive
 from ..result import Fit
+from .likelihood import FONT, LINES
 from .plane import labels_of, new_axes, num_draws, points_of, reach_of, rows_at
-from .plots import FONT, LINES
-from .scores import class_probs
-from .uncertainty import uncertainty
 
 if TYPE_CHECKING:  # it takes half a second to import: only who draws waits for it
     from matplotlib.axes import Axes

@@ -5,8 +5,8 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
 
-from .calibration import Calibration
-from .plots import DASHES, FONT, GREY, LINES
+from ..criticism.calibration import Calibration
+from .likelihood import DASHES, FONT, GREY, LINES
 
 if TYPE_CHECKING:  # it takes half a second to import: only who draws waits for it
     from matplotlib.axes import Axes
@@ -41,7 +41,9 @@ def plot_calibration(
 
     Example:
         >>> import numpy as np
-        >>> from flatprior.inference import MAP, MLE, calibration, fit, plot_calibration
+        >>> from flatprior.inference import MAP, MLE, fit
+        >>> from flatprior.inference.criticism import calibration
+        >>> from flatprior.inference.plots import plot_calibration
         >>> from flatprior.models import MLP, Model, Normal, gaussian
         >>> x = np.linspace(-1, 1, 20)[:, None]
         >>> y = 2 * x[:, 0] + np.tile([0.5, 0.5, -0.5, -0.5], 5)

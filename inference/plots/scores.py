@@ -6,12 +6,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..methods.method import name_of
+from ..criticism.table import Comparison
+from ..criticism.validation import CrossValidation
 from ..result import Fit
+from .likelihood import BLUE, DASHES, FONT, GREY, LINES
 from .plane import named_fits, new_axes
-from .plots import BLUE, DASHES, FONT, GREY, LINES
-from .table import Comparison
-from .validation import CrossValidation
 
 if TYPE_CHECKING:  # it takes half a second to import: only who draws waits for it
     from matplotlib.axes import Axes
@@ -43,7 +42,8 @@ def plot_compare(comparison: Comparison | CrossValidation, ax: "Axes | None" = N
 
     Example:
         >>> import numpy as np
-        >>> from flatprior.inference import MAP, MLE, compare, fit, plot_compare
+        >>> from flatprior.inference import MAP, MLE, compare, fit
+        >>> from flatprior.inference.plots import plot_compare
         >>> from flatprior.models import MLP, Model, Normal, gaussian
         >>> x = np.linspace(-1, 1, 20)[:, None]
         >>> y = 2 * x[:, 0] + np.tile([0.5, 0.5, -0.5, -0.5], 5)
@@ -148,7 +148,7 @@ def _losses(name: str, fit: Fit) -> np.ndarray:
     """The losses of a fit in nats, (restart, step)."""
     if "loss" not in fit.stats:
         raise ValueError(
-            f"plot_loss: expected points or ensembles; {name!r}, by {name_of(fit.method)}, has no losses. Chains "
+            f"plot_loss: expected points or ensembles; {name!r}, by {fit.method.name}, has no losses. Chains "
             f"minimise nothing: arviz.plot_trace(fit.to_datatree()) draws their draws."
         )
     return np.atleast_2d(fit.stats["loss"])

@@ -9,11 +9,12 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from ..checks import as_key
-from ..density import NumPyroModel, Weights, count_rows, take_rows
-from ..predictive import Predictive, log_likelihood, sizes
-from ..result import Fit
-from .uncertainty import class_log_probs
+from .checks import as_key
+from .criticism.uncertainty import class_log_probs
+from .predictive import Predictive, log_likelihood, sizes
+from .result import Fit
+from .rows import Weights, count_rows, take_rows
+from .structure import NumPyroModel
 
 LOOKS_AHEAD = 1e-3
 """Nats by which a later token may move the probability of an earlier one: rounding."""
@@ -55,7 +56,8 @@ def generate(fit: Fit, prompt: Any, length: int, *, key: Any, shape: tuple[int, 
     Example:
         >>> import jax
         >>> import numpy as np
-        >>> from flatprior.inference import MAP, fit, generate
+        >>> from flatprior.inference import MAP, fit
+        >>> from flatprior.inference.generation import generate
         >>> from flatprior.models import MLP, CategoricalSequence, Model, gaussian, next_token_rows
         >>> def table(x, num_outputs, *, prior):  # the logits of each token after each other one
         ...     return MLP()(jax.nn.one_hot(x, num_outputs), num_outputs, prior=prior)

@@ -11,12 +11,13 @@ import numpy as np
 import pandas as pd
 
 from ..checks import as_key, check_problem
-from ..density import NumPyroModel, Rows
 from ..methods.method import Method
 from ..predictive import Predictive
+from ..rows import Rows
 from ..run import fit
-from ..status import Status, status_is_shown
-from .information import Symbols, printed_bits, row_bits
+from ..status import Status, no_failure_warnings
+from ..structure import NumPyroModel
+from .bits import Symbols, printed_bits, row_bits
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -95,7 +96,8 @@ def prequential(
 
     Example:
         >>> import numpy as np
-        >>> from flatprior.inference import MLE, prequential
+        >>> from flatprior.inference import MLE
+        >>> from flatprior.inference.information import prequential
         >>> from flatprior.models import MLP, Bernoulli, Model
         >>> x, y = np.zeros((8, 1)), np.array([1, 0, 1, 1, 0, 1, 1, 1])
         >>> print(prequential(Model(MLP(), Bernoulli()), MLE(), x, y, key=0, blocks=[4, 8]))
@@ -105,7 +107,8 @@ def prequential(
         <BLANKLINE>
         8 rows: 7.2 bits. The labels alone: 8.4 by an adaptive code, 8.0 by the uniform one.
     """
-    structure, rows_x, rows_y = check_problem(model, x, y)
+    density, data = check_problem(model, x, y)
+    structure, rows_x, rows_y = density.structure, data.x, data.y
     symbols = Symbols.of("prequential", Predictive(model, structure, {}, rows_x), rows_y)
     if symbols is None:
         raise ValueError(
@@ -123,7 +126,7 @@ def prequential(
         except Exception as error:
             error.add_note(f"Raised by the fit of the first {start} rows.")
             raise
-        with status_is_shown():
+        with no_failure_warnings():
             bits.append(row_bits(found.predict(_slice(rows_x, start, end)), labels[start:end]))
         statuses.append(found.status)
     return Prequential(

@@ -10,46 +10,44 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 from numpyro.distributions import biject_to
-from numpyro.handlers import seed, substitute, trace
 
-from ..density import NumPyroModel, Rows, Weights, is_latent, is_real
+from .density import Density
+from .rows import Data, Weights
+from .structure import is_latent, is_real
 
 START_NOISE = 0.1
 """Standard deviation, in unconstrained coordinates, of the starting points of biases and scalars."""
 
 
 def starting_weights(
-    model: NumPyroModel,
-    latents: Mapping[str, tuple[int, ...]],
+    density: Density,
+    data: Data,
     key: Array,
-    x: Rows,
-    y: Rows,
     strategy: Callable[..., Any] | None = None,
     *,
     first: Array | bool = True,
 ) -> Weights:
-    """Where an optimiser or a chain begins; see `init_strategy` in `MAP`.
+    """Where an optimiser or a chain begins, in the coordinates of the model; see `init_strategy` in `MAP`.
 
     Args:
-        model: the model.
-        latents: latent site -> shape.
+        density: what is optimised or sampled.
+        data: rows; the sites in `Data.start` begin at their values there.
         key: of the noise.
-        x: n rows.
-        y: n rows.
         strategy: a NumPyro initialisation strategy in place of what is done here.
         first: whether this is the first starting point of a fit: it alone is at a lifted module's own values.
     """
     key_noise, key_model = jax.random.split(key)
-    noise = _Noise(key_noise, latents)
+    noise = _Noise(key_noise, density.structure.latents)
 
     def begin(site: dict[str, Any]) -> Array | None:
         if not is_latent(site):
             return None
+        if site["name"] in data.start:
+            return data.start[site["name"]]
         own = _own_value(site)
         return _near_prior_mean(site, noise) if own is None else _shuffled(site["name"], own, noise, first)
 
-    sites = trace(substitute(seed(model, key_model), substitute_fn=strategy or begin)).get_trace(x, y)
-    return {site: sites[site]["value"] for site in latents}
+    return density.sample(key_model, data, strategy or begin)
 
 
 class _Noise:

@@ -6,12 +6,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ..criticism.compare import check_comparable
+from ..criticism.scores import class_probs
 from ..predictive import Predictive, count_draws
 from ..result import Fit
-from .compare import check_comparable
+from .likelihood import DASHES, FONT, LINES
 from .plane import labels_of, named_fits, new_axes, num_draws, points_of, reach_of, rows_at
-from .plots import DASHES, FONT, LINES
-from .scores import class_probs
 
 if TYPE_CHECKING:  # it takes half a second to import: only who draws waits for it
     from matplotlib.axes import Axes

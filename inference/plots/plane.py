@@ -7,9 +7,8 @@ import jax
 import numpy as np
 
 from ..checks import check_labels, check_like
-from ..density import Rows
-from ..methods.method import name_of
 from ..result import Fit
+from ..rows import Rows
 
 MARGIN = 0.05
 """How far a picture goes beyond the data, as a share of their range."""
@@ -17,7 +16,7 @@ MARGIN = 0.05
 
 def named_fits(fits: Any, caller: str) -> dict[str, Fit]:
     """Name -> fit; one fit alone has the name of its method."""
-    named = {name_of(fits.method): fits} if isinstance(fits, Fit) else fits
+    named = {fits.method.name: fits} if isinstance(fits, Fit) else fits
     if not isinstance(named, Mapping) or not named or not all(isinstance(fit, Fit) for fit in named.values()):
         raise TypeError(f"{caller}: expected a fit, or a mapping from names to fits; got {fits!r}.")
     return dict(named)

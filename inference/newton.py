@@ -7,11 +7,11 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from .curvature import hessian
+
 MAX_STEPS = 64
 HALVINGS = 12
 """How often a step that raises the function is halved before Newton gives up."""
-COLUMNS_AT_ONCE = 16
-"""Columns of the Hessian computed together: bounds the memory at this many copies of the function's own."""
 
 
 class _Iterate(NamedTuple):
@@ -40,17 +40,11 @@ def newton(f: Callable[[Array], Array], u: Array) -> tuple[Array, Array]:
         The point with the smallest decrement, and that decrement in units of f; (u, inf) where the Hessian at u is not
         positive definite.
     """
-    gradient = jax.grad(f)
+    gradient, second = jax.grad(f), hessian(f)
     eps = jnp.finfo(u.dtype).eps
 
-    def hessian(u: Array) -> Array:
-        column = lambda v: jax.jvp(gradient, (u,), (v,))[1]  # noqa: E731
-        together = min(u.size, COLUMNS_AT_ONCE)
-        rows = -(-u.size // together) * together  # of 0s in the end: a batch of another size would be compiled as well
-        return jax.lax.map(column, jnp.eye(rows, u.size, dtype=u.dtype), batch_size=together)[: u.size]
-
     def advance(it: _Iterate) -> _Iterate:
-        g, h = gradient(it.u), hessian(it.u)
+        g, h = gradient(it.u), second(it.u)
         scale = 1 / jnp.sqrt(jnp.maximum(jnp.diagonal(h), jnp.finfo(u.dtype).tiny))
         scaled = h * scale[:, None] * scale + 10 * eps * jnp.eye(u.size, dtype=u.dtype)
         factor = jax.scipy.linalg.cholesky(scaled, lower=True)

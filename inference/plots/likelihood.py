@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args
 
 import numpy as np
 
-from .likelihood import Likelihood
-from .path import PriorPath
+from ..methods.path import PriorPath
+from ..objective.likelihood import Likelihood
 
 if TYPE_CHECKING:  # it takes half a second to import: only who draws waits for it
     from matplotlib.axes import Axes

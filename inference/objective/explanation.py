@@ -14,9 +14,10 @@ import pandas as pd
 from jax import Array
 
 from ..checks import check_problem
-from ..density import NumPyroModel, Weights, count_rows, in_double, log_density
-from ..methods.method import name_of
+from ..density import log_density
 from ..result import Fit
+from ..rows import Weights, count_rows, in_double
+from ..structure import NumPyroModel
 from .place import Place, weights_at
 from .terms import FLAT, Term, read_sites, sites_at
 
@@ -166,11 +167,12 @@ def explain(model: NumPyroModel, x: Any, y: Any, *, at: Place | None = None) -> 
         >>> print(f"{told.loss:.3f} + {told.penalty:.3f} = {told.total:.3f}")
         1.133 + 3.349 = 4.483
     """
-    structure, x, y = check_problem(model, x, y)
-    start = weights_at(None, model, structure, x, y)
-    weights = start if at is None else weights_at(at, model, structure, x, y)
+    density, data = check_problem(model, x, y)
+    start = weights_at(None, density, data)
+    weights = start if at is None else weights_at(at, density, data)
     with jax.enable_x64(True):
-        start, weights, x, y = jax.tree.map(in_double, (start, weights, x, y))
+        start, weights, data = jax.tree.map(in_double, (start, weights, data))
+        x, y = data.x, data.y
         readings = read_sites(model, start, x, y)
 
         def total(weights: Weights) -> Array:
@@ -195,7 +197,7 @@ def _in_words(place: Place | None) -> str:
         return "the place where an optimiser starts (key 0)"
     if not isinstance(place, Fit):
         return "the weights given"
-    return f"{'the weights' if place.kind == 'point' else 'the first draw'} of the {name_of(place.method)} fit"
+    return f"{'the weights' if place.kind == 'point' else 'the first draw'} of the {place.method.name} fit"
 
 
 def _grouped(pairs: Iterable[tuple[Any, Term]]) -> dict[Any, str]:

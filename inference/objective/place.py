@@ -7,16 +7,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ..density import NumPyroModel, Rows, Structure, Weights
-from ..methods.descent import STARTS
-from ..methods.start import starting_weights
+from ..density import Density
+from ..methods.steps import START_KEY
 from ..result import Fit
+from ..rows import Data, Weights
+from ..start import starting_weights
+from ..structure import Structure
 
 type Place = Fit | Mapping[str, Any]
 """Weights: a fit (its first draw), or a mapping from latent sites to values."""
 
 
-def weights_at(place: Place | None, model: NumPyroModel, structure: Structure, x: Rows, y: Rows) -> Weights:
+def weights_at(place: Place | None, density: Density, data: Data) -> Weights:
     """The weights at a place; None is where `fit` with key 0 starts.
 
     Raises:
@@ -24,9 +26,9 @@ def weights_at(place: Place | None, model: NumPyroModel, structure: Structure, x
         ValueError: when sites are missing or unknown, or a value has another shape than its site.
     """
     if place is None:
-        start = jax.jit(lambda key, x, y: starting_weights(model, structure.latents, key, x, y))
-        return start(jax.random.split(jax.random.fold_in(jax.random.key(0), STARTS), 1)[0], x, y)
-    return as_weights(place, structure)
+        start = jax.jit(lambda key, data: starting_weights(density, data, key))
+        return start(jax.random.split(jax.random.fold_in(jax.random.key(0), START_KEY), 1)[0], data)
+    return as_weights(place, density.structure)
 
 
 def as_weights(place: Place, structure: Structure) -> Weights:

@@ -1,0 +1,75 @@
+"""Second derivatives: Hessians some columns at a time, and the generalised Gauss-Newton matrix."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpyro.distributions as dist
+from jax import Array
+from numpyro.distributions import kl_divergence
+
+from .density import Density
+from .rows import Data, Weights
+
+COLUMNS_TOGETHER = 16
+"""Columns of a Hessian that are computed together: bounds the memory at this many copies of the function's own."""
+
+
+def product(f: Callable[..., Array]) -> Callable[..., Array]:
+    """The Hessian of f by its first argument, times a vector: ``(u, v, *args) -> H v``, two gradients."""
+    slope = jax.grad(f)
+    return lambda u, v, *args: jax.jvp(lambda u: slope(u, *args), (u,), (v,))[1]
+
+
+def hessian(f: Callable[..., Array]) -> Callable[..., Array]:
+    """The Hessian of f by its first argument, a vector: ``(u, *args) -> (d, d)``."""
+    times = product(f)
+
+    def columns(u: Array, *args: Any) -> Array:
+        together = min(u.size, COLUMNS_TOGETHER)
+        count = -(-u.size // together) * together  # zeros at the end: a batch of another size would be compiled as well
+        directions = jnp.eye(count, u.size, dtype=u.dtype)
+        return jax.lax.map(lambda v: times(u, v, *args), directions, batch_size=together)[: u.size]
+
+    return columns
+
+
+def expected_loss(density: Density, u: Weights, centre: Weights, data: Data) -> Array:
+    """The function of u whose Hessian at the centre is the generalised Gauss-Newton matrix of the potential.
+
+    It is the negative log prior plus the KL divergence of the observed site from what it is at the centre, whose
+    Hessian there is ``J' F J`` with the Fisher information F (Martens 2020).
+    """
+    here, scale = density.observation(density.constrain(u, data), data)
+    there, _ = density.observation(density.constrain(centre, data), data)
+    return density.prior_potential(u, data) + jnp.sum(scale * _divergence(there, here))
+
+
+def has_fisher_information(density: Density, data: Data) -> bool:
+    """Whether the Fisher information of the observed site is known."""
+
+    def from_itself(weights: Weights, data: Data) -> Array:
+        d, _ = density.observation(weights, data)
+        return _divergence(d, d)
+
+    weights = {site: jax.ShapeDtypeStruct(shape, jnp.result_type(float)) for site, shape in density.structure.sites}
+    try:
+        jax.eval_shape(from_itself, weights, data)
+    except NotImplementedError:
+        return False
+    return True
+
+
+def _divergence(p: dist.Distribution, q: dist.Distribution) -> Array:
+    """KL(p || q) row by row, but for what does not depend on q.
+
+    Raises:
+        NotImplementedError: when it is not known.
+    """
+    if isinstance(p, dist.Poisson):
+        return q.rate - p.rate * jnp.log(q.rate)
+    if p.has_enumerate_support and not p.event_shape:
+        values = p.enumerate_support(expand=False)
+        return -jnp.sum(jnp.exp(p.log_prob(values)) * q.log_prob(values), axis=0)
+    return kl_divergence(p, q)

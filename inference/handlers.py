@@ -1,0 +1,96 @@
+"""Effect handlers: models made of a model."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpyro
+from jax import Array
+from numpyro.handlers import block, substitute, trace
+from numpyro.primitives import Messenger
+
+from .rows import Rows, Weights
+from .structure import NumPyroModel, is_factor, log_prob
+
+
+@dataclass(frozen=True)
+class flat:  # noqa: N801  (reads as a function, and is compared and hashed as a value)
+    """The model under a flat prior: the log probability of every latent site is masked out of its density.
+
+    ``fit(model, MLE(), ...)`` is ``fit(flat(model), MAP(), ...)``. Flat is meant in the coordinates of the model: a
+    scale gets the density 1 on (0, inf), not on its logarithm. Supports, initial values and draws from the prior stay
+    as they were.
+
+    Args:
+        model: a NumPyro model.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from flatprior.inference import flat, log_density
+        >>> from flatprior.models import MLP, Bernoulli, Model, gaussian
+        >>> model = Model(MLP(), Bernoulli(), gaussian(1.0))
+        >>> x, y, w = jnp.zeros((3, 1)), jnp.array([0, 1, 1]), {"w1": jnp.ones((1, 1)), "b1": jnp.zeros(1)}
+        >>> print(f"{log_density(model, w, x, y):.3f} {log_density(flat(model), w, x, y):.3f}")
+        -4.417 -2.079
+    """
+
+    model: NumPyroModel
+
+    def __call__(self, x: Rows, y: Rows | None = None, **given: Weights) -> Any:
+        """The NumPyro model."""
+        with _MaskLatents():
+            return self.model(x, y, **given)
+
+
+class _MaskLatents(Messenger):
+    def process_message(self, msg: dict[str, Any]) -> None:
+        if msg["type"] == "sample" and not msg["is_observed"]:
+            msg["fn"] = msg["fn"].mask(False)
+
+
+@dataclass(frozen=True)
+class conditioned:  # noqa: N801
+    """The model given the values of some of its sites: p(y, others | x, fixed), a model of the other sites alone.
+
+    The values are an argument of their own, so that code which was compiled for some serves all. The prior of a fixed
+    site is a constant, and left out: that of many weights would drown the digits of what is left.
+
+    Args:
+        model: a NumPyro model.
+        dependent: fixed sites whose prior is no constant, as it has other sites for parameters; it stays in the
+            density.
+    """
+
+    model: NumPyroModel
+    dependent: tuple[str, ...] = ()
+
+    def __call__(self, x: Rows, y: Rows | None = None, *, fixed: Weights) -> Any:
+        """The NumPyro model."""
+        with block(hide=list(fixed)), trace() as sites, substitute(data=fixed):
+            value = self.model(x, y)
+        for name in self.dependent:
+            numpyro.factor(f"log prior of {name}", log_prob(sites[name]))
+        return value
+
+
+class scaled(Messenger):  # noqa: N801
+    """Scales the log probabilities of the observed sites by a factor, and those of the latent sites by another.
+
+    A `numpyro.factor` that is not one of rows is a term of the whole density, and stays as it is.
+    """
+
+    def __init__(self, observed: float, latent: Array | None) -> None:
+        super().__init__()
+        self.observed, self.latent = observed, latent
+
+    def process_message(self, msg: dict[str, Any]) -> None:
+        factor = self._factor(msg)
+        if factor is not None:
+            msg["scale"] = factor if msg["scale"] is None else msg["scale"] * factor
+
+    def _factor(self, msg: dict[str, Any]) -> Any:
+        if msg["type"] != "sample":
+            return None
+        if not msg["is_observed"]:
+            return self.latent
+        is_of_no_row = is_factor(msg["fn"]) and not msg["fn"].batch_shape
+        return None if is_of_no_row or self.observed == 1 else self.observed

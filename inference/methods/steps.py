@@ -1,0 +1,222 @@
+"""The steps of an optimiser: NumPyro's SVI with a delta guide, compiled in blocks."""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax import Array
+from numpyro.handlers import mask
+from numpyro.infer import SVI, Trace_ELBO, init_to_uniform
+from numpyro.infer.autoguide import AutoDelta
+
+from ..density import Density
+from ..devices import Sharding
+from ..rows import Data, Weights
+from ..start import starting_weights
+from .optimizer import annealed_adam, with_num_steps
+
+MAX_BLOCK_STEPS = 4096
+"""Most steps of a block: the length of the buffer of losses, so that programs do not depend on the number of steps."""
+SHUFFLED_ROWS = 2**20
+"""Rows that are put in order at a time, a whole number of epochs: sorting many short epochs together is faster."""
+EPOCHS_TOGETHER = 16
+"""Epochs of these that are sorted together."""
+START_KEY, BATCH_KEY, VALIDATION_KEY = range(3)
+"""What the key of a fit is folded with, for its three uses."""
+
+
+class State(NamedTuple):
+    """Where an optimiser is."""
+
+    svi: Any
+    """NumPyro's state, (restart, ...)."""
+    order: Array
+    """The rows in the order in which the epochs of the block use them; empty where all are used at once."""
+    losses: tuple[np.ndarray, ...]
+    """The losses of the blocks so far, divided by the number of rows, each (restart, steps of the block)."""
+
+    @property
+    def last_losses(self) -> np.ndarray:
+        """The losses before the last step, (restart,); NaN before the first."""
+        return self.losses[-1][:, -1] if self.losses else np.full(1, np.nan)
+
+
+class Steps:
+    """The optimiser of one density, under one set of settings: what is compiled once.
+
+    Args:
+        density: what is maximised.
+        optimizer: an optax optimiser; None is the default.
+        batch_size: rows per step; None is all.
+        num_restarts: how many starting points there are, (restart, ...).
+        init_strategy: see `MAP`.
+    """
+
+    def __init__(
+        self,
+        density: Density,
+        optimizer: optax.GradientTransformation | None,
+        batch_size: int | None,
+        num_restarts: int,
+        init_strategy: Callable[..., Any] | None,
+    ) -> None:
+        self.density, self.batch_size, self.num_restarts = density, batch_size, num_restarts
+        self.init_strategy = init_strategy
+        guide = AutoDelta(density.per_row, init_loc_fn=init_to_uniform)
+        self.svi = SVI(
+            density.per_row,
+            mask(guide, False),  # its log density is 0 at its own point; evaluating that would cost a log per weight
+            optimizer or annealed_adam(),
+            Trace_ELBO(),
+        )
+        self.sharding = Sharding.of(num_restarts)
+        self._compiled_start = self.sharding.jit_start(self._start)
+        self._compiled_shuffle = jax.jit(self._shuffle)
+        self._compiled_block = self.sharding.jit(self._block)
+
+    def start(
+        self,
+        key: Array,
+        data: Data,
+        num_steps: int = 1,
+        start: Weights | None = None,
+        prior_power: Array | None = None,
+    ) -> State:
+        """The state before the first step.
+
+        Args:
+            key: of starting points and batches.
+            data: n rows.
+            num_steps: steps in all, over which the default optimiser anneals.
+            start: unconstrained site -> value, (restart, *shape); by default each restart has a random point.
+            prior_power: how many times the log prior counts, (restart,); None is once.
+        """
+        svi = self._compiled_start(key, data, num_steps, None if start is None else _as_params(start), prior_power)
+        return State(svi, jnp.zeros(0, int), ())
+
+    def advance(
+        self, state: State, begin: int, end: int, *, key: Array, data: Data, num_steps: int, prior_power: Array | None
+    ) -> State:
+        """The state after the steps begin, ..., end - 1."""
+        if self.batch_size is not None and begin % self.steps_per_shuffle(data.num_rows) == 0:
+            per_epoch = self.steps_per_epoch(data.num_rows)
+            epochs = min(self.epochs_per_shuffle(data.num_rows), -(-(num_steps - begin) // per_epoch))
+            state = state._replace(order=self._compiled_shuffle(key, begin // per_epoch, epochs, data.x))
+        svi, losses = self._compiled_block((state.svi, prior_power), state.order, begin, end, data)
+        return state._replace(svi=svi, losses=(*state.losses, np.asarray(losses)[:, : end - begin]))
+
+    def weights(self, state: State) -> Weights:
+        """Site -> weights of every restart in unconstrained coordinates, (restart, *shape)."""
+        params = self.svi.optim.get_params(state.svi.optim_state)
+        return {site: params[_param(site)] for site in self.density.structure.latents}
+
+    def is_finite(self, state: State) -> np.ndarray:
+        """Whether the weights of each restart and its last loss are finite, (restart,)."""
+        leaves = [np.asarray(leaf).reshape(self.num_restarts, -1) for leaf in self.weights(state).values()]
+        weights = np.logical_and.reduce([np.isfinite(leaf).all(axis=1) for leaf in leaves])
+        return weights & (np.isfinite(state.last_losses) if state.losses else True)
+
+    def steps_per_epoch(self, num_rows: int) -> int:
+        """Batches in an epoch."""
+        return 1 if self.batch_size is None else num_rows // self.batch_size
+
+    def epochs_per_shuffle(self, num_rows: int) -> int:
+        """Epochs for which rows are put in order at a time."""
+        epochs = max(1, SHUFFLED_ROWS // num_rows)
+        return epochs // EPOCHS_TOGETHER * EPOCHS_TOGETHER if epochs > EPOCHS_TOGETHER else epochs
+
+    def steps_per_shuffle(self, num_rows: int) -> int:
+        """Steps of these epochs."""
+        return self.epochs_per_shuffle(num_rows) * self.steps_per_epoch(num_rows)
+
+    def _start(self, key: Array, data: Data, num_steps: Array, start: Weights | None, prior_power: Array | None) -> Any:
+        keys = jax.random.split(jax.random.fold_in(key, START_KEY), self.num_restarts)
+        any_power = None if prior_power is None else prior_power[0]  # the guide is made for a model that has one
+
+        def one(key: Array, first: Array | bool, start: Weights | None) -> Any:
+            weights = starting_weights(self.density, data, key, self.init_strategy, first=first)
+            state = self.svi.init(key, data, data.num_rows, any_power, init_params=_as_params(weights))
+            optim_state = state.optim_state if start is None else self.svi.optim.init(start)
+            return state._replace(optim_state=with_num_steps(optim_state, num_steps))
+
+        if len(keys) == 1:
+            return _lift(one(keys[0], True, _first(start)))
+        return jax.vmap(one)(keys, jnp.arange(len(keys)) == 0, start)
+
+    def _shuffle(self, key: Array, first: Array, num_epochs: Array, x: Any) -> Array:
+        """The rows in the order in which `num_epochs` epochs from `first` on use them, batch by batch."""
+        num_rows, key = Data(x).num_rows, jax.random.fold_in(key, BATCH_KEY)
+        most = self.epochs_per_shuffle(num_rows)
+        together = min(EPOCHS_TOGETHER, most)
+        used = num_rows - num_rows % (self.batch_size or num_rows)
+
+        def some(i: Array, orders: Array) -> Array:
+            epochs = first + i * together + jnp.arange(together)
+            keys = jax.vmap(lambda epoch: jax.random.fold_in(key, epoch))(epochs)
+            sorted_rows = jax.vmap(lambda key: jax.random.permutation(key, num_rows))(keys)[:, :used]
+            return jax.lax.dynamic_update_slice_in_dim(orders, sorted_rows, i * together, axis=0)
+
+        count = (num_epochs + together - 1) // together
+        return jax.lax.fori_loop(0, count, some, jnp.zeros((most, used), int)).reshape(-1)
+
+    def _block(self, each: Any, order: Array, begin: Array, end: Array, data: Data) -> tuple[Any, Array]:
+        """Steps of each restart, of which it has the SVI state and the power of the prior."""
+        svi, prior_power = each
+        if self.num_restarts == 1 and prior_power is None:  # without the batching, XLA's code is faster
+            svi, losses = self._steps(partial(self._update, None), _first(svi), order, begin, end, data, ())
+            return _lift(svi), losses[None]
+        powers = None if prior_power is None else 0
+        update = jax.vmap(self._update, in_axes=(powers, 0, None, None))
+        count = jax.tree.leaves(svi)[0].shape[:1]  # those of this device
+        return self._steps(partial(update, prior_power), svi, order, begin, end, data, count)
+
+    def _update(self, prior_power: Array | None, svi: Any, data: Data, num_rows: int) -> tuple[Any, Array]:
+        new, loss = self.svi.update(svi, data, num_rows, prior_power)
+        return new._replace(rng_key=svi.rng_key), loss  # no site is random: spares a split per step
+
+    def _steps(
+        self,
+        update: Callable[..., Any],
+        svi: Any,
+        order: Array,
+        begin: Array,
+        end: Array,
+        data: Data,
+        restarts: tuple[int, ...],
+    ) -> tuple[Any, Array]:
+        num_rows = data.num_rows
+        batch_size = self.batch_size or num_rows
+
+        def batch(i: Array) -> Data:
+            rows = jax.lax.dynamic_slice_in_dim(order, i * batch_size % order.size, batch_size)
+            # The barrier keeps XLA from transposing all of x before the loop instead of a batch inside it.
+            return jax.lax.optimization_barrier(data.take(rows))
+
+        def step(i: Array, carry: tuple[Any, Array]) -> tuple[Any, Array]:
+            svi, losses = carry
+            svi, loss = update(svi, batch(i) if self.batch_size else data, num_rows)
+            return svi, jax.lax.dynamic_update_index_in_dim(losses, loss, i - begin, axis=-1)
+
+        losses = jnp.full((*restarts, MAX_BLOCK_STEPS), jnp.nan, float)
+        return jax.lax.fori_loop(begin, end, step, (svi, losses))
+
+
+def _first(tree: Any) -> Any:
+    return jax.tree.map(lambda leaf: leaf[0], tree)
+
+
+def _lift(tree: Any) -> Any:
+    return jax.tree.map(lambda leaf: leaf[None], tree)
+
+
+def _param(site: str) -> str:
+    """The name under which AutoDelta has a site."""
+    return f"{site}_auto_loc"
+
+
+def _as_params(weights: Weights) -> Weights:
+    return {_param(site): value for site, value in weights.items()}

@@ -1,0 +1,21 @@
+"""Pictures, by matplotlib.
+
+- `plot_fit` and `plot_decision` draw what fits predict along one or two dimensions of x, `plot_loss` their losses.
+- `plot_compare` and `plot_calibration` draw scores; `plot_likelihood` and `plot_path` the likelihood and its maxima.
+"""
+
+from .calibration import plot_calibration
+from .fits import plot_fit
+from .likelihood import plot_likelihood, plot_path
+from .regions import plot_decision
+from .scores import plot_compare, plot_loss
+
+__all__ = [
+    "plot_calibration",
+    "plot_compare",
+    "plot_decision",
+    "plot_fit",
+    "plot_likelihood",
+    "plot_loss",
+    "plot_path",
+]

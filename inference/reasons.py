@@ -1,0 +1,206 @@
+"""Why a fit is not simply ok: each reason is a value with a code, the numbers behind it, and a sentence for people."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from enum import StrEnum
+from typing import Any
+
+import numpy as np
+
+
+class Code(StrEnum):
+    """What went wrong, or may have: the codes by which programs tell reasons apart."""
+
+    INTERRUPTED = "interrupted"
+    # The optimiser
+    NON_FINITE_LOSS = "non_finite_loss"
+    NON_FINITE_START = "non_finite_start"
+    STOPPED_EARLY = "stopped_early"
+    STILL_FALLING = "still_falling"
+    NOT_STATIONARY = "not_stationary"
+    # No maximum
+    SEPARABLE = "separable"
+    SATURATED = "saturated"
+    QUASI_SEPARABLE = "quasi_separable"
+    MISSING_CLASS = "missing_class"
+    UNBOUNDED_DENSITY = "unbounded_density"
+    # Ensembles
+    LOST_MEMBERS = "lost_members"
+    MEMBERS = "members"
+    # The Laplace approximation
+    NOT_AT_MODE = "not_at_mode"
+    NOT_POSITIVE_DEFINITE = "not_positive_definite"
+    NO_CURVATURE = "no_curvature"
+    # Chains
+    COLD_START = "cold_start"
+    STUCK_CHAINS = "stuck_chains"
+    LOST_CHAINS = "lost_chains"
+    FEW_DRAWS = "few_draws"
+    HIGH_RHAT = "high_rhat"
+    NOT_SETTLED = "not_settled"
+    LOW_ESS = "low_ess"
+    LOW_TOTAL_ESS = "low_total_ess"
+    DIVERGENCES = "divergences"
+    TREE_DEPTH = "tree_depth"
+    LOW_BFMI = "low_bfmi"
+    ENERGY_VARIANCE = "energy_variance"
+    LOW_ACCEPTANCE = "low_acceptance"
+    REJECTED_STEPS = "rejected_steps"
+
+
+MESSAGES: Mapping[Code, str] = {
+    Code.INTERRUPTED: "Interrupted after {done} of {total} {unit}.",
+    Code.NON_FINITE_LOSS: (
+        "The loss is {value} at step {step}; the draws are those of step {kept}. A smaller learning rate is the usual "
+        "cure."
+    ),
+    Code.NON_FINITE_START: (
+        "The loss is {value} at the starting point, before any step. Look for values of x that the network does not "
+        "know (such as tokens beyond its vocabulary) and for values of y or priors under which the log density is not "
+        "finite, or give another init_strategy."
+    ),
+    Code.STOPPED_EARLY: (
+        "Stopped at step {step} by the validation rows: this is not the mode of the density, but a point on the way to "
+        "it."
+    ),
+    Code.STILL_FALLING: (
+        "The loss was still falling: by {gain:.3g} nats over the last tenth of the steps. Give more num_steps."
+    ),
+    Code.NOT_STATIONARY: (
+        "This is not the mode: moving one weight by {move:g} lowers the loss by {gain:.3g} nats. Give more num_steps, "
+        "or standardise x and y."
+    ),
+    Code.SEPARABLE: (
+        "There is no maximum: {evidence}, and weights {factor:g} times as large lower the loss from {here:.3g} to "
+        "{further:.3g}. With a proper prior, as in MAP, there is one."
+    ),
+    Code.SATURATED: (
+        "There is no maximum: {evidence}, and the weights are already so large that every probability is rounded to 1. "
+        "With a proper prior, as in MAP, there is one."
+    ),
+    Code.MISSING_CLASS: (
+        "There is no maximum: class {absent} occurs in none of the {rows} rows, and the further the logits move "
+        "against it the lower is the loss, with no row less probable: {before:.6g} nats {back:g} logits before the "
+        "place where the fit stopped, {here:.6g} there, {further:.6g} {on:g} logits on. With a proper prior, as in "
+        "MAP, there is one."
+    ),
+    Code.QUASI_SEPARABLE: (
+        "There is no maximum: the classes are separable in part. There is a direction in the weights along which "
+        "{count} of {rows} rows (row {first} first) become ever more probable and none less so: the loss is "
+        "{before:.6g} nats {back:g} logits before the place where the fit stopped, {here:.6g} there, {further:.6g} "
+        "{on:g} logits on. With a proper prior, as in MAP, there is one."
+    ),
+    Code.UNBOUNDED_DENSITY: (
+        "There is no maximum: the density grows without bound, as the scale shrinks around rows that are met exactly. "
+        "Row {row} is {times:.3g} times as dense as y spread over its standard deviation, after {steps} steps of "
+        "L-BFGS {again:.3g} times, and the loss falls from {here:.4g} to {further:.4g}. Fix the scale, or give it a "
+        "proper prior that is 0 at 0, such as LogNormal, and use MAP."
+    ),
+    Code.LOST_MEMBERS: (
+        "Members {members} of {size} have no finite loss or weights and are left out: the ensemble is of the other "
+        "{kept}. A smaller learning rate is the usual cure."
+    ),
+    Code.MEMBERS: "{count} of {size} members are not what was asked for. Of member {first}: {reason}",
+    Code.NOT_AT_MODE: (
+        "This is not the mode: the slope promises {gain:.3g} nats more, of which neither the draws nor the evidence "
+        "know. Give base more num_steps, or standardise x and y; where units have kinks (ReLU), the slope may vanish "
+        "nowhere."
+    ),
+    Code.NOT_POSITIVE_DEFINITE: (
+        "There is no Gaussian around this point: {count} of {size} eigenvalues of the curvature are not positive (from "
+        "{least:.3g} to {most:.3g}), and the draws are copies of it. Give every weight a proper prior, a network "
+        "curvature='ggn', or base more num_steps."
+    ),
+    Code.NO_CURVATURE: (
+        "There is no Gaussian around this point: the second derivatives of the log density are not finite there, and "
+        "the draws are copies of it. Look for values under which the log density is not finite."
+    ),
+    Code.COLD_START: (
+        "Chains {chains} began at their random starting point: the descent from there came to no better place. A "
+        "smaller learning rate in start is the usual cure."
+    ),
+    Code.STUCK_CHAINS: (
+        "Chains {chains} did not move: all their draws are the same. Look for values of x that the network does not "
+        "know (such as tokens beyond its vocabulary) and for values of y or priors under which the log density is not "
+        "finite."
+    ),
+    Code.LOST_CHAINS: (
+        "Chains {chains} are lost: their log density is {short:.3g} nats or more below the median chain's, more than "
+        "{times:g} times the spread {spread:.3g}. Their draws count as much as those of the others."
+    ),
+    Code.FEW_DRAWS: (
+        "Each chain has {draws} draws, fewer than {least}: whether the chains agree, and how rough estimates are, is "
+        "not known. Give more num_samples."
+    ),
+    Code.HIGH_RHAT: (
+        "The chains disagree on the log density: R-hat {rhat:.2f}, above {limit}. Run longer (num_warmup, "
+        "num_samples), or compare the chains' predictions."
+    ),
+    Code.NOT_SETTLED: (
+        "The chains have not settled: between the halves of a chain R-hat of the log density is {rhat:.2f} (median "
+        "over chains), above {limit}; its mean changed by {rise:+.3g} nats. Give more num_warmup, or more num_samples "
+        "and thinning."
+    ),
+    Code.LOW_ESS: (
+        "The log density has an effective sample size of {ess:.0f}, below {limit} (100 per chain): estimates are "
+        "rough. Give more num_samples."
+    ),
+    Code.LOW_TOTAL_ESS: (
+        "The log density has {ess:.0f} effective draws within the chains, fewer than {limit} in all: estimates are "
+        "rough. Give more thinning or num_samples."
+    ),
+    Code.DIVERGENCES: (
+        "{count} of {total} transitions diverged: the draws may miss part of the posterior. Raise target_accept_prob."
+    ),
+    Code.TREE_DEPTH: (
+        "{percent:.0%} of the trajectories were cut short by max_tree_depth={depth}: in the directions in which the "
+        "posterior is widest the chains may hardly move. Raise it, or standardise x and y."
+    ),
+    Code.LOW_BFMI: (
+        "The energy of chain {chain} moves in small steps (E-BFMI {bfmi:.2f}, below {limit}): it explores the tails "
+        "slowly. Another parametrisation, such as a non-centred one, is the usual cure."
+    ),
+    Code.ENERGY_VARIANCE: (
+        "The energy variance of the draws is {heat:.2g} per dimension, against a target of {target:g}: the draws are "
+        "biased, more spread than the posterior. Give more num_warmup, a smaller energy_variance, or adjusted=True."
+    ),
+    Code.LOW_ACCEPTANCE: "{rate:.0%} of the steps were accepted, fewer than {limit:.0%}. Give more num_warmup.",
+    Code.REJECTED_STEPS: (
+        "About {share:.1%} of the steps were rejected, since the density was not finite or jumped: the draws may miss "
+        "part of the posterior. Lower energy_variance."
+    ),
+}
+"""Code -> the sentence, with the names of its numbers."""
+
+
+@dataclass(frozen=True)
+class Reason:
+    """Why a fit is not simply ok. Prints as its sentence."""
+
+    code: Code
+    """What it is: compare this, never the words."""
+    words: str
+    """The sentence for people: what was found, with numbers, and the cure."""
+    numbers: Mapping[str, Any] = field(default_factory=dict, compare=False)
+    """The numbers in the sentence, by name."""
+
+    @classmethod
+    def of(cls, code: Code, **numbers: Any) -> "Reason":
+        """The reason of this code, with the numbers that its sentence names."""
+        plain = {name: value.item() if isinstance(value, np.generic) else value for name, value in numbers.items()}
+        return cls(code, MESSAGES[code].format(**plain), plain)
+
+    def within(self, part: str) -> "Reason":
+        """The same reason, of a part of a fit that is named."""
+        return replace(self, words=f"{part}: {self.words}")
+
+    def __str__(self) -> str:
+        return self.words
+
+    def __repr__(self) -> str:
+        return repr(self.words)
+
+
+def numbered(mask: np.ndarray) -> str:
+    """The numbers of the chains or members at which a mask, (n,), is true, for a sentence."""
+    return ", ".join(map(str, np.flatnonzero(mask)))

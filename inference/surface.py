@@ -1,0 +1,214 @@
+"""A density evaluated at points of weight space: values, slopes and curvature, compiled once."""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import numpyro.distributions as dist
+import optax
+from jax import Array
+from jax.flatten_util import ravel_pytree
+
+from .curvature import expected_loss, has_fisher_information, hessian, product
+from .density import Density
+from .newton import newton
+from .programs import program
+from .rows import Data, Weights
+
+Curvature = Literal["ggn", "hessian"]
+LBFGS_STEPS = 200
+"""Steps of L-BFGS by which a fit whose density seems to grow without bound is continued."""
+
+
+class Surface:
+    """The loss of a density at given points, and what is asked of its neighbourhood.
+
+    Losses are those of `Density.loss`, divided by the number of rows. Points are in unconstrained coordinates,
+    site -> value. Functions of rows take at most `rows_together` of them at a time, so that looking at all rows takes
+    the memory of a few.
+
+    Args:
+        density: what is evaluated.
+        rows_together: how many rows are evaluated together; None is all of them.
+    """
+
+    def __init__(self, density: Density, rows_together: int | None) -> None:
+        self.density, self.rows_together = density, rows_together
+        self.loss = jax.jit(lambda *args: self._log_likelihood_and_loss(*args)[1])
+        self.log_likelihood_and_loss = jax.jit(self._log_likelihood_and_loss)
+        self.log_likelihood = jax.jit(self._log_likelihood)
+        self.slope = jax.jit(jax.grad(self._loss))
+        self.newton = jax.jit(self._newton)
+        self.lbfgs = jax.jit(self._lbfgs)
+        self.logits = jax.jit(self._all_logits)
+        self.logit_slopes = jax.jit(self._logit_slopes, static_argnums=0)
+        self.nonlinearity = jax.jit(self._nonlinearity)
+        self.validation_loss = jax.jit(
+            jax.vmap(lambda u, data: -self._log_likelihood(u, data).sum(), in_axes=(0, None))
+        )
+        self.constrain = jax.jit(density.constrain)
+
+    def logits_shape(self, u: Weights, data: Data) -> tuple[int, int] | None:
+        """The shape of `logits`; None where y is no class, or its distribution has no logits."""
+        logits = jax.eval_shape(self._logits, u, data)
+        return None if logits is None else logits.shape
+
+    def _loss(self, u: Weights, data: Data, prior_power: Array | None = None) -> Array:
+        return self.density.loss(u, data, None, prior_power)
+
+    def _by_rows(self, function: Callable[[Data], Any], data: Data) -> Any:
+        """The values of a function at all rows, rows first, from a few rows at a time."""
+        num_rows = data.num_rows
+        size = self.rows_together or num_rows
+        if size >= num_rows:
+            return function(data)
+        some, rest = np.split(np.arange(num_rows), [num_rows - num_rows % size])
+        parts = jax.lax.map(lambda rows: function(data.take(rows)), some.reshape(-1, size))
+        values = jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), parts)
+        if not rest.size:
+            return values
+        return jax.tree.map(lambda *leaves: jnp.concatenate(leaves), values, function(data.take(rest)))
+
+    def _log_likelihood(self, u: Weights, data: Data) -> Array:
+        """Log p(y_i | x_i, w) of every row in nats, (n,)."""
+        return self._by_rows(partial(self.density.log_likelihood, u), data)
+
+    def _validation_loss(self, u: Weights, data: Data) -> Array:
+        """The negative log likelihood of rows that the fit has not seen, in nats."""
+        return -self._log_likelihood(u, data).sum()
+
+    def _log_likelihood_and_loss(self, u: Weights, data: Data, prior_power: Array | None = None) -> tuple[Array, Array]:
+        """Log p(y_i | x_i, w) of every row, (n,), and the loss."""
+
+        def batch(some: Data) -> tuple[Array, Array]:
+            loss = self.density.loss(u, some, data.num_rows, prior_power)
+            return self.density.log_likelihood(u, some), jnp.full(some.num_rows, loss)
+
+        log_probs, losses = self._by_rows(batch, data)
+        return log_probs, losses.mean()  # so that a batch has the weight of its rows
+
+    def _newton(self, u: Weights, data: Data, prior_power: Array | None = None) -> tuple[Weights, Array]:
+        """Where Newton's method ends, and its decrement in nats, which is infinite where the method does not apply."""
+        vector, unravel = ravel_pytree(u)
+        end, decrement = newton(lambda vector: self._loss(unravel(vector), data, prior_power), vector)
+        return unravel(end), decrement * data.num_rows
+
+    def _lbfgs(self, u: Weights, data: Data, prior_power: Array | None = None) -> tuple[Weights, Array]:
+        """Where `LBFGS_STEPS` steps of L-BFGS on all rows lead, and the loss there in nats."""
+        optimizer, loss = optax.lbfgs(), lambda u: self._loss(u, data, prior_power)
+        value_and_grad = optax.value_and_grad_from_state(loss)
+
+        def step(_: Array, carry: tuple[Any, ...]) -> tuple[Any, ...]:
+            u, state, best, lowest = carry
+            value, grad = value_and_grad(u, state=state)
+            lower = value < lowest
+            best = jax.tree.map(lambda new, old: jnp.where(lower, new, old), u, best)
+            updates, state = optimizer.update(grad, state, u, value=value, grad=grad, value_fn=loss)
+            return optax.apply_updates(u, updates), state, best, jnp.where(lower, value, lowest)
+
+        start = (u, optimizer.init(u), u, loss(u))
+        _, _, best, lowest = jax.lax.fori_loop(0, LBFGS_STEPS, step, start)
+        return best, lowest * data.num_rows
+
+    def _logits(self, u: Weights, data: Data) -> Array:
+        """The logits of the classes, (n, classes), or of all rows' tokens, (n T, classes)."""
+        d, _ = self.density.observation(self.density.constrain(u, data), data)
+        while isinstance(d, dist.Independent | dist.ExpandedDistribution):
+            d = d.base_dist
+        if isinstance(d, dist.BernoulliLogits) and d.logits.ndim == 1:
+            return jnp.stack([jnp.zeros_like(d.logits), d.logits], axis=-1)
+        if isinstance(d, dist.CategoricalLogits) or hasattr(d, "padding"):
+            return d.logits.reshape(-1, d.logits.shape[-1])
+        return None
+
+    def _all_logits(self, u: Weights, data: Data) -> Array:
+        return self._by_rows(partial(self._logits, u), data)
+
+    def _logit_slopes(self, sites: tuple[str, ...], u: Weights, data: Data) -> Array:
+        """Derivatives of the logits by the weights of some sites, one after the other, (n, classes, weights)."""
+        block, unravel = ravel_pytree([u[site] for site in sites])
+
+        def slopes(data: Data) -> Array:
+            return jax.jacfwd(lambda block: self._logits({**u, **dict(zip(sites, unravel(block), strict=True))}, data))(
+                block
+            )
+
+        return self._by_rows(slopes, data)
+
+    def _nonlinearity(self, moving: dict[str, Array], u: Weights, data: Data) -> Array:
+        """How far the logits are from linear in the sites that move, relative to how far a step takes them."""
+        step = {
+            site: jnp.where(moving[site], jnp.cos(jnp.arange(1.0, value.size + 1)).reshape(value.shape), 0.0)
+            for site, value in u.items()
+        }
+
+        def moves(data: Data) -> tuple[Array, Array]:
+            here, tangent = jax.jvp(lambda u: self._logits(u, data), (u,), (step,))
+            there = self._logits(jax.tree.map(jnp.add, u, step), data)
+            return jnp.abs(there - here - tangent), jnp.abs(tangent)
+
+        off, along = self._by_rows(moves, data)
+        return off.max() / jnp.maximum(along.max(), jnp.finfo(along.dtype).tiny)
+
+
+def surface_of(density: Density, data: Data, rows_together: int | None = None) -> Surface:
+    """The compiled functions of a density for these shapes of data: made once."""
+    return program(Surface, density, data, rows_together)
+
+
+class PotentialSurface:
+    """The potential of a density, the negative log density over unconstrained coordinates, and how it curves.
+
+    Points are vectors u. The functions take as a second argument a point by site, of which only the shapes matter.
+
+    Args:
+        density: what is evaluated.
+        curvature: which matrix `curvature` is; see `Laplace`.
+    """
+
+    def __init__(self, density: Density, curvature: Curvature) -> None:
+        def potential(u: Array, like: Weights, data: Data) -> Array:
+            return density.potential(by_site(u, like), data)
+
+        def expected(u: Array, centre: Array, like: Weights, data: Data) -> Array:
+            return expected_loss(density, by_site(u, like), by_site(centre, like), data)
+
+        def gauss_newton(u: Array, like: Weights, data: Data) -> Array:
+            return hessian(expected)(u, u, like, data)
+
+        def constrain(u: Array, like: Weights, data: Data) -> Weights:
+            return density.constrain(by_site(u, like), data)
+
+        self.value_and_slope = jax.jit(jax.value_and_grad(potential))
+        self.hessian = jax.jit(hessian(potential))
+        self.product = jax.jit(product(potential))
+        self.curvature = self.hessian if curvature == "hessian" else jax.jit(gauss_newton)
+        self.constrain = jax.jit(jax.vmap(constrain, in_axes=(0, None, None)))
+
+
+def potential_surface_of(density: Density, data: Data, curvature: Curvature | None) -> PotentialSurface:
+    """The compiled potential of a density for these shapes of data: made once.
+
+    Args:
+        density: what is evaluated.
+        data: rows.
+        curvature: None is "ggn" where the Fisher information of y is known, and "hessian" elsewhere.
+
+    Raises:
+        ValueError: when the Gauss-Newton matrix is asked for and the Fisher information is not known.
+    """
+    is_known = curvature == "hessian" or has_fisher_information(density, data)
+    if curvature == "ggn" and not is_known:
+        raise ValueError(
+            f"Laplace: curvature='ggn' needs the Fisher information of the observed site "
+            f"{density.structure.observed!r}, for which NumPyro has no KL divergence. Give curvature='hessian'."
+        )
+    return program(PotentialSurface, density, data, curvature or ("ggn" if is_known else "hessian"))
+
+
+def by_site(u: Any, like: Any) -> Weights:
+    """A vector of unconstrained coordinates, taken apart into sites of the shapes of others."""
+    return ravel_pytree(like)[1](u)
