@@ -9,10 +9,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from flatprior.inference import MAP, NUTS, fit
+from flatprior.inference import MAP, NUTS, fit, programs
 from flatprior.inference.blocks import Run, run_in_blocks, stopwatch
 from flatprior.inference.checks import check_problem
-from flatprior.inference.methods import chains, descent
+from flatprior.inference.methods import chains, descent, steps
 from flatprior.models import MLP, Bernoulli, Model, Normal, gaussian
 
 
@@ -125,8 +125,8 @@ def in_blocks_of(steps: int, interrupt_at: int | None = None) -> Callable[..., A
 def test_where_blocks_fall_does_not_change_a_fit(batch_size: int | None, monkeypatch: pytest.MonkeyPatch) -> None:
     method = MAP(num_steps=60, batch_size=batch_size, polish=False)
     plain = fit(MODEL, method, X, Y, key=0, progress=False)
-    for steps in (1, 7, 60):
-        monkeypatch.setattr(descent, "run_in_blocks", in_blocks_of(steps))
+    for size in (1, 7, 60):
+        monkeypatch.setattr(descent, "run_in_blocks", in_blocks_of(size))
         blocks = fit(MODEL, method, X, Y, key=0, progress=False)
         np.testing.assert_array_equal(blocks.stats["loss"], plain.stats["loss"])
         np.testing.assert_array_equal(blocks.draws["w1"], plain.draws["w1"])
@@ -137,11 +137,11 @@ def test_batches_of_later_shuffles_are_other_batches(batch_size: int | None, mon
     """Long runs are shuffled several times; where that falls does not change the batches."""
     method = MAP(num_steps=59, batch_size=batch_size, polish=False)
     plain = fit(MODEL, method, X, Y, key=1, progress=False)
-    monkeypatch.setattr(descent, "SHUFFLED_ROWS", 90)
-    descent._cached_program.cache_clear()
+    monkeypatch.setattr(steps, "SHUFFLED_ROWS", 90)
+    programs._program.cache_clear()
     often = fit(MODEL, method, X, Y, key=1, progress=False)
     np.testing.assert_array_equal(often.stats["loss"], plain.stats["loss"])
-    descent._cached_program.cache_clear()
+    programs._program.cache_clear()
 
 
 def test_an_interrupted_fit_keeps_its_weights_and_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -184,14 +184,14 @@ def test_interrupted_chains_keep_what_was_drawn(monkeypatch: pytest.MonkeyPatch)
 def test_early_stopping_keeps_the_best_weights_of_the_validation_rows(monkeypatch: pytest.MonkeyPatch) -> None:
     """A network with room to overfit labels that are noise: the validation loss rises, and the fit ends early."""
     seen: list[tuple[Any, float]] = []
-    improving = descent._Watch.improving
+    is_improving = descent._Tracker._is_improving
 
-    def watched(watch: Any, state: Any, done: int) -> bool:
-        losses = watch.likelihood(watch.program.params(state), *watch.validation)
-        seen.append((watch.validation, float(losses[0])))
-        return improving(watch, state, done)
+    def watched(tracker: Any, done: int) -> bool:
+        losses = tracker.surface.validation_loss(tracker.steps.weights(tracker.state), tracker.validation)
+        seen.append((tracker.validation, float(losses[0])))
+        return is_improving(tracker, done)
 
-    monkeypatch.setattr(descent._Watch, "improving", watched)
+    monkeypatch.setattr(descent._Tracker, "_is_improving", watched)
     rng = np.random.default_rng(0)
     x, y = rng.normal(size=(60, 8)), rng.integers(0, 2, 60)
     model = Model(MLP((16,), "tanh"), Bernoulli(), gaussian(10.0))
@@ -206,8 +206,8 @@ def test_early_stopping_keeps_the_best_weights_of_the_validation_rows(monkeypatc
         losses = [loss for _, loss in seen]
         assert losses[-1] > min(losses)
         rows = seen[0][0]
-        assert len(rows[1]) == 18
-        assert -found.log_likelihood(*rows).sum() == pytest.approx(min(losses), rel=1e-5)
+        assert rows.num_rows == 18
+        assert -found.log_likelihood(rows.x, rows.y).sum() == pytest.approx(min(losses), rel=1e-5)
 
 
 @pytest.mark.parametrize("batch_size", [1, 9, 40])
@@ -215,9 +215,9 @@ def test_an_epoch_takes_every_row_once_in_an_order_of_its_own(batch_size: int) -
     """The rows that do not fill a batch wait for another epoch."""
     x, y = jnp.asarray(X, jnp.float32), jnp.asarray(Y, jnp.float32)
     method = MAP(num_steps=5 * (40 // batch_size), batch_size=batch_size)
-    steps = descent.steps_of(method, *check_problem(MODEL, x, y))
+    compiled = descent.steps_of(method, *check_problem(MODEL, x, y))
     per_epoch = 40 // batch_size * batch_size
-    order = np.asarray(steps._compiled_shuffle(jax.random.key(0), 0, 5, x)).reshape(-1, per_epoch)[:5]
+    order = np.asarray(compiled._compiled_shuffle(jax.random.key(0), 0, 5, x)).reshape(-1, per_epoch)[:5]
     for epoch in order:
         assert len(set(epoch.tolist())) == per_epoch
         assert set(epoch.tolist()) <= set(range(40))
