@@ -6,7 +6,7 @@ Every method minimises, samples or scores what is in this file. Nothing else in 
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
@@ -17,6 +17,9 @@ from jax import Array
 from numpyro.distributions import biject_to, constraints
 from numpyro.handlers import block, scale, seed, substitute, trace
 from numpyro.primitives import Messenger
+
+if TYPE_CHECKING:  # which reads distributions with what is in this file
+    from .response import Response
 
 NumPyroModel = Callable[..., Any]
 """A NumPyro model ``model(x, y=None)``."""
@@ -176,10 +179,8 @@ def log_prob(site: dict[str, Any]) -> Array:
 class Structure:
     """What a model is made of, read from one abstract trace. A value: equal structures share compiled code."""
 
-    observed: str
-    """The name of the observed site."""
-    support: constraints.Constraint = field(compare=False)
-    """The support of the observed site."""
+    response: "Response"
+    """What y is."""
     sites: tuple[tuple[str, tuple[int, ...]], ...]
     """The latent sites and their shapes, in the order in which the model samples them."""
     dims: tuple[tuple[str, tuple[str, ...]], ...]
@@ -188,6 +189,16 @@ class Structure:
     """The latent sites whose support is the whole real line."""
     is_flat: bool = field(compare=False)
     """Whether the density of any latent site is masked out."""
+
+    @property
+    def observed(self) -> str:
+        """The name of the observed site."""
+        return self.response.site
+
+    @property
+    def support(self) -> constraints.Constraint:
+        """The values that y can have."""
+        return self.response.support
 
     @property
     def latents(self) -> dict[str, tuple[int, ...]]:

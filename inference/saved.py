@@ -26,6 +26,7 @@ from .contract import structure_of
 from .datatree import names_in_tree, renamed, to_datatree
 from .density import NumPyroModel, Rows, Structure, Weights, abstract_trace, unmasked
 from .methods.method import Kind, Outcome, name_of
+from .response import response_of
 from .status import Status
 
 VERSION = 1
@@ -200,11 +201,12 @@ def _check_model(
         for shape, dtype in zip(layout.shapes, layout.dtypes, strict=True)
     ]
     found = abstract_trace(model, jax.tree.unflatten(layout.tree, rows))
-    structure = structure_of(found, about["observed"]) if about["observed"] in found else None
+    name = about["observed"]
+    structure = structure_of(found, response_of(name, found[name]["fn"])) if name in found else None
     if structure is None or structure.sites != sites:
         got = f"the sites {list(found)}" if structure is None else dict(structure.sites)
         raise ValueError(
-            f"{path}: expected a model with the observed site {about['observed']!r} and the latent sites "
+            f"{path}: expected a model with the observed site {name!r} and the latent sites "
             f"{dict(sites)}; got {got}. {cure}"
         )
     _, now = probe(model, structure, layout, _first(draws), y)

@@ -13,9 +13,9 @@ from jax import Array
 from numpyro.infer.util import compute_log_probs
 
 from ..checks import check_problem
-from ..contract import in_words
 from ..density import NumPyroModel, Rows, Structure, Weights, in_double
 from ..result import Fit
+from ..words import in_words
 from .place import Place, as_weights, weights_at
 
 POINTS_TOGETHER = 16

@@ -13,7 +13,6 @@ import pandas as pd
 from ..checks import as_key, check_problem
 from ..density import NumPyroModel, Rows
 from ..methods.method import Method
-from ..predictive import Predictive
 from ..run import fit
 from ..status import Status, status_is_shown
 from .information import Symbols, printed_bits, row_bits
@@ -106,11 +105,11 @@ def prequential(
         8 rows: 7.2 bits. The labels alone: 8.4 by an adaptive code, 8.0 by the uniform one.
     """
     structure, rows_x, rows_y = check_problem(model, x, y)
-    symbols = Symbols.of("prequential", Predictive(model, structure, {}, rows_x), rows_y)
+    symbols = Symbols.of("prequential", structure.response, rows_y)
     if symbols is None:
         raise ValueError(
-            f"prequential: expected y to be a class; it can be {structure.support!r}, for which the first block has "
-            f"no uniform code. Fit the first k rows, and take code_length(fit, x[k:], y[k:]) of the others."
+            f"prequential: expected y to be a class; it can be {structure.response.support!r}, for which the first "
+            f"block has no uniform code. Fit the first k rows, and take code_length(fit, x[k:], y[k:]) of the others."
         )
     labels = np.asarray(rows_y)
     ends = _ends(blocks, len(labels))
