@@ -8,13 +8,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
-from numpyro.distributions import constraints
 
-from .contract import check_model, in_words
+from .contract import check_model
 from .density import Density
 from .repeated import check_one_density
 from .rows import Data, Rows, count_rows
-from .structure import NumPyroModel, Structure
+from .sites import NumPyroModel
+from .words import place_in_words
 
 SAMPLED_ROWS = 1_000
 """Rows on which the offsets of columns are looked at; a column's mean and spread need no more."""
@@ -67,7 +67,9 @@ def check_labels(model: NumPyroModel, x: Rows, y: Any, name: str = "y") -> Rows:
     """New rows of y, one for each of x."""
     rows = as_rows(name, y)
     check_pair(x, rows)
-    check_y(check_model(model, x, rows), rows)
+    response = check_model(model, x, rows).response
+    check_finite("y", rows)
+    response.check(rows)
     return rows
 
 
@@ -109,8 +111,8 @@ def _as_array(name: str, leaf: Any) -> np.ndarray | jax.Array:
     if isinstance(leaf, np.ma.MaskedArray) and np.ma.is_masked(leaf):
         place = np.argwhere(np.ma.getmaskarray(leaf))
         raise ValueError(
-            f"{name}{_where(place[0])}: expected a value in every place; got {len(place)} masked ones. Drop or impute "
-            f"them first."
+            f"{name}{place_in_words(place[0])}: expected a value in every place; got {len(place)} masked ones. Drop or "
+            f"impute them first."
         )
     array = leaf if isinstance(leaf, jax.Array) else np.asarray(leaf)
     types: Any = getattr(leaf, "dtypes", None)
@@ -131,7 +133,7 @@ def _no_numbers(name: str, leaf: Any, array: np.ndarray | jax.Array, columns: An
     first = next(
         (place for place, value in np.ndenumerate(array) if not isinstance(value, int | float | np.number)), ()
     )
-    held = f" ({array[first]!r}{_where(first)})" if first else ""
+    held = f" ({array[first]!r}{place_in_words(first)})" if first else ""
     where = "" if columns is None else f" (columns: {columns})"
     cure = f"; labels become 0, 1, ... by np.unique({name}, return_inverse=True)[1]" if name == "y" else ""
     return f"{name}: expected numbers; got {array.dtype}{held}{where}. Encode text and dates as numbers first{cure}."
@@ -155,12 +157,6 @@ def _cast(name: str, array: np.ndarray | jax.Array) -> np.ndarray | jax.Array:
         return array if dtype == array.dtype else array.astype(dtype)
 
 
-def _where(place: Any) -> str:
-    """A place in an array, in words."""
-    row, *rest = map(int, place)
-    return f", row {row}" + (f", column {rest[0]}" if rest else "")
-
-
 def check_finite(name: str, rows: Rows) -> None:
     """Raise at the first value that is NaN or infinite."""
     for path, leaf in jax.tree.leaves_with_path(rows):
@@ -173,7 +169,7 @@ def check_finite(name: str, rows: Rows) -> None:
         bad = np.argwhere(~np.isfinite(array))
         if bad.size:
             raise ValueError(
-                f"{name}{jax.tree_util.keystr(path)}{_where(bad[0])}: expected finite numbers; got "
+                f"{name}{jax.tree_util.keystr(path)}{place_in_words(bad[0])}: expected finite numbers; got "
                 f"{array[tuple(bad[0])]} ({len(bad)} such values). Drop or impute them first."
             )
 
@@ -225,8 +221,8 @@ def check_scales(name: str, rows: Rows) -> None:
         if is_suspect and max(array.max(), -array.min()) > largest:
             place = np.unravel_index(np.abs(array).argmax(), array.shape)
             raise ValueError(
-                f"{name}{jax.tree_util.keystr(path)}{_where(place)}: expected numbers up to {largest:.2g}, whose "
-                f"squares are finite in {dtype}; got {array[place]:.4g}. {cure}"
+                f"{name}{jax.tree_util.keystr(path)}{place_in_words(place)}: expected numbers up to {largest:.2g}, "
+                f"whose squares are finite in {dtype}; got {array[place]:.4g}. {cure}"
             )
         highest = np.abs(_sampled(array)).max(0)
         for column in np.flatnonzero((highest > 0) & (highest < least)) if name == "x" else ():
@@ -286,9 +282,10 @@ def check_problem(model: NumPyroModel, x: Any, y: Any) -> tuple[Density, Data]:
     check_offsets(x_as_given)
     check_scales("x", x_as_given)
     structure = check_model(model, x, y)
-    check_y(structure, y)
-    check_tokens(structure, y)
-    if not structure.support.is_discrete:
+    check_finite("y", y)
+    structure.response.check(y)
+    structure.response.check_not_all_padding(y)
+    if not structure.response.is_discrete:
         check_scales("y", y_as_given)
         check_rounding(y_as_given)
     check_one_density(model, structure, x, y)
@@ -307,48 +304,6 @@ def check_pair(x: Rows, y: Rows) -> None:
     elif len(of_y) == 1 and of_y[0] == (1, num_rows):
         cure = "If y is transposed, use y[0]."
     raise ValueError(f"Expected as many rows in y as in x, {num_rows}; got y of shape {_words(tuple(of_y))}. {cure}")
-
-
-def check_y(structure: Structure, y: Rows) -> None:
-    """Raise where a value of y lies outside the support of the observed site."""
-    check_finite("y", y)
-    leaves = jax.tree.leaves(y)
-    if len(leaves) > 1:
-        return  # which leaf the site observes is the model's business
-    values = np.asarray(leaves[0])
-    support = getattr(structure.support, "base_constraint", structure.support)  # of each element of an event
-    try:
-        inside = np.asarray(support(values))
-    except (jax.errors.JAXTypeError, TypeError):  # bounds that depend on latent sites, or on other data
-        return
-    if not inside.all():
-        row, *rest = place = np.argwhere(~inside)[0].tolist()
-        labels = np.unique(values).tolist()
-        seen = f"; y holds {labels}" if values.ndim == 1 and len(labels) <= 10 else ""
-        raise ValueError(
-            f"y{_where(place)}: expected {in_words(support)}; got {values[row, *rest].tolist()}{seen}. "
-            f"{_cure(support, values)}".rstrip()
-        )
-
-
-def _cure(support: Any, values: np.ndarray) -> str:
-    """What is to be done about labels that are not in the support."""
-    if not support.is_discrete or not (support is constraints.boolean or hasattr(support, "upper_bound")):
-        return ""
-    padding = getattr(support, "padding", None)
-    known = values if padding is None else values[values != padding]
-    if known.dtype.kind not in "iu" or not (known == 0).any():
-        return "Number the classes from 0."
-    if known.min() < 0:
-        return "Number the classes from 0." if padding is None else f"Write y = np.where(y < 0, {padding}, y)."
-    return f"There are {known.max() + 1} classes in y: give the observation as many, or mend y."
-
-
-def check_tokens(structure: Structure, y: Rows) -> None:
-    """Raise where rows of tokens hold nothing but padding: any weights fit them."""
-    padding = getattr(getattr(structure.support, "base_constraint", structure.support), "padding", None)
-    if padding is not None and all((np.asarray(leaf) == padding).all() for leaf in jax.tree.leaves(y)):
-        raise ValueError(f"y: expected tokens to fit; got {padding}, which is padding, in every place.")
 
 
 def as_key(key: ArrayLike) -> jax.Array:

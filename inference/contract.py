@@ -13,10 +13,12 @@ from typing import Any
 import jax
 import numpy as np
 import numpyro.distributions as dist
-from numpyro.distributions import constraints
 
+from .response import Response, response_of
 from .rows import Rows, count_rows, signature
-from .structure import NumPyroModel, Structure, abstract_trace, is_flat, is_latent, is_observation, is_real, unmasked
+from .sites import NumPyroModel, abstract_trace, is_flat, is_latent, is_observation, is_real, unmasked
+from .structure import Structure
+from .words import in_words
 
 INVALID = re.compile(r"(\w+) distribution got invalid (\w+) parameter")
 """How NumPyro says that a distribution cannot have a parameter."""
@@ -70,16 +72,14 @@ def _check_model(model: NumPyroModel, tree: Any, leaves: tuple[tuple[tuple[int, 
                 f"Latent site {latent!r} is sampled inside the plate {inside.pop()!r} of the data: a weight a row. "
                 f"Sample it before the plate."
             )
-    _check_without_y(model, x, name, latents)
-    return structure_of(sites, name)
+    return structure_of(sites, _response_without_y(model, x, name, latents))
 
 
-def structure_of(sites: dict[str, Any], observed: str) -> Structure:
-    """What a model is made of, by the sites of its abstract trace, with or without y."""
-    latents = {name: site for name, site in sites.items() if is_latent(site) and name != observed}
+def structure_of(sites: dict[str, Any], response: Response) -> Structure:
+    """Return what a model is made of, by the sites of its abstract trace, with or without y, and by what y is."""
+    latents = {name: site for name, site in sites.items() if is_latent(site) and name != response.site}
     return Structure(
-        observed=observed,
-        support=sites[observed]["fn"].support,
+        response=response,
         sites=tuple((name, np.shape(site["value"])) for name, site in latents.items()),
         dims=tuple((k, tuple(s["infer"]["event_dims"])) for k, s in latents.items() if "event_dims" in s["infer"]),
         real=frozenset(name for name, site in latents.items() if is_real(site["fn"].support)),
@@ -114,8 +114,8 @@ def _check_row_log_prob(name: str, site: dict[str, Any], num_rows: int) -> None:
         )
 
 
-def _check_without_y(model: NumPyroModel, x: Rows, observed: str, latents: dict[str, Any]) -> None:
-    """Raise where the model cannot predict: without y, and for another number of rows."""
+def _response_without_y(model: NumPyroModel, x: Rows, observed: str, latents: dict[str, Any]) -> Response:
+    """Read what y is without y, and raise where the model cannot predict: without y, and for another number of rows."""
     try:
         sites, num_rows = abstract_trace(model, _with_extra_row(x)), count_rows(x) + 1
     except Exception:  # it may hold arrays of its own with a value for each row, and predict these rows alone
@@ -144,12 +144,13 @@ def _check_without_y(model: NumPyroModel, x: Rows, observed: str, latents: dict[
                 f"Latent site {name!r} has shape {then} for {count_rows(x)} rows and {now} for {num_rows}: a weight a "
                 f"row. Weights are shared by all rows; make a row's own level a part of its distribution."
             )
-    shape = unmasked(sites[observed]["fn"]).batch_shape
-    if shape != (num_rows,):
+    d = sites[observed]["fn"]
+    if unmasked(d).batch_shape != (num_rows,):
         raise ValueError(
             f"Observed site {observed!r}: expected a distribution for each row of x, batch shape {(num_rows,)} without "
-            f"y; got {shape}. Sample it in a plate, `with numpyro.plate('row', x.shape[0]):`."
+            f"y; got {unmasked(d).batch_shape}. Sample it in a plate, `with numpyro.plate('row', x.shape[0]):`."
         )
+    return response_of(observed, d)
 
 
 def _with_extra_row(x: Rows) -> Rows:
@@ -212,18 +213,3 @@ def _place(error: Exception) -> str:
         f for f in traceback.extract_tb(error.__traceback__) if not f.filename.startswith((*libraries, "<frozen"))
     ]
     return f", in line {frames[-1].lineno} of {Path(frames[-1].filename).name}: `{frames[-1].line}`" if frames else ""
-
-
-def in_words(support: constraints.Constraint) -> str:
-    """What a value in the support is, for an error message."""
-    if support is constraints.boolean:
-        return "0 or 1"
-    if hasattr(support, "padding"):
-        return f"a token, from {support.lower_bound} to {support.upper_bound}, or {support.padding} for padding"
-    if isinstance(support, type(constraints.integer_interval(0, 1))):
-        return f"an integer from {support.lower_bound} to {support.upper_bound}"
-    if support is constraints.simplex:
-        return "probabilities that sum to 1"
-    if support is constraints.real:
-        return "a finite number"
-    return "a positive number" if support is constraints.positive else f"a value in {support!r}"

@@ -69,7 +69,8 @@ def renamed(structure: Structure, names: Mapping[str, str]) -> Structure:
     """What a model is made of, under other names of its sites."""
     sites = tuple((names[site], shape) for site, shape in structure.sites)
     dims = tuple((names[site], dims) for site, dims in structure.dims)
-    return replace(structure, observed=names.get(structure.observed, structure.observed), sites=sites, dims=dims)
+    response = replace(structure.response, site=names.get(structure.observed, structure.observed))
+    return replace(structure, response=response, sites=sites, dims=dims)
 
 
 def _named(name: str, rows: Rows, dims: dict[str, list[str]]) -> dict[str, np.ndarray]:

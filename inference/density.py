@@ -17,7 +17,8 @@ from numpyro.infer.util import constrain_fn, potential_energy
 
 from .handlers import flat, scaled
 from .rows import Data, Rows, Weights
-from .structure import NumPyroModel, Structure, log_prob, unmasked
+from .sites import NumPyroModel, log_prob, unmasked
+from .structure import Structure
 
 
 def log_density(model: NumPyroModel, weights: Weights, x: Rows, y: Rows) -> Array:

@@ -10,11 +10,11 @@ import numpy as np
 from jax import Array
 
 from .checks import as_key
-from .criticism.uncertainty import class_log_probs
-from .predictive import Predictive, log_likelihood, sizes
+from .predictive import Predictive, class_log_probs, log_likelihood, sizes
+from .response import Response
 from .result import Fit
 from .rows import Weights, count_rows, take_rows
-from .structure import NumPyroModel
+from .sites import NumPyroModel
 
 LOOKS_AHEAD = 1e-3
 """Nats by which a later token may move the probability of an earlier one: rounding."""
@@ -73,12 +73,12 @@ def generate(fit: Fit, prompt: Any, length: int, *, key: Any, shape: tuple[int, 
         raise ValueError(f"generate: expected a positive integer as length; got {length!r}.")
     key_draw, key_text = jax.random.split(as_key(key))
     predictive, given = _before(fit, prompt, int(length))
-    site, count = fit.structure.observed, math.prod(shape)
+    response, count = fit.structure.response, math.prod(shape)
     chosen = jax.random.categorical(key_draw, _prompt_log_probs(predictive, given), shape=(count,))
-    _, together = sizes(class_log_probs, fit.model, site, predictive.draws, predictive.x, None)
+    _, together = sizes(class_log_probs, fit.model, response, predictive.draws, predictive.x, None)
     texts, changed = _continued(
         fit.model,
-        site,
+        response,
         together,
         predictive.draws,
         chosen,
@@ -113,14 +113,15 @@ def _before(fit: Fit, prompt: Any, length: int) -> tuple[Predictive, np.ndarray]
     draws = {site: value.reshape(-1, *value.shape[2:]) for site, value in fit.draws.items()}
     row = np.append(given, np.zeros(length - 1)).astype(layout.dtypes[0])
     predictive = Predictive(fit.model, fit.structure, jax.device_put(draws), jnp.asarray(row)[None])
-    if predictive.vocabulary is None:
-        raise TypeError(f"generate: expected y to be a row of tokens; it can be {fit.structure.support!r}.")
-    outside = (given < 0) | (given >= predictive.vocabulary)
+    response = fit.structure.response
+    if response.kind != "tokens":
+        raise TypeError(f"generate: expected y to be a row of tokens; it can be {response.support!r}.")
+    num_classes = response.num_classes or 0
+    outside = (given < 0) | (given >= num_classes)
     if outside.any():
         place = int(outside.argmax())
         raise ValueError(
-            f"generate: expected tokens from 0 to {predictive.vocabulary - 1} as prompt; got {given[place]} at place "
-            f"{place}."
+            f"generate: expected tokens from 0 to {num_classes - 1} as prompt; got {given[place]} at place {place}."
         )
     return predictive, given.astype(row.dtype)
 
@@ -139,7 +140,7 @@ def _prompt_log_probs(predictive: Predictive, given: np.ndarray) -> Array:
 @partial(jax.jit, static_argnums=(0, 1, 2))
 def _continued(
     model: NumPyroModel,
-    site: str,
+    response: Response,
     together: int,
     draws: Weights,
     chosen: Array,
@@ -154,13 +155,13 @@ def _continued(
 
         def draw(place: Array, state: tuple[Array, Array]) -> tuple[Array, Array]:
             text, log_probs = state
-            after = class_log_probs(model, site, weights, text[None, :-1], None)[0, place - 1]
+            after = class_log_probs(model, response, weights, text[None, :-1], None)[0, place - 1]
             token = jax.random.categorical(jax.random.fold_in(key, place), after)
             return text.at[place].set(token.astype(text.dtype)), log_probs.at[place - 1].set(after[token])
 
         text = jnp.append(row, 0)
         text, as_drawn = jax.lax.fori_loop(num_given, len(text), draw, (text, jnp.zeros(len(row))))
-        log_probs = class_log_probs(model, site, weights, text[None, :-1], None)[0]
+        log_probs = class_log_probs(model, response, weights, text[None, :-1], None)[0]
         as_read = jnp.take_along_axis(log_probs, text[1:, None], axis=-1)[:, 0]
         return text, jnp.where(jnp.arange(len(row)) >= num_given - 1, jnp.abs(as_read - as_drawn), 0.0).max()
 

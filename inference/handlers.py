@@ -9,7 +9,7 @@ from numpyro.handlers import block, substitute, trace
 from numpyro.primitives import Messenger
 
 from .rows import Rows, Weights
-from .structure import NumPyroModel, is_factor, log_prob
+from .sites import NumPyroModel, is_factor, log_prob
 
 
 @dataclass(frozen=True)

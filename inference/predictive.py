@@ -2,32 +2,31 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property, partial
-from typing import Any
+from functools import partial
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import numpyro.distributions as dist
 from jax import Array
-from numpyro.distributions import constraints
 
 from .checks import as_key, check_labels
 from .density import observation, row_log_probs
+from .distributions import moments_of
+from .mixture import by_row, exp_by_row, log_mean_exp, mean_cdf, mean_exp, means_by_row, mixed_moments, quantiles
+from .response import Response
 from .rows import Rows, Weights, count_rows, take_rows
+from .sites import NumPyroModel
 from .status import warn_of_nan
-from .structure import NumPyroModel, Structure, abstract_trace, element, unmasked
+from .structure import Structure
 
 WORKING_BYTES = 2**28
 """What a prediction may hold on the device beside x, the draws and its result: a bound of about 256 MiB."""
 COPIES = 4
 """How many arrays of (draw, row) a summary holds at a time."""
-BISECTIONS = {"float32": 32, "float64": 64}
-"""Halvings that bring a bracket down to the precision of the type."""
 
-CATEGORICALS = dist.CategoricalLogits | dist.CategoricalProbs
-
-PerDraw = Callable[[NumPyroModel, str, Weights, Rows, Rows], Any]
+PerDraw = Callable[[NumPyroModel, Response, Weights, Rows, Rows], Any]
 Summary = Callable[[Any, Rows, Any], Any]
 
 
@@ -35,7 +34,7 @@ def over_rows(
     per_draw: PerDraw,
     summary: Summary,
     model: NumPyroModel,
-    site: str,
+    response: Response,
     draws: Weights,
     x: Rows,
     y: Rows = None,
@@ -47,10 +46,10 @@ def over_rows(
     `WORKING_BYTES`, and within a chunk as many draws are evaluated together as their intermediate values fit.
 
     Args:
-        per_draw: (model, site, weights, x, y) -> a pytree with one entry a row, at one draw.
+        per_draw: (model, response, weights, x, y) -> a pytree with one entry per row, at one draw.
         summary: (that pytree with a leading axis of draws, y, extra) -> a pytree of arrays with rows first.
         model: the model.
-        site: the observed site.
+        response: what y is.
         draws: site -> (draw, *shape), or (1, *shape) where all draws are one: what depends on such sites alone is then
             evaluated once for all draws that are evaluated together.
         x: n rows.
@@ -61,12 +60,12 @@ def over_rows(
         The summary, with n rows, as NumPy arrays.
     """
     num_rows = count_rows(x)
-    chunk, together = sizes(per_draw, model, site, draws, x, y)
+    chunk, together = sizes(per_draw, model, response, draws, x, y)
     whole: Any = None
     for start in range(0, num_rows, chunk):
         rows = np.minimum(np.arange(start, start + chunk), num_rows - 1)  # the last chunk repeats its last row
         part = (x, y) if chunk == num_rows else (take_rows(x, rows), take_rows(y, rows))
-        result = _evaluate(per_draw, summary, model, site, together, draws, *part, extra)
+        result = _evaluate(per_draw, summary, model, response, together, draws, *part, extra)
         if whole is None:
             whole = jax.tree.map(lambda leaf: np.empty((num_rows, *leaf.shape[1:]), leaf.dtype), result)
         for into, leaf in zip(jax.tree.leaves(whole), jax.tree.leaves(result), strict=True):
@@ -79,7 +78,7 @@ def _evaluate(
     per_draw: PerDraw,
     summary: Summary,
     model: NumPyroModel,
-    site: str,
+    response: Response,
     together: int,
     draws: Weights,
     x: Rows,
@@ -87,7 +86,7 @@ def _evaluate(
     extra: Any,
 ) -> Any:
     several, one = _apart(draws)
-    values = jax.lax.map(lambda weights: per_draw(model, site, weights | one, x, y), several, batch_size=together)
+    values = jax.lax.map(lambda weights: per_draw(model, response, weights | one, x, y), several, batch_size=together)
     return summary(values, y, extra)
 
 
@@ -103,13 +102,15 @@ def _apart(draws: Weights) -> tuple[Weights, Weights]:
     return several, {site: value[0] for site, value in draws.items() if site not in several}
 
 
-def sizes(per_draw: PerDraw, model: NumPyroModel, site: str, draws: Weights, x: Rows, y: Rows) -> tuple[int, int]:
+def sizes(
+    per_draw: PerDraw, model: NumPyroModel, response: Response, draws: Weights, x: Rows, y: Rows
+) -> tuple[int, int]:
     """How many rows make a chunk, and how many draws are evaluated together."""
     num_rows, num_draws = count_rows(x), count_draws(draws)
     probe = min(num_rows, 64)
     one = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), draws)
     few = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((probe, *leaf.shape[1:]), leaf.dtype), (x, y))
-    jaxpr, out = jax.make_jaxpr(partial(per_draw, model, site), return_shape=True)(one, *few)
+    jaxpr, out = jax.make_jaxpr(partial(per_draw, model, response), return_shape=True)(one, *few)
     result = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(out)) / probe
     values = [v.aval for equation in jaxpr.eqns for v in equation.outvars if isinstance(v.aval, jax.core.ShapedArray)]
     work = sum(aval.size * aval.dtype.itemsize for aval in values) / probe
@@ -121,15 +122,25 @@ def sizes(per_draw: PerDraw, model: NumPyroModel, site: str, draws: Weights, x: 
 
 def log_likelihood(model: NumPyroModel, structure: Structure, draws: Weights, x: Rows, y: Rows) -> np.ndarray:
     """Log p(y_i | x_i, w_s) in nats, (draw, n)."""
-    return _told(over_rows(_log_prob, _transposed, model, structure.observed, draws, x, y), draws).T
+    return _warn_of_nan(over_rows(_log_prob, by_row, model, structure.response, draws, x, y), draws).T
 
 
-def _log_prob(model: NumPyroModel, site: str, weights: Weights, x: Rows, y: Rows) -> Array:
-    return row_log_probs(model, weights, x, y, site)
+def _log_prob(model: NumPyroModel, response: Response, weights: Weights, x: Rows, y: Rows) -> Array:
+    return row_log_probs(model, weights, x, y, response.site)
 
 
-def _observation(model: NumPyroModel, site: str, weights: Weights, x: Rows, y: Rows) -> dist.Distribution:
-    return observation(model, weights, x, site)
+def _observation(model: NumPyroModel, response: Response, weights: Weights, x: Rows, y: Rows) -> dist.Distribution:
+    return observation(model, weights, x, response.site)
+
+
+def class_log_probs(model: NumPyroModel, response: Response, weights: Weights, x: Rows, y: Rows) -> Array:
+    """Log p(y = k | x, w), (n, num_classes), or of each token of a row, (n, T, num_classes)."""
+    return response.class_log_probs(observation(model, weights, x, response.site))
+
+
+def moments(model: NumPyroModel, response: Response, weights: Weights, x: Rows, y: Rows) -> tuple[Array, Array]:
+    """E[y | x, w] and Var[y | x, w], shaped as y."""
+    return moments_of(observation(model, weights, x, response.site))
 
 
 @dataclass(frozen=True, eq=False)
@@ -183,21 +194,29 @@ class Predictive:
         Raises:
             NotImplementedError: when y has no finite set of values.
         """
-        if not self.is_finite and self.vocabulary is None:
-            raise NotImplementedError(f"probs: y can be {self.structure.support!r}, not one of a finite set of values.")
-        probs = self._over_rows(_observation, _mean_probs)
-        return probs[:, 1] if self._site.support is constraints.boolean else probs
+        return self.class_probs[:, 1] if self.response.kind == "binary" else self.class_probs
+
+    @property
+    def class_probs(self) -> np.ndarray:
+        """The same with a column for each class also where there are two: (n, num_classes), or (n, T, num_classes)."""
+        self.response.expect("probs")
+        return self._over_rows(class_log_probs, mean_exp)
 
     @property
     def component_means(self) -> np.ndarray:
-        """E[y | x, w_s] of every draw, (draw, n), or p(y = k | x, w_s), (draw, n, num_classes), where y is a class.
+        """E[y | x, w_s] of every draw, (draw, n), or p(y = k | x, w_s), (draw, n, num_classes), where y has no mean.
 
         Of rows of tokens p(y_t = k | x, w_s), (draw, n, T, num_classes).
 
         The mixture's `mean` or `probs` is their mean over draws; what they differ by is what the weights leave open.
+
+        Raises:
+            NotImplementedError: when y has neither a mean nor classes.
         """
-        per_row = _probs_by_row if self._is_class else _means_by_row
-        return np.moveaxis(self._over_rows(_observation, per_row), 1, 0)
+        if self.response.has_moments:
+            return np.moveaxis(self._over_rows(moments, means_by_row), 1, 0)
+        self.response.expect("probs")
+        return np.moveaxis(self._over_rows(class_log_probs, exp_by_row), 1, 0)
 
     def log_prob(self, y: Any) -> np.ndarray:
         """Log p(y | x, data) in nats, (n,): the log of the mean, over draws, of the likelihood of each row.
@@ -205,7 +224,7 @@ class Predictive:
         Raises:
             TypeError, ValueError: when y is not one observation a row.
         """
-        return self._over_rows(_log_prob, _log_mean_exp, self._checked(y))
+        return self._over_rows(_log_prob, log_mean_exp, self._checked(y))
 
     def cdf(self, y: Any) -> np.ndarray:
         """P(Y <= y | x, data), (n,): the probability integral transform of y.
@@ -213,9 +232,8 @@ class Predictive:
         Raises:
             NotImplementedError: when the distribution of the site has no `cdf`.
         """
-        if self.vocabulary is not None:
-            raise NotImplementedError("cdf: y is a row of tokens, which have no order; use probs or log_prob.")
-        return self._over_rows(_observation, _mean_cdf, self._checked(y))
+        self.response.expect("cdf")
+        return self._over_rows(_observation, mean_cdf, self._checked(y))
 
     def quantile(self, q: Any) -> np.ndarray:
         """The q-quantile of y, (n,), or (len(q), n) for an array of q, to the precision of the type.
@@ -227,10 +245,9 @@ class Predictive:
         levels = np.atleast_1d(np.asarray(q, float))
         if levels.ndim > 1 or not ((levels > 0) & (levels < 1)).all():
             raise ValueError(f"quantile: expected a number or a vector between 0 and 1; got {q!r}.")
-        if self.structure.support.is_discrete:
-            raise NotImplementedError("quantile: y is discrete; use probs, or sample.")
-        quantiles = self._over_rows(_observation, _quantiles, extra=jnp.asarray(levels))
-        return quantiles[:, 0] if np.ndim(q) == 0 else quantiles.T
+        self.response.expect("quantile")
+        values = self._over_rows(_observation, quantiles, extra=jnp.asarray(levels))
+        return values[:, 0] if np.ndim(q) == 0 else values.T
 
     def sample(self, key: Any, shape: tuple[int, ...] = ()) -> np.ndarray:
         """Draw y, (*shape, n), or (*shape, n, T). All rows of a sample share one draw of the weights: it is joint."""
@@ -238,70 +255,35 @@ class Predictive:
         count = int(np.prod(shape, dtype=int))
         key_draw, key_sample = jax.random.split(as_key(key))
         chosen = jax.random.randint(key_draw, (count,), 0, num_draws)
-        _, together = sizes(_observation, self.model, self.structure.observed, self.draws, self.x, None)
+        _, together = sizes(_observation, self.model, self.response, self.draws, self.x, None)
         keys = jax.random.split(key_sample, count)
-        samples = _sample(self.model, self.structure.observed, together, self.draws, chosen, keys, self.x)
+        samples = _sample(self.model, self.response.site, together, self.draws, chosen, keys, self.x)
         return np.asarray(samples).reshape(*shape, *samples.shape[1:])
 
     @property
-    def is_finite(self) -> bool:
-        """Whether y has a finite set of values, so that `probs` exists."""
-        return self.num_classes is not None
+    def response(self) -> Response:
+        """What y is."""
+        return self.structure.response
 
     @property
     def num_classes(self) -> int | None:
-        """How many values y can have: 0, 1, ...; None where it is not one of a finite set."""
-        support = self._site.support
-        if support is constraints.boolean:
-            return 2
-        # A bounded interval of the real line has bounds as well, and those of counts may be known at run time only.
-        is_range = isinstance(support, type(constraints.integer_interval(0, 1)))
-        if is_range and support.lower_bound == 0 and isinstance(support.upper_bound, int):
-            return support.upper_bound + 1
-        return None
+        """How many values y, or each token of a row, can have: 0, 1, ...; None where they are no finite set."""
+        return self.response.num_classes
 
-    @property
-    def event_shape(self) -> tuple[int, ...]:
-        """The shape of y in one row: () of a number or a class, (T,) of T tokens."""
-        return self._site.event_shape
-
-    @property
-    def vocabulary(self) -> int | None:
-        """How many values each token can have, 0, 1, ..., where y is a row of tokens; None elsewhere."""
-        d = element(self._site)
-        if len(self.event_shape) != 1 or not (isinstance(d, CATEGORICALS) or hasattr(d, "padding")):
-            return None
-        return jnp.shape(d.logits)[-1]
-
-    def is_token(self, y: Any) -> np.ndarray:
-        """Which values of y are tokens, and no padding: rows of tokens, (n, T), as booleans."""
-        return np.asarray(y) != getattr(element(self._site), "padding", None)
-
-    @cached_property
-    def _site(self) -> dist.Distribution:
-        """The observed site without its values; labels that were soft in the fit are classes here."""
-        return unmasked(abstract_trace(self.model, self.x)[self.structure.observed]["fn"])
-
-    @property
-    def _is_class(self) -> bool:
-        """Whether y is a class, or a row of classes, of which there is no mean."""
-        return isinstance(self._site, CATEGORICALS) or self.vocabulary is not None
-
-    def _moments(self, name: str) -> tuple[np.ndarray, np.ndarray]:
-        if self._is_class:
-            raise NotImplementedError(f"{name}: y is a class, and classes have no {name}; use probs.")
-        return self._over_rows(_observation, _moments)
+    def _moments(self, name: Literal["mean", "variance"]) -> tuple[np.ndarray, np.ndarray]:
+        self.response.expect(name)
+        return self._over_rows(moments, mixed_moments)
 
     def _checked(self, y: Any) -> Rows:
         return jax.device_put(check_labels(self.model, self.x, y))
 
     def _over_rows(self, per_draw: PerDraw, summary: Summary, y: Rows = None, extra: Any = None) -> Any:
-        found = over_rows(per_draw, summary, self.model, self.structure.observed, self.draws, self.x, y, extra)
-        return _told(found, self.draws)
+        found = over_rows(per_draw, summary, self.model, self.response, self.draws, self.x, y, extra)
+        return _warn_of_nan(found, self.draws)
 
 
-def _told(found: Any, draws: Weights) -> Any:
-    """What was found, with a warning where rows of it are NaN. Draws that are, and the fit has failed, are told of."""
+def _warn_of_nan(found: Any, draws: Weights) -> Any:
+    """Return the values, and warn of rows that are NaN; where the draws are NaN, the status of the fit reports it."""
     for leaf in jax.tree.leaves(found):
         with np.errstate(all="ignore"):
             if not np.isnan(leaf.sum()):  # one pass without a temporary; only a suspect is looked at closely
@@ -311,69 +293,6 @@ def _told(found: Any, draws: Weights) -> Any:
             warn_of_nan(rows)
             break
     return found
-
-
-def _transposed(values: Array, y: Rows, extra: Any) -> Array:
-    return values.T
-
-
-def _log_mean_exp(log_probs: Array, y: Rows, extra: Any) -> Array:
-    return jax.nn.logsumexp(log_probs, axis=0) - jnp.log(log_probs.shape[0])
-
-
-def _moments(site: dist.Distribution, y: Rows, extra: Any) -> tuple[Array, Array]:
-    means, variances = jax.vmap(lambda d: (_by_row(d, d.mean), _by_row(d, d.variance)))(site)
-    return means.mean(axis=0), variances.mean(axis=0) + means.var(axis=0)
-
-
-def _means_by_row(site: dist.Distribution, y: Rows, extra: Any) -> Array:
-    return jnp.moveaxis(jax.vmap(lambda d: _by_row(d, d.mean))(site), 0, 1)
-
-
-def log_prob_of_classes(d: dist.Distribution) -> Array:
-    """Log p(y = k | x, w) of a class, (n, num_classes), or of each token of a row, (n, T, num_classes)."""
-    if d.event_shape:
-        logits = element(d).logits
-        return jax.nn.log_softmax(jnp.broadcast_to(logits, (*d.shape(), logits.shape[-1])))
-    return d.log_prob(d.enumerate_support(expand=False)).T
-
-
-def _probs(site: dist.Distribution) -> Array:
-    return jax.vmap(lambda d: jnp.exp(log_prob_of_classes(d)))(site)
-
-
-def _probs_by_row(site: dist.Distribution, y: Rows, extra: Any) -> Array:
-    return jnp.moveaxis(_probs(site), 0, 1)
-
-
-def _mean_probs(site: dist.Distribution, y: Rows, extra: Any) -> Array:
-    return _probs(site).mean(axis=0)
-
-
-def _mean_cdf(site: dist.Distribution, y: Rows, extra: Any) -> Array:
-    return jax.vmap(lambda d: d.cdf(y))(site).mean(axis=0)
-
-
-def _quantiles(site: dist.Distribution, y: Rows, levels: Array) -> Array:
-    """Bisection of the mixture's cdf, from a bracket by Cantelli's inequality around the mixture's mean."""
-    mean, variance = _moments(site, y, None)
-    levels = levels.astype(mean.dtype)
-
-    def one(level: Array) -> Array:
-        reach = jnp.sqrt(variance)
-        low = mean - reach * jnp.sqrt((1 - level) / level)
-        high = mean + reach * jnp.sqrt(level / (1 - level))
-
-        def halve(_: Array, bracket: tuple[Array, Array]) -> tuple[Array, Array]:
-            low, high = bracket
-            middle = (low + high) / 2
-            below = _mean_cdf(site, middle, None) < level
-            return jnp.where(below, middle, low), jnp.where(below, high, middle)
-
-        low, high = jax.lax.fori_loop(0, BISECTIONS[str(mean.dtype)], halve, (low, high))
-        return (low + high) / 2
-
-    return jax.lax.map(one, levels).T
 
 
 @partial(jax.jit, static_argnums=(0, 1, 2))
@@ -387,8 +306,3 @@ def _sample(
         return observation(model, take_rows(several, index) | one, x, site).sample(key)
 
     return jax.lax.map(sample, (chosen, keys), batch_size=together)
-
-
-def _by_row(d: dist.Distribution, value: Array) -> Array:
-    """A moment with one entry a row: distributions leave out the axes along which it does not vary."""
-    return jnp.broadcast_to(value, d.shape())

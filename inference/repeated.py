@@ -21,7 +21,8 @@ from numpyro.handlers import seed, substitute, trace
 
 from .contract import translated_errors
 from .rows import Rows, Weights, signature
-from .structure import NumPyroModel, Structure
+from .sites import NumPyroModel
+from .structure import Structure
 
 PLAIN = (bool, int, float, str, np.dtype, type(None))
 """Parameters of operations that are compared; the others are functions, which are made anew at every call."""

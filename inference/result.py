@@ -19,8 +19,9 @@ from .methods.method import Kind, Method, Outcome
 from .predictive import Predictive, log_likelihood
 from .rows import Rows, Weights
 from .saved import Parts, read, write
+from .sites import NumPyroModel
 from .status import Status, warn_if_failed
-from .structure import NumPyroModel, Structure
+from .structure import Structure
 
 
 @dataclass(frozen=True, eq=False, repr=False)

@@ -9,8 +9,8 @@ from .blocks import stopwatch
 from .checks import Layout, as_key, check_problem
 from .methods.method import Method
 from .result import Fit
+from .sites import NumPyroModel
 from .store import Store, identity
-from .structure import NumPyroModel
 
 
 def fit(

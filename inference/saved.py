@@ -27,9 +27,11 @@ from .datatree import names_in_tree, renamed, to_datatree
 from .density import Density
 from .methods.method import Kind, Outcome
 from .reasons import Code, Reason
+from .response import response_of
 from .rows import Rows, Weights
+from .sites import NumPyroModel, abstract_trace, unmasked
 from .status import Status
-from .structure import NumPyroModel, Structure, abstract_trace, unmasked
+from .structure import Structure
 
 VERSION = 2
 """Of the format of the file."""
@@ -205,11 +207,12 @@ def _check_model(
         for shape, dtype in zip(layout.shapes, layout.dtypes, strict=True)
     ]
     found = abstract_trace(model, jax.tree.unflatten(layout.tree, rows))
-    structure = structure_of(found, about["observed"]) if about["observed"] in found else None
+    name = about["observed"]
+    structure = structure_of(found, response_of(name, found[name]["fn"])) if name in found else None
     if structure is None or structure.sites != sites:
         got = f"the sites {list(found)}" if structure is None else dict(structure.sites)
         raise ValueError(
-            f"{path}: expected a model with the observed site {about['observed']!r} and the latent sites "
+            f"{path}: expected a model with the observed site {name!r} and the latent sites "
             f"{dict(sites)}; got {got}. {cure}"
         )
     _, now = probe(model, structure, layout, _first(draws), y)

@@ -13,7 +13,7 @@ from numpyro.distributions import biject_to
 
 from .density import Density
 from .rows import Data, Weights
-from .structure import is_latent, is_real
+from .sites import is_latent, is_real
 
 START_NOISE = 0.1
 """Standard deviation, in unconstrained coordinates, of the starting points of biases and scalars."""

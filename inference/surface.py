@@ -7,7 +7,6 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 import numpy as np
-import numpyro.distributions as dist
 import optax
 from jax import Array
 from jax.flatten_util import ravel_pytree
@@ -113,18 +112,12 @@ class Surface:
         _, _, best, lowest = jax.lax.fori_loop(0, LBFGS_STEPS, step, start)
         return best, lowest * data.num_rows
 
-    def _logits(self, u: Weights, data: Data) -> Array:
-        """The logits of the classes, (n, classes), or of all rows' tokens, (n T, classes)."""
+    def _logits(self, u: Weights, data: Data) -> Array | None:
+        """The logits of the classes, (n, classes), or of all rows' tokens, (n T, classes); None where there are none."""
         d, _ = self.density.observation(self.density.constrain(u, data), data)
-        while isinstance(d, dist.Independent | dist.ExpandedDistribution):
-            d = d.base_dist
-        if isinstance(d, dist.BernoulliLogits) and d.logits.ndim == 1:
-            return jnp.stack([jnp.zeros_like(d.logits), d.logits], axis=-1)
-        if isinstance(d, dist.CategoricalLogits) or hasattr(d, "padding"):
-            return d.logits.reshape(-1, d.logits.shape[-1])
-        return None
+        return self.density.structure.response.logits(d)
 
-    def _all_logits(self, u: Weights, data: Data) -> Array:
+    def _all_logits(self, u: Weights, data: Data) -> Array | None:
         return self._by_rows(partial(self._logits, u), data)
 
     def _logit_slopes(self, sites: tuple[str, ...], u: Weights, data: Data) -> Array:

@@ -43,7 +43,7 @@ from flatprior.inference.methods.chains import first_points
 from flatprior.inference.methods.descent import starting_points
 from flatprior.inference.methods.steps import START_KEY
 from flatprior.inference.objective.place import weights_at
-from flatprior.inference.structure import abstract_trace, is_latent
+from flatprior.inference.sites import abstract_trace, is_latent
 from flatprior.models import MLP, Bernoulli, Categorical, Lift, Model, Normal, fan_in, gaussian, priors
 
 RNG = np.random.default_rng(7)

@@ -82,7 +82,7 @@ def sizes(predictive: Predictive) -> tuple[int, int]:
     of = (
         predictive_module._observation,
         predictive.model,
-        predictive.structure.observed,
+        predictive.response,
         predictive.draws,
         predictive.x,
     )

@@ -18,7 +18,7 @@ from jax import Array
 
 from flatprior.inference import MAP, fit
 from flatprior.inference.checks import as_rows, check_problem
-from flatprior.inference.structure import abstract_trace
+from flatprior.inference.sites import abstract_trace
 from flatprior.models import MLP, Bernoulli, Categorical, Model, Normal, gaussian
 
 X = np.array([[0.5, 1.0], [-1.5, 0.0], [2.0, 1.0], [0.25, 0.0]])

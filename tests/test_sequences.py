@@ -34,6 +34,7 @@ from flatprior.inference import (
 )
 from flatprior.inference import predictive as predictive_module
 from flatprior.inference.checks import Layout
+from flatprior.inference.contract import check_model
 from flatprior.inference.criticism import calibration, temperature_scaling, uncertainty
 from flatprior.inference.density import observation, row_log_probs
 from flatprior.inference.generation import generate
@@ -378,7 +379,7 @@ def test_probabilities_come_in_chunks(fitted: dict[str, Fit], rows: Rows, monkey
     predictive = fitted["draws"].predict(rows.x)
     whole = predictive.probs
     monkeypatch.setattr(predictive_module, "WORKING_BYTES", 2**16)
-    of = predictive_module._observation, predictive.model, "y", predictive.draws, predictive.x
+    of = predictive_module._observation, predictive.model, predictive.response, predictive.draws, predictive.x
     assert predictive_module.sizes(*of, None)[0] < len(rows.x)
     np.testing.assert_allclose(predictive.probs, whole, rtol=1e-5)
 
@@ -425,7 +426,7 @@ def test_hand_written_sequences_are_rows_of_tokens_too(fitted: dict[str, Fit], r
 
     whole = (rows.y >= 0).all(axis=1)
     x, y = rows.x[whole], rows.y[whole]
-    found = replace(fitted["MAP"], model=by_hand)
+    found = replace(fitted["MAP"], model=by_hand, structure=check_model(by_hand, x, y))
     told = code_length(found, x, y)
     assert told.num_tokens == y.size
     np.testing.assert_allclose(found.predict(x).probs, np.exp(by_token(found, x))[0], rtol=1e-4, atol=1e-6)
@@ -485,7 +486,8 @@ def test_what_has_no_meaning_is_refused_in_a_sentence(name: str, fitted: dict[st
 
 def test_other_tokens_cannot_be_compared(fitted: dict[str, Fit], rows: Rows) -> None:
     four = mixture_of(fitted["MAP"], np.full((4, 4), 0.25))
-    more = replace(four, model=Model(table, CategoricalSequence(4), gaussian(1.5)))
+    model = Model(table, CategoricalSequence(4), gaussian(1.5))
+    more = replace(four, model=model, structure=check_model(model, *rows))
     with pytest.raises(ValueError, match="'a' has 3 kinds of tokens, and 'b' 4 kinds of tokens"):
         compare({"a": fitted["MAP"], "b": more}, *rows)
 
@@ -666,7 +668,9 @@ def test_what_cannot_go_on_is_refused(fitted: dict[str, Fit], rows: Rows) -> Non
     numbers = replace(fitted["MAP"], layout=Layout.of(None, np.zeros((2, 6), np.float32)))
     with pytest.raises(ValueError, match=r"expected a fit whose x is rows of tokens, \(n, T\) integers; got rows of"):
         generate(numbers, [0], 3, key=0)
-    classes = replace(fitted["MAP"], model=Model(MLP(), Categorical(3), gaussian(1.5)))
+    model = Model(MLP(), Categorical(3), gaussian(1.5))
+    structure = check_model(model, rows.x.astype(np.float32), rows.y[:, 0])
+    classes = replace(fitted["MAP"], model=model, structure=structure)
     with pytest.raises(TypeError, match="expected y to be a row of tokens"):
         generate(classes, [0], 3, key=0)
 

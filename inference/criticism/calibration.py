@@ -117,7 +117,7 @@ def calibration(fit: Fit | Tempered, x: Any, y: Any, *, of: int | None = None, n
     if forecast.transform is None or forecast.transform.ndim != 1:
         raise NotImplementedError(
             "calibration: expected y to be a class, or one continuous number whose distribution has a cdf; it can be "
-            f"{predictive.structure.support!r}."
+            f"{predictive.response.support!r}."
         )
     return _of_numbers(forecast.log_prob, forecast.transform.astype(float), num_bins)
 

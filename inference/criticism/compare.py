@@ -3,18 +3,15 @@
 import warnings
 from collections.abc import Mapping, Sequence
 from itertools import combinations
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
-from numpyro.distributions import Distribution
 
 from ..checks import as_rows
-from ..objective.terms import title
 from ..predictive import Predictive
 from ..result import Fit
 from ..rows import Rows, count_rows
 from ..status import no_failure_warnings
-from ..structure import abstract_trace, element, unmasked
 from .convergence import loo
 from .scores import Forecast, mean, standard_error
 from .table import Comparison, Entry, tabulate
@@ -22,14 +19,6 @@ from .table import Comparison, Entry, tabulate
 UNITS = "{rows} rows. Log density in nats a row of the predictive distribution; se: standard error."
 PARETO = "Estimated shape parameter"
 """How ArviZ's warning of a large Pareto k begins."""
-CURES = {
-    "observed": "Give the observed site one name in all models.",
-    "scored": "A density has units of y, and no common scale with a probability.",
-    "num_classes": "Fit them to the same classes.",
-    "vocabulary": "Fit them to the same tokens.",
-    "event_shape": "Fit them to the same y.",
-}
-"""What must be alike of the observed sites -> what to do where it is not."""
 
 
 def compare(
@@ -114,49 +103,16 @@ def compare(
 
 def check_comparable(predictives: Mapping[str, Sequence[Predictive]]) -> list[str]:
     """Raise where fits do not score the same y on one scale; say where their observations differ in family."""
-    sites = {name: _Site.of(each) for name, members in predictives.items() for each in members}
-    for (one, its), (other, theirs) in combinations(sites.items(), 2):
-        for what, cure in CURES.items():
-            a, b = getattr(its, what), getattr(theirs, what)
-            if a != b:
-                raise ValueError(f"compare: {one!r} has {_told(what, a)}, and {other!r} {_told(what, b)}. {cure}")
+    responses = {name: each.response for name, members in predictives.items() for each in members}
+    for (one, its), (other, theirs) in combinations(responses.items(), 2):
+        if found := its.mismatch(theirs):
+            raise ValueError(f"compare: {one!r} has {found[0]}, and {other!r} {found[1]}. {found[2]}")
     families: dict[str, list[str]] = {}
-    for name, site in sites.items():
-        families.setdefault(site.family, []).append(name)
+    for name, response in responses.items():
+        families.setdefault(response.family, []).append(name)
     if len(families) == 1:
         return []
     return ["Observations: " + "; ".join(f"{family} ({', '.join(of)})" for family, of in families.items()) + "."]
-
-
-class _Site(NamedTuple):
-    """What of an observed site must be alike where log densities are compared, and its family, which need not."""
-
-    observed: str
-    scored: str
-    num_classes: int | None
-    vocabulary: int | None
-    event_shape: tuple[int, ...]
-    family: str
-
-    @classmethod
-    def of(cls, predictive: Predictive) -> "_Site":
-        name = predictive.structure.observed
-        d: Distribution = unmasked(abstract_trace(predictive.model, predictive.x)[name]["fn"])
-        scored = "a probability" if d.support.is_discrete else "a density"
-        return cls(name, scored, predictive.num_classes, predictive.vocabulary, d.event_shape, title(element(d)))
-
-
-def _told(what: str, value: Any) -> str:
-    match what:
-        case "observed":
-            return f"the observed site {value!r}"
-        case "num_classes":
-            return f"{'no' if value is None else value} classes"
-        case "vocabulary":
-            return "no tokens" if value is None else f"{value} kinds of tokens"
-        case "event_shape":
-            return f"a y of shape {value} in each row"
-    return f"{value} of y"
 
 
 def _as_lists(fits: Any) -> dict[str, list[Fit]]:

@@ -21,7 +21,7 @@ from ..density import log_density
 from ..methods.nuts import MIN_BFMI
 from ..reasons import Code, Reason
 from ..result import Fit
-from ..rows import Rows, count_rows, take_rows
+from ..rows import count_rows, take_rows
 
 NUM_PROBES = 50
 """Rows whose predictions are looked at, evenly spread over those given."""
@@ -117,7 +117,7 @@ def diagnose(fit: Fit, x: Any, y: Any = None) -> Diagnosis:
     if draws < 4:
         raise ValueError(f"diagnose: expected at least 4 draws a chain; got {draws}.")
     all_rows = as_rows("x", x)
-    rows, probes = (_spread_over(count_rows(all_rows), count) for count in (NUM_PROBES, _num_probes(fit, all_rows)))
+    rows, probes = (_spread_over(count_rows(all_rows), count) for count in (NUM_PROBES, _num_probes(fit)))
     means = fit.predict(take_rows(all_rows, probes)).component_means
     means = means.reshape(chains, draws, *means.shape[1:])
     quantities: dict[str, np.ndarray] = {"predictions": means, "log density": fit.stats["lp"]}
@@ -149,10 +149,10 @@ def diagnose(fit: Fit, x: Any, y: Any = None) -> Diagnosis:
     return Diagnosis(table, per_chain, tree, modes, findings, tuple(notes))
 
 
-def _num_probes(fit: Fit, x: Rows) -> int:
+def _num_probes(fit: Fit) -> int:
     """How many rows are predicted: of rows of tokens as many as hold `NUM_PROBES` tokens, each of them a prediction."""
-    first = fit.predict(take_rows(x, np.arange(1)))
-    return NUM_PROBES if first.vocabulary is None else -(-NUM_PROBES // first.event_shape[0])
+    response = fit.structure.response
+    return -(-NUM_PROBES // math.prod(response.event_shape)) if response.kind == "tokens" else NUM_PROBES
 
 
 def _spread_over(num_rows: int, count: int) -> np.ndarray:

@@ -41,16 +41,15 @@ class Forecast:
         if len(leaves) > 1:  # which leaf the site observes is the model's business
             return cls(log_prob=log_prob)
         known: dict[str, Any] = {"log_prob": log_prob, "y": np.asarray(leaves[0])}
-        if predictive.is_finite:
-            return cls(**known, probs=class_probs(predictive))
-        if predictive.vocabulary is not None:
-            return cls(**known, num_tokens=predictive.is_token(known["y"]).sum(axis=-1))
-        try:
+        response = predictive.response
+        if response.is_class:
+            return cls(**known, probs=predictive.class_probs)
+        if response.kind == "tokens":
+            return cls(**known, num_tokens=response.symbols(known["y"])[1])
+        if response.has_moments:
             known["mean"] = predictive.mean
-            if not predictive.structure.support.is_discrete:  # whose transform is not uniform where the fit is right
+            if response.has_uniform_transform:
                 known["transform"] = predictive.cdf(y)
-        except NotImplementedError:
-            pass
         return cls(**known)
 
     @classmethod
@@ -82,12 +81,6 @@ class Forecast:
             scores["coverage"] = float((np.abs(self.transform - 0.5) <= INTERVAL / 2).mean())
             scores["calibration_error"] = interval_calibration_error(self.transform)
         return scores
-
-
-def class_probs(predictive: Predictive) -> np.ndarray:
-    """p(y = k | x), (n, num_classes), of two classes as well."""
-    probs = predictive.probs
-    return np.stack([1 - probs, probs], axis=1) if probs.ndim == 1 else probs
 
 
 def _class_scores(probs: np.ndarray, y: np.ndarray) -> dict[str, float]:

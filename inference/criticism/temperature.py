@@ -4,17 +4,15 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
-import jax
 import numpy as np
-from jax import Array
 from scipy.optimize import brentq
 from scipy.special import log_softmax
 
 from ..checks import check_labels, check_like
-from ..predictive import Predictive, over_rows
+from ..mixture import log_mean_exp
+from ..predictive import Predictive, class_log_probs, over_rows
+from ..response import Response
 from ..result import Fit
-from ..rows import Rows
-from .uncertainty import class_log_probs
 
 RANGE = 1e-3, 1e3
 """Where a temperature is looked for."""
@@ -29,9 +27,9 @@ class TemperedPredictive:
     temperature: float
 
     @property
-    def is_finite(self) -> bool:
-        """True: only probabilities of classes are tempered."""
-        return True
+    def response(self) -> Response:
+        """What y is: one of a finite set of classes."""
+        return self.predictive.response
 
     @property
     def num_classes(self) -> int | None:
@@ -41,8 +39,12 @@ class TemperedPredictive:
     @property
     def probs(self) -> np.ndarray:
         """As of `Predictive`: (n,) of a site on {0, 1}, else (n, num_classes)."""
-        probs = np.exp(self._log_probs)
-        return probs[:, 1] if self.predictive.probs.ndim == 1 else probs
+        return self.class_probs[:, 1] if self.response.kind == "binary" else self.class_probs
+
+    @property
+    def class_probs(self) -> np.ndarray:
+        """p(y = k | x), (n, num_classes), of two classes as well."""
+        return np.exp(self._log_probs)
 
     def log_prob(self, y: Any) -> np.ndarray:
         """Log probability of classes y in nats, (n,).
@@ -118,8 +120,7 @@ def temperature_scaling(fit: Fit, x_validation: Any, y_validation: Any) -> Tempe
     if not isinstance(fit, Fit):
         raise TypeError(f"temperature_scaling: expected a fit; got {fit!r}.")
     predictive = fit.predict(check_like(fit.layout, x_validation, "x_validation"))
-    if not predictive.is_finite:
-        raise TypeError(f"temperature_scaling: expected y to be a class; it can be {predictive.structure.support!r}.")
+    predictive.response.expect_class("temperature_scaling")
     labels = _labels(predictive, y_validation, "y_validation")
     log_probs = _log_probs(predictive)
     of_label = log_probs[np.arange(len(labels)), labels]
@@ -147,12 +148,8 @@ def _moments(log_probs: np.ndarray, power: float) -> tuple[np.ndarray, np.ndarra
 
 def _log_probs(predictive: Predictive) -> np.ndarray:
     """Log p(y = k | x, data), (n, num_classes), in float64."""
-    of = predictive.model, predictive.structure.observed, predictive.draws, predictive.x
-    return over_rows(class_log_probs, _log_mean, *of).astype(float)
-
-
-def _log_mean(log_probs: Array, y: Rows, extra: Any) -> Array:
-    return jax.nn.logsumexp(log_probs, axis=0) - math.log(len(log_probs))
+    of = predictive.model, predictive.response, predictive.draws, predictive.x
+    return over_rows(class_log_probs, log_mean_exp, *of).astype(float)
 
 
 def _labels(predictive: Predictive, y: Any, name: str = "y") -> np.ndarray:

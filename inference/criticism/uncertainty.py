@@ -6,14 +6,11 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 import numpy as np
-import numpyro.distributions as dist
 from jax import Array
 
-from ..density import observation
-from ..predictive import log_prob_of_classes, over_rows
+from ..predictive import class_log_probs, moments, over_rows
 from ..result import Fit
-from ..rows import Rows, Weights
-from ..structure import NumPyroModel
+from ..rows import Rows
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -74,26 +71,13 @@ def uncertainty(fit: Fit, x: Any) -> Uncertainty:
     if not isinstance(fit, Fit):
         raise TypeError(f"uncertainty: expected a fit; got {fit!r}.")
     predictive = fit.predict(x)
-    site = predictive.structure.observed
-    finite = predictive.is_finite or predictive.vocabulary is not None
-    per_draw, split = (class_log_probs, _split_entropy) if finite else (_two_moments, _split_variance)
-    aleatoric, epistemic = over_rows(per_draw, split, fit.model, site, predictive.draws, predictive.x)
-    return Uncertainty(aleatoric, epistemic, "nats" if finite else "squared units of y")
-
-
-def class_log_probs(model: NumPyroModel, site: str, weights: Weights, x: Rows, y: Rows) -> Array:
-    """Log p(y = k | x, w), (n, num_classes), or of each token of a row, (n, T, num_classes)."""
-    return log_prob_of_classes(observation(model, weights, x, site))
-
-
-def _two_moments(model: NumPyroModel, site: str, weights: Weights, x: Rows, y: Rows) -> tuple[Array, Array]:
-    """Mean and variance of y given the weights, (n,) or (n, d) each."""
-    d: dist.Distribution = observation(model, weights, x, site)
-    try:
-        moments = d.mean, d.variance
-    except NotImplementedError as error:
-        raise NotImplementedError(f"uncertainty: {type(d).__name__} has no variance to split.") from error
-    return tuple(jnp.broadcast_to(moment, d.shape()) for moment in moments)  # type: ignore[return-value]
+    response = predictive.response
+    has_classes = response.num_classes is not None
+    if not has_classes and not response.has_moments:
+        raise NotImplementedError(f"uncertainty: {response.family} has no variance to split.")
+    per_draw, split = (class_log_probs, _split_entropy) if has_classes else (moments, _split_variance)
+    aleatoric, epistemic = over_rows(per_draw, split, fit.model, response, predictive.draws, predictive.x)
+    return Uncertainty(aleatoric, epistemic, "nats" if has_classes else "squared units of y")
 
 
 def _split_entropy(log_probs: Array, y: Rows, extra: Any) -> tuple[Array, Array]:

@@ -12,12 +12,12 @@ from tqdm import tqdm
 
 from ..checks import as_key, check_problem
 from ..methods.method import Method
-from ..predictive import Predictive
+from ..response import Response
 from ..result import Fit
 from ..rows import Rows, count_rows, take_rows
 from ..run import fit
+from ..sites import NumPyroModel
 from ..status import Status, no_failure_warnings
-from ..structure import NumPyroModel
 from .scores import Forecast, mean
 from .table import Comparison, Entry, tabulate
 
@@ -117,7 +117,7 @@ def cross_validate(
     if not isinstance(folds, int) or isinstance(folds, bool) or not 2 <= folds <= num_rows:
         raise ValueError(f"cross_validate: expected from 2 to {num_rows} folds, the number of rows; got {folds!r}.")
     key_folds, *keys = jax.random.split(key, folds + 1)
-    classes = _classes(Predictive(model, structure, {}, x), y)
+    classes = _classes(structure.response, y)
     dealt = deal(num_rows, folds, classes, np.random.default_rng(np.asarray(jax.random.key_data(key_folds))))
     order = np.argsort(np.concatenate([own for _, own, _ in dealt]))
     entries, per_fold, statuses = {}, {}, {}
@@ -189,13 +189,10 @@ def _scores(found: Fit, forecast: Forecast) -> dict[str, Any]:
     }
 
 
-def _classes(predictive: Predictive, y: Rows) -> np.ndarray | None:
+def _classes(response: Response, y: Rows) -> np.ndarray | None:
     """The class of each row, (n,), of soft labels the most probable; None where y is no class."""
     leaves = jax.tree.leaves(y)
-    if predictive.num_classes is None or len(leaves) > 1:
-        return None
-    labels = np.asarray(leaves[0])
-    return labels if labels.ndim == 1 else labels.argmax(axis=1)
+    return response.labels(leaves[0]) if response.is_class and len(leaves) == 1 else None
 
 
 def _check_methods(methods: Any) -> None:

@@ -13,9 +13,10 @@ from jax import Array
 from ..checks import Layout, as_rows, check_finite, check_like
 from ..density import observation
 from ..predictive import Predictive, over_rows
+from ..response import Response
 from ..result import Fit
 from ..rows import Rows, Weights
-from ..structure import NumPyroModel
+from ..sites import NumPyroModel
 from .bits import in_double_precision
 
 type Kind = Literal["linear", "ablation"]
@@ -156,8 +157,10 @@ def weight_of_evidence(
     levels = np.array([(1 - interval) / 2, (1 + interval) / 2])
     with in_double_precision(predictive) as precise:
         rows = np.asarray(precise.x, np.float64)
-        site, against_rows = precise.structure.observed, np.broadcast_to(reference, rows.shape)
-        parts = over_rows(_Parts(label, others), _summary, fit.model, site, precise.draws, rows, against_rows, levels)
+        against_rows = np.broadcast_to(reference, rows.shape)
+        parts = over_rows(
+            _Parts(label, others), _summary, fit.model, precise.response, precise.draws, rows, against_rows, levels
+        )
     scale = max(float(np.abs(parts.pop("size")).max()), 1.0)
     return WeightOfEvidence(
         features=fit.layout.columns or tuple(map(str, range(shape[0]))),
@@ -171,9 +174,7 @@ def weight_of_evidence(
 
 def _others(predictive: Predictive, label: int, against: int | None) -> tuple[int, ...]:
     """The classes against which the odds are."""
-    classes = range(predictive.num_classes or 0)
-    if not classes:
-        raise TypeError(f"weight_of_evidence: expected y to be a class; it can be {predictive.structure.support!r}.")
+    classes = range(predictive.response.expect_class("weight_of_evidence"))
     if label not in classes or (against is not None and against not in classes) or label == against:
         raise ValueError(
             f"weight_of_evidence: expected label and against to be two of the classes 0 to {classes[-1]}; got "
@@ -206,16 +207,18 @@ class _Parts:
     label: int
     others: tuple[int, ...]
 
-    def __call__(self, model: NumPyroModel, site: str, weights: Weights, x: Rows, y: Rows) -> dict[str, Array]:
+    def __call__(self, model: NumPyroModel, response: Response, weights: Weights, x: Rows, y: Rows) -> dict[str, Array]:
         swapped = jnp.where(jnp.eye(x.shape[1], dtype=bool), y[:, None], x[:, None])
         rows = jnp.concatenate([x, y, (x + y) / 2, swapped.reshape(-1, x.shape[1])])
-        here, there, between, without = jnp.split(self._log_odds(model, weights, rows, site), len(x) * np.arange(1, 4))
+        here, there, between, without = jnp.split(
+            self._log_odds(model, weights, rows, response), len(x) * np.arange(1, 4)
+        )
         bits = here[:, None] - without.reshape(x.shape)
         miss = jnp.maximum(jnp.abs(here - there - bits.sum(axis=1)), jnp.abs(between - (here + there) / 2))
         return {"bits": bits, "log_odds": here, "baseline": there, "miss": miss}
 
-    def _log_odds(self, model: NumPyroModel, weights: Weights, x: Rows, site: str) -> Array:
-        d = observation(model, weights, x, site)
+    def _log_odds(self, model: NumPyroModel, weights: Weights, x: Rows, response: Response) -> Array:
+        d = observation(model, weights, x, response.site)
         return d.log_prob(self.label) - sum(d.log_prob(k) for k in self.others) / len(self.others)
 
 

@@ -13,6 +13,7 @@ from scipy.special import gammaln
 
 from ..checks import as_rows, check_finite
 from ..predictive import Predictive
+from ..response import Response
 from ..result import Fit
 from ..rows import count_rows, in_double
 
@@ -65,8 +66,7 @@ def cross_entropy(fit: Fit, x: Any, y: Any) -> CrossEntropy:
     if not isinstance(fit, Fit):
         raise TypeError(f"cross_entropy: expected a fit; got {fit!r}.")
     predictive = fit.predict(x)
-    if predictive.num_classes is None:
-        raise TypeError(f"cross_entropy: expected y to be a class; it can be {predictive.structure.support!r}.")
+    num_classes = predictive.response.expect_class("cross_entropy")
     y = np.asarray(as_rows("y", y))
     check_finite("y", y)
     if y.ndim == 1:
@@ -77,7 +77,7 @@ def cross_entropy(fit: Fit, x: Any, y: Any) -> CrossEntropy:
                 f"class: for two classes np.stack([1 - y, y], axis=1)."
             )
         return CrossEntropy(np.zeros(len(y)), -predictive.log_prob(y))
-    y = _probabilities(y, (count_rows(predictive.x), predictive.num_classes))
+    y = _probabilities(y, (count_rows(predictive.x), num_classes))
     # Class by class, so that they are those of hard labels to the bit, and do not underflow.
     labels = np.zeros(len(y), int)
     log_probs = np.stack([predictive.log_prob(labels + k) for k in range(y.shape[1])], axis=1)
@@ -211,12 +211,13 @@ def code_length(fit: Fit, x: Any, y: Any) -> CodeLength:
     if not isinstance(fit, Fit):
         raise TypeError(f"code_length: expected a fit; got {fit!r}.")
     predictive, y = fit.predict(x), as_rows("y", y)
-    symbols = Symbols.of("code_length", predictive, y)
+    response = predictive.response
+    symbols = Symbols.of("code_length", response, y)
     bits = row_bits(predictive, y)
     if symbols is None:
-        unit = "a value" if predictive.structure.support.is_discrete else "a density, relative to a cell of size 1"
+        unit = "a value" if response.is_discrete else "a density, relative to a cell of size 1"
         return CodeLength(bits, None, None, unit)
-    num_tokens = None if predictive.vocabulary is None else len(symbols.values)
+    num_tokens = len(symbols.values) if response.kind == "tokens" else None
     return CodeLength(bits, symbols.uniform, symbols.base_rate, f"one of {symbols.num_classes} classes", num_tokens)
 
 
@@ -231,15 +232,11 @@ class Symbols:
     """How many of them are in each row, (n,)."""
 
     @classmethod
-    def of(cls, name: str, predictive: Predictive, y: Any) -> "Symbols | None":
+    def of(cls, name: str, response: Response, y: Any) -> "Symbols | None":
         """The symbols of y, n rows; None where it is not one of a finite set. Soft labels are an error."""
-        if predictive.num_classes is not None:
-            labels = check_classes(name, y)
-            return cls(predictive.num_classes, labels, np.ones(len(labels), int))
-        if predictive.vocabulary is None:
+        if response.num_classes is None:
             return None
-        known = predictive.is_token(y)
-        return cls(predictive.vocabulary, np.asarray(y)[known], known.sum(axis=-1))
+        return cls(response.num_classes, *response.symbols(check_classes(name, y) if response.is_class else y))
 
     @property
     def uniform(self) -> float:

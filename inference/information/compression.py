@@ -133,8 +133,7 @@ def _predictive(name: str, fit: Fit, x: Any) -> Predictive:
     if not isinstance(fit, Fit):
         raise TypeError(f"{name}: expected a fit; got {fit!r}.")
     predictive = fit.predict(x)
-    if predictive.num_classes is None:
-        raise TypeError(f"{name}: expected y to be a class; it can be {predictive.structure.support!r}.")
+    predictive.response.expect_class(name)
     return predictive
 
 

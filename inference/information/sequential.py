@@ -12,11 +12,10 @@ import pandas as pd
 
 from ..checks import as_key, check_problem
 from ..methods.method import Method
-from ..predictive import Predictive
 from ..rows import Rows
 from ..run import fit
+from ..sites import NumPyroModel
 from ..status import Status, no_failure_warnings
-from ..structure import NumPyroModel
 from .bits import Symbols, printed_bits, row_bits
 
 
@@ -108,12 +107,12 @@ def prequential(
         8 rows: 7.2 bits. The labels alone: 8.4 by an adaptive code, 8.0 by the uniform one.
     """
     density, data = check_problem(model, x, y)
-    structure, rows_x, rows_y = density.structure, data.x, data.y
-    symbols = Symbols.of("prequential", Predictive(model, structure, {}, rows_x), rows_y)
+    rows_x, rows_y, response = data.x, data.y, density.structure.response
+    symbols = Symbols.of("prequential", response, rows_y)
     if symbols is None:
         raise ValueError(
-            f"prequential: expected y to be a class; it can be {structure.support!r}, for which the first block has "
-            f"no uniform code. Fit the first k rows, and take code_length(fit, x[k:], y[k:]) of the others."
+            f"prequential: expected y to be a class; it can be {response.support!r}, for which the first "
+            f"block has no uniform code. Fit the first k rows, and take code_length(fit, x[k:], y[k:]) of the others."
         )
     labels = np.asarray(rows_y)
     ends = _ends(blocks, len(labels))

@@ -48,7 +48,7 @@ PEAKED = 100.0
 def no_maximum(surface: Surface, u: Weights, data: Data, prior_power: Array | None = None) -> tuple[Reason, ...]:
     """Whether the classes are separable under a density that does not hold the weights back: the first rule above."""
     structure, num_rows = surface.density.structure, data.num_rows
-    if not structure.support.is_discrete:
+    if not structure.response.is_discrete:
         return ()
     log_probs, loss_per_row = jax.device_get(surface.log_likelihood_and_loss(u, data, prior_power))
     if not (log_probs > -math.log(2)).all():
@@ -80,12 +80,12 @@ def _evidence(data: Data) -> str:
 def quasi_separable(surface: Surface, u: Weights, data: Data) -> tuple[Reason, ...]:
     """Whether some rows are separable from a class, at a point that passes for a mode: the second rule above."""
     structure, observed = surface.density.structure, np.asarray(jax.tree.leaves(data.y)[0])
-    shape = surface.logits_shape(u, data) if structure.support.is_discrete else None
+    shape = surface.logits_shape(u, data) if structure.response.num_classes else None
     if shape is None or shape[0] != observed.size:
         return ()
     labels = observed.ravel()  # of rows of tokens all tokens, one after the other
-    is_label = (labels >= 0) & (labels < shape[1])  # the others are padding
-    labels, place = labels[is_label], np.flatnonzero(is_label)
+    is_known = structure.response.is_known(observed).ravel()
+    labels, place = labels[is_known], np.flatnonzero(is_known)
     absent = sorted(set(range(shape[1])) - set(labels.tolist()))
     sites = [site for site in structure.latents if site in structure.real & structure.flat]
     blocks = _blocks({site: u[site].size for site in sites}, labels.size, shape[1], bool(absent))
@@ -209,7 +209,7 @@ def _peak(surface: Surface, u: Weights, data: Data) -> tuple[float, int]:
     It is 0 where y is discrete, or more than one array.
     """
     leaves = jax.tree.leaves(data.y)
-    if surface.density.structure.support.is_discrete or len(leaves) != 1:
+    if surface.density.structure.response.is_discrete or len(leaves) != 1:
         return 0.0, 0
     values = np.asarray(leaves[0], float).reshape(len(leaves[0]), -1)
     spread = values.std(axis=0)

@@ -14,8 +14,8 @@ from ..checks import Layout, as_key, check_labels, check_like, check_problem
 from ..density import Density
 from ..predictive import log_likelihood
 from ..rows import Data, Weights
+from ..sites import NumPyroModel
 from ..status import Status
-from ..structure import NumPyroModel
 from ..surface import Surface
 from .descent import Descent, descend
 from .mode import MAX_GAIN

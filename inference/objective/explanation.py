@@ -17,7 +17,7 @@ from ..checks import check_problem
 from ..density import log_density
 from ..result import Fit
 from ..rows import Weights, count_rows, in_double
-from ..structure import NumPyroModel
+from ..sites import NumPyroModel
 from .place import Place, weights_at
 from .terms import FLAT, Term, read_sites, sites_at
 

@@ -13,11 +13,12 @@ from jax import Array
 from numpyro.infer.util import compute_log_probs
 
 from ..checks import check_problem
-from ..contract import in_words
 from ..density import Density
 from ..result import Fit
 from ..rows import Data, Weights, in_double
-from ..structure import NumPyroModel, Structure
+from ..sites import NumPyroModel
+from ..structure import Structure
+from ..words import in_words
 from .place import Place, as_weights, weights_at
 
 POINTS_TOGETHER = 16

@@ -13,8 +13,10 @@ from jax import Array
 from jax.scipy import special, stats
 from numpyro.infer.util import compute_log_probs
 
+from ..distributions import stated_loss
 from ..rows import Rows, Weights
-from ..structure import NumPyroModel, element, is_observation
+from ..sites import NumPyroModel, element, is_observation
+from ..words import title
 
 type Role = Literal["loss", "penalty", "factor"]
 type Site = dict[str, Any]
@@ -171,7 +173,7 @@ def _read(site: Site, varying: set[str]) -> Reading:
     d, masks = element(site["fn"]), _masks(site["fn"])
     if isinstance(d, dist.Unit):
         return Reading("factor", "numpyro.factor", "a term written by hand", None, varying, None)
-    words, formula = _in_words(d, varying), FORMULAS.get(getattr(d, "loss", type(d)))
+    words, formula = _in_words(d, varying), FORMULAS.get(stated_loss(d) or type(d))
     if is_observation(site):
         return Reading("loss", words, _loss(d, varying, site["fn"].event_dim) + _weighed(site), formula, varying, None)
     if any(mask is False for mask in masks):
@@ -182,26 +184,35 @@ def _read(site: Site, varying: set[str]) -> Reading:
 
 def _loss(d: Any, varying: set[str], event_dim: int) -> str:
     """What deep learning calls the negative log probability of an observed site."""
-    match d:
-        case dist.BernoulliLogits():
-            return "binary cross-entropy with logits"
-        case dist.BernoulliProbs():
-            return "binary cross-entropy"
-        case dist.CategoricalLogits():
-            return "softmax cross-entropy"
-        case dist.CategoricalProbs():
-            return "cross-entropy"
-        case dist.Normal() if "scale" in varying:
-            return f"Gaussian NLL, {_learned(d.scale, event_dim)}"
-        case dist.Normal():
-            return "squared error / (2 * {0}^2) + n/2 log(2 pi {0}^2)".format(_number(d.scale, "scale"))
-        case dist.Laplace() if "scale" in varying:
-            return f"Laplace NLL, {_learned(d.scale, event_dim)}"
-        case dist.Laplace():
-            return "absolute error / {0} + n log(2 * {0})".format(_number(d.scale, "scale"))
-        case dist.Poisson():
-            return "Poisson loss, rate - y log(rate) + log(y!)"
-    return getattr(d, "loss", f"negative log of {title(d)}")
+    named = next((LOSSES[kind] for kind in type(d).__mro__ if kind in LOSSES), None)
+    return named(d, varying, event_dim) if named else stated_loss(d) or f"negative log of {title(d)}"
+
+
+def _normal_loss(d: Any, varying: set[str], event_dim: int) -> str:
+    if "scale" in varying:
+        return f"Gaussian NLL, {_learned(d.scale, event_dim)}"
+    return "squared error / (2 * {0}^2) + n/2 log(2 pi {0}^2)".format(_number(d.scale, "scale"))
+
+
+def _laplace_loss(d: Any, varying: set[str], event_dim: int) -> str:
+    if "scale" in varying:
+        return f"Laplace NLL, {_learned(d.scale, event_dim)}"
+    return "absolute error / {0} + n log(2 * {0})".format(_number(d.scale, "scale"))
+
+
+LOSSES: dict[type, Callable[[Any, set[str], int], str]] = {
+    dist.BernoulliLogits: lambda d, varying, event_dim: "binary cross-entropy with logits",
+    dist.BernoulliProbs: lambda d, varying, event_dim: "binary cross-entropy",
+    dist.CategoricalLogits: lambda d, varying, event_dim: "softmax cross-entropy",
+    dist.CategoricalProbs: lambda d, varying, event_dim: "cross-entropy",
+    dist.Normal: _normal_loss,
+    dist.Laplace: _laplace_loss,
+    dist.Poisson: lambda d, varying, event_dim: "Poisson loss, rate - y log(rate) + log(y!)",
+}
+"""Distribution, or a base of it -> the name of its loss, by (distribution, what depends on weights, event_dim).
+
+A distribution of the user's own names its loss itself; see `response`.
+"""
 
 
 def _penalty(d: Any, site: str, varying: set[str]) -> str:
@@ -293,16 +304,6 @@ def _one(value: Any) -> float | None:
 def _number(value: Any, otherwise: str) -> str:
     number = _one(value)
     return otherwise if number is None else f"{number:.4g}"
-
-
-def title(d: Any) -> str:
-    """The name of a distribution."""
-    match d:
-        case dist.MixtureSameFamily():
-            return f"mixture of {d.mixture_size} {title(element(d.component_distribution))}"
-        case dist.MixtureGeneral():
-            return f"mixture of {', '.join(title(element(part)) for part in d.component_distributions)}"
-    return type(d).__name__.removesuffix("Logits").removesuffix("Probs")
 
 
 def _in_words(d: Any, varying: set[str]) -> str:

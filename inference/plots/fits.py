@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..criticism.compare import check_comparable
-from ..criticism.scores import class_probs
 from ..predictive import Predictive, count_draws
 from ..result import Fit
 from .likelihood import DASHES, FONT, LINES
@@ -56,8 +55,8 @@ def plot_fit(fits: Fit | Mapping[str, Fit], x: Any, y: Any, ax: "Axes | None" = 
     ax = new_axes(1)[0] if ax is None else ax
     several = [name for name, fit in named.items() if num_draws(fit) > 1]
     banded = (several or [*named][: len(named) == 1] or [""])[0]
-    classes = _has_classes(predictives[next(iter(named))])
-    (_draw_classes if classes else _draw_numbers)(ax, places, predictives, rows, labels, banded)
+    draw = _draw_classes if first.structure.response.is_name else _draw_numbers
+    draw(ax, places, predictives, rows, labels, banded)
     ax.set(xlim=(places[0], places[-1]), xlabel=(first.layout.columns or ("x",))[0])
     place: dict[str, Any] = {"loc": "lower left", "bbox_to_anchor": (0, 1), "borderaxespad": 0.2}
     ax.legend(frameon=False, fontsize=FONT, ncols=3, columnspacing=1.2, **place)
@@ -83,7 +82,7 @@ def _draw_numbers(
     ax.plot(x, y, ".", color="0.1", markersize=4, label="data", zorder=2.5)
     low, high = ax.get_ylim()
     room = BEYOND * (np.ptp(y) or 1.0)
-    site = next(iter(predictives.values())).structure.observed
+    site = next(iter(predictives.values())).response.site
     ax.set(ylim=(max(low, y.min() - room), min(high, y.max() + room)), ylabel=site)
 
 
@@ -92,11 +91,11 @@ def _draw_classes(
 ) -> None:
     """Two classes are one line, coloured by fit; of more the colours tell classes apart, and the dashes fits."""
     first = next(iter(predictives.values()))
-    site, num_classes = first.structure.observed, class_probs(first).shape[1]
+    site, num_classes = first.response.site, first.class_probs.shape[1]
     binary = num_classes == 2
     of = "50% and 90% of the draws" if binary else "90% of the draws"  # of several classes they lie on one another
     for (name, predictive), by_fit in zip(predictives.items(), _styles(), strict=False):
-        probs, draws = class_probs(predictive), predictive.component_means
+        probs, draws = predictive.class_probs, predictive.component_means
         for k in [1] if binary else range(num_classes):
             style = by_fit if binary else {**by_fit, "color": LINES[k % len(LINES)]}
             named = binary or k == 0  # the legend tells fits apart; classes are named on their lines
@@ -111,7 +110,7 @@ def _draw_classes(
                 _edge(ax, at, bands[[0, -1]], style, f"{name}, 90% of the draws" if named else None)
     _rug(ax, site, x, y, num_classes)
     if not binary:
-        _name_classes(ax, at, class_probs(first))
+        _name_classes(ax, at, first.class_probs)
     ax.set(yticks=np.linspace(0, 1, 6), ylabel=f"p({site} = 1)" if binary else "probability")
 
 
@@ -138,21 +137,8 @@ def _name_classes(ax: "Axes", at: np.ndarray, probs: np.ndarray) -> None:
         ax.text(at[best], probs[best, k], str(k), fontsize=FONT, zorder=5, **style)
 
 
-def _has_classes(predictive: Predictive) -> bool:
-    """Whether y is drawn by its probabilities: one of two values, or a class, and no count, which has a mean."""
-    if predictive.num_classes in (None, 2):
-        return predictive.num_classes == 2
-    try:
-        return predictive.mean is None
-    except NotImplementedError:
-        return True
-
-
 def _quantiles(predictive: Predictive) -> np.ndarray | None:
-    try:
-        return predictive.quantile(LEVELS)
-    except NotImplementedError:  # y is discrete, or has no cdf
-        return None
+    return None if "quantile" in predictive.response.missing else predictive.quantile(LEVELS)
 
 
 def _fill(ax: "Axes", at: np.ndarray, bands: np.ndarray, colour: str, label: str | None) -> None:

@@ -43,11 +43,10 @@ def rows_at(fit: Fit, points: np.ndarray) -> Rows:
 def labels_of(fit: Fit, x: Any, y: Any) -> np.ndarray:
     """The numbers or classes of y, (n,), of soft labels the most probable ones."""
     leaves = jax.tree.leaves(check_labels(fit.model, check_like(fit.layout, x), y))
-    labels = np.asarray(leaves[0])
-    finite = fit.predict(x).is_finite
-    if len(leaves) > 1 or labels.ndim > 1 + finite:
+    labels = fit.structure.response.labels(leaves[0])
+    if len(leaves) > 1 or labels.ndim > 1:
         raise ValueError(f"y: expected one number or class a row; got {', '.join(str(leaf.shape) for leaf in leaves)}.")
-    return labels.argmax(axis=1) if labels.ndim == 2 else labels
+    return labels
 
 
 def reach_of(values: np.ndarray) -> tuple[float, float]:

@@ -5,7 +5,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..criticism.scores import class_probs
 from ..criticism.uncertainty import uncertainty
 from ..predictive import Predictive
 from ..result import Fit
@@ -53,28 +52,28 @@ def plot_decision(
         raise TypeError(f"plot_decision: expected two axes; got {len(pair)}.")
     across, up = (np.linspace(*reach_of(column), side) for column in rows.T)
     at = rows_at(fit, np.stack(np.meshgrid(across, up), axis=-1).reshape(-1, 2))
-    predictive = fit.predict(at)
-    if predictive.is_finite:
+    predictive, response = fit.predict(at), fit.structure.response
+    if response.is_class:
         _draw_regions(pair[0], across, up, predictive)
     else:
-        _shade(pair[0], across, up, predictive.mean, f"mean of {fit.structure.observed}", labels)
+        _shade(pair[0], across, up, predictive.mean, f"mean of {response.site}", labels)
     split = uncertainty(fit, at)
     spread = split.epistemic if split.unit == "nats" else np.sqrt(split.epistemic)
-    unit = "nats" if split.unit == "nats" else f"sd, units of {fit.structure.observed}"
+    unit = "nats" if split.unit == "nats" else f"sd, units of {response.site}"
     none = ": a point has none" if num_draws(fit) == 1 else ""
     _shade(pair[1], across, up, spread, f"epistemic, {unit}{none}")
     names = fit.layout.columns or ("x[0]", "x[1]")
     for ax in pair:
-        _scatter(ax, rows, labels, predictive.is_finite, coloured=ax is pair[0])
+        _scatter(ax, rows, labels, response.is_class, coloured=ax is pair[0])
         ax.set(xlabel=names[0], ylabel=names[1], xlim=(across[0], across[-1]), ylim=(up[0], up[-1]))
-    if predictive.is_finite:
-        pair[1].legend(title=fit.structure.observed, fontsize=FONT, title_fontsize=FONT, framealpha=0.8)
+    if response.is_class:
+        pair[1].legend(title=response.site, fontsize=FONT, title_fontsize=FONT, framealpha=0.8)
     return pair
 
 
 def _draw_regions(ax: "Axes", across: np.ndarray, up: np.ndarray, predictive: Predictive) -> None:
     """The probability of one of two classes, or the most probable of several; lines where the answer changes."""
-    probs, site = class_probs(predictive), predictive.structure.observed
+    probs, site = predictive.class_probs, predictive.response.site
     num_classes = probs.shape[1]
     if num_classes == 2:
         _shade(ax, across, up, probs[:, 1], f"p({site} = 1)", np.array([0.0, 1.0]))

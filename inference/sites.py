@@ -1,0 +1,92 @@
+"""What is asked of the sites of a trace."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpyro.distributions as dist
+from jax import Array
+from numpyro.distributions import biject_to, constraints
+from numpyro.handlers import seed, substitute, trace
+
+from .rows import Rows
+
+NumPyroModel = Callable[..., Any]
+"""A NumPyro model ``model(x, y=None)``."""
+
+
+def abstract_trace(model: NumPyroModel, x: Rows, y: Rows | None = None) -> dict[str, Any]:
+    """The sites of a model, with shapes and types but without values: nothing is computed.
+
+    Observed sites carry the shape of their log probability as ``log_prob_shape``.
+    """
+    sites: dict[str, Any] = {}
+
+    def run(x: Rows, y: Rows | None) -> list[Array]:
+        sites.update(trace(seed(substitute(model, substitute_fn=improper_value), jax.random.key(0))).get_trace(x, y))
+        for site in sites.values():
+            if is_observation(site):
+                site["log_prob_shape"] = jnp.shape(site["fn"].log_prob(site["value"]))
+        return []
+
+    jax.eval_shape(run, x, y)
+    return sites
+
+
+def improper_value(site: dict[str, Any]) -> Array | None:
+    """A value of a site that has none to draw from, `ImproperUniform`: the image of 0."""
+    if not (is_latent(site) and isinstance(element(site["fn"]), dist.ImproperUniform)):
+        return None
+    transform = biject_to(site["fn"].support)
+    return transform(jnp.zeros(transform.inverse_shape(site["fn"].shape())))
+
+
+def is_latent(site: dict[str, Any]) -> bool:
+    """Whether a site of a trace is one whose value is inferred."""
+    return site["type"] == "sample" and not site["is_observed"]
+
+
+def is_observation(site: dict[str, Any]) -> bool:
+    """Whether a site of a trace is data; `numpyro.factor` is a term of the density, but no data."""
+    return site["type"] == "sample" and site["is_observed"] and not is_factor(site["fn"])
+
+
+def is_factor(d: dist.Distribution) -> bool:
+    """Whether a distribution is that of `numpyro.factor`, with or without a mask."""
+    return isinstance(element(d), dist.Unit)
+
+
+def element(d: dist.Distribution) -> dist.Distribution:
+    """The distribution of one element, without expansions, masks and event dimensions."""
+    while isinstance(d, dist.Independent | dist.ExpandedDistribution | dist.MaskedDistribution):
+        d = d.base_dist
+    return d
+
+
+def is_masked(d: dist.Distribution) -> bool:
+    """Whether the log probability of a distribution has been masked out by `flat`."""
+    return isinstance(d, dist.MaskedDistribution) and d._mask is False
+
+
+def is_flat(d: dist.Distribution) -> bool:
+    """Whether a prior is flat: masked out, or improper by itself."""
+    return is_masked(d) or isinstance(element(d), dist.ImproperUniform)
+
+
+def unmasked(d: dist.Distribution) -> dist.Distribution:
+    """The distribution without the mask of `flat`, which takes y for a latent site where it is not given."""
+    return d.base_dist if is_masked(d) else d
+
+
+def is_real(support: constraints.Constraint) -> bool:
+    """Whether a support is the whole real line, in any number of dimensions."""
+    while hasattr(support, "base_constraint"):
+        support = support.base_constraint
+    return support in (constraints.real, constraints.real_vector, constraints.real_matrix)
+
+
+def log_prob(site: dict[str, Any]) -> Array:
+    """The log probability of a site of a trace in nats, summed, with its scale."""
+    nats = jnp.sum(site["fn"].log_prob(site["value"]))
+    return nats if site["scale"] is None else nats * site["scale"]

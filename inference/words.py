@@ -1,0 +1,38 @@
+"""Words for error messages and tables: the names of distributions, values of a support, places in rows."""
+
+from typing import Any
+
+import numpyro.distributions as dist
+from numpyro.distributions import Distribution, constraints
+
+from .distributions import IntegerInterval
+from .sites import element
+
+
+def title(d: Distribution) -> str:
+    """The name of a distribution."""
+    match d:
+        case dist.MixtureSameFamily():
+            return f"mixture of {d.mixture_size} {title(element(d.component_distribution))}"
+        case dist.MixtureGeneral():
+            return f"mixture of {', '.join(title(element(part)) for part in d.component_distributions)}"
+    return type(d).__name__.removesuffix("Logits").removesuffix("Probs")
+
+
+def in_words(support: constraints.Constraint) -> str:
+    """What a value in a support is."""
+    if support is constraints.boolean:
+        return "0 or 1"
+    if isinstance(support, IntegerInterval):
+        return f"an integer from {support.lower_bound} to {support.upper_bound}"
+    if support is constraints.simplex:
+        return "probabilities that sum to 1"
+    if support is constraints.real:
+        return "a finite number"
+    return "a positive number" if support is constraints.positive else f"a value in {support!r}"
+
+
+def place_in_words(place: Any) -> str:
+    """A place in an array of rows."""
+    row, *rest = map(int, place)
+    return f", row {row}" + (f", column {rest[0]}" if rest else "")
