@@ -113,7 +113,7 @@ class Surface:
         return best, lowest * data.num_rows
 
     def _logits(self, u: Weights, data: Data) -> Array | None:
-        """The logits of the classes, (n, classes), or of all rows' tokens, (n T, classes); None where there are none."""
+        """The logits of the classes, (n, classes), or of all tokens, (n T, classes); None where there are none."""
         d, _ = self.density.observation(self.density.constrain(u, data), data)
         return self.density.structure.response.logits(d)
 

@@ -80,7 +80,9 @@ def test_the_likelihood_of_a_network_rises_with_the_scale(data_sets: dict[str, R
 def test_of_separable_classes_the_path_runs_away() -> None:
     x = np.random.default_rng(0).normal(size=(60, 2))
     y = (x[:, 0] > 0).astype(int)
-    path = prior_path(LOGISTIC, x, y, key=0, multiples=np.geomspace(0.1, 100, 7), test=(x[:9], y[:9]), progress=False)
+    path = prior_path(
+        LOGISTIC, x, y, key=0, multiples=np.geomspace(0.1, 100, 7), x_test=x[:9], y_test=y[:9], progress=False
+    )
     sizes = np.abs(path.weights["w1"]).max(axis=(1, 2))
     assert (np.diff(sizes) > 0).all()
     assert [status.level for status in path.statuses] == ["ok"] * 7 + ["failed"]
@@ -112,10 +114,14 @@ BAD = {
     "none": (lambda x, y: prior_path(LOGISTIC, x, y, key=0, multiples=()), ValueError, "increasing positive"),
     "no key": (lambda x, y: prior_path(LOGISTIC, x, y, key=None), TypeError, "integer seed"),
     "rows": (lambda x, y: prior_path(LOGISTIC, x, y[1:], key=0), ValueError, "as many rows in y as in x"),
-    "test": (lambda x, y: prior_path(LOGISTIC, x, y, key=0, test=x), TypeError, "a pair of rows"),
-    "test rows": (lambda x, y: prior_path(LOGISTIC, x, y, key=0, test=(x, y[1:])), ValueError, "as many rows"),
-    "test labels": (lambda x, y: prior_path(LOGISTIC, x, y, key=0, test=(x, y + 1)), ValueError, "0 or 1"),
-    "test columns": (lambda x, y: prior_path(LOGISTIC, x, y, key=0, test=(x[:, 1:], y)), ValueError, "rows shaped"),
+    "test": (lambda x, y: prior_path(LOGISTIC, x, y, key=0, x_test=x), TypeError, "x_test and y_test together"),
+    "test rows": (lambda x, y: prior_path(LOGISTIC, x, y, key=0, x_test=x, y_test=y[1:]), ValueError, "as many rows"),
+    "test labels": (lambda x, y: prior_path(LOGISTIC, x, y, key=0, x_test=x, y_test=y + 1), ValueError, "0 or 1"),
+    "test columns": (
+        lambda x, y: prior_path(LOGISTIC, x, y, key=0, x_test=x[:, 1:], y_test=y),
+        ValueError,
+        "rows shaped",
+    ),
 }
 
 
@@ -128,7 +134,7 @@ def test_bad_input(name: str, labels: Rows) -> None:
 
 def test_the_picture_has_a_line_a_weight_and_says_whether_there_is_a_limit(labels: Rows) -> None:
     x, y = labels
-    path = prior_path(LOGISTIC, x, y, key=0, multiples=(0.1, 1.0, 10.0), test=(x, y), progress=False)
+    path = prior_path(LOGISTIC, x, y, key=0, multiples=(0.1, 1.0, 10.0), x_test=x, y_test=y, progress=False)
     estimates, scores = plot_path(path, Figure().subplots(1, 2))
     drawn = {line.get_label(): line.get_ydata() for line in estimates.get_lines()}
     for label, values in {"w1[0, 0]": path.weights["w1"][:-1, 0, 0], "b1": path.weights["b1"][:-1, 0]}.items():
