@@ -7,6 +7,7 @@ import matplotlib
 from matplotlib.figure import Figure
 
 from ..inference import Comparison, Fit, calibration, plot_calibration, plot_compare
+from ..inference.files import atomic_write
 from .data import Split
 
 NUM_BINS, BIN_ROWS = 10, 10
@@ -23,6 +24,4 @@ def draw(fits: Mapping[str, Fit], comparison: Comparison, test: Split, title: st
     told = {name: calibration(fits[name], test.x, test.y, num_bins=num_bins) for name in fits}
     plot_calibration(told, frequencies)
     figure.suptitle(f"{title}: one network, {len(fits)} answers", x=0.01, ha="left", fontweight="bold")
-    partial = path.with_suffix(".partial.png")
-    figure.savefig(partial, dpi=150)
-    return partial.replace(path)
+    return atomic_write(path, lambda file: figure.savefig(file, dpi=150))

@@ -25,6 +25,7 @@ from .checks import Layout
 from .contract import structure_of
 from .datatree import names_in_tree, renamed, to_datatree
 from .density import NumPyroModel, Rows, Structure, Weights, abstract_trace, unmasked
+from .files import atomic_write
 from .methods.method import Kind, Outcome, name_of
 from .status import Status
 
@@ -67,7 +68,7 @@ class Parts:
 
 def write(path: str | os.PathLike[str], model: NumPyroModel, parts: Parts, attrs: Mapping[str, Any]) -> Path:
     """Write a fit to a temporary file, and give that its name when it is whole; returns the path."""
-    path, outcome, layout = Path(path), parts.outcome, parts.layout
+    outcome, layout = parts.outcome, parts.layout
     names = names_in_tree([*outcome.draws, *outcome.sample_stats, *outcome.stats])
     written = Outcome(
         {names[site]: np.asarray(value) for site, value in outcome.draws.items()},
@@ -99,11 +100,7 @@ def write(path: str | os.PathLike[str], model: NumPyroModel, parts: Parts, attrs
     }
     about["digest"] = _digest(about, {**outcome.draws, **outcome.sample_stats, **outcome.stats, "the probe": y})
     tree.attrs[ATTRIBUTE] = json.dumps(about)
-    partial = path.with_name(f"{path.name}.partial")
-    tree.to_netcdf(partial, engine="netcdf4")
-    with partial.open("rb") as file:
-        os.fsync(file.fileno())
-    return partial.replace(path)
+    return atomic_write(path, lambda file: tree.to_netcdf(file, engine="netcdf4"))
 
 
 def read(path: str | os.PathLike[str], model: NumPyroModel) -> Parts:

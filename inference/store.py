@@ -22,6 +22,7 @@ from jax import Array
 from numpyro.infer import init_to_uniform
 
 from .density import NumPyroModel, Rows, Structure, log_density
+from .files import atomic_write
 from .methods.start import starting_weights
 
 VERSION = 1
@@ -105,7 +106,7 @@ class Store:
                 for kind, name, value in named
             ]
             about = {"version": VERSION, "identity": self._identity, "arrays": self.arrays}
-            _replace(self.path / "run.json", json.dumps(about, indent=1).encode())
+            atomic_write(self.path / "run.json", lambda file: file.write_text(json.dumps(about, indent=1)))
         for i, (_, _, value) in enumerate(named):
             with self._file(i).open("ab") as file:
                 file.write(np.ascontiguousarray(np.swapaxes(value, 0, 1)).tobytes())
@@ -114,11 +115,7 @@ class Store:
         self.done, self.kept = done, self.kept + named[0][2].shape[1]
         leaves = {f"leaf{i}": _as_numpy(leaf) for i, leaf in enumerate(jax.tree.leaves(state))}
         numbers = {"done": np.array(done), "kept": np.array(self.kept)}
-        partial = self.path / "state.partial.npz"
-        np.savez(partial, allow_pickle=False, **leaves, **numbers)
-        with partial.open("rb") as file:
-            os.fsync(file.fileno())
-        partial.replace(self.path / "state.npz")
+        atomic_write(self.path / "state.npz", lambda file: np.savez(file, allow_pickle=False, **leaves, **numbers))
 
     def read(self, num_samples: int) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
         """The first draws and statistics, shaped (chain, draw, ...), as views of the files: they take no memory."""
@@ -184,15 +181,6 @@ def _fingerprint(rows: Rows) -> str:
         digest.update(array.tobytes())
         shapes.append(f"{array.dtype}{list(array.shape)}")
     return f"{', '.join(shapes)} {digest.hexdigest()[:16]}"
-
-
-def _replace(path: Path, content: bytes) -> None:
-    partial = path.with_suffix(".partial")
-    with partial.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(path)
 
 
 def _is_key(leaf: Any) -> bool:
