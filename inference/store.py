@@ -6,7 +6,6 @@ state replaced in one step afterwards: whatever moment a process ends at, the fo
 in it is code.
 """
 
-import hashlib
 import json
 import os
 import re
@@ -19,16 +18,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
-from numpyro.infer import init_to_uniform
 
-from .density import NumPyroModel, Rows, Structure, log_density
+from .density import NumPyroModel, Rows, Structure
 from .files import atomic_write
-from .methods.start import starting_weights
+from .fingerprint import digest, log_density_at_random, same_log_density, without_addresses
 
 VERSION = 1
 """Of the format of the folder."""
-TOLERANCE = 1e-3
-"""Relative, of the log density by which a model is known again: another machine rounds otherwise."""
 Identity = Mapping[str, str | float]
 
 
@@ -135,52 +131,30 @@ class Store:
 
 
 def identity(model: NumPyroModel, method: Any, structure: Structure, x: Rows, y: Rows, key: Array) -> Identity:
-    """What makes a run of chains this one: all but the number of draws, of which there can always be more.
-
-    Words do not tell two functions of one name, or two modules of one shape, from each other; their log density at one
-    random place does.
-    """
+    """What makes a run of chains this one: all but the number of draws, of which there can always be more."""
     name = getattr(model, "__qualname__", None) or repr(model)
     settings = re.sub(r"num_samples=\d+(, )?", "", repr(method))
     return {
-        "model": f"{_without_addresses(name)} with {dict(structure.sites)}",
-        "method": _without_addresses(settings),
-        "x": _fingerprint(x),
-        "y": _fingerprint(y),
+        "model": f"{without_addresses(name)} with {dict(structure.sites)}",
+        "method": without_addresses(settings),
+        "x": _in_words(x),
+        "y": _in_words(y),
         "key": f"{jax.random.key_impl(key)} {np.asarray(jax.random.key_data(key)).tolist()}",
-        "density": _density(model, structure, x, y),  # last: it depends on the others
+        "density": log_density_at_random(model, x, y),  # last: it depends on the others
     }
-
-
-def _density(model: NumPyroModel, structure: Structure, x: Rows, y: Rows) -> float:
-    """Log p(y, w | x) at weights that are always the same, in nats."""
-
-    @jax.jit
-    def at_random(x: Rows, y: Rows) -> Array:
-        weights = starting_weights(model, structure.latents, jax.random.key(0), x, y, init_to_uniform)
-        return log_density(model, weights, x, y)
-
-    return float(at_random(x, y))
 
 
 def _same(then: Any, now: str | float) -> bool:
     if isinstance(then, float) and isinstance(now, float):
-        return bool(np.isclose(then, now, rtol=TOLERANCE, equal_nan=True))
+        return same_log_density(then, now)
     return bool(then == now)
 
 
-def _without_addresses(words: str) -> str:
-    return re.sub(r" at 0x[0-9a-f]+", "", words)
-
-
-def _fingerprint(rows: Rows) -> str:
-    """Shapes, types and a digest of the values of a pytree of arrays."""
-    digest, shapes = hashlib.sha256(), []
-    for leaf in jax.tree.leaves(rows):
-        array = np.ascontiguousarray(np.asarray(leaf))
-        digest.update(array.tobytes())
-        shapes.append(f"{array.dtype}{list(array.shape)}")
-    return f"{', '.join(shapes)} {digest.hexdigest()[:16]}"
+def _in_words(rows: Rows) -> str:
+    """Types and shapes of a pytree of arrays, and a digest of their values."""
+    leaves = jax.tree.leaves(rows)
+    shapes = ", ".join(f"{leaf.dtype}{list(leaf.shape)}" for leaf in leaves)
+    return f"{shapes} {digest(('', leaf) for leaf in leaves)[:16]}"
 
 
 def _is_key(leaf: Any) -> bool:

@@ -1,6 +1,7 @@
 """A file is whole or absent."""
 
 import pytest
+
 from flatprior.inference.files import atomic_write
 
 

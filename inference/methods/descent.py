@@ -36,6 +36,7 @@ from ..density import (
     take_rows,
 )
 from ..devices import PROGRAMS_KEPT, Spread
+from ..fingerprint import ByValue, fingerprint
 from .method import Kind
 from .newton import newton
 from .start import starting_weights
@@ -55,9 +56,9 @@ STARTS, BATCHES, VALIDATION = range(3)
 """What the key of a fit is folded with, for its three uses."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class PointSettings:
-    """The settings of `MAP` and `MLE`; described in `MAP`."""
+    """The settings of `MAP` and `MLE`; described in `MAP`. Compared by value: see `fingerprint`."""
 
     kind: ClassVar[Kind] = "point"
 
@@ -82,7 +83,13 @@ class PointSettings:
                 f"{type(self).__name__}: expected 0 <= validation_fraction < 1; got {self.validation_fraction!r}."
             )
         if self.optimizer is not None:
-            _check_optimizer(type(self).__name__, self.optimizer)
+            _check_optimizer(type(self).__name__, ByValue(self.optimizer))
+
+    def __eq__(self, other: object) -> bool:
+        return type(self) is type(other) and fingerprint(self) == fingerprint(other)
+
+    def __hash__(self) -> int:
+        return hash(fingerprint(self))
 
 
 class Descent(NamedTuple):
@@ -517,8 +524,9 @@ class _Watch:
 
 
 @lru_cache(maxsize=64)
-def _check_optimizer(method: str, optimizer: Any) -> None:
+def _check_optimizer(method: str, chosen: ByValue) -> None:
     """Raise unless this is an optax optimiser that moves weights by their gradients alone."""
+    optimizer = chosen.value
     if not isinstance(optimizer, optax.GradientTransformation):
         raise ValueError(f"{method}: expected an optax optimiser such as optax.adam(1e-3); got {optimizer!r}.")
     optimizer = optax.with_extra_args_support(optimizer)
