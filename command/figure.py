@@ -8,6 +8,7 @@ from matplotlib.figure import Figure
 
 from ..inference import Comparison, Fit
 from ..inference.criticism import calibration
+from ..inference.files import atomic_write
 from ..inference.plots import plot_calibration, plot_compare
 from .data import Split
 
@@ -25,6 +26,4 @@ def draw(fits: Mapping[str, Fit], comparison: Comparison, test: Split, title: st
     told = {name: calibration(fits[name], test.x, test.y, num_bins=num_bins) for name in fits}
     plot_calibration(told, frequencies)
     figure.suptitle(f"{title}: one network, {len(fits)} answers", x=0.01, ha="left", fontweight="bold")
-    partial = path.with_suffix(".partial.png")
-    figure.savefig(partial, dpi=150)
-    return partial.replace(path)
+    return atomic_write(path, lambda file: figure.savefig(file, dpi=150))

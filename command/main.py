@@ -5,6 +5,7 @@ import contextlib
 import os
 import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -80,6 +81,7 @@ def _parser() -> argparse.ArgumentParser:
 def run_compare(chosen: argparse.Namespace) -> None:
     """Fit, print the table, write the files."""
     from ..inference import compare, fit  # here, so that the number of devices is set before JAX starts
+    from ..inference.files import atomic_write
     from .figure import draw
 
     if (chosen.data is None) != (chosen.target is None):
@@ -102,10 +104,8 @@ def run_compare(chosen: argparse.Namespace) -> None:
     chosen.out.mkdir(parents=True, exist_ok=True)
     written = [draw(fits, comparison, test, table.title, chosen.out / "compare.png")]
     for name, fitted in fits.items():
-        path = chosen.out / f"{name}.nc"
-        partial = path.with_suffix(".nc.partial")
-        fitted.to_datatree(test.x, test.y).to_netcdf(partial, engine="netcdf4")
-        written.append(partial.replace(path))
+        tree = fitted.to_datatree(test.x, test.y)
+        written.append(atomic_write(chosen.out / f"{name}.nc", partial(tree.to_netcdf, engine="netcdf4")))
     print("\nWritten:", *written)
 
 

@@ -1,15 +1,16 @@
-"""Is a model one density? Held against itself, call by call, without a value being computed.
+"""Is a model one density? Each call is compared with the one before, nearly always without computing a value.
 
-What is compiled for a model serves all its fits. A model that reads a counter, `np.random` or a global that changes is
-then another density than the one that was compiled, and nothing in JAX or NumPyro says so. Here its operations are
-compared with those of its first call: of a function at every fit, which takes milliseconds; of a value that cannot
-change, such as a `flatprior.models.Model`, at the first.
+Code that was compiled for a model serves all its fits. A model that reads a counter, `np.random` or a global that
+changes is then another density than the compiled one, and neither JAX nor NumPyro notices. Here the printed program of
+a call and the arrays in it are compared with those of the call before: for a function at every fit, which takes
+milliseconds; for a value that cannot change, such as a `flatprior.models.Model`, at the first. Only where they differ
+are both computed.
 """
 
-from collections.abc import Iterator
+import re
+from collections.abc import Iterable, Iterator
 from dataclasses import fields, is_dataclass
 from functools import lru_cache, partial
-from itertools import zip_longest
 from types import FunctionType, MethodType
 from typing import Any, NamedTuple
 
@@ -20,18 +21,23 @@ from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal, jaxpr_as_fun 
 from numpyro.handlers import seed, substitute, trace
 
 from .contract import translated_errors
+from .fingerprint import digest, without_addresses
 from .rows import Rows, Weights, signature
 from .sites import NumPyroModel
 from .structure import Structure
 
-PLAIN = (bool, int, float, str, np.dtype, type(None))
-"""Parameters of operations that are compared; the others are functions, which are made anew at every call."""
+NUMBER = re.compile(r"-?\b\d+(\.\d*)?(e[+-]?\d+)?|\b(nan|inf)\b")
+"""A number in the text of a program."""
 
 
 class _Call(NamedTuple):
     """The operations of one call of a model."""
 
     program: ClosedJaxpr
+    text: str
+    """The program as it is printed, without addresses."""
+    constants: str
+    """A digest of the arrays in it."""
     sites: tuple[str, ...]
     """The sites whose log probabilities are the outputs, in this order, which may be several a site."""
     of_y: frozenset[str]
@@ -50,28 +56,26 @@ def check_one_density(model: NumPyroModel, structure: Structure, x: Rows, y: Row
         return
     again = _call(model, structure.sites, tree, leaves)
     changed = _difference(known[-1], again)
-    if changed and not changed.certain and _equal_values(known[-1], again):
-        known.append(again)  # a distribution may keep what it has computed of itself, and compute it no more
-        return
     if changed:
         raise ValueError(
-            f"Expected the model to be the density that it was at its first fit; {changed.words}. What was compiled "
-            f"then is kept for it. Run the definition of the model again after such a change, make what changes a "
-            f"field of a frozen dataclass that is the model, or hand it over in x."
+            f"Expected the model to be the density that it was at its first fit; {changed}. Its compiled code is that "
+            f"of the first fit. Run the definition of the model again after such a change, make what changes a field "
+            f"of a frozen dataclass that is the model, or pass it in x."
         )
+    known[-1] = again
 
 
 @lru_cache(maxsize=256)
 def _known_calls(
     model: NumPyroModel, sites: Any, observed: str, tree: Any, leaves: Any, in_double: bool
 ) -> list[_Call]:
-    """The operations of a model, which has been called twice; others of the same values may follow."""
+    """The last call of a model, which has been called twice, in a list: later calls of the same values replace it."""
     first, second = (_call(model, sites, tree, leaves) for _ in range(2))
     changed = _difference(first, second)
-    if changed and (changed.certain or not _equal_values(first, second)):
+    if changed:
         raise ValueError(
-            f"Expected a model that is one density; called twice with the same weights and rows, {changed.words}. Only "
-            f"one of them would be compiled. Draw what is random by numpyro.sample, and hand over in x what changes."
+            f"Expected a model that is one density; called a second time with the same weights and rows, {changed}. "
+            f"Only one of the two would be compiled. Draw what is random by numpyro.sample, and pass what changes in x."
         )
     if observed not in first.of_y:
         raise ValueError(
@@ -106,7 +110,13 @@ def _call(model: NumPyroModel, sites: Any, tree: Any, leaves: Any) -> _Call:
         )
     names = tuple(name for name, shapes in sorted(out.items()) for _ in jax.tree.leaves(shapes))
     given = set(program.jaxpr.invars[len(program.jaxpr.invars) - len(jax.tree.leaves(y)) :])
-    return _Call(program, names, _reached(program.jaxpr, names, given))
+    return _Call(
+        program,
+        without_addresses(str(program)),
+        _digest(_constants(program)),
+        names,
+        _reached(program.jaxpr, names, given),
+    )
 
 
 def _reached(jaxpr: Jaxpr, sites: tuple[str, ...], given: set[Any]) -> frozenset[str]:
@@ -119,83 +129,63 @@ def _reached(jaxpr: Jaxpr, sites: tuple[str, ...], given: set[Any]) -> frozenset
     return frozenset(site for site, var in ends if not isinstance(var, Literal) and var in known)
 
 
-class _Difference(NamedTuple):
-    """The first place where two calls differ."""
+def _difference(first: _Call, second: _Call) -> str | None:
+    """How two calls differ, in words; None where both are the same function of weights and rows."""
+    if (first.text, first.constants) == (second.text, second.constants):
+        return None
+    if NUMBER.sub("", first.text) == NUMBER.sub("", second.text):
+        sites = _reached(first.program.jaxpr, first.sites, _changed(first, second))
+        return f"{_log_prob_of(sites)} is computed with other constants"
+    sites = _sites_that_differ(first, second)  # other operations may come to the same value
+    return f"{_log_prob_of(sites)} is computed by other operations, to another value" if sites else None
 
-    words: str
-    certain: bool
-    """Whether the same operations are done with other numbers; other operations may come to the same."""
+
+def _log_prob_of(sites: frozenset[str]) -> str:
+    return f"the log probability of {', '.join(map(repr, sorted(sites)))}" if sites else "it"
 
 
-def _difference(first: _Call, second: _Call) -> _Difference | None:
+def _changed(first: _Call, second: _Call) -> set[Any]:
+    """The variables of the first of two calls of the same operations that come from other constants in the second."""
     one, other = first.program, second.program
-    words, certain = None, len(one.consts) == len(other.consts)
-    for var, a, b in zip(one.jaxpr.constvars, one.consts, other.consts, strict=False):
-        if words is None and not _same(a, b):
-            words = _told(first, {var}, a, b)
-    for a, b in zip_longest(_facts(one.jaxpr), _facts(other.jaxpr)):
-        if a is None or b is None or a.kind != b.kind:
-            words = words or _told(first if a else second, set((a or b).equation.outvars), "one", "other")
-            return _Difference(words, certain=False)
-        for value, again in zip(a.constants, b.constants, strict=True):
-            if words is None and not _same(value, again):
-                words = _told(first, set(a.equation.outvars), value, again)
-    return None if words is None else _Difference(words, certain)
+    pairs = zip(one.jaxpr.constvars, one.consts, other.consts, strict=False)
+    changed = {var for var, a, b in pairs if _digest([a]) != _digest([b])}
+    for a, b in zip(one.jaxpr.eqns, other.jaxpr.eqns, strict=False):
+        if without_addresses(str(a)) != without_addresses(str(b)) or _digest(_within(a)) != _digest(_within(b)):
+            changed.update(a.outvars)
+    return changed
 
 
-def _equal_values(first: _Call, second: _Call) -> bool:
-    """Whether both come to the same log probabilities, at some numbers."""
+def _sites_that_differ(first: _Call, second: _Call) -> frozenset[str]:
+    """The sites whose log probabilities are not the same at some weights and rows."""
+    if first.sites != second.sites:
+        return frozenset(first.sites) ^ frozenset(second.sites)
     rng = np.random.default_rng(0)
     avals: list[Any] = [var.aval for var in first.program.jaxpr.invars]
     some = [(rng.uniform(0.1, 0.9, a.shape) if jnp.issubdtype(a.dtype, jnp.floating) else 0) for a in avals]
     given = [np.broadcast_to(value, a.shape).astype(a.dtype) for value, a in zip(some, avals, strict=True)]
     one, other = (jax.jit(jaxpr_as_fun(call.program))(*given) for call in (first, second))
-    return len(one) == len(other) and all(np.allclose(a, b, equal_nan=True) for a, b in zip(one, other, strict=True))
+    same = [np.shape(a) == np.shape(b) and np.allclose(a, b, equal_nan=True) for a, b in zip(one, other, strict=True)]
+    return frozenset(site for site, is_same in zip(first.sites, same, strict=True) if not is_same)
 
 
-def _told(call: _Call, changed: set[Any], a: Any, b: Any) -> str:
-    sites = sorted(_reached(call.program.jaxpr, call.sites, changed))
-    where = f"the log probability of {', '.join(map(repr, sites))}" if sites else "it"
-    if isinstance(a, str) or isinstance(b, str) or np.shape(a) != np.shape(b):
-        return f"{where} is computed by other operations"
-    a, b = np.asarray(a), np.asarray(b)
-    place = tuple(np.argwhere(~((a == b) | ((a != a) & (b != b))))[0])
-    return f"{where} is computed with {a[place]} at one call and with {b[place]} at the other"
+def _constants(program: ClosedJaxpr) -> Iterator[Any]:
+    """The arrays that a program holds, also those of the programs within it."""
+    yield from program.consts
+    for equation in program.jaxpr.eqns:
+        yield from _within(equation)
 
 
-class _Fact(NamedTuple):
-    equation: JaxprEqn
-    """The operation of the whole program that it is a part of."""
-    kind: tuple[Any, ...]
-    constants: list[Any]
+def _within(equation: JaxprEqn) -> Iterator[Any]:
+    """The arrays that the programs within an operation hold."""
+    for value in equation.params.values():
+        for part in value if isinstance(value, tuple | list) else [value]:
+            if isinstance(part, ClosedJaxpr):
+                yield from _constants(part)
 
 
-def _facts(jaxpr: Jaxpr) -> Iterator[_Fact]:
-    """What is done, to what, in this order; also in the programs within the program."""
-    number = {var: i for i, var in enumerate([*jaxpr.constvars, *jaxpr.invars])}
-    for equation in jaxpr.eqns:
-        inputs = tuple(None if isinstance(var, Literal) else number[var] for var in equation.invars)
-        constants = [var.val for var in equation.invars if isinstance(var, Literal)]
-        for var in equation.outvars:
-            number[var] = len(number)
-        shapes = tuple((getattr(v.aval, "shape", None), str(getattr(v.aval, "dtype", None))) for v in equation.outvars)
-        plain = tuple((name, value) for name, value in sorted(equation.params.items()) if _is_plain(value))
-        yield _Fact(equation, (equation.primitive.name, inputs, shapes, plain), constants)
-        for value in equation.params.values():
-            for part in value if isinstance(value, tuple | list) else [value]:
-                if isinstance(part, ClosedJaxpr):
-                    yield _Fact(equation, ("constants", len(part.consts)), list(part.consts))
-                    part = part.jaxpr
-                if isinstance(part, Jaxpr):
-                    yield from (fact._replace(equation=equation) for fact in _facts(part))
+def _digest(constants: Iterable[Any]) -> str:
+    return digest(("", jax.random.key_data(value) if _is_key(value) else value) for value in constants)
 
 
-def _is_plain(value: Any) -> bool:
-    return all(map(_is_plain, value)) if isinstance(value, tuple | list) else isinstance(value, PLAIN)
-
-
-def _same(a: Any, b: Any) -> bool:
-    if a is b or jnp.issubdtype(getattr(a, "dtype", np.dtype(float)), jax.dtypes.extended):
-        return True
-    a, b = np.asarray(a), np.asarray(b)
-    return a.shape == b.shape and bool(((a == b) | ((a != a) & (b != b))).all())
+def _is_key(value: Any) -> bool:
+    return isinstance(value, jax.Array) and jnp.issubdtype(value.dtype, jax.dtypes.prng_key)

@@ -5,10 +5,8 @@ recorded, and one for the probe, a few rows with their densities by which a mode
 a fit together is JSON in an attribute, with a digest of everything.
 """
 
-import hashlib
 import json
 import os
-import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -25,6 +23,8 @@ from .checks import Layout
 from .contract import structure_of
 from .datatree import names_in_tree, renamed, to_datatree
 from .density import Density
+from .files import atomic_write
+from .fingerprint import digest, same_log_density, without_addresses
 from .methods.method import Kind, Outcome
 from .reasons import Code, Reason
 from .response import response_of
@@ -37,8 +37,6 @@ VERSION = 2
 """Of the format of the file."""
 ATTRIBUTE = "flatprior"
 PROBE_ROWS = 4
-TOLERANCE = 1e-3
-"""Relative, and absolute in nats: other machines round otherwise, other models differ by more."""
 
 
 @dataclass(frozen=True)
@@ -72,7 +70,7 @@ class Parts:
 
 def write(path: str | os.PathLike[str], parts: Parts, attrs: Mapping[str, Any]) -> Path:
     """Write a fit to a temporary file, and give that its name when it is whole; returns the path."""
-    path, outcome, layout = Path(path), parts.outcome, parts.layout
+    outcome, layout = parts.outcome, parts.layout
     model, structure = parts.density.model, parts.density.structure
     names = names_in_tree([*outcome.draws, *outcome.sample_stats, *outcome.stats])
     written = Outcome(
@@ -105,11 +103,7 @@ def write(path: str | os.PathLike[str], parts: Parts, attrs: Mapping[str, Any]) 
     }
     about["digest"] = _digest(about, {**outcome.draws, **outcome.sample_stats, **outcome.stats, "the probe": y})
     tree.attrs[ATTRIBUTE] = json.dumps(about)
-    partial = path.with_name(f"{path.name}.partial")
-    tree.to_netcdf(partial, engine="netcdf4")
-    with partial.open("rb") as file:
-        os.fsync(file.fileno())
-    return partial.replace(path)
+    return atomic_write(path, lambda file: tree.to_netcdf(file, engine="netcdf4"))
 
 
 def read(path: str | os.PathLike[str], model: NumPyroModel) -> Parts:
@@ -138,7 +132,7 @@ def read(path: str | os.PathLike[str], model: NumPyroModel) -> Parts:
             f"{path}: expected version {VERSION} of the format; got {about['version']}. Read it by the release of "
             f"flatprior that wrote it, or a later one."
         )
-    digest, names = about.pop("digest"), about["names"]
+    written, names = about.pop("digest"), about["names"]
     groups = {"draws": "posterior", "sample_stats": "sample_stats", "stats": "stats"}
     found = {
         kind: {name: tree[group][names[name]].to_numpy() for name in about[kind]}
@@ -147,7 +141,7 @@ def read(path: str | os.PathLike[str], model: NumPyroModel) -> Parts:
     }
     draws, sample_stats, stats = (found.get(kind, {}) for kind in groups)
     y = tree["probe"]["y"].to_numpy()
-    if digest != _digest(about, {**draws, **sample_stats, **stats, "the probe": y}):
+    if written != _digest(about, {**draws, **sample_stats, **stats, "the probe": y}):
         raise ValueError(f"{path}: the file is damaged: its digest does not agree with what it holds.")
     layout = _layout_from_json(about["layout"])
     structure = _check_model(path, model, about, layout, draws, y)
@@ -217,7 +211,7 @@ def _check_model(
         )
     _, now = probe(model, structure, layout, _first(draws), y)
     for site, then in about["densities"].items():
-        if not np.isclose(now[site], then, rtol=TOLERANCE, atol=TOLERANCE, equal_nan=True):
+        if not same_log_density(now[site], then):
             raise ValueError(
                 f"{path}: the model has changed: at the first draw the log density of site {site!r} was {then:.6g}, "
                 f"and is now {now[site]:.6g}. {cure}"
@@ -228,7 +222,7 @@ def _check_model(
 def _as_saved(method: Any) -> SavedMethod:
     if isinstance(method, SavedMethod):
         return method
-    words = re.sub(r" at 0x[0-9a-f]+", "", repr(method))
+    words = without_addresses(repr(method))
     return SavedMethod(method.name, method.kind, method.draws_chains, words)
 
 
@@ -250,11 +244,7 @@ def _dataset(arrays: Mapping[str, np.ndarray]) -> Dataset:
 
 
 def _digest(about: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> str:
-    digest = hashlib.sha256(json.dumps(about, sort_keys=True).encode())
-    for name, array in sorted(arrays.items()):
-        digest.update(f"{name} {array.dtype.str} {array.shape}".encode())
-        digest.update(np.ascontiguousarray(array).tobytes())
-    return digest.hexdigest()
+    return digest(sorted(arrays.items()), json.dumps(about, sort_keys=True))
 
 
 def _layout_to_json(layout: Layout) -> dict[str, Any]:

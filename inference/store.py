@@ -6,7 +6,6 @@ state replaced in one step afterwards: whatever moment a process ends at, the fo
 in it is code.
 """
 
-import hashlib
 import json
 import os
 import re
@@ -19,16 +18,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
-from numpyro.infer import init_to_uniform
 
-from .density import Density, log_density
+from .density import Density
+from .files import atomic_write
+from .fingerprint import digest, log_density_at_random, same_log_density, without_addresses
 from .rows import Data, Rows
-from .start import starting_weights
 
 VERSION = 1
 """Of the format of the folder."""
-TOLERANCE = 1e-3
-"""Relative, of the log density by which a model is known again: another machine rounds otherwise."""
 Identity = Mapping[str, str | float]
 
 
@@ -106,7 +103,7 @@ class Store:
                 for kind, name, value in named
             ]
             about = {"version": VERSION, "identity": self._identity, "arrays": self.arrays}
-            _replace(self.path / "run.json", json.dumps(about, indent=1).encode())
+            atomic_write(self.path / "run.json", lambda file: file.write_text(json.dumps(about, indent=1)))
         for i, (_, _, value) in enumerate(named):
             with self._file(i).open("ab") as file:
                 file.write(np.ascontiguousarray(np.swapaxes(value, 0, 1)).tobytes())
@@ -115,11 +112,7 @@ class Store:
         self.done, self.kept = done, self.kept + named[0][2].shape[1]
         leaves = {f"leaf{i}": _as_numpy(leaf) for i, leaf in enumerate(jax.tree.leaves(state))}
         numbers = {"done": np.array(done), "kept": np.array(self.kept)}
-        partial = self.path / "state.partial.npz"
-        np.savez(partial, allow_pickle=False, **leaves, **numbers)
-        with partial.open("rb") as file:
-            os.fsync(file.fileno())
-        partial.replace(self.path / "state.npz")
+        atomic_write(self.path / "state.npz", lambda file: np.savez(file, allow_pickle=False, **leaves, **numbers))
 
     def read(self, num_samples: int) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
         """The first draws and statistics, shaped (chain, draw, ...), as views of the files: they take no memory."""
@@ -139,61 +132,30 @@ class Store:
 
 
 def identity(density: Density, data: Data, method: Any, key: Array) -> Identity:
-    """What makes a run of chains this one: all but the number of draws, of which there can always be more.
-
-    Words do not tell two functions of one name, or two modules of one shape, from each other; their log density at one
-    random place does.
-    """
+    """What makes a run of chains this one: all but the number of draws, of which there can always be more."""
     name = getattr(density.model, "__qualname__", None) or repr(density.model)
     settings = re.sub(r"num_samples=\d+(, )?", "", repr(method))
     return {
-        "model": f"{_without_addresses(name)} with {density.structure.latents}",
-        "method": _without_addresses(settings),
-        "x": _fingerprint(data.x),
-        "y": _fingerprint(data.y),
+        "model": f"{without_addresses(name)} with {density.structure.latents}",
+        "method": without_addresses(settings),
+        "x": _in_words(data.x),
+        "y": _in_words(data.y),
         "key": f"{jax.random.key_impl(key)} {np.asarray(jax.random.key_data(key)).tolist()}",
-        "density": _density(density, data),  # last: it depends on the others
+        "density": log_density_at_random(density.model, data.x, data.y),  # last: it depends on the others
     }
-
-
-def _density(density: Density, data: Data) -> float:
-    """Log p(y, w | x) at weights that are always the same, in nats."""
-
-    @jax.jit
-    def at_random(data: Data) -> Array:
-        weights = starting_weights(density, data, jax.random.key(0), init_to_uniform)
-        return log_density(density.model, weights, data.x, data.y)
-
-    return float(at_random(data))
 
 
 def _same(then: Any, now: str | float) -> bool:
     if isinstance(then, float) and isinstance(now, float):
-        return bool(np.isclose(then, now, rtol=TOLERANCE, equal_nan=True))
+        return same_log_density(then, now)
     return bool(then == now)
 
 
-def _without_addresses(words: str) -> str:
-    return re.sub(r" at 0x[0-9a-f]+", "", words)
-
-
-def _fingerprint(rows: Rows) -> str:
-    """Shapes, types and a digest of the values of a pytree of arrays."""
-    digest, shapes = hashlib.sha256(), []
-    for leaf in jax.tree.leaves(rows):
-        array = np.ascontiguousarray(np.asarray(leaf))
-        digest.update(array.tobytes())
-        shapes.append(f"{array.dtype}{list(array.shape)}")
-    return f"{', '.join(shapes)} {digest.hexdigest()[:16]}"
-
-
-def _replace(path: Path, content: bytes) -> None:
-    partial = path.with_suffix(".partial")
-    with partial.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(path)
+def _in_words(rows: Rows) -> str:
+    """Types and shapes of a pytree of arrays, and a digest of their values."""
+    leaves = jax.tree.leaves(rows)
+    shapes = ", ".join(f"{leaf.dtype}{list(leaf.shape)}" for leaf in leaves)
+    return f"{shapes} {digest(('', leaf) for leaf in leaves)[:16]}"
 
 
 def _is_key(leaf: Any) -> bool:

@@ -12,6 +12,7 @@ from numpyro.primitives import Messenger
 from .modules import library_of
 from .observation import AnyArray
 from .prior import UNIT, Prior, as_prior
+from .values import compared_by_value
 
 
 class Network(Protocol):
@@ -29,7 +30,8 @@ class Observation(Protocol):
     def __call__(self, eta: Array, y: AnyArray | None = None) -> AnyArray: ...
 
 
-@dataclass(frozen=True)
+@compared_by_value
+@dataclass(frozen=True, eq=False)
 class Model:
     """A network as a NumPyro model, ``p(y | x, w) p(w)``.
 

@@ -14,6 +14,7 @@ from jaxtyping import Float, Shaped
 from numpyro.distributions import constraints
 
 from .tokens import Tokens
+from .values import compared_by_value
 
 AnyArray = Array | np.ndarray
 
@@ -154,7 +155,8 @@ class CategoricalSequence:
         return _observe(Tokens(eta, self.padding), y)
 
 
-@dataclass(frozen=True)
+@compared_by_value
+@dataclass(frozen=True, eq=False)
 class Normal:
     """y is Normal with mean eta[:, 0]. The loss is squared error, or the Gaussian negative log likelihood.
 

@@ -14,6 +14,8 @@ import numpyro.distributions as dist
 from jax import Array
 from numpyro.primitives import _PYRO_STACK, apply_stack
 
+from .values import compared_by_value
+
 FLAT, FIXED = "flat", "fixed"
 ONE_FOR_ALL, DEFAULT = "one prior for all", "default"
 """Who set the prior of a site where the prior is no mapping: the user, or nobody."""
@@ -141,7 +143,8 @@ class fan_in:  # noqa: N801
         return shape.num_inputs
 
 
-@dataclass(frozen=True)
+@compared_by_value
+@dataclass(frozen=True, eq=False)
 class per_site:  # noqa: N801
     """A mapping from site names to priors, as a hashable value. The first key that matches a site gives its prior."""
 

@@ -471,12 +471,12 @@ MISTAKES: dict[str, Case] = {
     "a counter": (
         lambda: fitted(counts_its_calls),
         ValueError,
-        r"called twice .* log probability of 'w' is computed with \d+\.0 at one call and with \d+\.0 at the other",
+        r"called a second time .* the log probability of 'w' is computed with other constants",
     ),
     "random numbers of NumPy": (
         lambda: fitted(noise_of_numpy),
         ValueError,
-        "the log probability of 'y' is computed with .*by numpyro.sample",
+        "the log probability of 'y' is computed with other constants.*by numpyro.sample",
     ),
     "another way each time": (
         lambda: fitted(takes_another_way_each_time),
@@ -760,7 +760,7 @@ WORST: dict[str, tuple[Any, Any, Any, str]] = {
     "label out of range": (SOFTMAX, X, put(CLASSES, 5, 3).astype(int), "y, row 5: expected an integer from 0 to 2"),
     "mismatched rows": (LINEAR, X, REAL[:-1], "Expected as many rows in y as in x, 20"),
     "no observed site": (forgets_obs, X, REAL, "one observed site; got none"),
-    "Python state": (noise_of_numpy, X, REAL, "one density; called twice"),
+    "Python state": (noise_of_numpy, X, REAL, "one density; called a second time"),
 }
 
 
@@ -788,9 +788,7 @@ def test_a_model_that_changes_after_its_first_fit_is_refused() -> None:
     first = fitted(model).draws["w"].item()
     np.testing.assert_array_equal(fitted(model).draws["w"], first)
     width = 0.01
-    with pytest.raises(
-        ValueError, match=r"first fit; the log probability of 'w' is .* with 1\.0 at one call and with 0\.01"
-    ):
+    with pytest.raises(ValueError, match="first fit; the log probability of 'w' is computed with other constants"):
         fitted(model)
     assert abs(fitted(define(), method=MAP(num_steps=200)).draws["w"].item()) < 0.1 * abs(first)
 

@@ -12,6 +12,7 @@ from jax import Array
 
 from ..blocks import Run, run_in_blocks
 from ..density import Density
+from ..fingerprint import ByValue, fingerprint
 from ..handlers import flat
 from ..programs import program
 from ..reasons import Code, Reason
@@ -29,9 +30,9 @@ NUM_CHECKS = 100
 """How often the validation rows are scored during a run that may stop early."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class PointSettings:
-    """The settings of `MAP` and `MLE`; described in `MAP`."""
+    """The settings of `MAP` and `MLE`; described in `MAP`. Compared by value: see `fingerprint`."""
 
     kind: ClassVar[Kind] = "point"
     draws_chains: ClassVar[bool] = False
@@ -57,7 +58,13 @@ class PointSettings:
                 f"{type(self).__name__}: expected 0 <= validation_fraction < 1; got {self.validation_fraction!r}."
             )
         if self.optimizer is not None:
-            check_optimizer(type(self).__name__, self.optimizer)
+            check_optimizer(type(self).__name__, ByValue(self.optimizer))
+
+    def __eq__(self, other: object) -> bool:
+        return type(self) is type(other) and fingerprint(self) == fingerprint(other)
+
+    def __hash__(self) -> int:
+        return hash(fingerprint(self))
 
     def surface(self, density: Density, data: Data) -> Surface:
         """The density at given points, looked at as many rows at a time as the fit takes."""
@@ -87,9 +94,8 @@ class Descent(NamedTuple):
 
 def steps_of(settings: PointSettings, density: Density, data: Data) -> Steps:
     """The compiled steps of an optimiser: made once for what they depend on."""
-    return program(
-        Steps, density, data, settings.optimizer, settings.batch_size, settings.num_restarts, settings.init_strategy
-    )
+    functions = ByValue(settings.optimizer), ByValue(settings.init_strategy)
+    return program(Steps, density, data, settings.batch_size, settings.num_restarts, *functions)
 
 
 def starting_points(settings: PointSettings, density: Density, data: Data, *, key: Array) -> Weights:

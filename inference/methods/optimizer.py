@@ -9,6 +9,8 @@ import numpy as np
 import optax
 from jax import Array
 
+from ..fingerprint import ByValue
+
 LEARNING_RATE = 1e-2
 """Of the default Adam, annealed to 0 by a cosine; suits inputs and outputs of unit scale."""
 
@@ -44,8 +46,9 @@ def with_num_steps(state: Any, num_steps: Array) -> Any:
 
 
 @lru_cache(maxsize=64)
-def check_optimizer(method: str, optimizer: Any) -> None:
+def check_optimizer(method: str, chosen: ByValue) -> None:
     """Raise unless this is an optax optimiser that moves weights by their gradients alone."""
+    optimizer = chosen.value
     if not isinstance(optimizer, optax.GradientTransformation):
         raise ValueError(f"{method}: expected an optax optimiser such as optax.adam(1e-3); got {optimizer!r}.")
     optimizer = optax.with_extra_args_support(optimizer)

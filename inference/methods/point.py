@@ -19,7 +19,7 @@ POLISH_WEIGHTS = 256
 """Most weights for which the polish forms the Hessian."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class MAP(PointSettings):
     """Maximum a posteriori: ``argmax_w log p(y | x, w) + log p(w)``, by NumPyro's SVI with an `AutoDelta` guide.
 
@@ -72,7 +72,7 @@ class MAP(PointSettings):
         return Outcome(draws, status, stats=stats)
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class MLE(PointSettings):
     """Maximum likelihood, ``argmax_w log p(y | x, w)``: `MAP` under a flat prior. Settings as for `MAP`."""
 

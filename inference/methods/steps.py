@@ -7,7 +7,6 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 from jax import Array
 from numpyro.handlers import mask
 from numpyro.infer import SVI, Trace_ELBO, init_to_uniform
@@ -15,6 +14,7 @@ from numpyro.infer.autoguide import AutoDelta
 
 from ..density import Density
 from ..devices import Sharding
+from ..fingerprint import ByValue
 from ..rows import Data, Weights
 from ..start import starting_weights
 from .optimizer import annealed_adam, with_num_steps
@@ -50,27 +50,27 @@ class Steps:
 
     Args:
         density: what is maximised.
-        optimizer: an optax optimiser; None is the default.
         batch_size: rows per step; None is all.
         num_restarts: how many starting points there are, (restart, ...).
+        optimizer: an optax optimiser; None is the default.
         init_strategy: see `MAP`.
     """
 
     def __init__(
         self,
         density: Density,
-        optimizer: optax.GradientTransformation | None,
         batch_size: int | None,
         num_restarts: int,
-        init_strategy: Callable[..., Any] | None,
+        optimizer: ByValue,
+        init_strategy: ByValue,
     ) -> None:
         self.density, self.batch_size, self.num_restarts = density, batch_size, num_restarts
-        self.init_strategy = init_strategy
+        self.init_strategy = init_strategy.value
         guide = AutoDelta(density.per_row, init_loc_fn=init_to_uniform)
         self.svi = SVI(
             density.per_row,
             mask(guide, False),  # its log density is 0 at its own point; evaluating that would cost a log per weight
-            optimizer or annealed_adam(),
+            optimizer.value or annealed_adam(),
             Trace_ELBO(),
         )
         self.sharding = Sharding.of(num_restarts)

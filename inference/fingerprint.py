@@ -1,0 +1,233 @@
+"""Is it the same? Fingerprints of Python values, digests of arrays, and log densities that agree up to rounding.
+
+Three questions are answered here, and nowhere else: whether two settings that hold functions are one value, so that a
+compiled program serves both (`fingerprint`); whether arrays are the same to the bit (`digest`); and whether a density
+is the one of then, on another machine perhaps (`same_log_density`).
+"""
+
+import builtins
+import dis
+import hashlib
+import re
+from collections.abc import Hashable, Iterable
+from dataclasses import dataclass, fields, is_dataclass
+from functools import lru_cache, partial
+from types import CodeType, EllipsisType, FunctionType, MethodType, ModuleType, NoneType
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from numpyro.distributions import Distribution
+from numpyro.distributions.constraints import Constraint
+from numpyro.distributions.transforms import Transform
+from numpyro.distributions.util import lazy_property
+from numpyro.handlers import seed, substitute, trace
+from numpyro.infer import init_to_uniform
+
+from .density import log_density
+from .rows import Rows
+from .sites import NumPyroModel, is_latent
+
+TOLERANCE = 1e-3
+"""Relative, and absolute in nats, of log densities of one model: machines round differently, other models differ by
+more."""
+PLAIN = (bool, int, str, bytes, NoneType, EllipsisType)
+"""Types of values that are equal where type and value are."""
+
+
+def log_density_at_random(model: NumPyroModel, x: Rows, y: Rows) -> float:
+    """Log p(y, w | x) in nats, at weights that are always the same.
+
+    Words do not tell two functions of one name, or two modules of one shape, from each other; this number does.
+    """
+
+    @jax.jit
+    def at_random(x: Rows, y: Rows) -> jax.Array:
+        chosen = substitute(seed(model, jax.random.key(0)), substitute_fn=init_to_uniform)
+        sites = trace(chosen).get_trace(x, y)
+        weights = {name: site["value"] for name, site in sites.items() if is_latent(site)}
+        return log_density(model, weights, x, y)
+
+    return float(at_random(x, y))
+
+
+def same_log_density(one: Any, other: Any) -> bool:
+    """Whether log densities in nats agree up to the rounding of another machine, NaN being equal to NaN."""
+    return np.shape(one) == np.shape(other) and np.allclose(one, other, TOLERANCE, TOLERANCE, equal_nan=True)
+
+
+def without_addresses(words: str) -> str:
+    """A text without addresses in memory, such as those in the `repr` of a function."""
+    return re.sub(r" at 0x[0-9a-f]+", "", words)
+
+
+def digest(arrays: Iterable[tuple[str, Any]], text: str = "") -> str:
+    """The SHA-256 of a text and of named arrays: their names, types, shapes and bytes."""
+    sha = hashlib.sha256(text.encode())
+    for name, value in arrays:
+        array = np.ascontiguousarray(np.asarray(value))
+        sha.update(f"{name} {array.dtype.str} {array.shape}".encode())
+        sha.update(array.tobytes())
+    return sha.hexdigest()
+
+
+def fingerprint(value: Any) -> Hashable:
+    """A hashable value that is equal for two objects only if they are provably the same as they are now.
+
+    Functions are compared by their code, defaults, the contents of their closures and the globals that they read; so
+    `optax.adam(1e-3)` has the same fingerprint each time it is built. The functions of the same module that a function
+    calls are compared in the same way; classes, modules and functions of other modules are compared by identity, as is
+    every object of an unknown type. Arrays are compared by type, shape and bytes; dataclasses and NumPyro distributions
+    by type and attributes.
+
+    The fingerprint is that of this moment: when a closure, a container or a global has changed, it is another one.
+
+    Args:
+        value: any object.
+    """
+    return _Walk().visit(value)
+
+
+@dataclass(frozen=True, eq=False)
+class ByValue:
+    """An object as the key of a cache: equal to another one if their fingerprints are equal."""
+
+    value: Any
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, ByValue) and fingerprint(self.value) == fingerprint(other.value)
+
+    def __hash__(self) -> int:
+        return hash(fingerprint(self.value))
+
+
+@dataclass(frozen=True, eq=False)
+class _Itself:
+    """An object that is equal to itself alone. It is kept alive, so that its address is not used again."""
+
+    value: Any
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Itself) and self.value is other.value
+
+    def __hash__(self) -> int:
+        return id(self.value)
+
+
+class _Walk:
+    """One walk over an object. Parts are numbered as they are met, and named by their number when met again.
+
+    So a cycle ends, and two objects have equal fingerprints only if their graphs of references are the same.
+    """
+
+    def __init__(self) -> None:
+        self.numbers: dict[int, int] = {}
+        self.met: list[Any] = []
+        """Kept alive, so that no other object gets the same address."""
+
+    def visit(self, value: Any) -> Hashable:
+        """The fingerprint of a part."""
+        kind = type(value)
+        if kind in PLAIN:
+            return kind, value
+        if isinstance(value, np.dtype):
+            return np.dtype, value
+        if kind is float or kind is complex:
+            return kind, repr(value)  # tells -0.0 from 0.0, and NaN is equal to NaN
+        if kind is tuple:
+            return kind, tuple(map(self.visit, value))
+        if isinstance(value, np.ndarray | np.generic | jax.Array):
+            return _of_array(value)
+        if id(value) in self.numbers:
+            return "met", self.numbers[id(value)]
+        self.numbers[id(value)] = len(self.met)
+        self.met.append(value)
+        parts = self._parts(value)
+        return _Itself(value) if parts is None else (kind, parts)
+
+    def _parts(self, value: Any) -> Hashable:
+        """What an object is made of; None where that is not known."""
+        kind = type(value)
+        if kind is list:
+            return tuple(map(self.visit, value))
+        if kind is dict:
+            return tuple((self.visit(key), self.visit(item)) for key, item in value.items())
+        if kind is FunctionType:
+            return self._of_function(value)
+        if kind is MethodType:
+            return self.visit(value.__func__), self.visit(value.__self__)
+        if kind is partial:
+            return tuple(map(self.visit, (value.func, value.args, value.keywords, vars(value))))
+        if isinstance(value, tuple) and hasattr(value, "_fields"):
+            return tuple(map(self.visit, value)), self.visit(getattr(value, "__dict__", None))
+        if isinstance(value, Distribution | Transform | Constraint):
+            return self.visit(_without_lazy(value))
+        if is_dataclass(kind) and not isinstance(value, tuple | list | dict | set | frozenset | str | bytes | int):
+            attributes = {each.name: getattr(value, each.name) for each in fields(value) if hasattr(value, each.name)}
+            return self.visit({**attributes, **getattr(value, "__dict__", {})})
+        return None
+
+    def _of_function(self, function: FunctionType) -> Hashable:
+        code = function.__code__
+        values: list[Any] = [function.__defaults__, function.__kwdefaults__, vars(function)]
+        for cell in function.__closure__ or ():
+            try:
+                values.append(cell.cell_contents)
+            except ValueError:  # still empty
+                values.append(_Itself)
+        read = tuple((path, self._of_global(function, path)) for path in _globals_read(code))
+        return code, tuple(map(self.visit, values)), read
+
+    def _of_global(self, function: FunctionType, path: tuple[str, ...]) -> Hashable:
+        """The fingerprint of what a function reads as `name` or as `module.name`."""
+        name, *attributes = path
+        value = function.__globals__.get(name, vars(builtins).get(name))
+        for attribute in attributes:
+            if not isinstance(value, ModuleType):
+                break
+            if attribute not in vars(value):  # made when it is asked for
+                return _Itself(value), attribute
+            value = vars(value)[attribute]
+        if isinstance(value, FunctionType) and value.__globals__ is not function.__globals__:
+            return _Itself(value)
+        return self.visit(value)
+
+
+@lru_cache(maxsize=4096)
+def _globals_read(code: CodeType) -> tuple[tuple[str, ...], ...]:
+    """The global names that code reads, and those of functions within it, each with the attributes read of it."""
+    paths: dict[tuple[str, ...], None] = {}
+    path: list[str] = []
+    for instruction in dis.get_instructions(code):
+        if instruction.opname in ("LOAD_ATTR", "LOAD_METHOD") and path:
+            path.append(instruction.argval)
+            continue
+        if path:
+            paths[tuple(path)] = None
+        path = [instruction.argval] if instruction.opname in ("LOAD_GLOBAL", "LOAD_NAME") else []
+    if path:
+        paths[tuple(path)] = None
+    for constant in code.co_consts:
+        if isinstance(constant, CodeType):
+            paths.update(dict.fromkeys(_globals_read(constant)))
+    return tuple(paths)
+
+
+def _of_array(value: Any) -> Hashable:
+    """Type, shape and bytes of an array; an array that is being traced, or holds objects, is equal to itself alone."""
+    if isinstance(value, jax.Array) and not isinstance(value, jax.core.Tracer):
+        if jnp.issubdtype(value.dtype, jax.dtypes.prng_key):
+            return str(value.dtype), _of_array(jax.random.key_data(value))
+        return jax.Array, value.dtype, value.weak_type, value.sharding, value.shape, np.asarray(value).tobytes()
+    if (type(value) is np.ndarray or isinstance(value, np.generic)) and not value.dtype.hasobject:
+        return type(value), value.dtype, value.shape, value.tobytes()
+    return _Itself(value)
+
+
+def _without_lazy(value: Any) -> dict[str, Any]:
+    """The attributes of a distribution, without those that it computes from the others when it is first asked."""
+    kind = type(value)
+    return {
+        name: part for name, part in vars(value).items() if not isinstance(getattr(kind, name, None), lazy_property)
+    }

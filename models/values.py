@@ -1,0 +1,53 @@
+"""Parts of models as values: a distribution is compared by what it is, and not by where it is in memory."""
+
+from collections.abc import Callable, Hashable
+from dataclasses import fields
+from typing import Any
+
+import jax
+import numpy as np
+from numpyro.distributions import Distribution
+from numpyro.distributions.constraints import Constraint
+from numpyro.distributions.transforms import Transform
+from numpyro.distributions.util import lazy_property
+
+
+def compared_by_value[Part](part: type[Part]) -> type[Part]:
+    """Give a frozen dataclass an equality and a hash by its fields, in which distributions are values.
+
+    NumPyro compares distributions by identity, so that `Normal(HalfNormal(1.0))` would not equal itself built again:
+    its code would be compiled anew, and its fits could not be compared under several keys.
+    """
+
+    def key(self: Part) -> Hashable:
+        return tuple(as_value(getattr(self, each.name)) for each in fields(self))  # type: ignore[arg-type]
+
+    def eq(self: Part, other: object) -> bool:
+        return type(self) is type(other) and key(self) == key(other)  # type: ignore[arg-type]
+
+    compare: dict[str, Callable[..., Any]] = {"__eq__": eq, "__hash__": lambda self: hash(key(self))}
+    for name, method in compare.items():
+        setattr(part, name, method)
+    return part
+
+
+def as_value(part: Any) -> Hashable:
+    """A hashable value: of a distribution its type and attributes, of an array its type, shape and bytes.
+
+    Attributes that a distribution computes from the others when it is first asked for them do not count. Anything else
+    is its own value.
+    """
+    if isinstance(part, Distribution | Transform | Constraint):
+        attributes = {name: value for name, value in vars(part).items() if not _is_lazy(type(part), name)}
+        return type(part), as_value(attributes)
+    if isinstance(part, list | tuple):
+        return type(part), tuple(map(as_value, part))
+    if isinstance(part, dict):
+        return dict, tuple((name, as_value(value)) for name, value in part.items())
+    if isinstance(part, np.ndarray | jax.Array) and not isinstance(part, jax.core.Tracer):
+        return str(part.dtype), part.shape, np.asarray(part).tobytes()
+    return part
+
+
+def _is_lazy(kind: type, name: str) -> bool:
+    return isinstance(getattr(kind, name, None), lazy_property)
