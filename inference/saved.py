@@ -33,7 +33,7 @@ from .sites import NumPyroModel, abstract_trace, unmasked
 from .status import Status
 from .structure import Structure
 
-VERSION = 2
+VERSION = 1
 """Of the format of the file."""
 ATTRIBUTE = "flatprior"
 PROBE_ROWS = 4
