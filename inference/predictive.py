@@ -200,7 +200,7 @@ class Predictive:
         Raises:
             NotImplementedError: when y has no finite set of values.
         """
-        return self.class_probs[:, 1] if self.response.kind == "binary" else self.class_probs
+        return self.response.probs(self.class_probs)
 
     @property
     def class_probs(self) -> np.ndarray:

@@ -113,19 +113,19 @@ class Response(ABC):
         return self.has_cdf and not self.is_discrete
 
     def expect_class(self, caller: str) -> int:
-        """Return the number of classes.
-
-        Raises:
-            TypeError: when a row of y is not one of a finite set of classes.
-        """
+        """Return the number of classes, or raise TypeError where a row of y is not one of a finite set."""
         if self.num_classes is None or not self.is_class:
             raise TypeError(f"{caller}: expected y to be a class; it can be {self.support!r}.")
         return self.num_classes
 
-    def expect(self, summary: Literal["probs", "mean", "variance", "cdf", "quantile"]) -> None:
+    def expect(self, summary: Literal["probs", "mean", "variance", "cdf", "quantile"], caller: str = "") -> None:
         """Raise NotImplementedError, with the reason, where a summary of a prediction does not exist."""
         if summary in self.missing:
-            raise NotImplementedError(f"{summary}: {self.missing[summary]}")
+            raise NotImplementedError(f"{caller or summary}: {self.missing[summary]}")
+
+    def probs(self, class_probs: np.ndarray) -> np.ndarray:
+        """Probabilities of all classes, (..., K), as users see them: of 0 and 1 that of 1 alone, (n,)."""
+        return class_probs[:, 1] if self.kind == "binary" else class_probs
 
     def labels(self, y: Any) -> np.ndarray:
         """Hard labels, or numbers: y as an array, with the likeliest class in the place of soft labels."""
@@ -137,10 +137,15 @@ class Response(ABC):
         values = np.asarray(y)
         return np.ones(values.shape, bool) if self.padding is None else values != self.padding
 
-    def symbols(self, y: Any) -> tuple[np.ndarray, np.ndarray]:
-        """The classes or tokens of y, row after row and without padding, (m,), and how many are in each row, (n,)."""
+    def symbols(self, y: Any) -> tuple[int, np.ndarray, np.ndarray] | None:
+        """K, the classes or tokens of y, row after row, without padding, (m,), and their number in each row, (n,)."""
         values, known = np.asarray(y), self.is_known(y)
-        return values[known], known.reshape(len(values), -1).sum(axis=1)
+        counts = known.reshape(len(values), -1).sum(axis=1)
+        return None if self.num_classes is None else (self.num_classes, values[known], counts)
+
+    def count_tokens(self, y: Any) -> np.ndarray | None:
+        """How many tokens are in each row of y, without padding, (n,); None where y is no row of tokens."""
+        return self.is_known(y).sum(axis=tuple(range(1, np.ndim(y)))) if self.kind == "tokens" else None
 
     def check(self, y: Rows) -> None:
         """Raise ValueError at the first value that y cannot have, with its place, and what to do about it."""

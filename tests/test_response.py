@@ -241,10 +241,15 @@ def test_labels_symbols_and_padding() -> None:
     y = np.array([[0, 2, -7, -7], [-7, 1, 1, 0]])
     np.testing.assert_array_equal(tokens.is_known(y), y >= 0)
     np.testing.assert_array_equal(tokens.labels(y), y)
-    values, counts = tokens.symbols(y)
+    num_classes, values, counts = tokens.symbols(y)
+    assert num_classes == 3
     np.testing.assert_array_equal(values, [0, 2, 1, 1, 0])
     np.testing.assert_array_equal(counts, [2, 3])
-    values, counts = classes.symbols([2, 0, 1])
+    num_classes, values, counts = classes.symbols([2, 0, 1])
+    assert num_classes == 3
+    assert response("Poisson").symbols([2, 0, 1]) is None
+    assert classes.count_tokens([2, 0, 1]) is None
+    np.testing.assert_array_equal(tokens.count_tokens(y), [2, 3])
     np.testing.assert_array_equal(values, [2, 0, 1])
     np.testing.assert_array_equal(counts, [1, 1, 1])
 
