@@ -267,6 +267,15 @@ class Tokens(Response):
         return None if stated is None else stated.reshape(-1, stated.shape[-1])
 
 
+def _missing_of_numbers(response: Response) -> Missing:
+    """The summaries that do not exist where y has no classes."""
+    family = response.family
+    missing: Missing = {"probs": f"y can be {response.support!r}, not one of a finite set of values."}
+    if not response.has_moments:
+        missing |= dict.fromkeys(("mean", "variance", "quantile"), f"{family} has no mean and variance; use sample.")
+    return missing if response.has_cdf else missing | dict.fromkeys(("cdf", "quantile"), f"{family} has no cdf.")
+
+
 def _raise_no_classes(response: Response, d: Distribution) -> Array:
     raise NotImplementedError(f"probs: {response.missing['probs']}")
 
@@ -280,15 +289,11 @@ class Counts(Response):
     """y is an integer, or a vector of integers, without bounds that are known before the fit."""
 
     kind, is_discrete = "counts", True
-    class_log_probs, logits = _raise_no_classes, _no_logits
+    missing, class_log_probs, logits = property(_missing_of_numbers), _raise_no_classes, _no_logits
 
     @classmethod
     def read(cls, d: Distribution, facts: Mapping[str, Any]) -> Self | None:
         return cls(**facts) if d.support.is_discrete else None
-
-    @property
-    def missing(self) -> Missing:
-        return _missing_of_numbers(self) | {"quantile": "y is discrete; use cdf, or sample."}
 
 
 @final
@@ -296,15 +301,11 @@ class Numbers(Response):
     """y is continuous: a number or a vector, also one that is positive, or lies in an interval or on a simplex."""
 
     kind, is_discrete = "numbers", False
-    class_log_probs, logits = _raise_no_classes, _no_logits
+    missing, class_log_probs, logits = property(_missing_of_numbers), _raise_no_classes, _no_logits
 
     @classmethod
     def read(cls, d: Distribution, facts: Mapping[str, Any]) -> Self | None:
         return cls(**facts)
-
-    @property
-    def missing(self) -> Missing:
-        return _missing_of_numbers(self)
 
 
 KINDS: tuple[type[Response], ...] = (Tokens, Binary, Classes, Counts, Numbers)
@@ -344,12 +345,3 @@ def response_of(site: str, d: Distribution) -> Response:
         "support": d.support,
     }
     return next(response for kind in KINDS if (response := kind.read(d, facts)) is not None)
-
-
-def _missing_of_numbers(response: Response) -> Missing:
-    """The summaries that do not exist where y has no classes."""
-    family = response.family
-    missing: Missing = {"probs": f"y can be {response.support!r}, not one of a finite set of values."}
-    if not response.has_moments:
-        missing |= dict.fromkeys(("mean", "variance", "quantile"), f"{family} has no mean and variance; use sample.")
-    return missing if response.has_cdf else missing | dict.fromkeys(("cdf", "quantile"), f"{family} has no cdf.")
