@@ -221,6 +221,25 @@ class Normal:
         return _observe(dist.Normal(eta[..., 0], scale), y)
 
 
+@dataclass(frozen=True)
+class Poisson:
+    """y is a count, 0, 1, 2, ..., with rate exp(eta), the log link. The loss is ``rate - y log(rate) + log(y!)``."""
+
+    @property
+    def num_outputs(self) -> int:
+        """Outputs that the network must have: the log of the rate."""
+        return 1
+
+    def __call__(self, eta: Float[Array, "n 1"], y: Shaped[AnyArray, "..."] | None = None) -> AnyArray:
+        """Sample or observe y.
+
+        Raises:
+            ValueError: when eta is not (n, 1), or y not one count a row.
+        """
+        _check_rows("Poisson", eta, y)
+        return _observe(dist.Poisson(jnp.exp(eta[..., 0])), y)
+
+
 class SoftCategorical(dist.Distribution):
     """Rows of probabilities under softmax(logits), scored by the expected log likelihood ``sum_k y_k log p_k``.
 

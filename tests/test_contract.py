@@ -20,7 +20,7 @@ from scipy.special import expit, logsumexp, softmax
 from sklearn.metrics import accuracy_score, brier_score_loss, log_loss, root_mean_squared_error
 
 from flatprior.inference import MAP, MCLMC, MLE, NUTS, Ensemble, Fit, Laplace, Predictive, Status, compare, fit
-from flatprior.models import MLP, Bernoulli, Categorical, Model, Normal, fan_in, gaussian
+from flatprior.models import MLP, Bernoulli, Categorical, Model, Normal, Poisson, fan_in, gaussian
 
 METHODS: dict[str, Callable[[], Any]] = {
     "MLE": lambda: MLE(num_steps=150, polish=False),
@@ -41,6 +41,7 @@ MODELS: dict[str, tuple[Model, str]] = {
     "Normal, known scale": (Model(MLP(), Normal(0.5), gaussian(2.0)), "real"),
     "Normal, learned scale": (Model(MLP(), Normal(dist.HalfNormal(1.0))), "real"),
     "Normal, scale of the network": (Model(MLP((2,), "tanh"), Normal("network"), fan_in()), "real"),
+    "Poisson": (Model(MLP(), Poisson(), gaussian(1.0)), "counts"),
 }
 NAMES = (*MODELS, *HAND_WRITTEN)
 
@@ -54,9 +55,10 @@ EXISTS: dict[str, set[str]] = {
     "hierarchical": NUMBERS,
     "mixture_density": NUMBERS,
     "dictionary": NUMBERS,
+    "Poisson": NUMBERS,
 }
 """Model -> the summaries of its predictive distribution that exist."""
-COUNTS = ("dictionary",)
+COUNTS = ("dictionary", "Poisson")
 """Models of counts."""
 
 QUICK = ("Bernoulli", "hierarchical")
@@ -234,7 +236,7 @@ def scipy_cdf(name: str, per_draw: dict[str, np.ndarray], y: np.ndarray) -> np.n
     if name == "mixture_density":
         each = scipy.stats.logistic(per_draw["loc"], per_draw["scale"]).cdf(y[:, None])
         return (per_draw["weights"] * each).sum(axis=-1).mean(axis=0)
-    if name == "dictionary":
+    if name in COUNTS:
         return scipy.stats.poisson(per_draw["rate"]).cdf(y).mean(axis=0)
     family = scipy.stats.laplace if name == "hierarchical" else scipy.stats.norm
     return family(per_draw["loc"], per_draw["scale"]).cdf(y).mean(axis=0)
