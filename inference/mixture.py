@@ -4,6 +4,7 @@ Each function takes (a pytree whose leaves have a leading axis of draws, y, extr
 as `over_rows` asks of a summary.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -55,22 +56,49 @@ def mean_cdf(components: dist.Distribution, y: Rows, extra: Any) -> Array:
 
 
 def quantiles(components: dist.Distribution, y: Rows, levels: Array) -> Array:
-    """Quantiles, (n, ..., level), by bisection of the cdf, from a bracket by Cantelli's inequality around the mean."""
-    mean, variance = mixed_moments(jax.vmap(moments_of)(components), None, None)
-    levels = levels.astype(mean.dtype)
+    """Quantiles of a continuous y, (n, ..., level), to the precision of the type, by bisection of the cdf."""
+    moments = mixed_moments(jax.vmap(moments_of)(components), None, None)
 
     def one(level: Array) -> Array:
-        reach = jnp.sqrt(variance)
-        low = mean - reach * jnp.sqrt((1 - level) / level)
-        high = mean + reach * jnp.sqrt(level / (1 - level))
+        def is_below(value: Array) -> Array:
+            return mean_cdf(components, value, None) < level
 
-        def halve(_: Array, bracket: tuple[Array, Array]) -> tuple[Array, Array]:
-            low, high = bracket
-            middle = (low + high) / 2
-            below = mean_cdf(components, middle, None) < level
-            return jnp.where(below, middle, low), jnp.where(below, high, middle)
-
-        low, high = jax.lax.fori_loop(0, BISECTIONS[str(mean.dtype)], halve, (low, high))
+        low, high = _bisect(is_below, lambda low, high: (low + high) / 2, *_bracket(moments, level))
         return (low + high) / 2
 
-    return jax.lax.map(one, levels).T
+    return jax.lax.map(one, levels.astype(moments[0].dtype)).T
+
+
+def integer_quantiles(components: dist.Distribution, y: Rows, levels: Array) -> Array:
+    """The smallest integers k with P(Y <= k) >= level, (n, ..., level), by bisection of the cdf."""
+    moments = mixed_moments(jax.vmap(moments_of)(components), None, None)
+
+    def one(level: Array) -> Array:
+        def is_below(value: Array) -> Array:
+            return ~(mean_cdf(components, value, None) >= level)  # also where the cdf is NaN, below the support
+
+        low, high = _bracket(moments, level)
+        ends = jnp.floor(low) - 1, jnp.ceil(high)
+        return _bisect(is_below, lambda low, high: jnp.floor((low + high) / 2), *ends)[1]
+
+    return jax.lax.map(one, levels.astype(moments[0].dtype)).T
+
+
+def _bracket(moments: tuple[Array, Array], level: Array) -> tuple[Array, Array]:
+    """Two values with a quantile between them, by Cantelli's inequality around the mean."""
+    mean, sd = moments[0], jnp.sqrt(moments[1])
+    return mean - sd * jnp.sqrt((1 - level) / level), mean + sd * jnp.sqrt(level / (1 - level))
+
+
+def _bisect(
+    is_below: Callable[[Array], Array], middle_of: Callable[[Array, Array], Array], low: Array, high: Array
+) -> tuple[Array, Array]:
+    """A bracket that is halved until it is as narrow as the type allows."""
+
+    def halve(_: Array, bracket: tuple[Array, Array]) -> tuple[Array, Array]:
+        low, high = bracket
+        middle = middle_of(low, high)
+        below = is_below(middle)
+        return jnp.where(below, middle, low), jnp.where(below, high, middle)
+
+    return jax.lax.fori_loop(0, BISECTIONS[str(low.dtype)], halve, (low, high))

@@ -14,7 +14,17 @@ from jax import Array
 from .checks import as_key, check_labels
 from .density import observation, row_log_probs
 from .distributions import moments_of
-from .mixture import by_row, exp_by_row, log_mean_exp, mean_cdf, mean_exp, means_by_row, mixed_moments, quantiles
+from .mixture import (
+    by_row,
+    exp_by_row,
+    integer_quantiles,
+    log_mean_exp,
+    mean_cdf,
+    mean_exp,
+    means_by_row,
+    mixed_moments,
+    quantiles,
+)
 from .response import Response
 from .rows import Rows, Weights, count_rows, take_rows
 from .sites import NumPyroModel
@@ -194,7 +204,7 @@ class Predictive:
         Raises:
             NotImplementedError: when y has no finite set of values.
         """
-        return self.class_probs[:, 1] if self.response.kind == "binary" else self.class_probs
+        return self.response.probs(self.class_probs)
 
     @property
     def class_probs(self) -> np.ndarray:
@@ -238,15 +248,18 @@ class Predictive:
     def quantile(self, q: Any) -> np.ndarray:
         """The q-quantile of y, (n,), or (len(q), n) for an array of q, to the precision of the type.
 
+        Of counts it is the smallest k with P(Y <= k) >= q.
+
         Raises:
             ValueError: when q is not between 0 and 1.
-            NotImplementedError: when the distribution of the site is discrete or has no `cdf`.
+            NotImplementedError: when y is a class, or its distribution has no `cdf`.
         """
         levels = np.atleast_1d(np.asarray(q, float))
         if levels.ndim > 1 or not ((levels > 0) & (levels < 1)).all():
             raise ValueError(f"quantile: expected a number or a vector between 0 and 1; got {q!r}.")
         self.response.expect("quantile")
-        values = self._over_rows(_observation, quantiles, extra=jnp.asarray(levels))
+        summary = integer_quantiles if self.response.is_discrete else quantiles
+        values = self._over_rows(_observation, summary, extra=jnp.asarray(levels))
         return values[:, 0] if np.ndim(q) == 0 else values.T
 
     def sample(self, key: Any, shape: tuple[int, ...] = ()) -> np.ndarray:

@@ -114,19 +114,19 @@ class Response(ABC):
         return self.has_cdf and not self.is_discrete
 
     def expect_class(self, caller: str) -> int:
-        """Return the number of classes.
-
-        Raises:
-            TypeError: when a row of y is not one of a finite set of classes.
-        """
+        """Return the number of classes, or raise TypeError where a row of y is not one of a finite set."""
         if self.num_classes is None or not self.is_class:
             raise TypeError(f"{caller}: expected y to be a class; it can be {self.support!r}.")
         return self.num_classes
 
-    def expect(self, summary: Literal["probs", "mean", "variance", "cdf", "quantile"]) -> None:
+    def expect(self, summary: Literal["probs", "mean", "variance", "cdf", "quantile"], caller: str = "") -> None:
         """Raise NotImplementedError, with the reason, where a summary of a prediction does not exist."""
         if summary in self.missing:
-            raise NotImplementedError(f"{summary}: {self.missing[summary]}")
+            raise NotImplementedError(f"{caller or summary}: {self.missing[summary]}")
+
+    def probs(self, class_probs: np.ndarray) -> np.ndarray:
+        """Probabilities of all classes, (..., K), as users see them: of 0 and 1 that of 1 alone, (n,)."""
+        return class_probs[:, 1] if self.kind == "binary" else class_probs
 
     def labels(self, y: Any) -> np.ndarray:
         """Hard labels, or numbers: y as an array, with the likeliest class in the place of soft labels."""
@@ -138,10 +138,15 @@ class Response(ABC):
         values = np.asarray(y)
         return np.ones(values.shape, bool) if self.padding is None else values != self.padding
 
-    def symbols(self, y: Any) -> tuple[np.ndarray, np.ndarray]:
-        """The classes or tokens of y, row after row and without padding, (m,), and how many are in each row, (n,)."""
+    def symbols(self, y: Any) -> tuple[int, np.ndarray, np.ndarray] | None:
+        """K, the classes or tokens of y, row after row, without padding, (m,), and their number in each row, (n,)."""
         values, known = np.asarray(y), self.is_known(y)
-        return values[known], known.reshape(len(values), -1).sum(axis=1)
+        counts = known.reshape(len(values), -1).sum(axis=1)
+        return None if self.num_classes is None else (self.num_classes, values[known], counts)
+
+    def count_tokens(self, y: Any) -> np.ndarray | None:
+        """How many tokens are in each row of y, without padding, (n,); None where y is no row of tokens."""
+        return self.is_known(y).sum(axis=tuple(range(1, np.ndim(y)))) if self.kind == "tokens" else None
 
     def check(self, y: Rows) -> None:
         """Raise ValueError at the first value that y cannot have, with its place, and what to do about it."""
@@ -263,6 +268,15 @@ class Tokens(Response):
         return None if stated is None else stated.reshape(-1, stated.shape[-1])
 
 
+def _missing_of_numbers(response: Response) -> Missing:
+    """The summaries that do not exist where y has no classes."""
+    family = response.family
+    missing: Missing = {"probs": f"y can be {response.support!r}, not one of a finite set of values."}
+    if not response.has_moments:
+        missing |= dict.fromkeys(("mean", "variance", "quantile"), f"{family} has no mean and variance; use sample.")
+    return missing if response.has_cdf else missing | dict.fromkeys(("cdf", "quantile"), f"{family} has no cdf.")
+
+
 def _raise_no_classes(response: Response, d: Distribution) -> Array:
     raise NotImplementedError(f"probs: {response.missing['probs']}")
 
@@ -276,15 +290,11 @@ class Counts(Response):
     """y is an integer, or a vector of integers, without bounds that are known before the fit."""
 
     kind, is_discrete = "counts", True
-    class_log_probs, logits = _raise_no_classes, _no_logits
+    missing, class_log_probs, logits = property(_missing_of_numbers), _raise_no_classes, _no_logits
 
     @classmethod
     def read(cls, d: Distribution, facts: Mapping[str, Any]) -> Self | None:
         return cls(**facts) if d.support.is_discrete else None
-
-    @property
-    def missing(self) -> Missing:
-        return _missing_of_numbers(self) | {"quantile": "y is discrete; use cdf, or sample."}
 
 
 @final
@@ -292,15 +302,11 @@ class Numbers(Response):
     """y is continuous: a number or a vector, also one that is positive, or lies in an interval or on a simplex."""
 
     kind, is_discrete = "numbers", False
-    class_log_probs, logits = _raise_no_classes, _no_logits
+    missing, class_log_probs, logits = property(_missing_of_numbers), _raise_no_classes, _no_logits
 
     @classmethod
     def read(cls, d: Distribution, facts: Mapping[str, Any]) -> Self | None:
         return cls(**facts)
-
-    @property
-    def missing(self) -> Missing:
-        return _missing_of_numbers(self)
 
 
 KINDS: tuple[type[Response], ...] = (Tokens, Binary, Classes, Counts, Numbers)
@@ -340,12 +346,3 @@ def response_of(site: str, d: Distribution) -> Response:
         "support": d.support,
     }
     return next(response for kind in KINDS if (response := kind.read(d, facts)) is not None)
-
-
-def _missing_of_numbers(response: Response) -> Missing:
-    """The summaries that do not exist where y has no classes."""
-    family = response.family
-    missing: Missing = {"probs": f"y can be {response.support!r}, not one of a finite set of values."}
-    if not response.has_moments:
-        missing |= dict.fromkeys(("mean", "variance", "quantile"), f"{family} has no mean and variance; use sample.")
-    return missing if response.has_cdf else missing | dict.fromkeys(("cdf", "quantile"), f"{family} has no cdf.")

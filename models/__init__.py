@@ -4,8 +4,8 @@ A model is ``Model(network, observation, prior)``, and all three parts are ordin
 
 - the **network** turns x into outputs eta and samples its weights as named sites: `MLP`, or `Lift(module)` of any
   module of Flax NNX or Equinox;
-- the **observation** is the distribution of y given eta: `Bernoulli`, `Categorical`, `Normal`, and for rows of tokens
-  `CategoricalSequence`, of which `next_token_rows` makes x and y. Its negative log likelihood is the loss;
+- the **observation** is the distribution of y given eta: `Bernoulli`, `Categorical`, `Normal`, `Poisson`, and for rows
+  of tokens `CategoricalSequence`, of which `next_token_rows` makes x and y. Its negative log likelihood is the loss;
 - the **prior** gives every weight a distribution: `gaussian`, `fan_in`, a NumPyro distribution, your own function of
   (site, shape), ``"flat"``, or a mapping from patterns of site names to any of these, of which the first that matches
   counts; ``"fixed"`` keeps a parameter of a lifted module as it is. Its negative log density is the regulariser.
@@ -27,7 +27,7 @@ Example:
 from .lift import Lift
 from .model import Model
 from .network import MLP
-from .observation import Bernoulli, Categorical, CategoricalSequence, Normal
+from .observation import Bernoulli, Categorical, CategoricalSequence, Normal, Poisson
 from .prior import fan_in, gaussian
 from .table import priors
 from .tokens import next_token_rows
@@ -40,6 +40,7 @@ __all__ = [
     "Lift",
     "Model",
     "Normal",
+    "Poisson",
     "fan_in",
     "gaussian",
     "next_token_rows",

@@ -1,4 +1,16 @@
-"""Observations: the distribution of y given the outputs eta. Its negative log likelihood is the loss."""
+"""Observations: the distribution of y given the outputs eta. Its negative log likelihood is the loss.
+
+An observation of your own is a callable of eta and y that samples the site ``y`` in a plate over rows, and states in
+``num_outputs`` how many outputs it needs. What y is, is read from the distribution of that site when y is not given: by
+its ``support``, its ``mean``, ``variance`` and ``cdf`` where they exist, and a parameter ``logits`` in its
+``arg_constraints``. Two attributes are read that NumPyro does not know, both of them optional:
+
+- ``loss``, a string: what deep learning calls its negative log probability (`SoftCategorical`);
+- ``padding``, an integer, with ``logits`` of shape (..., T, K): a row of y is then T tokens, and `padding` the value of
+  y where there is none (`Tokens`).
+
+The protocol is one of structure: nothing has to be imported or registered. `flatprior.inference.response` has it whole.
+"""
 
 import math
 from dataclasses import dataclass
@@ -209,6 +221,25 @@ class Normal:
         else:
             scale = self.scale
         return _observe(dist.Normal(eta[..., 0], scale), y)
+
+
+@dataclass(frozen=True)
+class Poisson:
+    """y is a count, 0, 1, 2, ..., with rate exp(eta), the log link. The loss is ``rate - y log(rate) + log(y!)``."""
+
+    @property
+    def num_outputs(self) -> int:
+        """Outputs that the network must have: the log of the rate."""
+        return 1
+
+    def __call__(self, eta: Float[Array, "n 1"], y: Shaped[AnyArray, "..."] | None = None) -> AnyArray:
+        """Sample or observe y.
+
+        Raises:
+            ValueError: when eta is not (n, 1), or y not one count a row.
+        """
+        _check_rows("Poisson", eta, y)
+        return _observe(dist.Poisson(jnp.exp(eta[..., 0])), y)
 
 
 class SoftCategorical(dist.Distribution):

@@ -16,7 +16,7 @@ from beartype import beartype
 from jax import Array
 from jaxtyping import jaxtyped
 
-from flatprior.models import MLP, Bernoulli, Categorical, Model, Normal, fan_in
+from flatprior.models import MLP, Bernoulli, Categorical, Model, Normal, Poisson, fan_in
 
 NUM_ROWS = 40
 CACHE = pytest.StashKey[tempfile.TemporaryDirectory]()
@@ -51,7 +51,7 @@ def pytest_unconfigure(config: pytest.Config) -> None:
 def shapes_are_checked() -> Iterator[None]:
     """The shapes that the models' annotations state are checked at every call under test."""
     with pytest.MonkeyPatch.context() as patch:
-        for part in (MLP, Bernoulli, Categorical, Normal, Model):
+        for part in (MLP, Bernoulli, Categorical, Normal, Poisson, Model):
             patch.setattr(part, "__call__", jaxtyped(typechecker=beartype)(part.__call__))
         yield
 
@@ -82,6 +82,7 @@ def data_sets() -> dict[str, tuple[np.ndarray, np.ndarray]]:
         "binary": (x, (signal + rng.logistic(size=NUM_ROWS) > 0).astype(int)),
         "classes": (x, np.argmax(np.outer(signal, [-0.5, 0.0, 0.5]) + gumbel, axis=1)),
         "real": (x, signal + 0.4 * rng.normal(size=NUM_ROWS)),
+        "counts": (x, rng.poisson(np.exp(signal))),
     }
 
 

@@ -61,8 +61,7 @@ class Fitted:
         if case[0] == "Normal":
             self.y = self.x @ [1.0, -0.5] + 0.3 + 0.4 * rng.normal(size=400)
             return
-        probs = self.predictive.probs
-        self.probs = (np.stack([1 - probs, probs], axis=1) if probs.ndim == 1 else probs).astype(float)
+        self.probs = self.predictive.class_probs.astype(float)
         self.y = rng.integers(0, self.probs.shape[1], 400)
 
 

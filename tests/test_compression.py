@@ -295,7 +295,7 @@ BAD: dict[str, tuple[str, Any, Any, type[Exception], str]] = {
         X,
         np.eye(3)[CLASSES],
         ValueError,
-        r"a label a row, y of shape \(n,\); got \(12, 3\)",
+        r"one label per row, y of shape \(n,\); got \(12, 3\)",
     ),
     "too few labels": ("Categorical", X, CLASSES[:5], ValueError, "as many rows in y as in x, 12"),
     "x of another width": ("Categorical", X[:, :1], CLASSES, ValueError, r"rows shaped \(2,\), as in the fit"),

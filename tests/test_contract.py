@@ -20,7 +20,7 @@ from scipy.special import expit, logsumexp, softmax
 from sklearn.metrics import accuracy_score, brier_score_loss, log_loss, root_mean_squared_error
 
 from flatprior.inference import MAP, MCLMC, MLE, NUTS, Ensemble, Fit, Laplace, Predictive, Status, compare, fit
-from flatprior.models import MLP, Bernoulli, Categorical, Model, Normal, fan_in, gaussian
+from flatprior.models import MLP, Bernoulli, Categorical, Model, Normal, Poisson, fan_in, gaussian
 
 METHODS: dict[str, Callable[[], Any]] = {
     "MLE": lambda: MLE(num_steps=150, polish=False),
@@ -41,21 +41,25 @@ MODELS: dict[str, tuple[Model, str]] = {
     "Normal, known scale": (Model(MLP(), Normal(0.5), gaussian(2.0)), "real"),
     "Normal, learned scale": (Model(MLP(), Normal(dist.HalfNormal(1.0))), "real"),
     "Normal, scale of the network": (Model(MLP((2,), "tanh"), Normal("network"), fan_in()), "real"),
+    "Poisson": (Model(MLP(), Poisson(), gaussian(1.0)), "counts"),
 }
 NAMES = (*MODELS, *HAND_WRITTEN)
 
-CONTINUOUS = {"mean", "variance", "cdf", "quantile"}
+NUMBERS = {"mean", "variance", "cdf", "quantile"}
 EXISTS: dict[str, set[str]] = {
     "Bernoulli": {"mean", "variance", "probs"},
     "Categorical": {"probs"},
-    "Normal, known scale": CONTINUOUS,
-    "Normal, learned scale": CONTINUOUS,
-    "Normal, scale of the network": CONTINUOUS,
-    "hierarchical": CONTINUOUS,
-    "mixture_density": CONTINUOUS,
-    "dictionary": {"mean", "variance", "cdf"},
+    "Normal, known scale": NUMBERS,
+    "Normal, learned scale": NUMBERS,
+    "Normal, scale of the network": NUMBERS,
+    "hierarchical": NUMBERS,
+    "mixture_density": NUMBERS,
+    "dictionary": NUMBERS,
+    "Poisson": NUMBERS,
 }
 """Model -> the summaries of its predictive distribution that exist."""
+COUNTS = ("dictionary", "Poisson")
+"""Models of counts."""
 
 QUICK = ("Bernoulli", "hierarchical")
 """The models on which every method is tried by default; on the others, the two that compile fast."""
@@ -232,7 +236,7 @@ def scipy_cdf(name: str, per_draw: dict[str, np.ndarray], y: np.ndarray) -> np.n
     if name == "mixture_density":
         each = scipy.stats.logistic(per_draw["loc"], per_draw["scale"]).cdf(y[:, None])
         return (per_draw["weights"] * each).sum(axis=-1).mean(axis=0)
-    if name == "dictionary":
+    if name in COUNTS:
         return scipy.stats.poisson(per_draw["rate"]).cdf(y).mean(axis=0)
     family = scipy.stats.laplace if name == "hierarchical" else scipy.stats.norm
     return family(per_draw["loc"], per_draw["scale"]).cdf(y).mean(axis=0)
@@ -259,6 +263,11 @@ def test_quantile_inverts_cdf(found: Fit, name: str, model_x_y: Any, per_draw: A
     levels = [0.001, 0.1, 0.5, 0.9, 0.999]
     quantiles = predictive.quantile(levels)
     assert quantiles.shape == (5, len(y))
+    if name in COUNTS:
+        for level, quantile in zip(levels, quantiles, strict=True):
+            assert (scipy_cdf(name, per_draw, quantile) >= level - 1e-5).all()
+            assert (scipy_cdf(name, per_draw, quantile - 1) < level + 1e-5).all()
+        return
     assert (np.diff(quantiles, axis=0) > 0).all()
     for level, quantile in zip(levels, quantiles, strict=True):
         np.testing.assert_allclose(scipy_cdf(name, per_draw, quantile), level, rtol=2e-3, atol=1e-5)
@@ -280,7 +289,7 @@ def test_samples_have_the_moments_of_the_predictive(found: Fit, name: str, model
     predictive = found.predict(x)
     sample = np.asarray(predictive.sample(11, (1000,)))
     assert sample.shape == (1000, len(y))
-    assert sample.dtype.kind == ("i" if "quantile" not in EXISTS[name] else "f")
+    assert sample.dtype.kind == ("f" if name not in COUNTS and "quantile" in EXISTS[name] else "i")
     sample = (sample[..., None] == np.arange(3)) if name == "Categorical" else sample
     expected = predictive.probs if name == "Categorical" else predictive.mean
     check_mean(sample[:, :3].astype(float), expected[:3])
@@ -424,7 +433,7 @@ def test_scores_of_classes_are_those_of_sklearn(found: Fit, data_sets: Any) -> N
     np.testing.assert_allclose(row["calibration_error"], error, rtol=1e-4)
 
 
-@pairs(*(name for name in NAMES if "quantile" in EXISTS[name]))
+@pairs(*(name for name in NAMES if "quantile" in EXISTS[name] and name not in COUNTS))
 def test_scores_of_numbers_are_those_of_sklearn_and_scipy(found: Fit, name: str, model_x_y: Any, per_draw: Any) -> None:
     _, x, y = model_x_y
     row = compare({"fit": found}, x, y).to_dataframe().loc["fit"]

@@ -18,13 +18,13 @@ from numpyro.distributions import biject_to
 from numpyro.handlers import mask, scale, seed, trace
 from numpyro.infer import init_to_value
 from scipy import special
-from scipy.stats import halfnorm, laplace, logistic, norm
+from scipy.stats import halfnorm, laplace, logistic, norm, poisson
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import log_loss
 
 from flatprior.inference import MAP, MLE, explain, fit, flat, log_density
 from flatprior.inference.checks import check_problem
-from flatprior.models import MLP, Bernoulli, Categorical, Model, Normal, fan_in, gaussian
+from flatprior.models import MLP, Bernoulli, Categorical, Model, Normal, Poisson, fan_in, gaussian
 
 pytestmark = pytest.mark.usefixtures("x64")
 PRECISION = 1e-10
@@ -36,6 +36,7 @@ OBSERVATIONS: dict[str, tuple[Any, str]] = {
     "Normal, known scale": (Normal(0.7), "real"),
     "Normal, learned scale": (Normal(dist.HalfNormal(1.5)), "real"),
     "Normal, scale of the network": (Normal("network"), "real"),
+    "Poisson": (Poisson(), "counts"),
 }
 PRIORS: dict[str, Any] = {
     "gaussian": gaussian(1.7),
@@ -166,6 +167,7 @@ LOSSES: dict[str, tuple[int, dict[str, Any], Callable[[np.ndarray, np.ndarray], 
         {},
         lambda eta, y: -norm.logpdf(y, eta[:, 0], np.logaddexp(0, eta[:, 1]) + 1e-6).sum(),
     ),
+    "Poisson": (1, {}, lambda eta, y: -poisson.logpmf(y, np.exp(eta[:, 0])).sum()),
 }
 
 
@@ -298,6 +300,13 @@ NAMES: dict[str, tuple[Any, str, str, str, str]] = {
     "Categorical": (linear(Categorical(3)), "classes", "y", "Categorical(logits)", "softmax cross-entropy"),
     "Categorical, probabilities": (class_probabilities, "classes", "y", "Categorical(probs)", "cross-entropy"),
     "soft labels": (linear(Categorical(3)), "soft", "y", "SoftCategorical(logits)", "soft-label cross-entropy"),
+    "Poisson": (
+        linear(Poisson()),
+        "counts",
+        "y",
+        "Poisson(rate)",
+        "Poisson loss, rate - y log(rate) + log(y!)",
+    ),
     "known scale": (
         linear(Normal(0.7)),
         "real",

@@ -357,7 +357,7 @@ def test_what_is_impossible_costs_infinitely_many_bits_and_is_printed() -> None:
 BAD_CODES: dict[str, tuple[str, Any, Any, type[Exception], str]] = {
     # fit, x, y
     "no fit": ("none", X, CLASSES, TypeError, "code_length: expected a fit; got 'a fit'"),
-    "soft labels": ("Categorical", X, SOFT, ValueError, r"code_length: expected a label a row.*; got \(12, 3\)"),
+    "soft labels": ("Categorical", X, SOFT, ValueError, r"code_length: expected one label per row.*; got \(12, 3\)"),
     "another class": ("Categorical", X, CLASSES + 1, ValueError, "y, row 2: expected an integer from 0 to 2; got 3"),
     "too few labels": ("Categorical", X, CLASSES[:5], ValueError, "as many rows in y as in x, 12"),
     "NaN": ("Normal", X, put(X[:, 0], 3, np.nan), ValueError, "y, row 3: expected finite numbers"),

@@ -17,7 +17,7 @@ from numpyro.infer import NUTS as NumPyroNUTS
 from numpyro.infer.autoguide import AutoDelta
 from numpyro.infer.util import log_density
 
-from flatprior.models import MLP, Bernoulli, Categorical, Model, Normal, fan_in, gaussian
+from flatprior.models import MLP, Bernoulli, Categorical, Model, Normal, Poisson, fan_in, gaussian
 
 MODELS: dict[str, tuple[Callable[[], Model], str]] = {
     "logistic": (lambda: Model(MLP(), Bernoulli()), "binary"),
@@ -28,6 +28,7 @@ MODELS: dict[str, tuple[Callable[[], Model], str]] = {
         lambda: Model(MLP((3,)), Normal(dist.HalfNormal(1.0)), {"w*": fan_in(), "b*": gaussian()}),
         "real",
     ),
+    "Poisson": (lambda: Model(MLP(), Poisson(), gaussian()), "counts"),
 }
 every_model = pytest.mark.parametrize("name", MODELS)
 
@@ -172,6 +173,7 @@ VALUES: dict[str, Callable[[], Any]] = {
     "Bernoulli": Bernoulli,
     "Categorical": lambda: Categorical(3),
     "Normal": lambda: Normal(0.5),
+    "Poisson": Poisson,
     "gaussian": lambda: gaussian(2.0),
     "fan_in": lambda: fan_in(2.0),
     "Model": lambda: Model(MLP((4,)), Normal("network"), {"w*": fan_in(), "*": gaussian()}),
@@ -186,7 +188,7 @@ def test_models_and_their_parts_are_values(name: str) -> None:
     assert {one: 1}[other] == 1
 
 
-@pytest.mark.parametrize("name", [name for name in VALUES if name != "Bernoulli"])
+@pytest.mark.parametrize("name", [name for name in VALUES if name not in ("Bernoulli", "Poisson")])
 def test_models_and_their_parts_are_frozen(name: str) -> None:
     value = VALUES[name]()
     with pytest.raises(AttributeError):

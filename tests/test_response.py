@@ -119,7 +119,7 @@ CASES: dict[str, tuple[Callable[[], dist.Distribution], Answers]] = {
         lambda: dist.Categorical(logits=ROWS).to_event(1),
         Answers("tokens", "Categorical", {"mean", "variance", "cdf", "quantile"}, 3, None, (4,)),
     ),
-    "Poisson": (lambda: dist.Poisson(jnp.ones(2)), Answers("counts", "Poisson", {"probs", "quantile"})),
+    "Poisson": (lambda: dist.Poisson(jnp.ones(2)), Answers("counts", "Poisson", {"probs"})),
     "Binomial": (
         lambda: dist.Binomial(5, logits=ETA[:, 0]),
         Answers("counts", "Binomial", {"probs", "cdf", "quantile"}),
@@ -241,10 +241,15 @@ def test_labels_symbols_and_padding() -> None:
     y = np.array([[0, 2, -7, -7], [-7, 1, 1, 0]])
     np.testing.assert_array_equal(tokens.is_known(y), y >= 0)
     np.testing.assert_array_equal(tokens.labels(y), y)
-    values, counts = tokens.symbols(y)
+    num_classes, values, counts = tokens.symbols(y)
+    assert num_classes == 3
     np.testing.assert_array_equal(values, [0, 2, 1, 1, 0])
     np.testing.assert_array_equal(counts, [2, 3])
-    values, counts = classes.symbols([2, 0, 1])
+    num_classes, values, counts = classes.symbols([2, 0, 1])
+    assert num_classes == 3
+    assert response("Poisson").symbols([2, 0, 1]) is None
+    assert classes.count_tokens([2, 0, 1]) is None
+    np.testing.assert_array_equal(tokens.count_tokens(y), [2, 3])
     np.testing.assert_array_equal(values, [2, 0, 1])
     np.testing.assert_array_equal(counts, [1, 1, 1])
 

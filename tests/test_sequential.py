@@ -140,7 +140,7 @@ def test_blocks_double(blocks: int) -> None:
 BAD: dict[str, tuple[Any, Any, Any, type[Exception], str]] = {
     # observation, y, blocks
     "y is a number": (Normal(1.0), np.ones(40), 3, ValueError, r"expected y to be a class.*code_length\(fit, x\[k:\]"),
-    "soft labels": (Categorical(2), np.full((40, 2), 0.5), 3, ValueError, r"expected a label a row.*got \(40, 2\)"),
+    "soft labels": (Categorical(2), np.full((40, 2), 0.5), 3, ValueError, r"expected one label per row.*got \(40, 2\)"),
     "another class": (Bernoulli(), np.arange(40), 3, ValueError, "y, row 2: expected 0 or 1; got 2"),
     "no blocks": (Bernoulli(), np.ones(40), 0, ValueError, "expected a number of blocks from 1 to 7, .*; got 0"),
     "too many": (Bernoulli(), np.ones(40), 8, ValueError, "expected a number of blocks from 1 to 7, .*; got 8"),

@@ -184,7 +184,7 @@ def test_bad_input_raises(fits: dict[Any, Any]) -> None:
     with pytest.raises(ValueError, match=r"rows shaped \(2,\), as in the fit; got \(1,\)"):
         uncertainty(found, x[:, :1])
     other = fit(without_moments, MAP(num_steps=1, polish=False), x, x[:, 0], key=0, progress=False)
-    with pytest.raises(NotImplementedError, match=r"uncertainty: .* has no variance to split"):
+    with pytest.raises(NotImplementedError, match=r"uncertainty: .* has no mean and variance"):
         uncertainty(other, x)
 
 

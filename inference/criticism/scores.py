@@ -44,8 +44,7 @@ class Forecast:
         response = predictive.response
         if response.is_class:
             return cls(**known, probs=predictive.class_probs)
-        if response.kind == "tokens":
-            return cls(**known, num_tokens=response.symbols(known["y"])[1])
+        known["num_tokens"] = response.count_tokens(known["y"])
         if response.has_moments:
             known["mean"] = predictive.mean
             if response.has_uniform_transform:

@@ -39,7 +39,7 @@ class TemperedPredictive:
     @property
     def probs(self) -> np.ndarray:
         """As of `Predictive`: (n,) of a site on {0, 1}, else (n, num_classes)."""
-        return self.class_probs[:, 1] if self.response.kind == "binary" else self.class_probs
+        return self.response.probs(self.class_probs)
 
     @property
     def class_probs(self) -> np.ndarray:

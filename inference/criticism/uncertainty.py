@@ -73,8 +73,8 @@ def uncertainty(fit: Fit, x: Any) -> Uncertainty:
     predictive = fit.predict(x)
     response = predictive.response
     has_classes = response.num_classes is not None
-    if not has_classes and not response.has_moments:
-        raise NotImplementedError(f"uncertainty: {response.family} has no variance to split.")
+    if not has_classes:
+        response.expect("variance", "uncertainty")
     per_draw, split = (class_log_probs, _split_entropy) if has_classes else (moments, _split_variance)
     aleatoric, epistemic = over_rows(per_draw, split, fit.model, response, predictive.draws, predictive.x)
     return Uncertainty(aleatoric, epistemic, "nats" if has_classes else "squared units of y")

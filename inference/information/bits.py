@@ -19,6 +19,10 @@ from ..rows import count_rows, in_double
 
 HEADINGS = {"bits": "bits", "bits_per_row": "bits a row", "bits_per_token": "bits a token"}
 """Columns of numbers in the printed tables of bits."""
+NO_CODE = (
+    "{caller}: expected one label per row, y of shape (n,); got {shape}. The expected bits of soft labels are "
+    "cross_entropy(fit, x, y).total / math.log(2)."
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -217,8 +221,8 @@ def code_length(fit: Fit, x: Any, y: Any) -> CodeLength:
     if symbols is None:
         unit = "a value" if response.is_discrete else "a density, relative to a cell of size 1"
         return CodeLength(bits, None, None, unit)
-    num_tokens = len(symbols.values) if response.kind == "tokens" else None
-    return CodeLength(bits, symbols.uniform, symbols.base_rate, f"one of {symbols.num_classes} classes", num_tokens)
+    tokens, unit = response.count_tokens(y), f"one of {symbols.num_classes} classes"
+    return CodeLength(bits, symbols.uniform, symbols.base_rate, unit, None if tokens is None else int(tokens.sum()))
 
 
 @dataclass(frozen=True, eq=False)
@@ -234,9 +238,12 @@ class Symbols:
     @classmethod
     def of(cls, name: str, response: Response, y: Any) -> "Symbols | None":
         """The symbols of y, n rows; None where it is not one of a finite set. Soft labels are an error."""
-        if response.num_classes is None:
+        found = response.symbols(y)
+        if found is None:
             return None
-        return cls(response.num_classes, *response.symbols(check_classes(name, y) if response.is_class else y))
+        if response.labels(y).shape != np.shape(y):
+            raise ValueError(NO_CODE.format(caller=name, shape=np.shape(y)))
+        return cls(*found)
 
     @property
     def uniform(self) -> float:
@@ -258,10 +265,7 @@ def check_classes(name: str, y: Any) -> np.ndarray:
     """Labels, (n,), or an error: soft labels have no code."""
     labels = np.asarray(y)
     if labels.ndim != 1:
-        raise ValueError(
-            f"{name}: expected a label a row, y of shape (n,); got {labels.shape}. The expected bits of soft labels "
-            f"are cross_entropy(fit, x, y).total / math.log(2)."
-        )
+        raise ValueError(NO_CODE.format(caller=name, shape=labels.shape))
     return labels
 
 

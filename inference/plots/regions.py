@@ -52,22 +52,23 @@ def plot_decision(
         raise TypeError(f"plot_decision: expected two axes; got {len(pair)}.")
     across, up = (np.linspace(*reach_of(column), side) for column in rows.T)
     at = rows_at(fit, np.stack(np.meshgrid(across, up), axis=-1).reshape(-1, 2))
-    predictive, response = fit.predict(at), fit.structure.response
-    if response.is_class:
+    predictive, site = fit.predict(at), fit.structure.observed
+    is_class = predictive.response.is_class
+    if is_class:
         _draw_regions(pair[0], across, up, predictive)
     else:
-        _shade(pair[0], across, up, predictive.mean, f"mean of {response.site}", labels)
+        _shade(pair[0], across, up, predictive.mean, f"mean of {site}", labels)
     split = uncertainty(fit, at)
     spread = split.epistemic if split.unit == "nats" else np.sqrt(split.epistemic)
-    unit = "nats" if split.unit == "nats" else f"sd, units of {response.site}"
+    unit = "nats" if split.unit == "nats" else f"sd, units of {site}"
     none = ": a point has none" if num_draws(fit) == 1 else ""
     _shade(pair[1], across, up, spread, f"epistemic, {unit}{none}")
     names = fit.layout.columns or ("x[0]", "x[1]")
     for ax in pair:
-        _scatter(ax, rows, labels, response.is_class, coloured=ax is pair[0])
+        _scatter(ax, rows, labels, is_class, coloured=ax is pair[0])
         ax.set(xlabel=names[0], ylabel=names[1], xlim=(across[0], across[-1]), ylim=(up[0], up[-1]))
-    if response.is_class:
-        pair[1].legend(title=response.site, fontsize=FONT, title_fontsize=FONT, framealpha=0.8)
+    if is_class:
+        pair[1].legend(title=site, fontsize=FONT, title_fontsize=FONT, framealpha=0.8)
     return pair
 
 
