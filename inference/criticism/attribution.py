@@ -13,6 +13,7 @@ from jax import Array
 from ..checks import Layout, as_rows, check_finite, check_like
 from ..density import NumPyroModel, Rows, Weights, observation
 from ..predictive import Predictive, over_rows
+from ..report import Report, columns_of
 from ..result import Fit
 from .information import in_double_precision
 
@@ -59,6 +60,16 @@ class WeightOfEvidence:
         return pd.DataFrame({name: values.ravel() for name, values in columns.items()}, index=index)
 
     def __str__(self) -> str:
+        return str(self._report)
+
+    def __repr__(self) -> str:
+        return str(self)
+
+    def _repr_html_(self) -> str:
+        return self._report.html()
+
+    @property
+    def _report(self) -> Report:
         order = np.argsort(-np.abs(self.bits).mean(axis=0), kind="stable")
         shown, rest = order[:MOST_LINES], order[MOST_LINES:]
         table = pd.DataFrame({name: values[shown] for name, values in self._columns().items()})
@@ -71,10 +82,7 @@ class WeightOfEvidence:
             parts += f" {self.remainder.mean():+.2f} (what only several features do together)"
         many = f", mean over {len(self.bits)} rows" if len(self.bits) > 1 else ""
         notes.append(f"Bits of log odds of {self.question}{many}: {self.log_odds.mean():.2f} = {parts}.")
-        return "\n".join([table.to_string(float_format="{:.2f}".format), "", *notes])
-
-    def __repr__(self) -> str:
-        return str(self)
+        return Report(table, columns_of(table, "{:.2f}"), notes)
 
     def _columns(self) -> dict[str, np.ndarray]:
         """What is printed of each feature: of one row with its interval, of several over the rows."""
