@@ -167,7 +167,7 @@ class _Walk:
 
     def _of_function(self, function: FunctionType) -> Hashable:
         code = function.__code__
-        values = [function.__defaults__, function.__kwdefaults__, vars(function)]
+        values: list[Any] = [function.__defaults__, function.__kwdefaults__, vars(function)]
         for cell in function.__closure__ or ():
             try:
                 values.append(cell.cell_contents)

@@ -215,7 +215,7 @@ class Predictive:
         Raises:
             TypeError, ValueError: when y is not one observation a row.
         """
-        return self._over_rows(_log_prob, _log_mean_exp, self._checked(y))
+        return self._over_rows(_log_prob, log_mean_exp, self._checked(y))
 
     def cdf(self, y: Any) -> np.ndarray:
         """P(Y <= y | x, data), (n,): the probability integral transform of y.
@@ -327,13 +327,21 @@ def _transposed(values: Array, y: Rows, extra: Any) -> Array:
     return values.T
 
 
-def _log_mean_exp(log_probs: Array, y: Rows, extra: Any) -> Array:
+def log_mean_exp(log_probs: Array, y: Rows, extra: Any) -> Array:
+    """The log of the mean over draws, the first axis, of probabilities: a summary for `over_rows`."""
     return jax.nn.logsumexp(log_probs, axis=0) - jnp.log(log_probs.shape[0])
 
 
 def _moments(site: dist.Distribution, y: Rows, extra: Any) -> tuple[Array, Array]:
     means, variances = jax.vmap(lambda d: (_by_row(d, d.mean), _by_row(d, d.variance)))(site)
-    return means.mean(axis=0), variances.mean(axis=0) + means.var(axis=0)
+    within, between = split_variance((means, variances), y, extra)
+    return means.mean(axis=0), within + between
+
+
+def split_variance(moments: tuple[Array, Array], y: Rows, extra: Any) -> tuple[Array, Array]:
+    """The mean over draws of the variances, and the variance of the means: a summary for `over_rows`."""
+    means, variances = moments
+    return variances.mean(axis=0), (means - means[0]).var(axis=0)  # less the first: equal draws differ by exactly 0
 
 
 def _means_by_row(site: dist.Distribution, y: Rows, extra: Any) -> Array:

@@ -5,6 +5,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from html import escape
 from itertools import zip_longest
+from typing import Any
 
 import pandas as pd
 from pandas.api.types import is_float_dtype, is_numeric_dtype
@@ -20,7 +21,7 @@ type Columns = Mapping[str, tuple[str, str]]
 
 def columns_of(frame: pd.DataFrame, number: str) -> Columns:
     """All columns of a frame under their own names, real numbers in one format."""
-    return {name: (name, number if is_float_dtype(frame[name]) else "{}") for name in frame}
+    return {str(name): (str(name), number if is_float_dtype(frame[name]) else "{}") for name in frame}
 
 
 @dataclass(frozen=True)
@@ -33,7 +34,7 @@ class Report:
     """The columns that are printed, in this order; those that the frame lacks are left out."""
     notes: Collection[str] = ()
     """Sentences below the table."""
-    printed_nan: Collection[str] = field(default=(), kw_only=True)
+    printed_nan: Collection[Any] = field(default=(), kw_only=True)
     """Columns in which NaN is printed; in the others it is a blank."""
 
     def __str__(self) -> str:
@@ -88,7 +89,8 @@ class Report:
     @property
     def _is_words(self) -> list[bool]:
         """Whether a column holds words: of the index, then of each column."""
-        return [not is_numeric_dtype(part) for part in (self.frame.index, *(self.frame[name] for name in self._shown))]
+        types = [self.frame.index.dtype, *(self.frame[name].dtype for name in self._shown)]
+        return [not is_numeric_dtype(dtype) for dtype in types]
 
     def _widths(self, rows: list[tuple[str, ...]]) -> list[int]:
         """The width of each column: that of its cells, less where columns of words must be wrapped."""

@@ -14,7 +14,7 @@ from ..checks import Layout, as_rows, check_finite, check_like
 from ..density import NumPyroModel, Rows, Weights, observation
 from ..predictive import Predictive, over_rows
 from ..report import Report, columns_of
-from ..result import Fit
+from ..result import Fit, check_fit
 from .information import in_double_precision
 
 type Kind = Literal["linear", "ablation"]
@@ -145,8 +145,7 @@ def weight_of_evidence(
         <BLANKLINE>
         Bits of log odds of class 1 against class 0: -3.66 = 0.09 (baseline) -3.75 (features).
     """
-    if not isinstance(fit, Fit):
-        raise TypeError(f"weight_of_evidence: expected a fit; got {fit!r}.")
+    check_fit("weight_of_evidence", fit)
     predictive = fit.predict(x)
     others = _others(predictive, label, against)
     if not 0 < interval < 1:

@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 from scipy.stats import binom
 
-from ..checks import as_rows
+from ..checks import as_rows, check_positive_integer
 from ..report import Report, columns_of
 from ..result import Fit
 from .bands import BAND, binomial_band, sum_of_events, wilson_intervals
@@ -111,8 +111,7 @@ def calibration(fit: Fit | Tempered, x: Any, y: Any, *, of: int | None = None, n
     """
     if not isinstance(fit, Fit | Tempered):
         raise TypeError(f"calibration: expected a fit, or what temperature_scaling returned; got {fit!r}.")
-    if isinstance(num_bins, bool) or not isinstance(num_bins, int | np.integer) or num_bins < 1:
-        raise ValueError(f"calibration: expected num_bins to be a positive integer; got {num_bins!r}.")
+    check_positive_integer("calibration", "num_bins", num_bins)
     y = as_rows("y", y)
     predictive: Any = fit.predict(x)  # of a tempered fit it has what is asked of classes, and no more
     forecast = Forecast.of(predictive, y)

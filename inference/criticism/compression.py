@@ -12,7 +12,7 @@ import numpy as np
 from ..checks import check_labels
 from ..density import count_rows
 from ..predictive import Predictive
-from ..result import Fit
+from ..result import Fit, check_fit
 from .information import check_classes, in_double_precision
 
 MAGIC, VERSION = b"flpr", 1
@@ -129,8 +129,7 @@ def decompress(fit: Fit, x: Any, blob: bytes) -> np.ndarray:
 
 def _predictive(name: str, fit: Fit, x: Any) -> Predictive:
     """The predictive distribution of a fit of classes."""
-    if not isinstance(fit, Fit):
-        raise TypeError(f"{name}: expected a fit; got {fit!r}.")
+    check_fit(name, fit)
     predictive = fit.predict(x)
     if predictive.num_classes is None:
         raise TypeError(f"{name}: expected y to be a class; it can be {predictive.structure.support!r}.")

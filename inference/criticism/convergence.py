@@ -21,7 +21,7 @@ from ..density import Rows, count_rows, log_density, take_rows
 from ..methods.method import name_of
 from ..methods.nuts import MIN_BFMI
 from ..report import Report, columns_of
-from ..result import Fit
+from ..result import Fit, check_fit
 
 NUM_PROBES = 50
 """Rows whose predictions are looked at, evenly spread over those given."""
@@ -186,8 +186,7 @@ def loo(fit: Fit, x: Any, y: Any) -> Any:
 
 
 def _check_chains(fit: Fit, name: str) -> None:
-    if not isinstance(fit, Fit):
-        raise TypeError(f"{name}: expected a fit; got {fit!r}.")
+    check_fit(name, fit)
     if fit.kind != "chain":
         raise ValueError(
             f"{name}: expected a fit whose draws are Markov chains, such as NUTS(); got {name_of(fit.method)}, "

@@ -15,7 +15,7 @@ from ..checks import as_rows, check_finite
 from ..density import count_rows, in_double
 from ..predictive import Predictive
 from ..report import Report, columns_of
-from ..result import Fit
+from ..result import Fit, check_fit
 
 COLUMNS = {
     "fitted": ("fitted", "{}"),
@@ -91,8 +91,7 @@ def cross_entropy(fit: Fit, x: Any, y: Any) -> CrossEntropy:
         >>> print(told.entropy.round(3), told.kl.round(3), told.total.round(3))
         [0.693 0.   ] [0.144 0.288] [0.837 0.288]
     """
-    if not isinstance(fit, Fit):
-        raise TypeError(f"cross_entropy: expected a fit; got {fit!r}.")
+    check_fit("cross_entropy", fit)
     predictive = fit.predict(x)
     if predictive.num_classes is None:
         raise TypeError(f"cross_entropy: expected y to be a class; it can be {predictive.structure.support!r}.")
@@ -243,8 +242,7 @@ def code_length(fit: Fit, x: Any, y: Any) -> CodeLength:
         8 rows, each one of 2 classes. Standard error of the total over rows: 2.1 bits. Perplexity: 1.755.
         Saved against the labels alone (base rate): 1.9 bits.
     """
-    if not isinstance(fit, Fit):
-        raise TypeError(f"code_length: expected a fit; got {fit!r}.")
+    check_fit("code_length", fit)
     predictive, y = fit.predict(x), as_rows("y", y)
     symbols = Symbols.of("code_length", predictive, y)
     bits = row_bits(predictive, y)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..predictive import Predictive
-from ..result import Fit
+from ..result import Fit, check_fit
 from .plane import labels_of, new_axes, num_draws, points_of, reach_of, rows_at
 from .plots import FONT, LINES
 from .scores import class_probs
@@ -44,8 +44,7 @@ def plot_decision(
         TypeError: when `fit` is not a fit, or `axes` are not two.
         ValueError: when x has not two numbers a row, or y has several.
     """
-    if not isinstance(fit, Fit):
-        raise TypeError(f"plot_decision: expected a fit; got {fit!r}.")
+    check_fit("plot_decision", fit)
     rows = points_of(fit, x, dimensions=2)
     labels = labels_of(fit, x, y)
     pair = new_axes(2) if axes is None else np.asarray(axes, dtype=object).ravel()

@@ -4,17 +4,14 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
-import jax
 import numpy as np
-from jax import Array
 from scipy.optimize import brentq
 from scipy.special import log_softmax
 
 from ..checks import check_labels, check_like
-from ..density import Rows
 from ..methods.method import name_of
-from ..predictive import Predictive, over_rows
-from ..result import Fit
+from ..predictive import Predictive, log_mean_exp, over_rows
+from ..result import Fit, check_fit
 from .uncertainty import class_log_probs
 
 RANGE = 1e-3, 1e3
@@ -115,8 +112,7 @@ def temperature_scaling(fit: Fit, x_validation: Any, y_validation: Any) -> Tempe
         >>> print(f"{cooler.temperature:.3f} {cooler.predict(x[:1]).probs.item():.3f}")
         5.419 0.600
     """
-    if not isinstance(fit, Fit):
-        raise TypeError(f"temperature_scaling: expected a fit; got {fit!r}.")
+    check_fit("temperature_scaling", fit)
     predictive = fit.predict(check_like(fit.layout, x_validation, "x_validation"))
     if not predictive.is_finite:
         raise TypeError(f"temperature_scaling: expected y to be a class; it can be {predictive.structure.support!r}.")
@@ -148,11 +144,7 @@ def _moments(log_probs: np.ndarray, power: float) -> tuple[np.ndarray, np.ndarra
 def _log_probs(predictive: Predictive) -> np.ndarray:
     """Log p(y = k | x, data), (n, num_classes), in float64."""
     of = predictive.model, predictive.structure.observed, predictive.draws, predictive.x
-    return over_rows(class_log_probs, _log_mean, *of).astype(float)
-
-
-def _log_mean(log_probs: Array, y: Rows, extra: Any) -> Array:
-    return jax.nn.logsumexp(log_probs, axis=0) - math.log(len(log_probs))
+    return over_rows(class_log_probs, log_mean_exp, *of).astype(float)
 
 
 def _labels(predictive: Predictive, y: Any, name: str = "y") -> np.ndarray:
