@@ -5,6 +5,7 @@ compiled program serves both (`fingerprint`); whether arrays are the same to the
 is the one of then, on another machine perhaps (`same_log_density`).
 """
 
+import builtins
 import dis
 import hashlib
 import re
@@ -179,7 +180,7 @@ class _Walk:
     def _of_global(self, function: FunctionType, path: tuple[str, ...]) -> Hashable:
         """The fingerprint of what a function reads as `name` or as `module.name`."""
         name, *attributes = path
-        value = function.__globals__.get(name, function.__builtins__.get(name))
+        value = function.__globals__.get(name, getattr(builtins, name, None))
         for attribute in attributes:
             if not isinstance(value, ModuleType):
                 break

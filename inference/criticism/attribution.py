@@ -139,9 +139,9 @@ def weight_of_evidence(
         >>> y = (x @ [1.0, -2.0] > 0).astype(int)
         >>> known = fit(Model(MLP(), Bernoulli(), gaussian(1.0)), MAP(), x, y, key=0)
         >>> print(weight_of_evidence(known, np.array([[1.0, 1.0]]), baseline=[0.0, 0.0]))
-           bits
-        1 -6.61
-        0  2.86
+            bits
+        1  -6.61
+        0   2.86
         <BLANKLINE>
         Bits of log odds of class 1 against class 0: -3.66 = 0.09 (baseline) -3.75 (features).
     """
