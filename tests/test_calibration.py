@@ -482,7 +482,7 @@ def test_bad_input_raises(fitted: dict[Any, Fitted], given: dict[str, Fit]) -> N
         calibration(real.fit, real.x, real.y, of=1)
     with pytest.raises(ValueError, match=r"at least 2 rows a bin, 20 rows; got 12. Give fewer num_bins"):
         calibration(binary.fit, binary.x[:12], binary.y[:12])
-    with pytest.raises(ValueError, match="num_bins to be a positive integer; got 0"):
+    with pytest.raises(ValueError, match="a positive integer as num_bins; got 0"):
         calibration(binary.fit, binary.x, binary.y, num_bins=0)
     with pytest.raises(ValueError, match=r"expected classes, shape \(400,\); got \(400, 3\)"):
         calibration(classes.fit, classes.x, classes.probs)
