@@ -13,7 +13,7 @@ Key and initial values are those of the split's number.
 - last-layer: the convolutions where MAP put them, the 490 weights of the head by NUTS given them (`Conditional`).
 - MCLMC: all weights, by ten chains.
 
-"log density" is that of the predictive distribution in nats a row, "ECE" the calibration error of `calibration` (ten
+"log density" is that of the predictive distribution in nats per row, "ECE" the calibration error of `calibration` (ten
 bins of equal count), "confidence" the mean probability of the most probable class. Each is the mean over splits, and
 behind it the standard error over splits. The paired difference is the log density minus that of MAP in the same split.
 Splits share rows, so that their standard errors are those of another split of these digits, not of other digits.
@@ -82,7 +82,7 @@ def measure(names: list[str], split: int, num_rows: int, scale: float) -> dict[s
         scores[name] = {
             "log_density": -float(told.scores.loc["log_loss", "value"]),
             "accuracy": float(told.scores.loc["accuracy", "value"]),
-            "ece": float(told.scores.loc["ece", "value"]),
+            "ece": float(told.scores.loc["calibration_error", "value"]),
             "confidence": float(told.rows["forecast"].mean()),
             "compile": found.seconds.compile,
             "run": found.seconds.run,

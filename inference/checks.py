@@ -319,5 +319,22 @@ def as_key(key: ArrayLike) -> jax.Array:
     raise TypeError(f"Expected key to be an integer seed or one typed key, jax.random.key(0); got {key!r}.")
 
 
+def check_positive_integer(owner: str, name: str, value: Any, least: int = 1) -> None:
+    """Raise unless a setting is an integer, and no boolean, of at least some value.
+
+    Args:
+        owner: whose setting it is, for the message: a class or a function.
+        name: the name of the setting.
+        value: its value.
+        least: the smallest value that is allowed.
+
+    Raises:
+        ValueError: when it is anything else.
+    """
+    if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < least:
+        kind = "a positive integer" if least == 1 else f"an integer of at least {least}"
+        raise ValueError(f"{owner}: expected {kind} as {name}; got {value!r}.")
+
+
 def _words(shapes: tuple[tuple[int, ...], ...]) -> str:
     return ", ".join(map(str, shapes))

@@ -182,7 +182,7 @@ class _Walk:
     def _of_global(self, function: FunctionType, path: tuple[str, ...]) -> Hashable:
         """The fingerprint of what a function reads as `name` or as `module.name`."""
         name, *attributes = path
-        value = function.__globals__.get(name, vars(builtins).get(name))
+        value = function.__globals__.get(name, getattr(builtins, name, None))
         for attribute in attributes:
             if not isinstance(value, ModuleType):
                 break

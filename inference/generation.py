@@ -9,10 +9,10 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from .checks import as_key
+from .checks import as_key, check_positive_integer
 from .predictive import Predictive, class_log_probs, log_likelihood, sizes
 from .response import Response
-from .result import Fit
+from .result import Fit, check_fit
 from .rows import Weights, count_rows, take_rows
 from .sites import NumPyroModel
 
@@ -67,10 +67,8 @@ def generate(fit: Fit, prompt: Any, length: int, *, key: Any, shape: tuple[int, 
         >>> print("".join(alphabet[generate(bigrams, [3], 20, key=0)]))
         acababadacadacacadac
     """
-    if not isinstance(fit, Fit):
-        raise TypeError(f"generate: expected a fit; got {fit!r}.")
-    if isinstance(length, bool) or not isinstance(length, int | np.integer) or length < 1:
-        raise ValueError(f"generate: expected a positive integer as length; got {length!r}.")
+    check_fit("generate", fit)
+    check_positive_integer("generate", "length", length)
     key_draw, key_text = jax.random.split(as_key(key))
     predictive, given = _before(fit, prompt, int(length))
     response, count = fit.structure.response, math.prod(shape)

@@ -41,8 +41,14 @@ def log_mean_exp(log_values: Array, y: Rows, extra: Any) -> Array:
 
 def mixed_moments(moments: tuple[Array, Array], y: Rows, extra: Any) -> tuple[Array, Array]:
     """Mean and variance of the mixture: the mean of the variances plus the variance of the means."""
+    within, between = split_variance(moments, y, extra)
+    return moments[0].mean(axis=0), within + between
+
+
+def split_variance(moments: tuple[Array, Array], y: Rows, extra: Any) -> tuple[Array, Array]:
+    """The mean over draws of the variances, and the variance of the means."""
     means, variances = moments
-    return means.mean(axis=0), variances.mean(axis=0) + means.var(axis=0)
+    return variances.mean(axis=0), (means - means[0]).var(axis=0)  # less the first: equal draws differ by exactly 0
 
 
 def means_by_row(moments: tuple[Array, Array], y: Rows, extra: Any) -> Array:

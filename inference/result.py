@@ -207,3 +207,17 @@ class Fit:
 
     def _checked(self, x: Any) -> Rows:
         return jax.device_put(check_like(self.layout, x))
+
+
+def check_fit(caller: str, fit: Any) -> None:
+    """Raise unless this is a fit.
+
+    Args:
+        caller: the name of the function that takes it, for the message.
+        fit: anything.
+
+    Raises:
+        TypeError: when it is not a `Fit`.
+    """
+    if not isinstance(fit, Fit):
+        raise TypeError(f"{caller}: expected a fit; got {fit!r}.")

@@ -139,7 +139,9 @@ def test_the_curve_is_that_of_scikit_learn(case: tuple[str, str], fitted: dict[A
         np.testing.assert_allclose(told.curve["forecast"], mean, rtol=1e-6)
         np.testing.assert_allclose(told.curve["frequency"], frequency)
         assert (told.curve["count"] == 40).all()
-        np.testing.assert_allclose(told.scores["value"]["ece"], np.abs(frequency - mean).mean(), rtol=1e-5)
+        np.testing.assert_allclose(
+            told.scores["value"]["calibration_error"], np.abs(frequency - mean).mean(), rtol=1e-5
+        )
 
 
 @every_fit
@@ -147,9 +149,8 @@ def test_it_agrees_with_compare(case: tuple[str, str], fitted: dict[Any, Fitted]
     has = fitted[case]
     scores = calibration(has.fit, has.x, has.y).scores["value"]
     row = compare({"it": has.fit}, has.x, has.y).to_dataframe().loc["it"]
-    np.testing.assert_allclose(scores["log_loss"], -row["log_density"], rtol=1e-6)
-    error = "interval_error" if case[0] == "Normal" else "ece"
-    np.testing.assert_allclose(scores[error], row["calibration_error"], rtol=1e-5)
+    np.testing.assert_allclose(scores["log_loss"], -row["elpd"], rtol=1e-6)
+    np.testing.assert_allclose(scores["calibration_error"], row["calibration_error"], rtol=1e-5)
     if case[0] != "Normal":
         np.testing.assert_allclose(scores["brier"], row["brier"], rtol=1e-5)
 
@@ -218,7 +219,7 @@ def test_certain_events_have_no_band(given: dict[str, Fit]) -> None:
     told = calibration(given["classes"], x, np.arange(20) != 3, num_bins=1)
     assert told.curve[["forecast", "low", "high"]].to_numpy().tolist() == [[1.0, 1.0, 1.0]]
     assert told.curve["frequency"].item() == 0.95
-    assert told.scores["value"]["ece_if_right"] < 1e-12
+    assert told.scores["value"]["calibration_error_if_calibrated"] < 1e-12
     wilson = stats.binomtest(19, 20).proportion_ci(0.9, method="wilson")
     np.testing.assert_allclose(told.curve[["wilson_low", "wilson_high"]].iloc[0], wilson)
 
@@ -235,9 +236,9 @@ def test_right_forecasts_are_found_right(key: int) -> None:
     for _ in range(REPLICATES):
         y = (rng.random(300) < expit(x[:, 1])).astype(int)
         told.append(told_of(x, y))
-    ece = np.array([t.scores["value"]["ece"] for t in told])
-    expected = told[0].scores.loc["ece_if_right"]
-    squared = np.array([t.scores["value"]["ece_squared_debiased"] for t in told])
+    ece = np.array([t.scores["value"]["calibration_error"] for t in told])
+    expected = told[0].scores.loc["calibration_error_if_calibrated"]
+    squared = np.array([t.scores["value"]["squared_calibration_error_debiased"] for t in told])
     assert abs(ece.mean() - expected["value"]) < 4 * stats.sem(ece)
     assert abs(squared.mean()) < 4 * stats.sem(squared)
     assert ece.std() / expected["se"] == pytest.approx(1, abs=4 / np.sqrt(2 * REPLICATES))
@@ -263,7 +264,7 @@ def test_standard_errors_are_standard_deviations(sureness: float) -> None:
     values, errors = (np.array([s[column] for s in scores]) for column in ("value", "se"))
     ratio = dict(zip(scores[0].index, np.sqrt((errors**2).mean(axis=0)) / values.std(axis=0), strict=True))
     exact = ["log_loss", "brier", "resolution", "uncertainty", "within", "accuracy"]
-    near_0 = ["reliability", "ece", "ece_squared_debiased"]
+    near_0 = ["reliability", "calibration_error", "squared_calibration_error_debiased"]
     if sureness > 1:
         exact += near_0
     else:
@@ -282,8 +283,8 @@ def test_the_debiased_error_is_that_of_a_million_rows(sureness: float) -> None:
     right = expit(np.abs(logits[:, 1]) / sureness)
     bins = np.array_split(np.argsort(confidence), 10)
     gaps = np.array([(confidence - right)[rows].mean() for rows in bins])
-    squared = np.array([d["ece_squared_debiased"] for d in draws])
-    ece = np.array([d["ece"] for d in draws])
+    squared = np.array([d["squared_calibration_error_debiased"] for d in draws])
+    ece = np.array([d["calibration_error"] for d in draws])
     # The edges of the bins of 200 rows vary, and with them what is averaged: a little is allowed for it.
     assert abs(squared.mean() - (gaps**2).mean()) < 4 * stats.sem(squared) + 0.03 * (gaps**2).mean()
     assert ece.mean() - np.abs(gaps).mean() > 4 * stats.sem(ece)
@@ -294,8 +295,8 @@ def test_right_intervals_are_found_right(num_rows: int) -> None:
     rng = np.random.default_rng(7)
     x = np.stack([rng.normal(size=num_rows), rng.uniform(0.5, 2.0, num_rows)], axis=1)
     told = [_of_numbers(np.zeros(num_rows), stats.norm(*x.T).cdf(rng.normal(*x.T)), 10) for _ in range(REPLICATES)]
-    error = np.array([t.scores["value"]["interval_error"] for t in told])
-    expected = told[0].scores.loc["interval_error_if_right"]
+    error = np.array([t.scores["value"]["calibration_error"] for t in told])
+    expected = told[0].scores.loc["calibration_error_if_calibrated"]
     assert abs(error.mean() - expected["value"]) < 4 * stats.sem(error)
     assert error.std() / expected["se"] == pytest.approx(1, abs=0.2)
     inside = np.mean(
@@ -308,11 +309,11 @@ def test_wrong_intervals_are_found_wrong() -> None:
     rng = np.random.default_rng(8)
     x = np.stack([rng.normal(size=200), np.ones(200)], axis=1)
     told = [_of_numbers(np.zeros(200), stats.norm(*x.T).cdf(rng.normal(x[:, 0], 2.0)), 10) for _ in range(100)]
-    error = np.array([t.scores["value"]["interval_error"] for t in told])
+    error = np.array([t.scores["value"]["calibration_error"] for t in told])
     levels = np.arange(1, 10) / 10
     truth = np.abs(2 * stats.norm.cdf(stats.norm.ppf(0.5 + levels / 2) / 2) - 1 - levels).mean()
     assert abs(error.mean() - truth) < 4 * stats.sem(error)
-    se = np.array([t.scores["se"]["interval_error"] for t in told])
+    se = np.array([t.scores["se"]["calibration_error"] for t in told])
     assert np.sqrt((se**2).mean()) / error.std() == pytest.approx(1, abs=0.3)
 
 
@@ -329,7 +330,10 @@ def test_the_mle_of_a_network_with_too_many_weights_is_surer_than_it_should_be()
         found = fit(model, MLE(num_steps=2000, polish=False), x[:60], y[:60], key=key, progress=False)
         told = calibration(found, x[60:], y[60:])
         scores = told.scores
-        excess.append((scores["value"]["ece"] - scores["value"]["ece_if_right"]) / scores["se"]["ece_if_right"])
+        excess.append(
+            (scores["value"]["calibration_error"] - scores["value"]["calibration_error_if_calibrated"])
+            / scores["se"]["calibration_error_if_calibrated"]
+        )
         gap.append((told.rows["forecast"] - told.rows["outcome"]).mean())
     assert min(excess) > 4, excess
     assert min(gap) > 0, "it is too sure, and not too little"
@@ -467,7 +471,7 @@ def test_bad_input_raises(fitted: dict[Any, Fitted], given: dict[str, Fit]) -> N
         calibration(real.fit, real.x, real.y, of=1)
     with pytest.raises(ValueError, match=r"at least 2 rows a bin, 20 rows; got 12. Give fewer num_bins"):
         calibration(binary.fit, binary.x[:12], binary.y[:12])
-    with pytest.raises(ValueError, match="num_bins to be a positive integer; got 0"):
+    with pytest.raises(ValueError, match="a positive integer as num_bins; got 0"):
         calibration(binary.fit, binary.x, binary.y, num_bins=0)
     with pytest.raises(ValueError, match=r"expected classes, shape \(400,\); got \(400, 3\)"):
         calibration(classes.fit, classes.x, classes.probs)
@@ -517,6 +521,6 @@ def test_counts_are_refused() -> None:
 def test_it_prints_as_a_table(fitted: dict[Any, Fitted]) -> None:
     has = fitted["Bernoulli", "MLE"]
     words = str(calibration(has.fit, has.x, has.y))
-    for word in ("ece_if_right", "400 rows in 10 bins", "bins lie in the band"):
+    for word in ("calibration_error_if_calibrated", "400 rows in 10 bins", "bins lie in the band"):
         assert word in words
     assert "<table" in calibration(has.fit, has.x, has.y)._repr_html_()

@@ -69,10 +69,10 @@ def test_several_keys_are_their_mean_and_their_error_has_a_column_of_its_own(cas
         alone = pd.concat([compare({"one": each}, x, y).to_dataframe() for each in members])
         row = table.loc[name]
         assert row["keys"] == len(KEYS)
-        np.testing.assert_allclose(row["log_density"], log_probs.mean(), rtol=1e-6)
+        np.testing.assert_allclose(row["elpd"], log_probs.mean(), rtol=1e-6)
         np.testing.assert_allclose(row["keys_se"], scipy.stats.sem(log_probs.mean(axis=1)), rtol=1e-4)
-        np.testing.assert_allclose(row["log_density_se"], scipy.stats.sem(log_probs.mean(axis=0)), rtol=1e-5)
-        np.testing.assert_allclose(row["difference_se"], scipy.stats.sem(log_probs.mean(axis=0) - best), atol=1e-6)
+        np.testing.assert_allclose(row["elpd_se"], scipy.stats.sem(log_probs.mean(axis=0)), rtol=1e-5)
+        np.testing.assert_allclose(row["dse"], scipy.stats.sem(log_probs.mean(axis=0) - best), atol=1e-6)
         np.testing.assert_allclose(comparison.log_probs[name], log_probs.mean(axis=0), rtol=1e-5)
         for score in {"bits", "rmse", "accuracy", "brier", "coverage", "calibration_error", "seconds_run"} & set(alone):
             np.testing.assert_allclose(row[score], alone[score].mean(), rtol=1e-6, err_msg=score)
@@ -187,11 +187,11 @@ def test_log_densities_that_are_not_finite_come_last_and_are_named(order: tuple[
     rows = {**spoilt, "low": ROWS - 9, "high": ROWS}
     comparison = tabulate({name: entry(values) for name, values in rows.items()}, [])
     assert comparison.table.index.tolist() == ["high", "low", *order]
-    assert np.isfinite(comparison.table.loc[["high", "low"], ["difference", "difference_se"]]).all(axis=None)
+    assert np.isfinite(comparison.table.loc[["high", "low"], ["elpd_diff", "dse"]]).all(axis=None)
     for name in order:
         said = f"{name}: The log density is not finite in 1 of 30 rows ({SPOILT[name]} in row 17); it stands last."
         assert said in comparison.notes
-        assert comparison.table.loc[name, "difference"] != 0
+        assert comparison.table.loc[name, "elpd_diff"] != 0
     assert str(comparison)
     assert len(comparison.notes) == 3
 
@@ -200,7 +200,7 @@ def test_where_none_is_finite_the_order_is_the_one_given() -> None:
     spoilt = {name: entry(np.full(5, value)) for name, value in SPOILT.items()}
     table = tabulate(spoilt, []).table
     assert table.index.tolist() == list(SPOILT)
-    assert table["difference_se"].isna().all()
+    assert table["dse"].isna().all()
 
 
 def box(x: Array, y: Array | None = None) -> None:
@@ -217,7 +217,7 @@ def test_impossible_rows_of_a_fit_are_told(data_sets: Any) -> None:
     y = x[:, 0].copy()
     y[[4, 9]] += 5.0
     comparison = compare({"box": found}, x, y)
-    assert comparison.table.loc["box", "log_density"] == -np.inf
+    assert comparison.table.loc["box", "elpd"] == -np.inf
     assert "box: The log density is not finite in 2 of 40 rows (-inf in row 4); it stands last." in comparison.notes
 
 

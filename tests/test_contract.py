@@ -390,31 +390,31 @@ def test_compare_sorts_and_prints(fitted: Callable[[str, str], Fit], name: str, 
     comparison = compare(fits, x, y)
     table = comparison.to_dataframe()
     assert set(table.index) == set(fits)
-    assert np.isfinite(table["log_density"].astype(float)).all()
-    assert (np.diff(table["log_density"].astype(float)) <= 0).all()
-    assert table["difference"].iloc[0] == 0
+    assert np.isfinite(table["elpd"].astype(float)).all()
+    assert (np.diff(table["elpd"].astype(float)) <= 0).all()
+    assert table["elpd_diff"].iloc[0] == 0
     assert table["kind"].to_dict() == {method: found.kind for method, found in fits.items()}
     assert table["status"].to_dict() == {method: found.status.level for method, found in fits.items()}
     for method, found in fits.items():
         log_prob = found.predict(x).log_prob(y).astype(float)
         row = table.loc[method]
-        np.testing.assert_allclose(row["log_density"], log_prob.mean(), rtol=1e-6)
-        np.testing.assert_allclose(row["log_density_se"], scipy.stats.sem(log_prob), rtol=1e-6)
+        np.testing.assert_allclose(row["elpd"], log_prob.mean(), rtol=1e-6)
+        np.testing.assert_allclose(row["elpd_se"], scipy.stats.sem(log_prob), rtol=1e-6)
         np.testing.assert_allclose(row["bits"], -log_prob.mean() / np.log(2), rtol=1e-6)
         paired = log_prob - fits[table.index[0]].predict(x).log_prob(y)
-        np.testing.assert_allclose(row["difference"], paired.mean(), rtol=1e-4, atol=1e-6)
-        np.testing.assert_allclose(row["difference_se"], scipy.stats.sem(paired), rtol=1e-3, atol=1e-6)
+        np.testing.assert_allclose(row["elpd_diff"], paired.mean(), rtol=1e-4, atol=1e-6)
+        np.testing.assert_allclose(row["dse"], scipy.stats.sem(paired), rtol=1e-3, atol=1e-6)
         assert method in str(comparison)
-        assert f"<th>{method}</th>" in comparison._repr_html_()
-    table["log_density"] = 0.0
-    assert (comparison.to_dataframe()["log_density"] != 0).all(), "the frame is a copy"
+        assert f">{method}</th>" in comparison._repr_html_()
+    table["elpd"] = 0.0
+    assert (comparison.to_dataframe()["elpd"] != 0).all(), "the frame is a copy"
 
 
 @pairs("Bernoulli")
 def test_scores_of_binary_classes_are_those_of_sklearn(found: Fit, data_sets: Any) -> None:
     x, y = data_sets["binary"]
     row, probs = compare({"fit": found}, x, y).to_dataframe().loc["fit"], found.predict(x).probs
-    np.testing.assert_allclose(-row["log_density"], log_loss(y, probs.astype(float)), rtol=1e-5)
+    np.testing.assert_allclose(-row["elpd"], log_loss(y, probs.astype(float)), rtol=1e-5)
     np.testing.assert_allclose(row["accuracy"], accuracy_score(y, probs > 0.5))
     np.testing.assert_allclose(row["brier"], 2 * brier_score_loss(y, probs), rtol=1e-5)
 
@@ -424,7 +424,7 @@ def test_scores_of_classes_are_those_of_sklearn(found: Fit, data_sets: Any) -> N
     x, y = data_sets["classes"]
     row, probs = compare({"fit": found}, x, y).to_dataframe().loc["fit"], found.predict(x).probs.astype(float)
     probs /= probs.sum(axis=1, keepdims=True)
-    np.testing.assert_allclose(-row["log_density"], log_loss(y, probs), rtol=1e-5)
+    np.testing.assert_allclose(-row["elpd"], log_loss(y, probs), rtol=1e-5)
     np.testing.assert_allclose(row["accuracy"], accuracy_score(y, probs.argmax(axis=1)))
     np.testing.assert_allclose(row["brier"], ((probs - np.eye(3)[y]) ** 2).sum(axis=1).mean(), rtol=1e-5)
     confidence, correct = probs.max(axis=1), probs.argmax(axis=1) == y
@@ -481,7 +481,7 @@ def test_compare_scores_other_observations(name: str, data_sets: Any) -> None:
     x, y = data_sets["real"][0], of(data_sets["real"][1])
     found = fit(model, METHODS["MAP"](), x, y, key=0, progress=False)
     table = compare({"fit": found}, x, y).to_dataframe()
-    assert np.isfinite(float(table.loc["fit", "log_density"]))
+    assert np.isfinite(float(table.loc["fit", "elpd"]))
     assert columns <= set(table.columns)
     assert str(compare({"fit": found}, x, y))
 

@@ -106,7 +106,7 @@ def test_a_few_batches_teach_it_to_read(num_classes: int, least: float, fitted: 
     assert found.status
     table = compare({"fit": found}, x, y).to_dataframe()
     assert table.loc["fit", "accuracy"] > least
-    assert table.loc["fit", "log_density"] > np.log(1 / num_classes) / 2
+    assert table.loc["fit", "elpd"] > np.log(1 / num_classes) / 2
 
 
 def test_its_density_is_softmax_cross_entropy_and_a_normal_prior(fitted: Any, digits: Any, x64: None) -> None:

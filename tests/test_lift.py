@@ -749,7 +749,7 @@ def test_every_method_fits_a_lifted_module(name: str, tmp_path: Path) -> None:
     assert tree["posterior"]["layers.1.kernel"].dims == dims
     again = Fit.load(found.save(tmp_path / "fit.nc"), Model(Lift(perceptron()), Bernoulli(), HELD))
     np.testing.assert_array_equal(again.predict(X).probs, probs)
-    assert compare({"it": found}, X, BINARY).to_dataframe().loc["it", "log_density"] < 0
+    assert compare({"it": found}, X, BINARY).to_dataframe().loc["it", "elpd"] < 0
     if found.kind == "chain":
         told = diagnose(found, X, BINARY)
         assert not any("copies" in note for note in told.notes)

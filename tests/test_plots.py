@@ -315,7 +315,7 @@ def test_lines_are_the_losses(fitted: Any, name: str, method: str) -> None:
         for line, loss in zip(ax.lines, losses, strict=True):
             np.testing.assert_array_equal(line.get_xdata(), np.arange(1, 81))
             np.testing.assert_allclose(line.get_ydata(), loss)
-        assert ax.get_ylabel() == ("loss, nats a row" if num_rows else "loss, nats")
+        assert ax.get_ylabel() == ("loss, nats per row" if num_rows else "loss, nats")
         assert ax.get_xscale() == "log"
         positive = losses.min() > 0 and losses.max() > 10 * losses.min()
         assert ax.get_yscale() == ("log" if positive else "linear")
@@ -370,7 +370,7 @@ def test_points_are_paired_differences_with_their_errors(name: str) -> None:
         own = sorted((line for line in bars if line.get_ydata()[0] == row), key=lambda line: np.ptp(line.get_xdata()))
         assert len(own) == (0 if far else 2)
         if far:
-            finite = np.isfinite(comparison.table.loc[fit_name, "difference"])
+            finite = np.isfinite(comparison.table.loc[fit_name, "elpd_diff"])
             assert markers[row].get_marker() == ("<" if finite else "x")
             continue
         paired = TABLES[name][fit_name] - TABLES[name][order[0]]

@@ -334,7 +334,7 @@ def test_the_bits_of_a_text_are_those_of_its_tokens(fitted: dict[str, Fit], rows
     assert told.base_rate == pytest.approx(price)
     np.testing.assert_allclose(told.to_dataframe()["bits_per_token"] * 55, told.to_dataframe()["bits"])
     assert f"{len(y)} rows, 55 tokens, each one of 3 classes" in str(told)
-    assert "bits a token" in str(told)
+    assert "bits per token" in str(told)
 
 
 @pytest.mark.slow

@@ -62,7 +62,7 @@ def test_log_densities_of_classes_are_those_of_sklearn(folds: int, data_sets: An
         Model(MLP(), Bernoulli(), gaussian(SCALE)), {"MAP": MAP()}, x, y, folds=folds, key=folds, progress=False
     )
     penalised = LogisticRegression(C=SCALE**2, fit_intercept=False, tol=1e-10, max_iter=10_000)
-    for score, scoring in (("log_density", "neg_log_loss"), ("accuracy", "accuracy"), ("brier", "neg_brier_score")):
+    for score, scoring in (("elpd", "neg_log_loss"), ("accuracy", "accuracy"), ("brier", "neg_brier_score")):
         expected = cross_val_score(penalised, with_ones(x), y, cv=told.splits, scoring=scoring)
         expected = -2 * expected if score == "brier" else expected
         np.testing.assert_allclose(told.scores.loc["MAP", score], expected, rtol=2e-4, err_msg=score)
@@ -85,8 +85,8 @@ def test_log_densities_of_numbers_are_those_of_sklearn(folds: int, data_sets: An
     log_probs = scipy.stats.norm.logpdf(y, mean, NOISE)
     np.testing.assert_allclose(told.log_probs["MAP"], log_probs, rtol=1e-4, atol=1e-4)
     row = told.to_dataframe().loc["MAP"]
-    np.testing.assert_allclose(row["log_density"], log_probs.mean(), rtol=1e-4)
-    np.testing.assert_allclose(row["log_density_se"], scipy.stats.sem(log_probs), rtol=1e-3)
+    np.testing.assert_allclose(row["elpd"], log_probs.mean(), rtol=1e-4)
+    np.testing.assert_allclose(row["elpd_se"], scipy.stats.sem(log_probs), rtol=1e-3)
     np.testing.assert_allclose(row["rmse"], np.sqrt(np.mean((mean - y) ** 2)), rtol=1e-4)
     covered = np.abs(scipy.stats.norm.cdf(y, mean, NOISE) - 0.5) <= 0.45
     np.testing.assert_allclose(row["coverage"], covered.mean())
@@ -141,7 +141,7 @@ def test_the_key_decides_folds_and_fits_and_methods_share_them(data_sets: Any) -
     np.testing.assert_array_equal(told.log_probs["one"], told.log_probs["other"])
     np.testing.assert_array_equal(told.log_probs["one"], again.log_probs["one"])
     assert not np.array_equal(told.splits[0][1], another.splits[0][1])
-    assert told.to_dataframe()["difference"].tolist() == [0.0, 0.0]
+    assert told.to_dataframe()["elpd_diff"].tolist() == [0.0, 0.0]
     assert told.to_dataframe().index.tolist() == ["one", "other"]
 
 
@@ -197,12 +197,12 @@ def test_a_row_is_scored_by_a_fit_that_has_not_seen_it(whole: Any) -> None:
 def test_the_table_is_that_of_compare_over_all_rows(whole: Any) -> None:
     _, _, told, _ = whole
     table = told.to_dataframe()
-    assert (np.diff(table["log_density"]) <= 0).all()
+    assert (np.diff(table["elpd"]) <= 0).all()
     best = told.log_probs[table.index[0]]
     for name, log_probs in told.log_probs.items():
-        np.testing.assert_allclose(table.loc[name, "log_density"], log_probs.astype(float).mean(), rtol=1e-6)
+        np.testing.assert_allclose(table.loc[name, "elpd"], log_probs.astype(float).mean(), rtol=1e-6)
         np.testing.assert_allclose(
-            table.loc[name, "difference_se"], scipy.stats.sem((log_probs - best).astype(float)), rtol=1e-5, atol=1e-9
+            table.loc[name, "dse"], scipy.stats.sem((log_probs - best).astype(float)), rtol=1e-5, atol=1e-9
         )
         assert table.loc[name, "kind"] == METHODS[name].kind
         for part in ("seconds_compile", "seconds_run"):
@@ -220,7 +220,7 @@ def test_scores_of_folds_average_to_those_of_all_rows(whole: Any) -> None:
         scores = told.scores.loc[name]
         assert scores["rows"].tolist() == [len(own) for _, own in told.splits]
         assert scores["status"].tolist() == [status.level for status in told.statuses[name]]
-        for score in {"log_density", "accuracy", "brier", "coverage"} & set(scores):
+        for score in {"elpd", "accuracy", "brier", "coverage"} & set(scores):
             averaged = np.average(scores[score].astype(float), weights=scores["rows"].astype(float))
             np.testing.assert_allclose(told.to_dataframe().loc[name, score], averaged, rtol=1e-5, err_msg=score)
 
@@ -297,5 +297,5 @@ def test_it_closes_the_table_of_compare(data_sets: Any) -> None:
     told = cross_validate(model, {"MAP": MAP()}, x, y, folds=5, key=0, progress=False)
     fitted, own = told.splits[2]
     row = compare({"MAP": fit(model, MAP(), x[fitted], y[fitted], key=5, progress=False)}, x[own], y[own]).table.iloc[0]
-    for score in ("log_density", "accuracy", "brier", "calibration_error"):
+    for score in ("elpd", "accuracy", "brier", "calibration_error"):
         np.testing.assert_allclose(told.scores.loc[("MAP", 2), score], row[score], rtol=1e-4, err_msg=score)

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from scipy.signal import fftconvolve
-from scipy.stats import binom, binomtest
+from scipy.stats import binom, norm
 
 BAND = 0.9
 """Probability of the bands."""
@@ -33,6 +33,8 @@ def binomial_band(count: np.ndarray, probability: np.ndarray) -> dict[str, np.nd
 
 def wilson_intervals(hits: Any, counts: Any) -> pd.DataFrame:
     """Wilson's (1927) 90% intervals for the probabilities behind frequencies hits / counts."""
-    tests = (binomtest(round(hit), int(count)) for hit, count in zip(hits, counts, strict=True))
-    intervals = [test.proportion_ci(BAND, method="wilson") for test in tests]
-    return pd.DataFrame(intervals, columns=["wilson_low", "wilson_high"])
+    hits, counts = np.asarray(hits, float), np.asarray(counts, float)
+    z, share = norm.ppf((1 + BAND) / 2), hits / counts
+    centre = (share + z**2 / (2 * counts)) / (1 + z**2 / counts)
+    reach = z * np.sqrt(share * (1 - share) / counts + (z / (2 * counts)) ** 2) / (1 + z**2 / counts)
+    return pd.DataFrame({"wilson_low": centre - reach, "wilson_high": centre + reach})

@@ -7,7 +7,8 @@ import numpy as np
 import pandas as pd
 from scipy.stats import binom
 
-from ..checks import as_rows
+from ..checks import as_rows, check_positive_integer
+from ..report import Report, columns_of
 from ..result import Fit
 from .bands import BAND, binomial_band, sum_of_events, wilson_intervals
 from .scores import NUM_BINS, Forecast, equal_bins, interval_calibration_error, standard_error
@@ -38,17 +39,22 @@ class Calibration:
     notes: tuple[str, ...]
     """What is to be said below the table."""
 
+    def to_dataframe(self) -> pd.DataFrame:
+        """The scores, unrounded: one row for each, with its standard error."""
+        return self.scores.copy()
+
     def __str__(self) -> str:
-        return "\n".join([self._formatted().to_string(), "", *self.notes])
+        return str(self._report)
 
     def __repr__(self) -> str:
         return str(self)
 
     def _repr_html_(self) -> str:
-        return f"{self._formatted().to_html(border=0)}<p>{'<br>'.join(self.notes)}</p>"
+        return self._report.html()
 
-    def _formatted(self) -> pd.DataFrame:
-        return self.scores.map("{:.4f}".format)
+    @property
+    def _report(self) -> Report:
+        return Report(self.scores, columns_of(self.scores, "{:.4f}"), self.notes, printed_nan=("value", "se"))
 
 
 def calibration(fit: Fit | Tempered, x: Any, y: Any, *, of: int | None = None, num_bins: int = NUM_BINS) -> Calibration:
@@ -62,22 +68,23 @@ def calibration(fit: Fit | Tempered, x: Any, y: Any, *, of: int | None = None, n
 
     Scores of classes:
 
-    - ``log_loss``, minus the log predictive probability, in nats a row; ``accuracy``, or with `of` the ``frequency``.
+    - ``log_loss``, minus the log predictive probability, in nats per row; ``accuracy``, or with `of` the ``frequency``.
     - ``brier``: the mean of sum_k (p_k - [y = k])^2, from 0 to 2. It is ``reliability - resolution + uncertainty +
       within`` (Murphy 1973, in bins of equal count of each p_k, summed over classes); ``within`` is what is lost by
       putting unequal forecasts in one bin (Stephenson et al. 2008), so that the sum is exact.
-    - ``ece``: the mean over rows of |forecast - frequency| of their bin (Naeini et al. 2015), the calibration error of
-      `compare`. It is biased upwards, as no frequency is met exactly: ``ece_if_right`` is what it is expected to be if
-      the forecasts are right, exactly, and there in ``se`` is its standard deviation.
-    - ``ece_squared_debiased``: the mean of (forecast - frequency)^2 less its sampling variance (Kumar, Liang & Ma
-      2019, with the sample variance of forecast minus outcome). Its expectation is 0 if the forecasts are right, so
-      that it can be negative.
+    - ``calibration_error``: the mean over rows of |forecast - frequency| of their bin (Naeini et al. 2015), as in
+      `compare`. It is biased upwards, as no frequency is met exactly: ``calibration_error_if_calibrated`` is its exact
+      expectation if the forecasts are right, with its standard deviation in ``se``.
+    - ``squared_calibration_error_debiased``: the mean of (forecast - frequency)^2 less its sampling variance (Kumar,
+      Liang & Ma 2019, with the sample variance of forecast minus outcome). Its expectation is 0 if the forecasts are
+      right, so that it can be negative.
 
-    Scores of numbers: ``log_loss``; ``interval_error``, the mean over nine intervals of |coverage - probability|, the
-    calibration error of `compare`; ``interval_error_if_right`` as above.
+    Scores of numbers: ``log_loss``; ``calibration_error``, the mean over nine intervals of |coverage - probability|, as
+    in `compare`; ``calibration_error_if_calibrated`` as above.
 
     Standard errors are of independent rows, by the delta method in given bins. Those of calibration errors and of
-    ``reliability`` are too large near 0, by up to two thirds: hold ``ece`` against ``ece_if_right`` there.
+    ``reliability`` are too large near 0, by up to two thirds: compare ``calibration_error`` with
+    ``calibration_error_if_calibrated`` there.
 
     Args:
         fit: a fit, by any method, or what `temperature_scaling` returned.
@@ -105,8 +112,7 @@ def calibration(fit: Fit | Tempered, x: Any, y: Any, *, of: int | None = None, n
     """
     if not isinstance(fit, Fit | Tempered):
         raise TypeError(f"calibration: expected a fit, or what temperature_scaling returned; got {fit!r}.")
-    if isinstance(num_bins, bool) or not isinstance(num_bins, int | np.integer) or num_bins < 1:
-        raise ValueError(f"calibration: expected num_bins to be a positive integer; got {num_bins!r}.")
+    check_positive_integer("calibration", "num_bins", num_bins)
     y = as_rows("y", y)
     predictive: Any = fit.predict(x)  # of a tempered fit it has what is asked of classes, and no more
     forecast = Forecast.of(predictive, y)
@@ -143,13 +149,14 @@ def _of_classes(log_prob: np.ndarray, probs: np.ndarray, y: Any, of: int | None,
     scores = {name: (float(values.mean()), standard_error(values)) for name, values in by_row.items()}
     curve, if_right = _reliability(forecast, outcome, bins)
     ece, squared = _bin_errors(forecast - outcome, bins)
-    scores |= {"ece": ece, "ece_if_right": if_right, "ece_squared_debiased": squared}
+    scores["calibration_error"], scores["calibration_error_if_calibrated"] = ece, if_right
+    scores["squared_calibration_error_debiased"] = squared
     table = pd.DataFrame(scores, index=["value", "se"]).T
     rows = pd.DataFrame({"forecast": forecast, "outcome": outcome, "log_loss": by_row["log_loss"], "brier": brier})
     what = "confidence in the most probable class" if of is None else f"probability of class {of}"
     notes = (
-        f"{num_rows} rows in {num_bins} bins of equal count by the {what}. log_loss in nats a row; brier, from 0 to 2, "
-        f"is reliability - resolution + uncertainty + within. se: standard error.",
+        f"{num_rows} rows in {num_bins} bins of equal count by the {what}. log_loss in nats per row; brier, from 0 to "
+        f"2, is reliability - resolution + uncertainty + within. se: standard error.",
         _inside(curve, "bins"),
     )
     return Calibration("confidence" if of is None else int(of), table, curve, rows, None, notes)
@@ -163,8 +170,8 @@ def _of_numbers(log_prob: np.ndarray, pit: np.ndarray, num_bins: int) -> Calibra
     log_loss = -log_prob.astype(float)
     scores = {
         "log_loss": (float(log_loss.mean()), standard_error(log_loss)),
-        "interval_error": (interval_calibration_error(pit), standard_error(signed)),
-        "interval_error_if_right": _interval_error_if_right(num_rows),
+        "calibration_error": (interval_calibration_error(pit), standard_error(signed)),
+        "calibration_error_if_calibrated": _interval_error_if_right(num_rows),
     }
     count = np.full(len(LEVELS), num_rows)
     curve = pd.DataFrame({"forecast": LEVELS, "frequency": frequency, "count": count, **binomial_band(count, LEVELS)})
@@ -175,7 +182,7 @@ def _of_numbers(log_prob: np.ndarray, pit: np.ndarray, num_bins: int) -> Calibra
     histogram = pd.DataFrame({"left": edges[:-1], "right": edges[1:], "frequency": counted / num_rows})
     histogram = histogram.assign(**binomial_band(whole, np.full(num_bins, 1 / num_bins)))
     notes = (
-        f"{num_rows} rows; central intervals of 10%, ..., 90%. log_loss in nats a row. se: standard error.",
+        f"{num_rows} rows; central intervals of 10%, ..., 90%. log_loss in nats per row. se: standard error.",
         _inside(curve, "coverages"),
     )
     rows = pd.DataFrame({"pit": pit, "log_loss": log_loss})

@@ -16,7 +16,7 @@ from .convergence import loo
 from .scores import Forecast, mean, standard_error
 from .table import Comparison, Entry, tabulate
 
-UNITS = "{rows} rows. Log density in nats a row of the predictive distribution; se: standard error."
+UNITS = "{rows} rows. Log density in nats per row of the predictive distribution; se: standard error."
 PARETO = "Estimated shape parameter"
 """How ArviZ's warning of a large Pareto k begins."""
 
@@ -29,10 +29,10 @@ def compare(
     The table has a row a fit, the highest log density first; of fits that are equal, and of those whose log density is
     not finite, which come last, the first given is first:
 
-    - ``log_density``: log p(y | x, data) of the predictive distribution, the mean over rows, in nats a row; its
-      standard error in ``log_density_se``; ``bits`` is the same as a code length in bits a row, its negative / log 2.
-    - ``difference``: log density minus that of the best fit, and the standard error of this paired difference in
-      ``difference_se``: rows that are hard are hard for all fits, so it is smaller than the errors of the two.
+    - ``elpd``: log p(y | x, data) of the predictive distribution, the mean over rows, in nats per row; its
+      standard error in ``elpd_se``; ``bits`` is the same as a code length in bits per row, its negative / log 2.
+    - ``elpd_diff``: elpd minus that of the best fit, and the standard error of this paired difference in
+      ``dse``: rows that are hard are hard for all fits, so it is smaller than the errors of the two.
     - ``rmse`` of the predictive mean in units of y and ``coverage`` of the central 90% interval; or ``accuracy`` of the
       most probable class and ``brier``, the mean over rows of sum_k (p_k - [y = k])^2 (Brier 1950; from 0 to 2); or,
       where y is a row of tokens, ``bits_per_token``, which of characters is the bits per character.
@@ -45,9 +45,9 @@ def compare(
     ``keys`` their number, and the status the worst. ``keys_se`` is the standard error over keys of the log density: how
     far the row would move with other keys. The other standard errors are over rows, of the mean over keys.
 
-    With `training`, fits by Markov chains have ``elpd_loo`` as well, in nats a row, and its standard error
+    With `training`, fits by Markov chains have ``elpd_loo`` as well, in nats per row, and its standard error
     ``elpd_loo_se``: the log density of each row of the fit, predicted from all other rows, by Pareto-smoothed
-    importance sampling (`loo`). It estimates what ``log_density`` measures on rows that were held out.
+    importance sampling (`loo`). It estimates what ``elpd`` measures on rows that were held out.
 
     Args:
         fits: name -> a fit, or a list of fits of the same model by the same method under several keys. All have the
@@ -69,10 +69,10 @@ def compare(
         >>> model = Model(MLP(), Normal(0.5), gaussian(0.5))
         >>> fits = {method: fit(model, method(), x[::2], y[::2], key=0) for method in (MLE, MAP)}
         >>> table = compare({method.__name__: found for method, found in fits.items()}, x[1::2], y[1::2]).to_dataframe()
-        >>> print(table[["log_density", "difference", "rmse"]].round(3))
-             log_density  difference   rmse
-        MLE       -0.711       0.000  0.493
-        MAP       -0.833      -0.121  0.551
+        >>> print(table[["elpd", "elpd_diff", "rmse"]].round(3))
+              elpd  elpd_diff   rmse
+        MLE -0.711      0.000  0.493
+        MAP -0.833     -0.121  0.551
     """
     keys = _as_lists(fits)
     x, y = as_rows("x", x), as_rows("y", y)
@@ -152,7 +152,7 @@ def _as_pair(training: Any) -> tuple[Rows, Rows]:
 
 
 def _leave_one_out(fits: Sequence[Fit], x: Rows, y: Rows) -> tuple[dict[str, float], str]:
-    """The scores in nats a row, the mean over fits, and what Pareto's k says of them."""
+    """The scores in nats per row, the mean over fits, and what Pareto's k says of them."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=PARETO)  # said below, with the rows
         found = [loo(fit, x, y) for fit in fits]

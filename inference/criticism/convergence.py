@@ -1,10 +1,9 @@
 """Have the chains converged? Asked of what a network predicts, and not of its weights."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from html import escape
 from typing import Any
 
 import arviz_base
@@ -20,7 +19,8 @@ from ..checks import as_rows
 from ..density import log_density
 from ..methods.nuts import MIN_BFMI
 from ..reasons import Code, Reason
-from ..result import Fit
+from ..report import Report, columns_of
+from ..result import Fit, check_fit
 from ..rows import count_rows, take_rows
 
 NUM_PROBES = 50
@@ -55,7 +55,7 @@ class Diagnosis:
     """One row a kind of quantity: how many there are, the largest R-hat, the smallest bulk and tail ESS."""
     chains: pd.DataFrame
     """One row a chain: log density, step size, share of draws that differ from the one before, energy diagnostics, and
-    where y was given the log density of these rows under that chain alone, in nats a row."""
+    where y was given the log density of these rows under that chain alone, in nats per row."""
     predictions: DataTree
     """The predictions at the probe rows as ArviZ reads them: `arviz.plot_trace_dist`, `arviz.plot_rank` and all others
     work on it."""
@@ -72,16 +72,22 @@ class Diagnosis:
         """Whether nothing was found."""
         return not self.findings
 
+    def to_dataframe(self) -> pd.DataFrame:
+        """The table, unrounded: one row for each kind of quantity; `chains` has one for each chain."""
+        return self.table.copy()
+
     def __str__(self) -> str:
-        return "\n".join([self.table.to_string(float_format="{:.3g}".format), "", *self.notes])
+        return str(_report(self.table, self.notes))
 
     def __repr__(self) -> str:
         return str(self)
 
     def _repr_html_(self) -> str:
-        notes = "<br>".join(escape(note) for note in self.notes)
-        tables = (frame.to_html(float_format="{:.3g}".format, border=0) for frame in (self.table, self.chains))
-        return "".join([*tables, f"<p>{notes}</p>"])
+        return _report(self.table, ()).html() + _report(self.chains, self.notes).html()
+
+
+def _report(table: pd.DataFrame, notes: Sequence[str]) -> Report:
+    return Report(table, columns_of(table, "{:.3g}"), notes, printed_nan=tuple(table))
 
 
 def diagnose(fit: Fit, x: Any, y: Any = None) -> Diagnosis:
@@ -180,8 +186,7 @@ def loo(fit: Fit, x: Any, y: Any) -> Any:
 
 
 def _check_chains(fit: Fit, name: str) -> None:
-    if not isinstance(fit, Fit):
-        raise TypeError(f"{name}: expected a fit; got {fit!r}.")
+    check_fit(name, fit)
     if fit.kind != "chain":
         raise ValueError(
             f"{name}: expected a fit whose draws are Markov chains, such as NUTS(); got {fit.method.name}, "

@@ -1,28 +1,28 @@
 """The table of a comparison: entries that were scored on the same rows, best first."""
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from html import escape
-from typing import Any, get_args
+from typing import get_args
 
 import numpy as np
 import pandas as pd
 
+from ..report import Report
 from ..status import Level, Status
 from .scores import mean, standard_error
 
 COLUMNS = {
-    "log_density": ("log density", "{:.3f}"),
-    "log_density_se": ("se", "{:.3f}"),
+    "elpd": ("elpd", "{:.3f}"),
+    "elpd_se": ("se", "{:.3f}"),
     "bits": ("bits", "{:.3f}"),
-    "difference": ("to best", "{:.3f}"),
-    "difference_se": ("se", "{:.3f}"),
+    "elpd_diff": ("elpd_diff", "{:.3f}"),
+    "dse": ("dse", "{:.3f}"),
     "keys": ("keys", "{:.0f}"),
     "keys_se": ("se of keys", "{:.3f}"),
     "elpd_loo": ("LOO", "{:.3f}"),
     "elpd_loo_se": ("se", "{:.3f}"),
-    "bits_per_token": ("bits a token", "{:.3f}"),
+    "bits_per_token": ("bits per token", "{:.3f}"),
     "rmse": ("RMSE", "{:.4g}"),
     "accuracy": ("accuracy", "{:.1%}"),
     "brier": ("Brier", "{:.4f}"),
@@ -34,7 +34,7 @@ COLUMNS = {
     "seconds_run": ("run s", "{:.1f}"),
 }
 """Column -> (heading, format) of the printed table."""
-NOT_BLANK = ("log_density", "log_density_se", "bits", "difference", "difference_se")
+NOT_BLANK = ("elpd", "elpd_se", "bits", "elpd_diff", "dse")
 """Columns that every row has: NaN is printed. In others it means that there is no such score."""
 
 
@@ -54,23 +54,17 @@ class Comparison:
         return self.table.copy()
 
     def __str__(self) -> str:
-        return "\n".join([self._formatted().to_string(), "", *self.notes])
+        return str(self._report)
 
     def __repr__(self) -> str:
         return str(self)
 
     def _repr_html_(self) -> str:
-        return f"{self._formatted().to_html(border=0)}<p>{'<br>'.join(map(escape, self.notes))}</p>"
+        return self._report.html()
 
-    def _formatted(self) -> pd.DataFrame:
-        shown = [column for column in COLUMNS if column in self.table]
-        cells = {column: self.table[column].map(_cell(column)) for column in shown}
-        return pd.DataFrame(cells).set_axis([COLUMNS[column][0] for column in shown], axis=1)
-
-
-def _cell(column: str) -> Callable[[Any], str]:
-    form = COLUMNS[column][1]
-    return form.format if column in NOT_BLANK else lambda value: "" if pd.isna(value) else form.format(value)
+    @property
+    def _report(self) -> Report:
+        return Report(self.table, COLUMNS, self.notes, printed_nan=NOT_BLANK)
 
 
 @dataclass(frozen=True)
@@ -100,11 +94,11 @@ def tabulate(entries: Mapping[str, Entry], notes: Sequence[str]) -> Comparison:
         each = np.array([mean(of_key) for of_key in entry.log_probs])
         rows.append(
             {
-                "log_density": means[name],
-                "log_density_se": standard_error(values),
+                "elpd": means[name],
+                "elpd_se": standard_error(values),
                 "bits": -means[name] / math.log(2),
-                "difference": mean(difference),
-                "difference_se": standard_error(difference),
+                "elpd_diff": mean(difference),
+                "dse": standard_error(difference),
                 **({"keys": len(each), "keys_se": standard_error(each)} if many else {}),
                 **entry.scores,
                 "kind": entry.kind,

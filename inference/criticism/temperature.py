@@ -12,7 +12,7 @@ from ..checks import check_labels, check_like
 from ..mixture import log_mean_exp
 from ..predictive import Predictive, class_log_probs, over_rows
 from ..response import Response
-from ..result import Fit
+from ..result import Fit, check_fit
 
 RANGE = 1e-3, 1e3
 """Where a temperature is looked for."""
@@ -117,8 +117,7 @@ def temperature_scaling(fit: Fit, x_validation: Any, y_validation: Any) -> Tempe
         >>> print(f"{cooler.temperature:.3f} {cooler.predict(x[:1]).probs.item():.3f}")
         5.419 0.600
     """
-    if not isinstance(fit, Fit):
-        raise TypeError(f"temperature_scaling: expected a fit; got {fit!r}.")
+    check_fit("temperature_scaling", fit)
     predictive = fit.predict(check_like(fit.layout, x_validation, "x_validation"))
     predictive.response.expect_class("temperature_scaling")
     labels = _labels(predictive, y_validation, "y_validation")

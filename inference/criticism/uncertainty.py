@@ -3,13 +3,13 @@
 from dataclasses import dataclass
 from typing import Any, Literal
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from ..mixture import split_variance
 from ..predictive import class_log_probs, moments, over_rows
-from ..result import Fit
+from ..result import Fit, check_fit
 from ..rows import Rows
 
 
@@ -68,14 +68,13 @@ def uncertainty(fit: Fit, x: Any) -> Uncertainty:
         >>> uncertainty(fit(model, MLE(), x, y, key=0), x)  # a coin of 3/4: the entropy is that of the coin
         Uncertainty of 4 rows in nats, on average: total 0.5623 = aleatoric 0.5623 + epistemic 0
     """
-    if not isinstance(fit, Fit):
-        raise TypeError(f"uncertainty: expected a fit; got {fit!r}.")
+    check_fit("uncertainty", fit)
     predictive = fit.predict(x)
     response = predictive.response
     has_classes = response.num_classes is not None
     if not has_classes:
         response.expect("variance", "uncertainty")
-    per_draw, split = (class_log_probs, _split_entropy) if has_classes else (moments, _split_variance)
+    per_draw, split = (class_log_probs, _split_entropy) if has_classes else (moments, split_variance)
     aleatoric, epistemic = over_rows(per_draw, split, fit.model, response, predictive.draws, predictive.x)
     return Uncertainty(aleatoric, epistemic, "nats" if has_classes else "squared units of y")
 
@@ -94,9 +93,3 @@ def _split_entropy(log_probs: Array, y: Rows, extra: Any) -> tuple[Array, Array]
 def _expected(probs: Array, values: Array) -> Array:
     """The mean over draws of sum_k p_k v_k, (n,), or (n, T), in which a class without probability counts nothing."""
     return jnp.where(probs > 0, probs * values, 0.0).sum(axis=-1).mean(axis=0)
-
-
-def _split_variance(moments: tuple[Array, Array], y: Rows, extra: Any) -> tuple[Array, Array]:
-    """The mean of the variances and the variance of the means, of moments (draw, n)."""
-    means, variances = jax.tree.map(jnp.asarray, moments)
-    return variances.mean(axis=0), (means - means[0]).var(axis=0)  # less the first: equal draws differ by exactly 0

@@ -23,7 +23,7 @@ from .table import Comparison, Entry, tabulate
 
 NOTES = (
     "{rows} rows, each scored when it was held out: {folds} folds,{by_class} fits to {fitted} rows.\n"
-    "Log density in nats a row of the predictive distribution. "
+    "Log density in nats per row of the predictive distribution. "
     "se: standard error, as if rows were independent; those of one fold share their fit, and fits share their rows."
 )
 
@@ -74,7 +74,7 @@ def cross_validate(
 
     Rows are dealt to the folds at random, and where y is a class each class by itself, so that all folds hold it in
     like numbers. All methods see the same folds, and in each the same key. The table is that of `compare`, over all
-    rows: log densities in nats a row, and paired differences with their standard errors.
+    rows: log densities in nats per row, and paired differences with their standard errors.
 
     These standard errors take the rows for independent. Fits of different folds share most of their rows, so they are
     not, and no estimate of the variance of cross-validation is unbiased (Bengio & Grandvalet 2004): take a difference
@@ -104,10 +104,10 @@ def cross_validate(
         >>> x = np.linspace(-1, 1, 20)[:, None]
         >>> y = 2 * x[:, 0] + np.tile([0.5, 0.5, -0.5, -0.5], 5)
         >>> told = cross_validate(Model(MLP(), Normal(0.5), gaussian(0.5)), {"MLE": MLE(), "MAP": MAP()}, x, y, key=0)
-        >>> print(told.to_dataframe()[["log_density", "difference", "rmse"]].round(2))
-             log_density  difference  rmse
-        MLE        -0.79        0.00  0.53
-        MAP        -0.84       -0.04  0.55
+        >>> print(told.to_dataframe()[["elpd", "elpd_diff", "rmse"]].round(2))
+             elpd  elpd_diff  rmse
+        MLE -0.79       0.00  0.53
+        MAP -0.84      -0.04  0.55
     """
     _check_methods(methods)
     key = as_key(key)
@@ -181,7 +181,7 @@ def _hold_out(
 def _scores(found: Fit, forecast: Forecast) -> dict[str, Any]:
     return {
         "rows": len(forecast.log_prob),
-        "log_density": mean(forecast.log_prob),
+        "elpd": mean(forecast.log_prob),
         **forecast.scores(),
         "status": found.status.level,
         "seconds_compile": found.seconds.compile,

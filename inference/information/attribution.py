@@ -13,8 +13,9 @@ from jax import Array
 from ..checks import Layout, as_rows, check_finite, check_like
 from ..density import observation
 from ..predictive import Predictive, over_rows
+from ..report import Report, columns_of
 from ..response import Response
-from ..result import Fit
+from ..result import Fit, check_fit
 from ..rows import Rows, Weights
 from ..sites import NumPyroModel
 from .bits import in_double_precision
@@ -62,6 +63,16 @@ class WeightOfEvidence:
         return pd.DataFrame({name: values.ravel() for name, values in columns.items()}, index=index)
 
     def __str__(self) -> str:
+        return str(self._report)
+
+    def __repr__(self) -> str:
+        return str(self)
+
+    def _repr_html_(self) -> str:
+        return self._report.html()
+
+    @property
+    def _report(self) -> Report:
         order = np.argsort(-np.abs(self.bits).mean(axis=0), kind="stable")
         shown, rest = order[:MOST_LINES], order[MOST_LINES:]
         table = pd.DataFrame({name: values[shown] for name, values in self._columns().items()})
@@ -74,10 +85,7 @@ class WeightOfEvidence:
             parts += f" {self.remainder.mean():+.2f} (what only several features do together)"
         many = f", mean over {len(self.bits)} rows" if len(self.bits) > 1 else ""
         notes.append(f"Bits of log odds of {self.question}{many}: {self.log_odds.mean():.2f} = {parts}.")
-        return "\n".join([table.to_string(float_format="{:.2f}".format), "", *notes])
-
-    def __repr__(self) -> str:
-        return str(self)
+        return Report(table, columns_of(table, "{:.2f}"), notes)
 
     def _columns(self) -> dict[str, np.ndarray]:
         """What is printed of each feature: of one row with its interval, of several over the rows."""
@@ -135,14 +143,13 @@ def weight_of_evidence(
         >>> y = (x @ [1.0, -2.0] > 0).astype(int)
         >>> known = fit(Model(MLP(), Bernoulli(), gaussian(1.0)), MAP(), x, y, key=0)
         >>> print(weight_of_evidence(known, np.array([[1.0, 1.0]]), baseline=[0.0, 0.0]))
-           bits
-        1 -6.61
-        0  2.86
+            bits
+        1  -6.61
+        0   2.86
         <BLANKLINE>
         Bits of log odds of class 1 against class 0: -3.66 = 0.09 (baseline) -3.75 (features).
     """
-    if not isinstance(fit, Fit):
-        raise TypeError(f"weight_of_evidence: expected a fit; got {fit!r}.")
+    check_fit("weight_of_evidence", fit)
     predictive = fit.predict(x)
     others = _others(predictive, label, against)
     if not 0 < interval < 1:

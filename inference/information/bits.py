@@ -13,21 +13,32 @@ from scipy.special import gammaln
 
 from ..checks import as_rows, check_finite
 from ..predictive import Predictive
+from ..report import Report, columns_of
 from ..response import Response
-from ..result import Fit
+from ..result import Fit, check_fit
 from ..rows import count_rows, in_double
 
-HEADINGS = {"bits": "bits", "bits_per_row": "bits a row", "bits_per_token": "bits a token"}
-"""Columns of numbers in the printed tables of bits."""
+COLUMNS = {
+    "fitted": ("fitted", "{}"),
+    "coded": ("coded", "{}"),
+    "bits": ("bits", "{:.2f}"),
+    "bits_per_row": ("bits per row", "{:.3f}"),
+    "bits_per_token": ("bits per token", "{:.3f}"),
+    "status": ("status", "{}"),
+}
+"""Column -> (heading, format) of the printed tables of bits."""
 NO_CODE = (
     "{caller}: expected one label per row, y of shape (n,); got {shape}. The expected bits of soft labels are "
     "cross_entropy(fit, x, y).total / math.log(2)."
 )
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class CrossEntropy:
-    """The cross-entropy of labels with a predictive distribution, row by row, in nats: ``total = entropy + kl``."""
+    """The cross-entropy of labels with a predictive distribution, row by row, in nats: ``total = entropy + kl``.
+
+    Prints as a table of the means over rows.
+    """
 
     entropy: np.ndarray
     """H(y) = -sum_k y_k log y_k, (n,): what no model can avoid; 0 where the label is certain."""
@@ -38,6 +49,25 @@ class CrossEntropy:
     def total(self) -> np.ndarray:
         """H(y, p) = -sum_k y_k log p_k, (n,): the loss of each row."""
         return self.entropy + self.kl
+
+    def to_dataframe(self) -> pd.DataFrame:
+        """One row for each row of y: ``entropy``, ``kl`` and ``total``, in nats."""
+        return pd.DataFrame({"entropy": self.entropy, "kl": self.kl, "total": self.total})
+
+    def __str__(self) -> str:
+        return str(self._report)
+
+    def __repr__(self) -> str:
+        return str(self)
+
+    def _repr_html_(self) -> str:
+        return self._report.html()
+
+    @property
+    def _report(self) -> Report:
+        means = self.to_dataframe().mean()
+        table = pd.DataFrame({"nats per row": means, "bits per row": means / math.log(2)})
+        return Report(table, columns_of(table, "{:.4f}"), [f"{len(self.kl)} rows: total = entropy + kl."])
 
 
 def cross_entropy(fit: Fit, x: Any, y: Any) -> CrossEntropy:
@@ -67,8 +97,7 @@ def cross_entropy(fit: Fit, x: Any, y: Any) -> CrossEntropy:
         >>> print(told.entropy.round(3), told.kl.round(3), told.total.round(3))
         [0.693 0.   ] [0.144 0.288] [0.837 0.288]
     """
-    if not isinstance(fit, Fit):
-        raise TypeError(f"cross_entropy: expected a fit; got {fit!r}.")
+    check_fit("cross_entropy", fit)
     predictive = fit.predict(x)
     num_classes = predictive.response.expect_class("cross_entropy")
     y = np.asarray(as_rows("y", y))
@@ -135,14 +164,14 @@ class CodeLength:
     def perplexity(self) -> float:
         """2^(total / n): as many equally probable classes would cost the same; of a density 1 / its geometric mean.
 
-        Of rows of tokens it is that of a token, 2^(bits a token).
+        Of rows of tokens it is that of a token, 2^(bits per token).
         """
         with np.errstate(over="ignore"):
             return float(np.exp2(self.bits.mean() if self.per_token is None else self.per_token))
 
     @property
     def per_token(self) -> float | None:
-        """Bits a token, padding not counted: of characters the bits per character. None where y is no row of tokens."""
+        """Bits per token without padding: of characters, bits per character. None where y is no row of tokens."""
         if self.num_tokens is None:
             return None
         return self.total / self.num_tokens if self.num_tokens else math.nan
@@ -160,6 +189,16 @@ class CodeLength:
         return table if not self.num_tokens else table.assign(bits_per_token=table["bits"] / self.num_tokens)
 
     def __str__(self) -> str:
+        return str(self._report)
+
+    def __repr__(self) -> str:
+        return str(self)
+
+    def _repr_html_(self) -> str:
+        return self._report.html()
+
+    @property
+    def _report(self) -> Report:
         tokens = "" if self.num_tokens is None else f", {self.num_tokens} tokens"
         notes = [
             f"{len(self.bits)} rows{tokens}, each {self.unit}. Standard error of the total over rows: "
@@ -167,10 +206,7 @@ class CodeLength:
         ]
         if self.saved is not None:
             notes.append(f"Saved against the labels alone (base rate): {self.saved:.1f} bits.")
-        return "\n".join([printed_bits(self.to_dataframe()), "", *notes])
-
-    def __repr__(self) -> str:
-        return str(self)
+        return Report(self.to_dataframe(), COLUMNS, notes)
 
 
 def code_length(fit: Fit, x: Any, y: Any) -> CodeLength:
@@ -204,16 +240,15 @@ def code_length(fit: Fit, x: Any, y: Any) -> CodeLength:
         >>> x, y = np.zeros((8, 1)), np.array([1, 1, 1, 0, 1, 1, 0, 1])
         >>> known = fit(Model(MLP(), Bernoulli()), MLE(), x, y, key=0)  # 3/4, the frequency of the ones
         >>> print(code_length(known, x, y))
-                    bits bits a row
-        predictive  6.49      0.811
-        base rate   8.37      1.046
-        uniform     8.00      1.000
+                    bits  bits per row
+        predictive  6.49         0.811
+        base rate   8.37         1.046
+        uniform     8.00         1.000
         <BLANKLINE>
         8 rows, each one of 2 classes. Standard error of the total over rows: 2.1 bits. Perplexity: 1.755.
         Saved against the labels alone (base rate): 1.9 bits.
     """
-    if not isinstance(fit, Fit):
-        raise TypeError(f"code_length: expected a fit; got {fit!r}.")
+    check_fit("code_length", fit)
     predictive, y = fit.predict(x), as_rows("y", y)
     response = predictive.response
     symbols = Symbols.of("code_length", response, y)
@@ -274,13 +309,6 @@ def adaptive_bits(labels: np.ndarray, num_classes: int) -> float:
     counts = np.bincount(labels.astype(int), minlength=num_classes)
     nats = gammaln(len(labels) + num_classes / 2) - gammaln(num_classes / 2)
     return float((nats - (gammaln(counts + 0.5) - gammaln(0.5)).sum()) / math.log(2))
-
-
-def printed_bits(table: pd.DataFrame) -> str:
-    """A table with some of the columns of `HEADINGS`, as text."""
-    forms = {name: "{:.2f}" if name == "bits" else "{:.3f}" for name in HEADINGS if name in table}
-    cells = {name: table[name].map(form.format) for name, form in forms.items()}
-    return table.assign(**cells).rename(columns=HEADINGS).rename_axis(None).to_string()
 
 
 @contextmanager

@@ -11,7 +11,7 @@ import numpy as np
 
 from ..checks import check_labels
 from ..predictive import Predictive
-from ..result import Fit
+from ..result import Fit, check_fit
 from ..rows import count_rows
 from .bits import check_classes, in_double_precision
 
@@ -130,8 +130,7 @@ def decompress(fit: Fit, x: Any, blob: bytes) -> np.ndarray:
 
 def _predictive(name: str, fit: Fit, x: Any) -> Predictive:
     """The predictive distribution of a fit of classes."""
-    if not isinstance(fit, Fit):
-        raise TypeError(f"{name}: expected a fit; got {fit!r}.")
+    check_fit(name, fit)
     predictive = fit.predict(x)
     predictive.response.expect_class(name)
     return predictive

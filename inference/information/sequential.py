@@ -12,11 +12,12 @@ import pandas as pd
 
 from ..checks import as_key, check_problem
 from ..methods.method import Method
+from ..report import Report
 from ..rows import Rows
 from ..run import fit
 from ..sites import NumPyroModel
 from ..status import Status, no_failure_warnings
-from .bits import Symbols, printed_bits, row_bits
+from .bits import COLUMNS, Symbols, row_bits
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -54,16 +55,23 @@ class Prequential:
         return table.rename_axis("block")
 
     def __str__(self) -> str:
+        return str(self._report)
+
+    def __repr__(self) -> str:
+        return str(self)
+
+    def _repr_html_(self) -> str:
+        return self._report.html()
+
+    @property
+    def _report(self) -> Report:
         notes = [
             f"{len(self.bits)} rows: {self.total:.1f} bits. The labels alone: {self.base_rate:.1f} by an adaptive "
             f"code, {self.uniform:.1f} by the uniform one."
         ]
         told = zip(self.ends, self.statuses, strict=False)
         notes += [f"Fit of the first {end} rows: {status}" for end, status in told if status.level != "ok"]
-        return "\n".join([printed_bits(self.to_dataframe()), "", *notes])
-
-    def __repr__(self) -> str:
-        return str(self)
+        return Report(self.to_dataframe(), COLUMNS, notes)
 
 
 def prequential(
@@ -100,9 +108,9 @@ def prequential(
         >>> from flatprior.models import MLP, Bernoulli, Model
         >>> x, y = np.zeros((8, 1)), np.array([1, 0, 1, 1, 0, 1, 1, 1])
         >>> print(prequential(Model(MLP(), Bernoulli()), MLE(), x, y, key=0, blocks=[4, 8]))
-           fitted  coded  bits bits a row  status
-        0       0      4  4.00      1.000  no fit
-        1       4      4  3.25      0.811      ok
+        block  fitted  coded  bits  bits per row  status
+            0       0      4  4.00         1.000  no fit
+            1       4      4  3.25         0.811  ok
         <BLANKLINE>
         8 rows: 7.2 bits. The labels alone: 8.4 by an adaptive code, 8.0 by the uniform one.
     """

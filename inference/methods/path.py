@@ -13,6 +13,7 @@ from jax import Array
 from ..checks import Layout, as_key, check_labels, check_like, check_problem
 from ..density import Density
 from ..predictive import log_likelihood
+from ..report import Report, columns_of
 from ..rows import Data, Weights
 from ..sites import NumPyroModel
 from ..status import Status
@@ -50,7 +51,7 @@ class PriorPath:
         return self.statuses[-1]
 
     def to_dataframe(self) -> pd.DataFrame:
-        """One row an estimate: log likelihoods in nats a row, the size of each site (root mean square), the status."""
+        """One row per estimate: log likelihoods in nats per row, size of each site (root mean square), status."""
         columns: dict[str, Any] = {"log_likelihood": self.log_likelihood / self.num_rows}
         if self.test_log_likelihood is not None:
             columns["test_log_likelihood"] = self.test_log_likelihood / self.num_test_rows
@@ -60,15 +61,25 @@ class PriorPath:
         return pd.DataFrame(columns, index=pd.Index(self.multiples, name="prior_scale"))
 
     def __str__(self) -> str:
-        notes = [f"prior scale {self.multiples[i]:.3g}: {s}" for i, s in enumerate(self.statuses) if s.level != "ok"]
-        return "\n".join([self.to_dataframe().to_string(float_format="{:.4g}".format), "", self._units, *notes])
+        return str(self._report)
 
-    __repr__ = __str__
+    def __repr__(self) -> str:
+        return str(self)
+
+    def _repr_html_(self) -> str:
+        return self._report.html()
+
+    @property
+    def _report(self) -> Report:
+        table = self.to_dataframe()
+        table.index = table.index.map("{:.4g}".format)
+        notes = [f"prior scale {self.multiples[i]:.3g}: {s}" for i, s in enumerate(self.statuses) if s.level != "ok"]
+        return Report(table, columns_of(table, "{:.4g}"), [self._units, *notes], printed_nan=tuple(table))
 
     @property
     def _units(self) -> str:
         return (
-            "Log likelihood in nats a row; prior scale in multiples of the model's, inf is the flat prior; of each "
+            "Log likelihood in nats per row; prior scale in multiples of the model's, inf is the flat prior; of each "
             "site the root mean square."
         )
 

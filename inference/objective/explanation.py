@@ -1,10 +1,7 @@
 """Which cost function is this? A model's objective in the words of deep learning, checked."""
 
-import textwrap
 from collections.abc import Iterable
 from dataclasses import dataclass
-from html import escape
-from itertools import zip_longest
 from typing import Any
 
 import jax
@@ -15,6 +12,7 @@ from jax import Array
 
 from ..checks import check_problem
 from ..density import log_density
+from ..report import Report
 from ..result import Fit
 from ..rows import Weights, count_rows, in_double
 from ..sites import NumPyroModel
@@ -22,27 +20,20 @@ from .place import Place, weights_at
 from .terms import FLAT, Term, read_sites, sites_at
 
 BITS = 1 / np.log(2)
-WIDTH = 120
-"""Columns of the terminal that a table and its notes may take."""
-DISTRIBUTION_WIDTH = 36
-"""Columns that the words for a distribution may take of these."""
 ADAMW = (
     "Decoupled weight decay (AdamW) is no prior: it shrinks the weights beside the gradient, by an amount that does "
     "not pass through Adam's scaling, so where it comes to rest depends on the optimiser and minimises no density."
 )
 
 COLUMNS = {
-    "site": ("site", "{}"),
     "distribution": ("distribution", "{}"),
     "name": ("in the words of deep learning", "{}"),
     "nats": ("nats", "{:.4f}"),
     "constant": ("constant", "{:.4f}"),
-    "nats_per_row": ("nats a row", "{:.4f}"),
-    "bits_per_row": ("bits a row", "{:.4f}"),
+    "nats_per_row": ("nats per row", "{:.4f}"),
+    "bits_per_row": ("bits per row", "{:.4f}"),
 }
 """Column -> (heading, format) of the printed table."""
-WORDS = ("site", "distribution", "name")
-"""The columns of words; the others hold numbers."""
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -56,7 +47,7 @@ class Explanation:
     value_difference: float
     """|independent total - objective|, in nats, computed in float64."""
     gradient_difference: float
-    """The largest difference between an element of the two gradients, in nats a unit of the weight."""
+    """The largest difference between an element of the two gradients, in nats per unit of the weight."""
 
     @property
     def loss(self) -> float:
@@ -74,12 +65,12 @@ class Explanation:
         return self.loss + self.penalty
 
     def to_dataframe(self) -> pd.DataFrame:
-        """The terms, unrounded, one row a site. Penalties have no value a row."""
+        """The terms, unrounded, one row a site. Penalties have no value per row."""
         rows = []
         for term in self.terms:
             per_row = term.nats / self.num_rows if term.role == "loss" else np.nan
             rows.append(vars(term) | {"nats_per_row": per_row, "bits_per_row": per_row * BITS})
-        columns = [*COLUMNS, "role", "weight_decay", "checked_by"]
+        columns = ["site", *COLUMNS, "role", "weight_decay", "checked_by"]
         return pd.DataFrame(rows)[columns].set_index("site")
 
     @property
@@ -107,33 +98,17 @@ class Explanation:
         return (*notes, ADAMW)
 
     def __str__(self) -> str:
-        notes = [textwrap.fill(note, WIDTH) for note in self.notes]
-        return "\n".join([*_aligned(self._cells()), "", *notes])
+        return str(self._report)
 
     def __repr__(self) -> str:
         return str(self)
 
     def _repr_html_(self) -> str:
-        def row(tag: str, cells: tuple[str, ...]) -> str:
-            aligned = zip(cells, COLUMNS, strict=True)
-            return "".join(
-                f'<{tag} style="text-align: {"left" if column in WORDS else "right"}">{escape(cell)}</{tag}>'
-                for cell, column in aligned
-            )
+        return self._report.html()
 
-        head, *body = self._cells()
-        rows = "".join(f"<tr>{row('td', cells)}</tr>" for cells in body)
-        notes = "<br>".join(map(escape, self.notes))
-        return f"<table><thead><tr>{row('th', head)}</tr></thead><tbody>{rows}</tbody></table><p>{notes}</p>"
-
-    def _cells(self) -> list[tuple[str, ...]]:
-        """The table as strings, the headings first. What does not exist is empty."""
-        table = self.to_dataframe().reset_index()
-        columns = [
-            [heading, *("" if pd.isna(value) else form.format(value) for value in table[column])]
-            for column, (heading, form) in COLUMNS.items()
-        ]
-        return list(zip(*columns, strict=True))
+    @property
+    def _report(self) -> Report:
+        return Report(self.to_dataframe(), COLUMNS, self.notes)
 
 
 def explain(model: NumPyroModel, x: Any, y: Any, *, at: Place | None = None) -> Explanation:
@@ -206,24 +181,3 @@ def _grouped(pairs: Iterable[tuple[Any, Term]]) -> dict[Any, str]:
     for common, term in pairs:
         sites.setdefault(common, []).append(term.site)
     return {common: ", ".join(names) for common, names in sites.items()}
-
-
-def _aligned(rows: list[tuple[str, ...]]) -> list[str]:
-    """Lines of a table: words to the left and wrapped where they would not fit, numbers to the right."""
-    widths = {column: max(map(len, cells)) for column, cells in zip(COLUMNS, zip(*rows, strict=True), strict=True)}
-    widths["distribution"] = min(widths["distribution"], DISTRIBUTION_WIDTH)
-    rest = sum(widths.values()) - widths["name"] + 2 * (len(COLUMNS) - 1)
-    widths["name"] = min(widths["name"], max(WIDTH - rest, len(COLUMNS["name"][0])))
-    lines = []
-    for row in rows:
-        cells = {
-            column: textwrap.wrap(cell, widths[column], subsequent_indent="  ") if column in WORDS else [cell]
-            for column, cell in zip(COLUMNS, row, strict=True)
-        }
-        for parts in zip_longest(*cells.values(), fillvalue=""):
-            padded = (
-                part.ljust(widths[column]) if column in WORDS else part.rjust(widths[column])
-                for column, part in zip(COLUMNS, parts, strict=True)
-            )
-            lines.append("  ".join(padded).rstrip())
-    return lines

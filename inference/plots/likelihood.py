@@ -306,7 +306,7 @@ def plot_path(path: PriorPath, axes: "Sequence[Axes] | None" = None) -> "np.ndar
         rows["held-out rows"] = path.test_log_likelihood / path.num_test_rows
         best = int(np.argmax(rows["held-out rows"][:-1]))
         scores.plot(path.multiples[best], rows["held-out rows"][best], "o", color=LINES[1], markersize=7)
-    _draw_path(scores, path, rows, "log likelihood, nats a row")
+    _draw_path(scores, path, rows, "log likelihood, nats per row")
     return pair
 
 

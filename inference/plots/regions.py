@@ -7,7 +7,7 @@ import numpy as np
 
 from ..criticism.uncertainty import uncertainty
 from ..predictive import Predictive
-from ..result import Fit
+from ..result import Fit, check_fit
 from .likelihood import FONT, LINES
 from .plane import labels_of, new_axes, num_draws, points_of, reach_of, rows_at
 
@@ -43,8 +43,7 @@ def plot_decision(
         TypeError: when `fit` is not a fit, or `axes` are not two.
         ValueError: when x has not two numbers a row, or y has several.
     """
-    if not isinstance(fit, Fit):
-        raise TypeError(f"plot_decision: expected a fit; got {fit!r}.")
+    check_fit("plot_decision", fit)
     rows = points_of(fit, x, dimensions=2)
     labels = labels_of(fit, x, y)
     pair = new_axes(2) if axes is None else np.asarray(axes, dtype=object).ravel()

@@ -60,7 +60,7 @@ def plot_compare(comparison: Comparison | CrossValidation, ax: "Axes | None" = N
         import matplotlib.pyplot as plt
 
         _, ax = plt.subplots(figsize=(6.4, 1.2 + 0.4 * len(table)), layout="constrained")
-    values, errors = (table[name].to_numpy(float) for name in ("difference", "difference_se"))
+    values, errors = (table[name].to_numpy(float) for name in ("elpd_diff", "dse"))
     near = _near(values, errors)
     ends = np.concatenate([values[near] - 2 * errors[near], values[near] + 2 * errors[near], [0.0]])
     low, high = np.nanmin(ends), np.nanmax(ends)
@@ -78,7 +78,7 @@ def plot_compare(comparison: Comparison | CrossValidation, ax: "Axes | None" = N
             ax.plot(edge, row, "<" if np.isfinite(value) else "x", **style)
     rows = np.arange(len(table))
     ax.set(yticks=rows, yticklabels=table.index, ylim=(len(table) - 0.5, -0.5))
-    ax.set(xlim=(low - room if near.all() else edge - room, high + room), xlabel="log density to the best, nats a row")
+    ax.set(xlim=(low - room if near.all() else edge - room, high + room), xlabel="elpd_diff, nats per row")
     numbers = ax.secondary_yaxis("right")
     numbers.set_yticks(rows, [_number(value, error) for value, error in zip(values, errors, strict=True)])
     numbers.tick_params(length=0, labelsize=FONT)
@@ -114,7 +114,7 @@ def plot_loss(fits: Fit | Mapping[str, Fit], ax: "Axes | None" = None, *, num_ro
     Args:
         fits: a fit, or name -> fit.
         ax: where to draw; by default a new figure.
-        num_rows: the number of rows of the fits; then the loss is in nats a row, and not of all rows.
+        num_rows: the number of rows of the fits; then the loss is in nats per row, and not of all rows.
 
     Returns:
         The axes.
@@ -138,7 +138,7 @@ def plot_loss(fits: Fit | Mapping[str, Fit], ax: "Axes | None" = None, *, num_ro
     finite = np.concatenate([losses[np.isfinite(losses)] for losses in curves.values()])
     logarithmic = finite.size and finite.min() > 0 and finite.max() > SPAN * finite.min()
     ax.set(xscale="log", yscale="log" if logarithmic else "linear", xlabel="step")
-    ax.set_ylabel("loss, nats a row" if num_rows else "loss, nats")
+    ax.set_ylabel("loss, nats per row" if num_rows else "loss, nats")
     ax.legend(frameon=False, fontsize=FONT)
     ax.spines[["top", "right"]].set_visible(False)
     return ax

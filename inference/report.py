@@ -1,0 +1,106 @@
+"""The printer of all tables: a data frame and notes, as text for a terminal and as HTML for a notebook."""
+
+import textwrap
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
+from html import escape
+from itertools import zip_longest
+from typing import Any
+
+import pandas as pd
+from pandas.api.types import is_float_dtype, is_numeric_dtype
+
+WIDTH = 120
+"""Columns of the terminal that a table and its notes may take."""
+GAP = "  "
+"""Between two columns of the text, and before a line that continues the one above."""
+
+type Columns = Mapping[str, tuple[str, str]]
+"""Column -> (heading, format)."""
+
+
+def columns_of(frame: pd.DataFrame, number: str) -> Columns:
+    """All columns of a frame under their own names, real numbers in one format."""
+    return {str(name): (str(name), number if is_float_dtype(frame[name]) else "{}") for name in frame}
+
+
+@dataclass(frozen=True)
+class Report:
+    """A table as it is printed: words to the left and wrapped where the table is too wide, numbers to the right."""
+
+    frame: pd.DataFrame
+    """Unrounded; its index is the first column."""
+    columns: Columns
+    """The columns that are printed, in this order; those that the frame lacks are left out."""
+    notes: Collection[str] = ()
+    """Sentences below the table."""
+    printed_nan: Collection[Any] = field(default=(), kw_only=True)
+    """Columns in which NaN is printed; in the others it is a blank."""
+
+    def __str__(self) -> str:
+        rows = self._rows()
+        widths = self._widths(rows)
+        lines = []
+        for row in rows:
+            cells = [
+                textwrap.wrap(cell, width, subsequent_indent=GAP) if is_words else [cell]
+                for cell, width, is_words in zip(row, widths, self._is_words, strict=True)
+            ]
+            for parts in zip_longest(*cells, fillvalue=""):
+                padded = (
+                    part.ljust(width) if is_words else part.rjust(width)
+                    for part, width, is_words in zip(parts, widths, self._is_words, strict=True)
+                )
+                lines.append(GAP.join(padded).rstrip())
+        notes = [textwrap.fill(note, WIDTH) for note in self.notes]
+        return "\n".join([*lines, *([""] if notes else []), *notes])
+
+    def html(self) -> str:
+        """The table and its notes as HTML; what is special in HTML is escaped."""
+
+        def line(row: tuple[str, ...], tag: str) -> str:
+            cells = []
+            for i, (cell, is_words) in enumerate(zip(row, self._is_words, strict=True)):
+                kind, side = "th" if i == 0 else tag, "left" if is_words else "right"
+                cells.append(f'<{kind} style="text-align: {side}">{escape(cell)}</{kind}>')
+            return f"<tr>{''.join(cells)}</tr>"
+
+        head, *body = self._rows()
+        table = (
+            f"<table><thead>{line(head, 'th')}</thead><tbody>{''.join(line(row, 'td') for row in body)}</tbody></table>"
+        )
+        notes = "<br>".join(map(escape, self.notes))
+        return f"{table}<p>{notes}</p>" if notes else table
+
+    def _rows(self) -> list[tuple[str, ...]]:
+        """The table as strings, the headings first."""
+        index = [str(self.frame.index.name or ""), *map(str, self.frame.index)]
+        return list(zip(index, *(self._cells(name) for name in self._shown), strict=True))
+
+    def _cells(self, column: str) -> list[str]:
+        heading, form = self.columns[column]
+        blank = column not in self.printed_nan
+        return [heading, *("" if blank and pd.isna(v) else form.format(v) for v in self.frame[column])]
+
+    @property
+    def _shown(self) -> list[str]:
+        return [name for name in self.columns if name in self.frame]
+
+    @property
+    def _is_words(self) -> list[bool]:
+        """Whether a column holds words: of the index, then of each column."""
+        types = [self.frame.index.dtype, *(self.frame[name].dtype for name in self._shown)]
+        return [not is_numeric_dtype(dtype) for dtype in types]
+
+    def _widths(self, rows: list[tuple[str, ...]]) -> list[int]:
+        """The width of each column: that of its cells, less where columns of words must be wrapped."""
+        widths = [max(map(len, cells)) for cells in zip(*rows, strict=True)]
+        least = [len(heading) for heading in rows[0]]
+        while sum(widths) + len(GAP) * (len(widths) - 1) > WIDTH:
+            can = [
+                i for i, is_words in enumerate(self._is_words) if is_words and widths[i] > max(least[i], len(GAP) + 1)
+            ]
+            if not can:
+                break
+            widths[max(can, key=lambda i: widths[i])] -= 1
+        return widths
