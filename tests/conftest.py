@@ -18,6 +18,8 @@ from jaxtyping import jaxtyped
 
 from flatprior.models import MLP, Bernoulli, Categorical, Model, Normal, fan_in
 
+from .compile_seconds import CompileSeconds
+
 NUM_ROWS = 40
 CACHE = pytest.StashKey[tempfile.TemporaryDirectory]()
 
@@ -30,6 +32,10 @@ class Problem(NamedTuple):
     y: np.ndarray
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--compile-seconds", action="store_true", help="print the seconds that JAX compiles, by file")
+
+
 def pytest_configure(config: pytest.Config) -> None:
     """The processes of a run, kernels of notebooks among them, share what they compile: a third of it is the same."""
     if "JAX_COMPILATION_CACHE_DIR" not in os.environ:  # the first process makes the folder, the others inherit it
@@ -40,6 +46,10 @@ def pytest_configure(config: pytest.Config) -> None:
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.05)
     if config.option.markexpr == "not slow":  # a third less time; with the slow tests all is compiled as users have it
         os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
+
+
+    if config.option.compile_seconds:
+        config.pluginmanager.register(CompileSeconds())
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:
