@@ -47,7 +47,6 @@ def pytest_configure(config: pytest.Config) -> None:
     if config.option.markexpr == "not slow":  # a third less time; with the slow tests all is compiled as users have it
         os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
 
-
     if config.option.compile_seconds:
         config.pluginmanager.register(CompileSeconds())
 
