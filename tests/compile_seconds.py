@@ -1,8 +1,10 @@
 """Where the seconds of a run go, file by file: `pytest --compile-seconds` prints how many of them JAX takes to compile.
 
-What runs in a process of its own (a kernel, a script) counts as seconds alone.
+Of a process that a test starts (a kernel, a script) the programs are not counted, and its processor seconds only where
+the test waits for its end. On a machine that others use too, `cpu` is the column to compare.
 """
 
+import os
 import time
 from collections import Counter, defaultdict
 from collections.abc import Generator
@@ -26,7 +28,12 @@ class CompileSeconds:
         self.files: defaultdict[str, Counter[str]] = defaultdict(Counter)
         self.spent: Counter[str] = Counter()
         self.traced: list[tuple[float, float]] = []
+        self.processor = self.processor_seconds()
         jax.monitoring.register_event_duration_secs_listener(self.listen)
+
+    @staticmethod
+    def processor_seconds() -> float:
+        return sum(os.times()[:4])
 
     def listen(self, event: str, seconds: float, **_: object) -> None:
         if event == COMPILING:
@@ -43,6 +50,8 @@ class CompileSeconds:
     def pytest_runtest_makereport(self) -> Generator[None, pytest.TestReport, pytest.TestReport]:
         report = yield
         self.spent["trace"] += sum(end - begin for begin, end in self.traced)
+        before, self.processor = self.processor, self.processor_seconds()
+        self.spent["cpu"] += self.processor - before
         report.compile_seconds = dict(self.spent)
         self.spent.clear()
         self.traced.clear()
@@ -54,7 +63,7 @@ class CompileSeconds:
 
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
         terminalreporter.section("seconds by file")
-        columns = ("seconds", "trace", "compile", "load", "programs", "loaded")
+        columns = ("seconds", "cpu", "trace", "compile", "load", "programs", "loaded")
         width = max(map(len, self.files), default=0)
         terminalreporter.write_line(" " * width + "".join(f"{column:>10}" for column in columns))
         total: Counter[str] = Counter()
