@@ -19,8 +19,8 @@ from jaxtyping import jaxtyped
 from flatprior.models import MLP, Bernoulli, Categorical, Model, Normal, fan_in
 
 from .compile_seconds import CompileSeconds
+from .tables import NUM_ROWS
 
-NUM_ROWS = 40
 CACHE = pytest.StashKey[tempfile.TemporaryDirectory]()
 
 
@@ -87,10 +87,12 @@ def data_sets() -> dict[str, tuple[np.ndarray, np.ndarray]]:
     x = rng.normal(size=(NUM_ROWS, 2))
     signal = x @ [1.0, -0.5] + 0.3
     gumbel = rng.gumbel(size=(NUM_ROWS, 3))
+    tokens = np.random.default_rng(22).integers(0, 3, size=(NUM_ROWS, 4))
     return {
         "binary": (x, (signal + rng.logistic(size=NUM_ROWS) > 0).astype(int)),
         "classes": (x, np.argmax(np.outer(signal, [-0.5, 0.0, 0.5]) + gumbel, axis=1)),
         "real": (x, signal + 0.4 * rng.normal(size=NUM_ROWS)),
+        "tokens": (tokens[:, :-1], np.where(np.arange(3 * NUM_ROWS).reshape(-1, 3) % 10 == 9, -1, tokens[:, 1:])),
     }
 
 
