@@ -18,7 +18,9 @@ from jaxtyping import jaxtyped
 
 from flatprior.models import MLP, Bernoulli, Categorical, Model, Normal, Poisson, fan_in
 
-NUM_ROWS = 40
+from .compile_seconds import CompileSeconds
+from .tables import NUM_ROWS
+
 CACHE = pytest.StashKey[tempfile.TemporaryDirectory]()
 
 
@@ -28,6 +30,10 @@ class Problem(NamedTuple):
     model: Callable[..., Any]
     x: Any
     y: np.ndarray
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--compile-seconds", action="store_true", help="print the seconds that JAX compiles, by file")
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -40,6 +46,9 @@ def pytest_configure(config: pytest.Config) -> None:
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.05)
     if config.option.markexpr == "not slow":  # a third less time; with the slow tests all is compiled as users have it
         os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
+
+    if config.option.compile_seconds:
+        config.pluginmanager.register(CompileSeconds())
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:
@@ -78,11 +87,13 @@ def data_sets() -> dict[str, tuple[np.ndarray, np.ndarray]]:
     x = rng.normal(size=(NUM_ROWS, 2))
     signal = x @ [1.0, -0.5] + 0.3
     gumbel = rng.gumbel(size=(NUM_ROWS, 3))
+    tokens = np.random.default_rng(22).integers(0, 3, size=(NUM_ROWS, 4))
     return {
         "binary": (x, (signal + rng.logistic(size=NUM_ROWS) > 0).astype(int)),
         "classes": (x, np.argmax(np.outer(signal, [-0.5, 0.0, 0.5]) + gumbel, axis=1)),
         "real": (x, signal + 0.4 * rng.normal(size=NUM_ROWS)),
         "counts": (x, rng.poisson(np.exp(signal))),
+        "tokens": (tokens[:, :-1], np.where(np.arange(3 * NUM_ROWS).reshape(-1, 3) % 10 == 9, -1, tokens[:, 1:])),
     }
 
 

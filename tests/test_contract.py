@@ -15,26 +15,30 @@ import pandas as pd
 import pytest
 import scipy.stats
 import xarray
+from flax import nnx
 from jax import Array
 from scipy.special import expit, logsumexp, softmax
 from sklearn.metrics import accuracy_score, brier_score_loss, log_loss, root_mean_squared_error
 
-from flatprior.inference import MAP, MCLMC, MLE, NUTS, Ensemble, Fit, Laplace, Predictive, Status, compare, fit
-from flatprior.models import MLP, Bernoulli, Categorical, Model, Normal, Poisson, fan_in, gaussian
+from flatprior.inference import MLE, Fit, Predictive, Status, compare, fit
+from flatprior.models import (
+    MLP,
+    Bernoulli,
+    Categorical,
+    CategoricalSequence,
+    Lift,
+    Model,
+    Normal,
+    Poisson,
+    fan_in,
+    gaussian,
+)
+from flatprior.models.architectures import GRU
 
-METHODS: dict[str, Callable[[], Any]] = {
-    "MLE": lambda: MLE(num_steps=150, polish=False),
-    "MAP": lambda: MAP(num_steps=150, polish=False),
-    "Ensemble": lambda: Ensemble(base=MAP(num_steps=150, polish=False), num_members=3),
-    "Laplace": lambda: Laplace(base=MAP(num_steps=150, polish=False), num_samples=12),
-    "NUTS": lambda: NUTS(num_warmup=30, num_samples=20, num_chains=2, start=None, max_tree_depth=4),
-    "MCLMC": lambda: MCLMC(num_warmup=100, num_samples=15, thinning=3, num_chains=3, start=None),
-}
-KINDS = {"MLE": "point", "MAP": "point", "NUTS": "chain", "MCLMC": "chain"}
-KINDS |= {"Ensemble": "approximation", "Laplace": "approximation"}
-LEADING = {"MLE": (1, 1), "MAP": (1, 1), "Ensemble": (1, 3), "Laplace": (1, 12), "NUTS": (2, 20), "MCLMC": (3, 15)}
-"""Chains and draws."""
+from .tables import KINDS, LEADING, METHODS, NUM_STEPS, conditional
+
 HAND_WRITTEN = ("hierarchical", "mixture_density", "dictionary")
+MODULE = nnx.Sequential(nnx.Linear(2, 2, rngs=nnx.Rngs(0)), nnx.tanh, nnx.Linear(2, 1, rngs=nnx.Rngs(1)))
 MODELS: dict[str, tuple[Model, str]] = {
     "Bernoulli": (Model(MLP(), Bernoulli()), "binary"),
     "Categorical": (Model(MLP(), Categorical(3)), "classes"),
@@ -42,7 +46,24 @@ MODELS: dict[str, tuple[Model, str]] = {
     "Normal, learned scale": (Model(MLP(), Normal(dist.HalfNormal(1.0))), "real"),
     "Normal, scale of the network": (Model(MLP((2,), "tanh"), Normal("network"), fan_in()), "real"),
     "Poisson": (Model(MLP(), Poisson(), gaussian(1.0)), "counts"),
+    "CategoricalSequence": (Model(Lift(GRU(3, 2, rngs=nnx.Rngs(0))), CategoricalSequence(3), gaussian(1.0)), "tokens"),
+    "Lift": (Model(Lift(MODULE), Bernoulli(), fan_in()), "binary"),
 }
+"""Every observation, and every kind of network: `MLP`, and what a `Lift` makes of a module."""
+LAST: dict[str, str] = {
+    "Bernoulli": "w1",
+    "Categorical": "w1",
+    "Normal, known scale": "w1",
+    "Normal, learned scale": "w1",
+    "Normal, scale of the network": "[wb]2",
+    "Poisson": "w1",
+    "CategoricalSequence": "head.*",
+    "Lift": "layers.2.*",
+    "hierarchical": "offset",
+    "mixture_density": "[wb]2",
+    "dictionary": "slope",
+}
+"""Model -> the sites that `Conditional` samples: those of the last layer."""
 NAMES = (*MODELS, *HAND_WRITTEN)
 
 NUMBERS = {"mean", "variance", "cdf", "quantile"}
@@ -56,18 +77,35 @@ EXISTS: dict[str, set[str]] = {
     "mixture_density": NUMBERS,
     "dictionary": NUMBERS,
     "Poisson": NUMBERS,
+    "CategoricalSequence": {"probs"},
+    "Lift": {"mean", "variance", "probs"},
 }
-"""Model -> the summaries of its predictive distribution that exist."""
+"""Model -> the summaries of its predictive distribution that exist: classes have no moments, and no order of theirs."""
 COUNTS = ("dictionary", "Poisson")
 """Models of counts."""
+BINARY = ("Bernoulli", "Lift")
+CLASSES = ("Categorical", "CategoricalSequence")
+"""Models whose y is one of three classes, or a row of such."""
+
+
+def method_of(method: str, name: str) -> Any:
+    """A method for a model, each time a new one."""
+    return conditional(LAST[name]) if method == "Conditional" else METHODS[method]()
+
 
 QUICK = ("Bernoulli", "hierarchical")
-"""The models on which every method is tried by default; on the others, the two that compile fast."""
+"""The models on which every method is tried by default; on the others, the one or two that compile fast."""
+LONG = {
+    ("hierarchical", "NUTS"),
+    ("hierarchical", "Conditional"),
+    ("CategoricalSequence", "Ensemble"),
+    ("Lift", "Ensemble"),
+}
+"""What compiles longest is left to the slow tests."""
 
 
 def is_quick(name: str, method: str) -> bool:
-    """NUTS compiles longest: of the models by hand it is left to the slow tests."""
-    return method in ("MLE", "Ensemble") or (name in QUICK and (name, method) != ("hierarchical", "NUTS"))
+    return (method in ("MLE", "Ensemble") or name in QUICK) and (name, method) not in LONG
 
 
 def pairs(*names: str) -> Any:
@@ -77,14 +115,14 @@ def pairs(*names: str) -> Any:
         [
             pytest.param(name, method, marks=[] if is_quick(name, method) else pytest.mark.slow)
             for name in names
-            for method in METHODS
+            for method in KINDS
         ],
     )
 
 
 pytestmark = pytest.mark.filterwarnings("ignore::flatprior.inference.FailedFitWarning")  # so short are the fits here
 every_fit = pairs(*NAMES)
-every_method = pytest.mark.parametrize("method", METHODS)
+every_method = pytest.mark.parametrize("method", KINDS)
 
 
 @pytest.fixture(scope="module")
@@ -104,7 +142,7 @@ def fitted(problem: Callable[[str], Any]) -> Callable[[str, str], Fit]:
     @cache
     def find(name: str, method: str) -> Fit:
         model, x, y = problem(name)
-        return fit(model, METHODS[method](), x, y, key=3, progress=False)
+        return fit(model, method_of(method, name), x, y, key=3, progress=False)
 
     return find
 
@@ -159,7 +197,9 @@ def parameters(site: Any) -> dict[str, Array]:
 
 
 @every_fit
-def test_draws_have_a_chain_a_draw_and_the_shape_of_the_site(found: Fit, model_x_y: Any, method: str) -> None:
+def test_draws_have_a_chain_a_draw_and_the_shape_of_the_site(
+    found: Fit, model_x_y: Any, method: str, name: str
+) -> None:
     model, x, y = model_x_y
     trace = numpyro.handlers.trace(numpyro.handlers.seed(model, 0)).get_trace(*jax.tree.map(jnp.asarray, (x, y)))
     shapes = {k: np.shape(s["value"]) for k, s in trace.items() if s["type"] == "sample" and not s["is_observed"]}
@@ -169,7 +209,7 @@ def test_draws_have_a_chain_a_draw_and_the_shape_of_the_site(found: Fit, model_x
         assert np.isfinite(draws).all()
         assert np.asarray(trace[site]["fn"].support(draws)).all(), site
     assert found.kind == KINDS[method]
-    assert found.method == METHODS[method]()
+    assert found.method == method_of(method, name)
 
 
 @every_fit
@@ -183,9 +223,9 @@ def test_a_fit_has_a_status_seconds_and_stats(found: Fit, method: str) -> None:
         assert {"diverging", "n_steps", "lp", "step_size"} <= set(found.stats)
         assert all(value.shape == LEADING[method] for value in found.outcome.sample_stats.values())
     else:
-        assert found.stats["loss"].shape == (3 if method == "Ensemble" else 1, 150)
+        assert found.stats["loss"].shape == (3 if method == "Ensemble" else 1, NUM_STEPS)
         assert np.isfinite(found.stats["loss"]).all()
-    assert f"Fit by {method}: {found.kind}" in repr(found)
+    assert f"Fit by {getattr(found.method, 'name', method)}: {found.kind}" in repr(found)
 
 
 # The predictive distribution.
@@ -227,7 +267,7 @@ def test_probs_are_the_mean_of_the_probabilities(found: Fit, name: str, model_x_
             _ = found.predict(x).probs
         return
     logits = per_draw["logits"]
-    expected = (expit(logits) if name == "Bernoulli" else softmax(logits, axis=-1)).mean(axis=0)
+    expected = (expit(logits) if name in BINARY else softmax(logits, axis=-1)).mean(axis=0)
     np.testing.assert_allclose(found.predict(x).probs, expected, rtol=1e-4, atol=1e-6)
 
 
@@ -288,10 +328,10 @@ def test_samples_have_the_moments_of_the_predictive(found: Fit, name: str, model
     _, x, y = model_x_y
     predictive = found.predict(x)
     sample = np.asarray(predictive.sample(11, (1000,)))
-    assert sample.shape == (1000, len(y))
+    assert sample.shape == (1000, *y.shape)
     assert sample.dtype.kind == ("f" if name not in COUNTS and "quantile" in EXISTS[name] else "i")
-    sample = (sample[..., None] == np.arange(3)) if name == "Categorical" else sample
-    expected = predictive.probs if name == "Categorical" else predictive.mean
+    sample = (sample[..., None] == np.arange(3)) if name in CLASSES else sample
+    expected = predictive.probs if name in CLASSES else predictive.mean
     check_mean(sample[:, :3].astype(float), expected[:3])
     if "variance" in EXISTS[name]:
         check_mean((sample[:, :3].astype(float) - expected[:3]) ** 2, predictive.variance[:3])
@@ -337,10 +377,10 @@ def test_to_datatree_names_its_groups_and_dimensions(
     assert {"posterior", "log_likelihood", "observed_data", "constant_data"} <= set(tree.children)
     assert ("sample_stats" in tree.children) == (KINDS[method] == "chain")
     assert tree["log_likelihood"][site].dims == ("chain", "draw", "row")
-    assert tree["observed_data"][site].dims == ("row",)
+    assert tree["observed_data"][site].dims == ("row", "y_dim1")[: y.ndim]
     assert tree.attrs["kind"] == tree["posterior"].attrs["kind"] == found.kind
     assert tree.attrs["status"] == found.status.level
-    if name in MODELS and MODELS[name][0].network.widths:
+    if name == "Normal, scale of the network":
         assert tree["posterior"]["w1"].dims == ("chain", "draw", "feature", "hidden1")
         assert tree["posterior"]["b1"].dims == ("chain", "draw", "hidden1")
         assert tree["posterior"]["w2"].dims == ("chain", "draw", "hidden1", "output")
@@ -386,7 +426,7 @@ def test_columns_of_a_data_frame_are_coordinates(data_sets: Any) -> None:
 )
 def test_compare_sorts_and_prints(fitted: Callable[[str, str], Fit], name: str, model_x_y: Any) -> None:
     _, x, y = model_x_y
-    fits = {method: fitted(name, method) for method in METHODS}
+    fits = {method: fitted(name, method) for method in KINDS}
     comparison = compare(fits, x, y)
     table = comparison.to_dataframe()
     assert set(table.index) == set(fits)
@@ -410,7 +450,7 @@ def test_compare_sorts_and_prints(fitted: Callable[[str, str], Fit], name: str, 
     assert (comparison.to_dataframe()["elpd"] != 0).all(), "the frame is a copy"
 
 
-@pairs("Bernoulli")
+@pairs(*BINARY)
 def test_scores_of_binary_classes_are_those_of_sklearn(found: Fit, data_sets: Any) -> None:
     x, y = data_sets["binary"]
     row, probs = compare({"fit": found}, x, y).to_dataframe().loc["fit"], found.predict(x).probs
@@ -550,8 +590,8 @@ def test_booleans_are_labels(data_sets: Any) -> None:
 def test_the_key_decides_every_bit(fitted: Callable[[str, str], Fit], problem: Any, method: str) -> None:
     model, x, y = problem("Bernoulli")
     first = fitted("Bernoulli", method)
-    again = fit(model, METHODS[method](), x, y, key=jax.random.key(3), progress=False)
-    other = fit(model, METHODS[method](), x, y, key=4, progress=False)
+    again = fit(model, method_of(method, "Bernoulli"), x, y, key=jax.random.key(3), progress=False)
+    other = fit(model, method_of(method, "Bernoulli"), x, y, key=4, progress=False)
     for site in first.draws:
         np.testing.assert_array_equal(first.draws[site], again.draws[site])
         assert not np.array_equal(first.draws[site], other.draws[site])
@@ -562,13 +602,13 @@ def test_a_second_fit_compiles_nothing(fitted: Callable[[str, str], Fit], proble
     """With a model and a method that are equal, but not the same objects, and other rows and key."""
     fitted("Bernoulli", method)
     _, x, y = problem("Bernoulli")
-    fit(MODELS["Bernoulli"][0], METHODS[method](), x, y, key=4, progress=False)
+    fit(MODELS["Bernoulli"][0], method_of(method, "Bernoulli"), x, y, key=4, progress=False)
     events: list[str] = []
     listener = lambda event, duration, **_: events.append(event)  # noqa: E731
     jax.monitoring.register_event_duration_secs_listener(listener)
     try:
         model = Model(MLP(), Bernoulli())
-        second = fit(model, METHODS[method](), x[::-1].copy(), y[::-1].copy(), key=5, progress=False)
+        second = fit(model, method_of(method, "Bernoulli"), x[::-1].copy(), y[::-1].copy(), key=5, progress=False)
     finally:
         jax.monitoring.unregister_event_duration_listener(listener)
     assert events.count("/jax/core/compile/backend_compile_duration") == 0
@@ -577,7 +617,7 @@ def test_a_second_fit_compiles_nothing(fitted: Callable[[str, str], Fit], proble
 
 @every_method
 def test_settings_that_do_not_exist_raise(method: str) -> None:
-    kind = type(METHODS[method]())
+    kind = type(method_of(method, "Bernoulli"))
     with pytest.raises(TypeError, match="unexpected keyword argument 'learning_rate'"):
         kind(learning_rate=1e-3)
     with pytest.raises(TypeError, match="positional argument"):

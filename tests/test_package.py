@@ -1,6 +1,7 @@
 """The package as others get it: a wheel, the README's snippets, and the import names."""
 
 import importlib.util
+import json
 import os
 import re
 import subprocess
@@ -20,20 +21,28 @@ def test_folders_are_not_importable_by_their_bare_names(tmp_path: Path) -> None:
     subprocess.run([sys.executable, "-c", code], check=True, cwd=tmp_path)
 
 
-def test_models_and_inference_do_not_know_each_other() -> None:
-    code = "import sys, flatprior.{}; sys.exit(any(name.startswith('flatprior.{}') for name in sys.modules))"
-    for one, other in (("models", "inference"), ("inference", "models")):
-        subprocess.run([sys.executable, "-c", code.format(one, other)], check=True)
+def run(code: str) -> None:
+    """In an interpreter of its own."""
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
-def test_it_can_be_imported_after_arviz() -> None:
+def test_models_do_not_know_inference_and_neither_starts_jax() -> None:
+    """The number of devices can be set until JAX has begun, and so after these imports."""
+    run("""
+import sys, jax, flatprior.models
+assert not any(name.startswith("flatprior.inference") for name in sys.modules)
+import flatprior.inference
+jax.config.update("jax_num_cpu_devices", 2)
+assert jax.device_count() == 2
+""")
+
+
+def test_inference_does_not_know_models_and_can_be_imported_after_arviz() -> None:
     """ArviZ leaves a lazy numpyro behind, whose submodules cannot be imported before it."""
-    subprocess.run([sys.executable, "-c", "import arviz, flatprior.inference"], check=True)
-
-
-def test_the_number_of_devices_can_be_set_after_the_import() -> None:
-    code = "import flatprior.models, flatprior.inference, jax; jax.config.update('jax_num_cpu_devices', 2)"
-    subprocess.run([sys.executable, "-c", f"{code}; assert jax.device_count() == 2"], check=True)
+    run("""
+import sys, arviz, flatprior.inference
+assert not any(name.startswith("flatprior.models") for name in sys.modules)
+""")
 
 
 def test_the_wheel_imports_and_runs_elsewhere(tmp_path: Path) -> None:
@@ -76,11 +85,35 @@ def test_every_subpackage_is_in_the_wheel() -> None:
     assert listed == found
 
 
-@pytest.mark.parametrize("snippet", SNIPPETS, ids=[f"snippet {i}" for i in range(1, len(SNIPPETS) + 1)])
-def test_the_snippets_of_the_readme_run(snippet: str, tmp_path: Path) -> None:
-    run = [sys.executable, "-W", "error::DeprecationWarning", "-c", snippet]
+RUN_ALL = """
+import json, pathlib, sys, traceback
+
+snippets, errors = json.loads(pathlib.Path(sys.argv[1]).read_text()), []
+for i, snippet in enumerate(snippets, 1):
+    try:
+        exec(compile(snippet, f"snippet {i}", "exec"), {"__name__": "__main__"})
+        errors.append(None)
+    except Exception:
+        errors.append(traceback.format_exc())
+pathlib.Path(sys.argv[2]).write_text(json.dumps(errors))
+"""
+
+
+@pytest.fixture(scope="module")
+def errors(tmp_path_factory: pytest.TempPathFactory) -> list[str | None]:
+    """Of each snippet the error: all of them in one new process, each in a namespace of its own."""
+    folder = tmp_path_factory.mktemp("snippets")
+    given, found = folder / "snippets.json", folder / "errors.json"
+    given.write_text(json.dumps(SNIPPETS))
+    run = [sys.executable, "-W", "error::DeprecationWarning", "-c", RUN_ALL, str(given), str(found)]
     plain = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}  # as users run them
-    subprocess.run(run, check=True, cwd=tmp_path, env=plain)
+    subprocess.run(run, check=True, cwd=folder, env=plain)
+    return json.loads(found.read_text())
+
+
+@pytest.mark.parametrize("number", range(1, len(SNIPPETS) + 1))
+def test_the_snippets_of_the_readme_run(number: int, errors: list[str | None]) -> None:
+    assert errors[number - 1] is None, errors[number - 1]
 
 
 def test_the_readme_has_snippets() -> None:
