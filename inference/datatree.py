@@ -9,7 +9,7 @@ import numpy as np
 from arviz_base import from_dict
 from xarray import DataTree
 
-from .methods.method import Outcome
+from .method import Outcome
 from .rows import Rows
 from .structure import Structure
 

@@ -15,7 +15,7 @@ from .blocks import Seconds
 from .checks import Layout, as_rows, check_labels, check_like
 from .datatree import to_datatree
 from .density import Density
-from .methods.method import Kind, Method, Outcome
+from .method import Kind, Method, Outcome
 from .predictive import Predictive, log_likelihood
 from .rows import Rows, Weights
 from .saved import Parts, read, write

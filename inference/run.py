@@ -7,7 +7,7 @@ import jax
 
 from .blocks import stopwatch
 from .checks import Layout, as_key, check_problem
-from .methods.method import Method
+from .method import Method
 from .result import Fit
 from .sites import NumPyroModel
 from .store import Store, identity

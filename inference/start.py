@@ -15,6 +15,9 @@ from .density import Density
 from .rows import Data, Weights
 from .sites import is_latent, is_real
 
+START_KEY, BATCH_KEY, VALIDATION_KEY, CONDITIONAL_KEY = range(4)
+"""What the key of a fit is folded with: for starting points, batches, the split of validation rows, and the sites that
+are sampled given the others."""
 START_NOISE = 0.1
 """Standard deviation, in unconstrained coordinates, of the starting points of biases and scalars."""
 

@@ -41,9 +41,9 @@ from flatprior.inference.checks import check_problem
 from flatprior.inference.density import observation
 from flatprior.inference.methods.chains import first_points
 from flatprior.inference.methods.descent import starting_points
-from flatprior.inference.methods.steps import START_KEY
 from flatprior.inference.objective.place import weights_at
 from flatprior.inference.sites import abstract_trace, is_latent
+from flatprior.inference.start import START_KEY
 from flatprior.models import MLP, Bernoulli, Categorical, Lift, Model, Normal, fan_in, gaussian, priors
 
 RNG = np.random.default_rng(7)

@@ -17,7 +17,7 @@ from sklearn.linear_model import LogisticRegression
 
 from flatprior.inference import MAP, MLE, Status, fit
 from flatprior.inference.information import code_length, prequential
-from flatprior.inference.methods.method import Outcome
+from flatprior.inference.method import Outcome
 from flatprior.models import MLP, Bernoulli, Categorical, Model, Normal, gaussian
 
 SPREAD = 1.5

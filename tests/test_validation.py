@@ -14,7 +14,7 @@ from sklearn.model_selection import StratifiedKFold, cross_val_predict, cross_va
 from flatprior.inference import MAP, MLE, NUTS, Ensemble, compare, cross_validate, fit
 from flatprior.inference.criticism import CrossValidation, validation
 from flatprior.inference.criticism.validation import deal
-from flatprior.inference.methods.method import Outcome
+from flatprior.inference.method import Outcome
 from flatprior.inference.status import INTERRUPTED, Status
 from flatprior.models import MLP, Bernoulli, Categorical, Model, Normal, gaussian
 

@@ -11,7 +11,7 @@ import pandas as pd
 from tqdm import tqdm
 
 from ..checks import as_key, check_problem
-from ..methods.method import Method
+from ..method import Method
 from ..response import Response
 from ..result import Fit
 from ..rows import Rows, count_rows, take_rows

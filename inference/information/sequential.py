@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from ..checks import as_key, check_problem
-from ..methods.method import Method
+from ..method import Method
 from ..report import Report
 from ..rows import Rows
 from ..run import fit

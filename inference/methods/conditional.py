@@ -12,17 +12,15 @@ from jax import Array
 
 from ..density import Density
 from ..handlers import conditioned
+from ..method import Kind, Outcome
 from ..rows import Data, Weights
+from ..start import CONDITIONAL_KEY
 from ..store import Store
 from .ensemble import Ensemble
 from .laplace import Laplace
 from .mclmc import MCLMC
-from .method import Kind, Outcome
 from .nuts import NUTS
 from .point import MAP, MLE
-
-SAMPLED_KEY = 3
-"""What the key of a fit is folded with for the sampled sites; the base, which has the key itself, uses 0, 1 and 2."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,7 +116,7 @@ class Conditional:
         found = method.run(
             rest,
             replace(data, fixed=fixed, start=start),
-            key=jax.random.fold_in(key, SAMPLED_KEY),
+            key=jax.random.fold_in(key, CONDITIONAL_KEY),
             progress=progress,
             **({} if store is None else {"store": store}),  # type: ignore[arg-type]
         )

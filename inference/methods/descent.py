@@ -14,14 +14,15 @@ from ..blocks import Run, run_in_blocks
 from ..density import Density
 from ..fingerprint import ByValue, fingerprint
 from ..handlers import flat
+from ..method import Kind
 from ..programs import program
 from ..reasons import Code, Reason
 from ..rows import Data, Weights
+from ..start import VALIDATION_KEY
 from ..status import Status
 from ..surface import Surface, surface_of
-from .method import Kind
 from .optimizer import check_optimizer
-from .steps import MAX_BLOCK_STEPS, VALIDATION_KEY, State, Steps
+from .steps import MAX_BLOCK_STEPS, State, Steps
 
 ROWS_TOGETHER = 128
 """Rows that are evaluated together after a fit by batches, where the batches are no larger. As many as fit in a cache

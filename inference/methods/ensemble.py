@@ -8,11 +8,11 @@ import numpy as np
 from jax import Array
 
 from ..density import Density
+from ..method import Kind, Outcome
 from ..reasons import Code, Reason, numbered
 from ..rows import Data
 from ..status import Status
 from .descent import descend, hold_out
-from .method import Kind, Outcome
 from .point import MAP, MLE, Ending, finish
 
 

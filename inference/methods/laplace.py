@@ -12,12 +12,12 @@ from scipy.linalg import LinAlgError, cholesky, solve_triangular
 from scipy.optimize import minimize
 
 from ..density import Density
+from ..method import Kind, Outcome
 from ..reasons import Code, Reason
 from ..rows import Data, Weights, in_double
 from ..status import Status
 from ..surface import Curvature, PotentialSurface, by_site, potential_surface_of
 from .descent import Descent, descend
-from .method import Kind, Outcome
 from .mode import is_unbounded, no_maximum, quasi_separable
 from .point import MAP
 

@@ -10,6 +10,7 @@ import numpy as np
 from jax import Array
 
 from ..density import Density
+from ..method import Kind, Outcome
 from ..programs import program
 from ..reasons import Code, Reason, numbered
 from ..rows import Data, Weights, signature
@@ -17,7 +18,6 @@ from ..status import Status
 from ..store import Store
 from .chains import sample, stuck_chains
 from .langevin import Langevin
-from .method import Kind, Outcome
 from .point import MAP
 
 MAX_HEAT = 4.0

@@ -14,13 +14,13 @@ from numpyro.infer.hmc_util import build_adaptation_schedule
 
 from ..density import Density
 from ..devices import Sharding
+from ..method import Kind, Outcome
 from ..programs import program
 from ..reasons import Code, Reason
 from ..rows import Data, Weights
 from ..status import Status
 from ..store import Store
 from .chains import draw_rows, sample, stuck_chains
-from .method import Kind, Outcome
 from .point import MAP
 
 MAX_RHAT = 1.05

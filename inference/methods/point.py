@@ -9,10 +9,10 @@ import numpy as np
 from jax import Array
 
 from ..density import Density
+from ..method import Outcome
 from ..rows import Data, Weights
 from ..status import Status
 from .descent import PointSettings, descend, hold_out
-from .method import Outcome
 from .mode import MAX_GAIN, is_unbounded, no_maximum, not_stationary, quasi_separable, still_falling
 
 POLISH_WEIGHTS = 256

@@ -16,7 +16,7 @@ from ..density import Density
 from ..devices import Sharding
 from ..fingerprint import ByValue
 from ..rows import Data, Weights
-from ..start import starting_weights
+from ..start import BATCH_KEY, START_KEY, starting_weights
 from .optimizer import annealed_adam, with_num_steps
 
 MAX_BLOCK_STEPS = 4096
@@ -25,8 +25,6 @@ SHUFFLED_ROWS = 2**20
 """Rows that are put in order at a time, a whole number of epochs: sorting many short epochs together is faster."""
 EPOCHS_TOGETHER = 16
 """Epochs of these that are sorted together."""
-START_KEY, BATCH_KEY, VALIDATION_KEY = range(3)
-"""What the key of a fit is folded with, for its three uses."""
 
 
 class State(NamedTuple):

@@ -8,10 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from ..density import Density
-from ..methods.steps import START_KEY
 from ..result import Fit
 from ..rows import Data, Weights
-from ..start import starting_weights
+from ..start import START_KEY, starting_weights
 from ..structure import Structure
 
 type Place = Fit | Mapping[str, Any]

@@ -7,9 +7,9 @@ from typing import ClassVar, Literal, Protocol
 import numpy as np
 from jax import Array
 
-from ..density import Density
-from ..rows import Data
-from ..status import Status
+from .density import Density
+from .rows import Data
+from .status import Status
 
 Kind = Literal["point", "approximation", "chain"]
 """What the draws of a fit are: one point, draws from an approximation, or a Markov chain."""
