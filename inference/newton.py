@@ -16,7 +16,6 @@ HALVINGS = 12
 
 class _Iterate(NamedTuple):
     u: Array
-    value: Array
     best: Array
     decrement: Array
     """The smallest Newton decrement so far, reached at `best`."""
@@ -40,11 +39,11 @@ def newton(f: Callable[[Array], Array], u: Array) -> tuple[Array, Array]:
         The point with the smallest decrement, and that decrement in units of f; (u, inf) where the Hessian at u is not
         positive definite.
     """
-    gradient, second = jax.grad(f), hessian(f)
+    value_and_gradient, second = jax.value_and_grad(f), hessian(f)
     eps = jnp.finfo(u.dtype).eps
 
     def advance(it: _Iterate) -> _Iterate:
-        g, h = gradient(it.u), second(it.u)
+        (value, g), h = value_and_gradient(it.u), second(it.u)
         scale = 1 / jnp.sqrt(jnp.maximum(jnp.diagonal(h), jnp.finfo(u.dtype).tiny))
         scaled = h * scale[:, None] * scale + 10 * eps * jnp.eye(u.size, dtype=u.dtype)
         factor = jax.scipy.linalg.cholesky(scaled, lower=True)
@@ -53,17 +52,15 @@ def newton(f: Callable[[Array], Array], u: Array) -> tuple[Array, Array]:
         convex = jnp.isfinite(decrement)  # the factor is NaN where the Hessian is not positive definite
 
         better = convex & (decrement < it.decrement)
-        rounding = 10 * eps * jnp.abs(it.value)
+        rounding = 10 * eps * jnp.abs(value)
 
         def too_far(state: tuple[Array, Array]) -> Array:
             i, length = state
-            return (i < HALVINGS) & ~(f(it.u + length * direction) <= it.value + rounding)
+            return (i < HALVINGS) & ~(f(it.u + length * direction) <= value + rounding)
 
         _, length = jax.lax.while_loop(too_far, lambda s: (s[0] + 1, s[1] / 2), (jnp.array(0), jnp.ones((), u.dtype)))
-        moved = jnp.where(convex, it.u + length * direction, it.u)
         return _Iterate(
-            u=moved,
-            value=f(moved),
+            u=jnp.where(convex, it.u + length * direction, it.u),
             best=jnp.where(better, it.u, it.best),
             decrement=jnp.where(better, decrement, it.decrement),
             stalls=jnp.where(better, 0, it.stalls + 1),
@@ -75,6 +72,6 @@ def newton(f: Callable[[Array], Array], u: Array) -> tuple[Array, Array]:
         return it.convex & (it.stalls < 3) & (it.step < MAX_STEPS)
 
     inf = jnp.array(jnp.inf, u.dtype)
-    start = _Iterate(u, f(u), u, inf, jnp.array(0), jnp.array(0), jnp.array(True))
+    start = _Iterate(u, u, inf, jnp.array(0), jnp.array(0), jnp.array(True))
     end = jax.lax.while_loop(unfinished, advance, start)
     return end.best, end.decrement

@@ -64,6 +64,7 @@ class Surface:
         size = self.rows_together or num_rows
         if size >= num_rows:
             return function(data)
+        size = -(-num_rows // -(-num_rows // size))  # parts of about equal size: often there is no rest to be compiled
         some, rest = np.split(np.arange(num_rows), [num_rows - num_rows % size])
         parts = jax.lax.map(lambda rows: function(data.take(rows)), some.reshape(-1, size))
         values = jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), parts)

@@ -217,7 +217,7 @@ def test_an_epoch_takes_every_row_once_in_an_order_of_its_own(batch_size: int) -
     method = MAP(num_steps=5 * (40 // batch_size), batch_size=batch_size)
     compiled = descent.steps_of(method, *check_problem(MODEL, x, y))
     per_epoch = 40 // batch_size * batch_size
-    order = np.asarray(compiled._compiled_shuffle(jax.random.key(0), 0, 5, x)).reshape(-1, per_epoch)[:5]
+    order = compiled.shuffled(jax.random.key(0), 0, 5, 40).reshape(-1, per_epoch)[:5]
     for epoch in order:
         assert len(set(epoch.tolist())) == per_epoch
         assert set(epoch.tolist()) <= set(range(40))

@@ -151,9 +151,8 @@ def first_points(
     began_cold = ~(descent.final < descent.losses[:, 0])  # true where either is NaN
     u = descent.weights
     if began_cold.any():
-        bad = np.flatnonzero(began_cold)
         cold = starting_points(first, density, data, key=key)
-        u = jax.tree.map(lambda new, old: new.at[bad].set(old[bad]), u, cold)
+        u = jax.tree.map(lambda new, old: np.where(began_cold.reshape(-1, *(1,) * (new.ndim - 1)), old, new), u, cold)
     return u, began_cold
 
 

@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import optax
 from jax import Array
@@ -177,12 +176,12 @@ class _Tracker:
         return self.validation is None or self._is_improving(done)
 
     def _is_improving(self, done: int) -> bool:
-        weights = self.steps.weights(self.state)
+        weights: dict[str, Any] = self.steps.weights(self.state)
         losses = np.asarray(self.surface.validation_loss(weights, self.validation))
         better = losses < self.best_loss
         if self.best:
             weights = {
-                site: jnp.where(better.reshape(-1, *(1,) * (value.ndim - 1)), value, self.best[site])
+                site: np.where(better.reshape(-1, *(1,) * (value.ndim - 1)), value, self.best[site])
                 for site, value in weights.items()
             }
         self.best, self.best_loss = weights, np.where(better, losses, self.best_loss)
@@ -203,8 +202,6 @@ class _Tracker:
             last = losses[:, max(0, self.done - self.steps.steps_per_epoch(num_rows)) : max(1, self.done)]
             final = last.mean(axis=1) if last.size else np.full(len(losses), np.inf)  # interrupted at once
             final = np.where(self.steps.is_finite(self.state), final, np.inf)
-        if self.steps.sharding.mesh.size > 1:
-            weights = jax.device_put(jax.device_get(weights))  # what follows runs on one device
         return Descent(weights, losses, final, status)
 
     def _status(self, run: Run[State], losses: np.ndarray) -> Status:

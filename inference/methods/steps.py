@@ -22,9 +22,7 @@ from .optimizer import annealed_adam, with_num_steps
 MAX_BLOCK_STEPS = 4096
 """Most steps of a block: the length of the buffer of losses, so that programs do not depend on the number of steps."""
 SHUFFLED_ROWS = 2**20
-"""Rows that are put in order at a time, a whole number of epochs: sorting many short epochs together is faster."""
-EPOCHS_TOGETHER = 16
-"""Epochs of these that are sorted together."""
+"""Rows that are put in order at a time, a whole number of epochs: the length of the array that blocks read."""
 
 
 class State(NamedTuple):
@@ -32,7 +30,7 @@ class State(NamedTuple):
 
     svi: Any
     """NumPyro's state, (restart, ...)."""
-    order: Array
+    order: Array | np.ndarray
     """The rows in the order in which the epochs of the block use them; empty where all are used at once."""
     losses: tuple[np.ndarray, ...]
     """The losses of the blocks so far, divided by the number of rows, each (restart, steps of the block)."""
@@ -73,7 +71,6 @@ class Steps:
         )
         self.sharding = Sharding.of(num_restarts)
         self._compiled_start = self.sharding.jit_start(self._start)
-        self._compiled_shuffle = jax.jit(self._shuffle)
         self._compiled_block = self.sharding.jit(self._block)
 
     def start(
@@ -103,18 +100,18 @@ class Steps:
         if self.batch_size is not None and begin % self.steps_per_shuffle(data.num_rows) == 0:
             per_epoch = self.steps_per_epoch(data.num_rows)
             epochs = min(self.epochs_per_shuffle(data.num_rows), -(-(num_steps - begin) // per_epoch))
-            state = state._replace(order=self._compiled_shuffle(key, begin // per_epoch, epochs, data.x))
+            state = state._replace(order=self.shuffled(key, begin // per_epoch, epochs, data.num_rows))
         svi, losses = self._compiled_block((state.svi, prior_power), state.order, begin, end, data)
         return state._replace(svi=svi, losses=(*state.losses, np.asarray(losses)[:, : end - begin]))
 
     def weights(self, state: State) -> Weights:
-        """Site -> weights of every restart in unconstrained coordinates, (restart, *shape)."""
-        params = self.svi.optim.get_params(state.svi.optim_state)
+        """Site -> weights of every restart in unconstrained coordinates, (restart, *shape), as NumPy arrays."""
+        params = jax.device_get(self.svi.optim.get_params(state.svi.optim_state))
         return {site: params[_param(site)] for site in self.density.structure.latents}
 
     def is_finite(self, state: State) -> np.ndarray:
         """Whether the weights of each restart and its last loss are finite, (restart,)."""
-        leaves = [np.asarray(leaf).reshape(self.num_restarts, -1) for leaf in self.weights(state).values()]
+        leaves = [leaf.reshape(self.num_restarts, -1) for leaf in self.weights(state).values()]
         weights = np.logical_and.reduce([np.isfinite(leaf).all(axis=1) for leaf in leaves])
         return weights & (np.isfinite(state.last_losses) if state.losses else True)
 
@@ -124,8 +121,7 @@ class Steps:
 
     def epochs_per_shuffle(self, num_rows: int) -> int:
         """Epochs for which rows are put in order at a time."""
-        epochs = max(1, SHUFFLED_ROWS // num_rows)
-        return epochs // EPOCHS_TOGETHER * EPOCHS_TOGETHER if epochs > EPOCHS_TOGETHER else epochs
+        return max(1, SHUFFLED_ROWS // num_rows)
 
     def steps_per_shuffle(self, num_rows: int) -> int:
         """Steps of these epochs."""
@@ -145,21 +141,17 @@ class Steps:
             return _lift(one(keys[0], True, _first(start)))
         return jax.vmap(one)(keys, jnp.arange(len(keys)) == 0, start)
 
-    def _shuffle(self, key: Array, first: Array, num_epochs: Array, x: Any) -> Array:
-        """The rows in the order in which `num_epochs` epochs from `first` on use them, batch by batch."""
-        num_rows, key = Data(x).num_rows, jax.random.fold_in(key, BATCH_KEY)
-        most = self.epochs_per_shuffle(num_rows)
-        together = min(EPOCHS_TOGETHER, most)
+    def shuffled(self, key: Array, first: int, num_epochs: int, num_rows: int) -> np.ndarray:
+        """The rows in the order in which epochs from `first` on use them, batch by batch, padded to one length.
+
+        NumPy shuffles a million rows in the time in which JAX compiles a sort.
+        """
         used = num_rows - num_rows % (self.batch_size or num_rows)
-
-        def some(i: Array, orders: Array) -> Array:
-            epochs = first + i * together + jnp.arange(together)
-            keys = jax.vmap(lambda epoch: jax.random.fold_in(key, epoch))(epochs)
-            sorted_rows = jax.vmap(lambda key: jax.random.permutation(key, num_rows))(keys)[:, :used]
-            return jax.lax.dynamic_update_slice_in_dim(orders, sorted_rows, i * together, axis=0)
-
-        count = (num_epochs + together - 1) // together
-        return jax.lax.fori_loop(0, count, some, jnp.zeros((most, used), int)).reshape(-1)
+        orders = np.zeros((self.epochs_per_shuffle(num_rows), used), np.int32)
+        seed = [BATCH_KEY, *np.asarray(jax.random.key_data(key)).tolist()]
+        for i in range(num_epochs):
+            orders[i] = np.random.default_rng([*seed, first + i]).permutation(num_rows)[:used]
+        return orders.reshape(-1)
 
     def _block(self, each: Any, order: Array, begin: Array, end: Array, data: Data) -> tuple[Any, Array]:
         """Steps of each restart, of which it has the SVI state and the power of the prior."""
