@@ -83,14 +83,14 @@ BUGS = [
     ),
     Bug(
         "the mixture is the mean of the logs",
-        "inference/predictive.py",
-        "return jax.nn.logsumexp(log_probs, axis=0) - jnp.log(log_probs.shape[0])",
-        "return log_probs.mean(axis=0)",
+        "inference/mixture.py",
+        "return jax.nn.logsumexp(log_values, axis=0) - jnp.log(log_values.shape[0])",
+        "return log_values.mean(axis=0)",
         "test_contract.py",
     ),
     Bug(
         "the variance leaves out that of the means",
-        "inference/predictive.py",
+        "inference/mixture.py",
         "return means.mean(axis=0), variances.mean(axis=0) + means.var(axis=0)",
         "return means.mean(axis=0), variances.mean(axis=0)",
         "test_contract.py",
