@@ -83,16 +83,16 @@ BUGS = [
     ),
     Bug(
         "the mixture is the mean of the logs",
-        "inference/predictive.py",
-        "return jax.nn.logsumexp(log_probs, axis=0) - jnp.log(log_probs.shape[0])",
-        "return log_probs.mean(axis=0)",
+        "inference/mixture.py",
+        "return jax.nn.logsumexp(log_values, axis=0) - jnp.log(log_values.shape[0])",
+        "return log_values.mean(axis=0)",
         "test_contract.py",
     ),
     Bug(
         "the variance leaves out that of the means",
-        "inference/predictive.py",
-        "return means.mean(axis=0), within + between",
-        "return means.mean(axis=0), within",
+        "inference/mixture.py",
+        "return moments[0].mean(axis=0), within + between",
+        "return moments[0].mean(axis=0), within",
         "test_contract.py",
     ),
     Bug(
