@@ -1,6 +1,7 @@
 """Second derivatives: Hessians some columns at a time, and the generalised Gauss-Newton matrix."""
 
 from collections.abc import Callable
+from functools import lru_cache
 from typing import Any
 
 import jax
@@ -10,7 +11,7 @@ from jax import Array
 from numpyro.distributions import kl_divergence
 
 from .density import Density
-from .rows import Data, Weights
+from .rows import Data, Weights, signature
 
 COLUMNS_TOGETHER = 16
 """Columns of a Hessian that are computed together: bounds the memory at this many copies of the function's own."""
@@ -48,6 +49,12 @@ def expected_loss(density: Density, u: Weights, centre: Weights, data: Data) -> 
 
 def has_fisher_information(density: Density, data: Data) -> bool:
     """Whether the Fisher information of the observed site is known."""
+    return _has_fisher_information(density, *signature(data))
+
+
+@lru_cache(maxsize=256)
+def _has_fisher_information(density: Density, tree: Any, leaves: Any) -> bool:
+    data = jax.tree.unflatten(tree, [jax.ShapeDtypeStruct(shape, dtype) for shape, dtype in leaves])
 
     def from_itself(weights: Weights, data: Data) -> Array:
         d, _ = density.observation(weights, data)

@@ -36,6 +36,7 @@ class Surface:
 
     def __init__(self, density: Density, rows_together: int | None) -> None:
         self.density, self.rows_together = density, rows_together
+        self._logits_shape: list[tuple[int, int] | None] = []
         self.loss = jax.jit(lambda *args: self._log_likelihood_and_loss(*args)[1])
         self.log_likelihood_and_loss = jax.jit(self._log_likelihood_and_loss)
         self.log_likelihood = jax.jit(self._log_likelihood)
@@ -51,9 +52,11 @@ class Surface:
         self.constrain = jax.jit(density.constrain)
 
     def logits_shape(self, u: Weights, data: Data) -> tuple[int, int] | None:
-        """The shape of `logits`; None where y is no class, or its distribution has no logits."""
-        logits = jax.eval_shape(self._logits, u, data)
-        return None if logits is None else logits.shape
+        """The shape of `logits`; None where y is no class, or its distribution has no logits. Traced once."""
+        if not self._logits_shape:
+            logits = jax.eval_shape(self._logits, u, data)
+            self._logits_shape.append(None if logits is None else logits.shape)
+        return self._logits_shape[0]
 
     def _loss(self, u: Weights, data: Data, prior_power: Array | None = None) -> Array:
         return self.density.loss(u, data, None, prior_power)
