@@ -4,6 +4,7 @@ import gc
 import os
 import tempfile
 from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,10 +16,11 @@ import numpyro.distributions as dist
 import pytest
 from jax import Array
 
+from flatprior.inference import Fit, fit
 from flatprior.models import MLP, fan_in
 
 from .compile_seconds import CompileSeconds
-from .tables import NUM_ROWS
+from .tables import MODELS, NUM_ROWS, CommonFit, FindProblem, method_of
 
 MAPS = 25_000
 """Regions of memory after which a file of tests leaves no compiled code to the next; one file makes up to 10,000."""
@@ -134,3 +136,24 @@ def by_hand(data_sets: dict[str, tuple[np.ndarray, np.ndarray]]) -> dict[str, Pr
         "mixture_density": Problem(mixture_density, x, y),
         "dictionary": Problem(dictionary, {"group": group, "z": x}, counts),
     }
+
+
+@pytest.fixture(scope="session")
+def problem(data_sets: dict[str, Any], by_hand: dict[str, Any]) -> FindProblem:
+    def find(name: str) -> tuple[Any, Any, Any]:
+        return (MODELS[name][0], *data_sets[MODELS[name][1]]) if name in MODELS else by_hand[name]
+
+    return find
+
+
+@pytest.fixture(scope="session")
+def common_fit(problem: FindProblem) -> CommonFit:
+    """Made once in a process, for all files of tests."""
+
+    @cache
+    def find(name: str, method: str) -> Fit:
+        model, x, y = problem(name)
+        with jax.enable_x64(False):  # whichever test asks first
+            return fit(model, method_of(method, name), x, y, key=3, progress=False)
+
+    return find
