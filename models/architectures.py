@@ -52,7 +52,7 @@ class CNN(nnx.Module):
             height, width, inputs = -(-height // 2), -(-width // 2), outputs
         self.head = nnx.Linear(height * width * inputs, num_classes, rngs=rngs)
 
-    def __call__(self, x: Num[Array, "n h w *c"]) -> Float[Array, "n k"]:
+    def __call__(self, x: Num[Array, "n ..."]) -> Float[Array, "n k"]:
         if x.shape[1:] != self.image_shape:
             raise ValueError(f"CNN: expected images of shape {self.image_shape}; got {x.shape[1:]}.")
         h = x[..., None] if x.ndim == 3 else x

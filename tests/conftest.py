@@ -4,6 +4,8 @@ import gc
 import os
 import tempfile
 from collections.abc import Callable, Iterator
+from functools import cache
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -12,15 +14,16 @@ import numpy as np
 import numpyro
 import numpyro.distributions as dist
 import pytest
-from beartype import beartype
 from jax import Array
-from jaxtyping import jaxtyped
 
-from flatprior.models import MLP, Bernoulli, Categorical, Model, Normal, Poisson, fan_in
+from flatprior.inference import Fit, fit
+from flatprior.models import MLP, fan_in
 
 from .compile_seconds import CompileSeconds
-from .tables import NUM_ROWS
+from .tables import MODELS, NUM_ROWS, CommonFit, FindProblem, method_of
 
+MAPS = 25_000
+"""Regions of memory after which a file of tests leaves no compiled code to the next; one file makes up to 10,000."""
 CACHE = pytest.StashKey[tempfile.TemporaryDirectory]()
 
 
@@ -56,21 +59,17 @@ def pytest_unconfigure(config: pytest.Config) -> None:
         config.stash[CACHE].cleanup()
 
 
-@pytest.fixture(scope="session", autouse=True)
-def shapes_are_checked() -> Iterator[None]:
-    """The shapes that the models' annotations state are checked at every call under test."""
-    with pytest.MonkeyPatch.context() as patch:
-        for part in (MLP, Bernoulli, Categorical, Normal, Poisson, Model):
-            patch.setattr(part, "__call__", jaxtyped(typechecker=beartype)(part.__call__))
-        yield
-
-
 @pytest.fixture(scope="module", autouse=True)
 def compiled_code_is_dropped() -> Iterator[None]:
-    """A process may map 65,530 regions of memory on Linux; XLA takes ten a program, and dies when there are no more."""
+    """A process may map 65,530 regions of memory on Linux; XLA takes ten a program, and dies when there are no more.
+
+    Until then the files of tests share what is compiled.
+    """
     yield
-    gc.collect()
-    jax.clear_caches()
+    maps = Path("/proc/self/maps")
+    if not maps.exists() or maps.read_bytes().count(b"\n") > MAPS:
+        gc.collect()
+        jax.clear_caches()
 
 
 @pytest.fixture
@@ -138,3 +137,24 @@ def by_hand(data_sets: dict[str, tuple[np.ndarray, np.ndarray]]) -> dict[str, Pr
         "mixture_density": Problem(mixture_density, x, y),
         "dictionary": Problem(dictionary, {"group": group, "z": x}, counts),
     }
+
+
+@pytest.fixture(scope="session")
+def problem(data_sets: dict[str, Any], by_hand: dict[str, Any]) -> FindProblem:
+    def find(name: str) -> tuple[Any, Any, Any]:
+        return (MODELS[name][0], *data_sets[MODELS[name][1]]) if name in MODELS else by_hand[name]
+
+    return find
+
+
+@pytest.fixture(scope="session")
+def common_fit(problem: FindProblem) -> CommonFit:
+    """Made once in a process, for all files of tests."""
+
+    @cache
+    def find(name: str, method: str) -> Fit:
+        model, x, y = problem(name)
+        with jax.enable_x64(False):  # whichever test asks first
+            return fit(model, method_of(method, name), x, y, key=3, progress=False)
+
+    return find

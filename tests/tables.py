@@ -6,7 +6,28 @@ Settings that compile anew (rows, widths, chains, members) are the same wherever
 from collections.abc import Callable
 from typing import Any
 
-from flatprior.inference import MAP, MCLMC, MLE, NUTS, Conditional, Ensemble, Laplace
+import numpyro.distributions as dist
+from flax import nnx
+
+from flatprior.inference import MAP, MCLMC, MLE, NUTS, Conditional, Ensemble, Fit, Laplace
+from flatprior.models import (
+    MLP,
+    Bernoulli,
+    Categorical,
+    CategoricalSequence,
+    Lift,
+    Model,
+    Normal,
+    Poisson,
+    fan_in,
+    gaussian,
+)
+from flatprior.models.architectures import GRU
+
+FindProblem = Callable[[str], tuple[Any, Any, Any]]
+"""Name of a model -> (model, x, y)."""
+CommonFit = Callable[[str, str], Fit]
+"""(name of a model, method) -> its fit."""
 
 NUM_ROWS = 40
 NUM_STEPS = 150
@@ -20,7 +41,7 @@ METHODS: dict[str, Callable[[], Any]] = {
     "NUTS": lambda: NUTS(num_warmup=30, num_samples=20, num_chains=2, start=None, max_tree_depth=4),
     "MCLMC": lambda: MCLMC(num_warmup=100, num_samples=15, thinning=3, num_chains=3, start=None),
 }
-"""Each time a new one, equal to the last. `Conditional` has the names of sites, and so is one of a model."""
+"""Each time a new one, equal to the last. `Conditional` names sites, and so belongs to a model: see `method_of`."""
 KINDS = {
     "MLE": "point",
     "MAP": "point",
@@ -42,6 +63,36 @@ LEADING = {
 """Chains and draws."""
 
 
-def conditional(*sites: str) -> Conditional:
-    """Those sites by the Gaussian of Laplace, the others where MAP puts them."""
-    return Conditional(base=MAP(**POINT), sites=sites, method=METHODS["Laplace"]())
+MODULE = nnx.Sequential(nnx.Linear(2, 2, rngs=nnx.Rngs(0)), nnx.tanh, nnx.Linear(2, 1, rngs=nnx.Rngs(1)))
+MODELS: dict[str, tuple[Model, str]] = {
+    "Bernoulli": (Model(MLP(), Bernoulli()), "binary"),
+    "Categorical": (Model(MLP(), Categorical(3)), "classes"),
+    "Normal, known scale": (Model(MLP(), Normal(0.5), gaussian(2.0)), "real"),
+    "Normal, learned scale": (Model(MLP(), Normal(dist.HalfNormal(1.0))), "real"),
+    "Normal, scale of the network": (Model(MLP((2,), "tanh"), Normal("network"), fan_in()), "real"),
+    "Poisson": (Model(MLP(), Poisson(), gaussian(1.0)), "counts"),
+    "CategoricalSequence": (Model(Lift(GRU(3, 2, rngs=nnx.Rngs(0))), CategoricalSequence(3), gaussian(1.0)), "tokens"),
+    "Lift": (Model(Lift(MODULE), Bernoulli(), fan_in()), "binary"),
+}
+"""Every observation, and every kind of network: `MLP`, and what a `Lift` makes of a module."""
+LAST: dict[str, str] = {
+    "Bernoulli": "w1",
+    "Categorical": "w1",
+    "Normal, known scale": "w1",
+    "Normal, learned scale": "w1",
+    "Normal, scale of the network": "[wb]2",
+    "Poisson": "w1",
+    "CategoricalSequence": "head.*",
+    "Lift": "layers.2.*",
+    "hierarchical": "offset",
+    "mixture_density": "[wb]2",
+    "dictionary": "slope",
+}
+"""Model -> the sites that `Conditional` samples: those of the last layer."""
+
+
+def method_of(method: str, name: str) -> Any:
+    """A method for a model, each time a new one; `Conditional` is Laplace of the last layer given the rest by MAP."""
+    if method == "Conditional":
+        return Conditional(base=MAP(**POINT), sites=(LAST[name],), method=METHODS["Laplace"]())
+    return METHODS[method]()

@@ -15,7 +15,6 @@ import pandas as pd
 import pytest
 import scipy.stats
 import xarray
-from flax import nnx
 from jax import Array
 from scipy.special import expit, logsumexp, softmax
 from sklearn.metrics import accuracy_score, brier_score_loss, log_loss, root_mean_squared_error
@@ -24,46 +23,13 @@ from flatprior.inference import MLE, Fit, Predictive, Status, compare, fit
 from flatprior.models import (
     MLP,
     Bernoulli,
-    Categorical,
-    CategoricalSequence,
-    Lift,
     Model,
     Normal,
-    Poisson,
-    fan_in,
-    gaussian,
 )
-from flatprior.models.architectures import GRU
 
-from .tables import KINDS, LEADING, METHODS, NUM_STEPS, conditional
+from .tables import KINDS, LEADING, METHODS, MODELS, NUM_STEPS, CommonFit, FindProblem, method_of
 
 HAND_WRITTEN = ("hierarchical", "mixture_density", "dictionary")
-MODULE = nnx.Sequential(nnx.Linear(2, 2, rngs=nnx.Rngs(0)), nnx.tanh, nnx.Linear(2, 1, rngs=nnx.Rngs(1)))
-MODELS: dict[str, tuple[Model, str]] = {
-    "Bernoulli": (Model(MLP(), Bernoulli()), "binary"),
-    "Categorical": (Model(MLP(), Categorical(3)), "classes"),
-    "Normal, known scale": (Model(MLP(), Normal(0.5), gaussian(2.0)), "real"),
-    "Normal, learned scale": (Model(MLP(), Normal(dist.HalfNormal(1.0))), "real"),
-    "Normal, scale of the network": (Model(MLP((2,), "tanh"), Normal("network"), fan_in()), "real"),
-    "Poisson": (Model(MLP(), Poisson(), gaussian(1.0)), "counts"),
-    "CategoricalSequence": (Model(Lift(GRU(3, 2, rngs=nnx.Rngs(0))), CategoricalSequence(3), gaussian(1.0)), "tokens"),
-    "Lift": (Model(Lift(MODULE), Bernoulli(), fan_in()), "binary"),
-}
-"""Every observation, and every kind of network: `MLP`, and what a `Lift` makes of a module."""
-LAST: dict[str, str] = {
-    "Bernoulli": "w1",
-    "Categorical": "w1",
-    "Normal, known scale": "w1",
-    "Normal, learned scale": "w1",
-    "Normal, scale of the network": "[wb]2",
-    "Poisson": "w1",
-    "CategoricalSequence": "head.*",
-    "Lift": "layers.2.*",
-    "hierarchical": "offset",
-    "mixture_density": "[wb]2",
-    "dictionary": "slope",
-}
-"""Model -> the sites that `Conditional` samples: those of the last layer."""
 NAMES = (*MODELS, *HAND_WRITTEN)
 
 NUMBERS = {"mean", "variance", "cdf", "quantile"}
@@ -86,11 +52,6 @@ COUNTS = ("dictionary", "Poisson")
 BINARY = ("Bernoulli", "Lift")
 CLASSES = ("Categorical", "CategoricalSequence")
 """Models whose y is one of three classes, or a row of such."""
-
-
-def method_of(method: str, name: str) -> Any:
-    """A method for a model, each time a new one."""
-    return conditional(LAST[name]) if method == "Conditional" else METHODS[method]()
 
 
 QUICK = ("Bernoulli", "hierarchical")
@@ -125,35 +86,13 @@ every_fit = pairs(*NAMES)
 every_method = pytest.mark.parametrize("method", KINDS)
 
 
-@pytest.fixture(scope="module")
-def problem(data_sets: dict[str, Any], by_hand: dict[str, Any]) -> Callable[[str], tuple[Any, Any, Any]]:
-    """Name -> (model, x, y)."""
-
-    def find(name: str) -> tuple[Any, Any, Any]:
-        return (MODELS[name][0], *data_sets[MODELS[name][1]]) if name in MODELS else by_hand[name]
-
-    return find
-
-
-@pytest.fixture(scope="module")
-def fitted(problem: Callable[[str], Any]) -> Callable[[str, str], Fit]:
-    """(model, method) -> its fit, made once."""
-
-    @cache
-    def find(name: str, method: str) -> Fit:
-        model, x, y = problem(name)
-        return fit(model, method_of(method, name), x, y, key=3, progress=False)
-
-    return find
+@pytest.fixture
+def found(common_fit: CommonFit, name: str, method: str) -> Fit:
+    return common_fit(name, method)
 
 
 @pytest.fixture
-def found(fitted: Callable[[str, str], Fit], name: str, method: str) -> Fit:
-    return fitted(name, method)
-
-
-@pytest.fixture
-def model_x_y(problem: Callable[[str], Any], name: str) -> tuple[Any, Any, Any]:
+def model_x_y(problem: FindProblem, name: str) -> tuple[Any, Any, Any]:
     return problem(name)
 
 
@@ -163,12 +102,12 @@ def per_draw(components: Callable[[str, str], dict[str, np.ndarray]], name: str,
 
 
 @pytest.fixture(scope="module")
-def components(fitted: Callable[[str, str], Fit], problem: Callable[[str], Any]) -> Callable[[str, str], Any]:
+def components(common_fit: CommonFit, problem: FindProblem) -> Callable[[str, str], Any]:
     """p(y | x, w) at every draw, by NumPyro itself and without chunks: quantity -> (draw, n)."""
 
     @cache
     def find(name: str, method: str) -> dict[str, np.ndarray]:
-        found, (model, x, y) = fitted(name, method), problem(name)
+        found, (model, x, y) = common_fit(name, method), problem(name)
         x, y = jax.tree.map(jnp.asarray, (x, y))
 
         def one(weights: Any) -> dict[str, Array]:
@@ -316,8 +255,8 @@ def test_quantile_inverts_cdf(found: Fit, name: str, model_x_y: Any, per_draw: A
 
 
 @pytest.mark.parametrize("q", [0, 1, -0.1, 1.5, float("nan"), [[0.5]], [0.5, 2.0]])
-def test_quantiles_that_do_not_exist_raise(fitted: Callable[[str, str], Fit], data_sets: Any, q: Any) -> None:
-    predictive = fitted("Normal, known scale", "MAP").predict(data_sets["real"][0])
+def test_quantiles_that_do_not_exist_raise(common_fit: CommonFit, data_sets: Any, q: Any) -> None:
+    predictive = common_fit("Normal, known scale", "MAP").predict(data_sets["real"][0])
     with pytest.raises(ValueError, match="quantile: expected a number or a vector between 0 and 1"):
         predictive.quantile(q)
 
@@ -343,9 +282,9 @@ def check_mean(sample: np.ndarray, expected: np.ndarray) -> None:
 
 
 @pytest.mark.parametrize("name", ["Categorical", "dictionary"])
-def test_samples_take_a_key_and_a_shape(fitted: Callable[[str, str], Fit], name: str, model_x_y: Any) -> None:
+def test_samples_take_a_key_and_a_shape(common_fit: CommonFit, name: str, model_x_y: Any) -> None:
     _, x, y = model_x_y
-    predictive = fitted(name, "MAP").predict(x)
+    predictive = common_fit(name, "MAP").predict(x)
     one = predictive.sample(jax.random.key(0), (2, 3))
     assert one.shape == (2, 3, len(y))
     assert predictive.sample(0).shape == (len(y),)
@@ -353,9 +292,9 @@ def test_samples_take_a_key_and_a_shape(fitted: Callable[[str, str], Fit], name:
     assert not np.array_equal(one, predictive.sample(1, (2, 3)))
 
 
-def test_a_sample_shares_its_weights_over_rows(fitted: Callable[[str, str], Fit]) -> None:
+def test_a_sample_shares_its_weights_over_rows(common_fit: CommonFit) -> None:
     """At equal rows the samples covary by the variance of the mean; drawn row by row they would not."""
-    found = fitted("Normal, known scale", "NUTS")
+    found = common_fit("Normal, known scale", "NUTS")
     predictive = found.predict(np.full((2, 2), 30.0))
     sample = np.asarray(predictive.sample(5, (4000,)), float)
     spread = predictive.variance[0] - 0.25
@@ -396,15 +335,15 @@ def test_to_datatree_names_its_groups_and_dimensions(
         assert list(np.atleast_1d(opened.attrs["status_reasons"])) == list(map(str, found.status.reasons))
 
 
-def test_to_datatree_needs_x_and_y_together(fitted: Callable[[str, str], Fit], data_sets: Any) -> None:
-    found = fitted("Bernoulli", "MAP")
+def test_to_datatree_needs_x_and_y_together(common_fit: CommonFit, data_sets: Any) -> None:
+    found = common_fit("Bernoulli", "MAP")
     assert set(found.to_datatree().children) == {"posterior"}
     with pytest.raises(TypeError, match="x and y together"):
         found.to_datatree(data_sets["binary"][0])
 
 
-def test_to_datatree_is_what_arviz_reads(fitted: Callable[[str, str], Fit], data_sets: Any) -> None:
-    tree = fitted("Normal, known scale", "NUTS").to_datatree(*data_sets["real"])
+def test_to_datatree_is_what_arviz_reads(common_fit: CommonFit, data_sets: Any) -> None:
+    tree = common_fit("Normal, known scale", "NUTS").to_datatree(*data_sets["real"])
     assert arviz_base.convert_to_datatree(tree) is tree
     flat_dataset = arviz_base.extract(tree, num_samples=5, random_seed=0)
     assert flat_dataset.sizes["sample"] == 5
@@ -424,9 +363,9 @@ def test_columns_of_a_data_frame_are_coordinates(data_sets: Any) -> None:
 @pytest.mark.parametrize(
     "name", [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in NAMES]
 )
-def test_compare_sorts_and_prints(fitted: Callable[[str, str], Fit], name: str, model_x_y: Any) -> None:
+def test_compare_sorts_and_prints(common_fit: CommonFit, name: str, model_x_y: Any) -> None:
     _, x, y = model_x_y
-    fits = {method: fitted(name, method) for method in KINDS}
+    fits = {method: common_fit(name, method) for method in KINDS}
     comparison = compare(fits, x, y)
     table = comparison.to_dataframe()
     assert set(table.index) == set(fits)
@@ -587,9 +526,9 @@ def test_booleans_are_labels(data_sets: Any) -> None:
 
 
 @every_method
-def test_the_key_decides_every_bit(fitted: Callable[[str, str], Fit], problem: Any, method: str) -> None:
+def test_the_key_decides_every_bit(common_fit: CommonFit, problem: Any, method: str) -> None:
     model, x, y = problem("Bernoulli")
-    first = fitted("Bernoulli", method)
+    first = common_fit("Bernoulli", method)
     again = fit(model, method_of(method, "Bernoulli"), x, y, key=jax.random.key(3), progress=False)
     other = fit(model, method_of(method, "Bernoulli"), x, y, key=4, progress=False)
     for site in first.draws:
@@ -598,9 +537,9 @@ def test_the_key_decides_every_bit(fitted: Callable[[str, str], Fit], problem: A
 
 
 @every_method
-def test_a_second_fit_compiles_nothing(fitted: Callable[[str, str], Fit], problem: Any, method: str) -> None:
+def test_a_second_fit_compiles_nothing(common_fit: CommonFit, problem: Any, method: str) -> None:
     """With a model and a method that are equal, but not the same objects, and other rows and key."""
-    fitted("Bernoulli", method)
+    common_fit("Bernoulli", method)
     _, x, y = problem("Bernoulli")
     fit(MODELS["Bernoulli"][0], method_of(method, "Bernoulli"), x, y, key=4, progress=False)
     events: list[str] = []
@@ -624,5 +563,5 @@ def test_settings_that_do_not_exist_raise(method: str) -> None:
         kind(100)
 
 
-def test_predict_gives_a_predictive(fitted: Callable[[str, str], Fit], data_sets: Any) -> None:
-    assert isinstance(fitted("Bernoulli", "MAP").predict(data_sets["binary"][0]), Predictive)
+def test_predict_gives_a_predictive(common_fit: CommonFit, data_sets: Any) -> None:
+    assert isinstance(common_fit("Bernoulli", "MAP").predict(data_sets["binary"][0]), Predictive)

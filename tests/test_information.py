@@ -23,23 +23,21 @@ from flatprior.inference.information import CodeLength, CrossEntropy, code_lengt
 from flatprior.inference.information.bits import adaptive_bits
 from flatprior.models import MLP, Bernoulli, Categorical, Model, Normal, gaussian
 
-METHODS: dict[str, Any] = {
-    "MAP": MAP(num_steps=50),
-    "MCLMC": MCLMC(num_warmup=20, num_samples=15, num_chains=2, start=None),
-}
-OBSERVATIONS = {"Bernoulli": (Bernoulli(), "binary", 2), "Categorical": (Categorical(3), "classes", 3)}
+from .tables import CommonFit
+
+METHODS = ("MAP", "MCLMC")
+OBSERVATIONS = {"Bernoulli": ("binary", 2), "Categorical": ("classes", 3)}
 every_fit = pytest.mark.parametrize("name", [f"{kind} by {by}" for kind in OBSERVATIONS for by in METHODS])
 
 
 class Fitted:
     """A fit, the rows that it was fitted to, and the number of classes."""
 
-    def __init__(self, name: str, data_sets: dict[str, Any]) -> None:
+    def __init__(self, name: str, data_sets: dict[str, Any], common_fit: CommonFit) -> None:
         kind, by = name.split(" by ")
-        observation, rows, self.num_classes = OBSERVATIONS[kind]
+        rows, self.num_classes = OBSERVATIONS[kind]
         self.x, self.y = data_sets[rows]
-        model = Model(MLP(), observation, gaussian(2.0))
-        self.fit: Fit = fit(model, METHODS[by], self.x, self.y, key=0, progress=False)
+        self.fit = common_fit(kind, by)
         self.soft = np.random.default_rng(5).dirichlet(np.full(self.num_classes, 0.7), size=len(self.x))
 
     @property
@@ -49,9 +47,9 @@ class Fitted:
 
 
 @pytest.fixture(scope="session")
-def fitted(data_sets: dict[str, Any]) -> dict[str, Fitted]:
+def fitted(data_sets: dict[str, Any], common_fit: CommonFit) -> dict[str, Fitted]:
     names = [f"{kind} by {by}" for kind in OBSERVATIONS for by in METHODS]
-    return {name: Fitted(name, data_sets) for name in names}
+    return {name: Fitted(name, data_sets, common_fit) for name in names}
 
 
 @every_fit

@@ -11,40 +11,24 @@ import pytest
 from jax import Array
 from scipy.stats import entropy
 
-from flatprior.inference import MAP, MCLMC, MLE, NUTS, Ensemble, Fit, fit
+from flatprior.inference import MAP, NUTS, Fit, fit
 from flatprior.inference import predictive as predictive_module
 from flatprior.inference.criticism import uncertainty
-from flatprior.models import MLP, Bernoulli, Categorical, Model, Normal, gaussian
+from flatprior.models import MLP, Bernoulli, Model, Normal, gaussian
 
-METHODS: dict[str, Any] = {
-    "MLE": MLE(num_steps=20, polish=False),
-    "Ensemble": Ensemble(base=MAP(num_steps=20, polish=False), num_members=5),
-    "MCLMC": MCLMC(num_warmup=20, num_samples=15, num_chains=2, start=None),
-}
-OBSERVATIONS: dict[str, tuple[Any, str]] = {
-    "Bernoulli": (Bernoulli(), "binary"),
-    "Categorical": (Categorical(3), "classes"),
-    "Normal": (Normal(0.5), "real"),
-    "Normal, scale of x": (Normal("network"), "real"),
-}
+from .tables import METHODS, CommonFit, FindProblem
+
+NAMES = ("Bernoulli", "Categorical", "Normal, known scale", "Normal, scale of the network")
 CASES = [
-    (observation, method)
-    for observation in OBSERVATIONS
-    for method in METHODS
-    if method != "MCLMC" or observation in ("Bernoulli", "Normal, scale of x")
+    *((name, method) for name in NAMES for method in ("MLE", "Ensemble")),
+    *((name, "MCLMC") for name in ("Bernoulli", "Normal, scale of the network")),
 ]
 every_fit = pytest.mark.parametrize("case", CASES, ids=" by ".join)
 
 
 @pytest.fixture(scope="module")
-def fits(data_sets: dict[str, Any]) -> dict[tuple[str, str], tuple[Fit, np.ndarray]]:
-    found = {}
-    for observation, method in CASES:
-        build, rows = OBSERVATIONS[observation]
-        x, y = data_sets[rows]
-        model = Model(MLP(), build, gaussian(1.5))
-        found[observation, method] = fit(model, METHODS[method], x, y, key=0, progress=False), x
-    return found
+def fits(common_fit: CommonFit, problem: FindProblem) -> dict[tuple[str, str], tuple[Fit, np.ndarray]]:
+    return {(name, method): (common_fit(name, method), problem(name)[1]) for name, method in CASES}
 
 
 def with_draws(found: Fit, draws: dict[str, np.ndarray]) -> Fit:
@@ -163,7 +147,7 @@ def test_numbers_of_a_vector_have_parts_of_their_own() -> None:
 @pytest.mark.parametrize("name", ["mixture_density", "dictionary"])
 def test_models_by_hand(name: str, by_hand: dict[str, Any]) -> None:
     model, x, y = by_hand[name]
-    found = fit(model, METHODS["Ensemble"], x, y, key=0, progress=False)
+    found = fit(model, METHODS["Ensemble"](), x, y, key=0, progress=False)
     split = uncertainty(found, x)
     np.testing.assert_allclose(split.total, found.predict(x).variance, rtol=1e-4)
     assert (split.epistemic > 0).all()
@@ -178,7 +162,7 @@ def without_moments(x: Array, y: Array | None = None) -> None:
 
 
 def test_bad_input_raises(fits: dict[Any, Any]) -> None:
-    found, x = fits["Normal", "MLE"]
+    found, x = fits["Normal, known scale", "MLE"]
     with pytest.raises(TypeError, match="uncertainty: expected a fit; got 'MAP'"):
         uncertainty("MAP", x)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match=r"rows shaped \(2,\), as in the fit; got \(1,\)"):
