@@ -48,9 +48,7 @@ def mixed_moments(moments: tuple[Array, Array], y: Rows, extra: Any) -> tuple[Ar
 def split_variance(moments: tuple[Array, Array], y: Rows, extra: Any) -> tuple[Array, Array]:
     """Return the mean over draws of the variances, and the variance of the means."""
     means, variances = moments
-    return variances.mean(axis=0), (means - means[0]).var(
-        axis=0
-    )  # minus the first, so that equal draws have variance 0
+    return variances.mean(axis=0), (means - means[0]).var(axis=0)  # so that equal draws have variance 0
 
 
 def means_by_row(moments: tuple[Array, Array], y: Rows, extra: Any) -> Array:

@@ -176,7 +176,7 @@ class Response(ABC):
             raise ValueError(f"y: expected tokens to fit; got only padding, {self.padding}.")
 
     def mismatch(self, other: "Response") -> tuple[str, str, str] | None:
-        """Return a property in which two responses must agree for a comparison, but differ: both values, and the cure."""
+        """Return a property in which two responses differ, so cannot be compared: both values, and the cure."""
         pairs = ((words(self), words(other), cure) for words, cure in COMPARED)
         return next((each for each in pairs if each[0] != each[1]), None)
 
