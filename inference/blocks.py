@@ -90,8 +90,8 @@ class Seconds:
     """The wall time of a fit, in seconds. Prints as "3.7 s to compile, 0.2 s to run"."""
 
     compile: float = 0.0
-    """The time for tracing and compiling; 0 when the same model, method and shapes were fitted before (a model that is a
-    function is traced again, in milliseconds, to detect changes)."""
+    """The time for tracing and compiling; 0 when the same model, method and shapes were fitted before (a function is
+    traced again, in milliseconds, to see whether it has changed)."""
     run: float = 0.0
     """All other time."""
 

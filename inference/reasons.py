@@ -160,8 +160,8 @@ MESSAGES: Mapping[Code, str] = {
         "slowly. Another parametrisation, such as a non-centred one, is the usual cure."
     ),
     Code.ENERGY_VARIANCE: (
-        "The energy variance of the draws is {heat:.2g} per dimension, against a target of {target:g}: the draws are "
-        "biased, wider than the posterior. Increase num_warmup, lower energy_variance, or set adjusted=True."
+        "The energy variance of the draws is {variance:.2g} per dimension, above its target of {target:g}: the draws "
+        "are biased, wider than the posterior. Increase num_warmup, lower energy_variance, or set adjusted=True."
     ),
     Code.LOW_ACCEPTANCE: "{rate:.0%} of the steps were accepted, fewer than {limit:.0%}. Increase num_warmup.",
     Code.REJECTED_STEPS: (

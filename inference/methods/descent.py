@@ -25,8 +25,8 @@ from .optimizer import check_optimizer
 from .steps import MAX_BLOCK_STEPS, VALIDATION_KEY, State, Steps
 
 ROWS_TOGETHER = 128
-"""The number of rows that are evaluated together after a fit by smaller batches. Rows that fit into a cache take a third
-of the time of all rows of an image set at once, and all rows might not fit in memory."""
+"""The number of rows that are evaluated together after a fit by smaller batches. In chunks that fit into a cache, the
+rows of an image set take a third of the time that they take all at once, when they might not even fit in memory."""
 NUM_CHECKS = 100
 """The number of times that a run with early stopping evaluates the validation rows."""
 
@@ -200,9 +200,7 @@ class _Tracker:
         else:
             weights = self.steps.weights(self.state)
             last = losses[:, max(0, self.done - self.steps.steps_per_epoch(num_rows)) : max(1, self.done)]
-            final = (
-                last.mean(axis=1) if last.size else np.full(len(losses), np.inf)
-            )  # interrupted before the first step
+            final = last.mean(axis=1) if last.size else np.full(len(losses), np.inf)  # interrupted at once
             final = np.where(self.steps.is_finite(self.state), final, np.inf)
         if self.steps.sharding.mesh.size > 1:
             weights = jax.device_put(jax.device_get(weights))  # all later computations run on one device
