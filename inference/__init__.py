@@ -1,39 +1,42 @@
-"""How a model is fitted, and what to make of the fits.
+"""Fit a model, and judge the fits: how to choose a method, and where to find the rest.
 
-Everything works on one density, ``log p(y | x, w) + log p(w)``, of any NumPyro model ``model(x, y=None)``. The methods
-answer it:
+There is one density, ``log p(y | x, w) + log p(w)``, of any NumPyro model ``model(x, y=None)``. Each method answers it
+in its own way:
 
-- `MLE`: the weights that make the data most probable. Fast, and sure of itself: nothing says how far to trust it, and
-  where the data leave room it takes extreme weights. It is `MAP` under a flat prior, ``flat(model)``.
+- `MLE`: the weights under which the data are most probable. Fast, but a point carries no uncertainty, and where the
+  data leave room it takes extreme weights. It is `MAP` under a flat prior, ``flat(model)``.
 - `MAP`: the most probable weights under the prior. The prior is the regulariser: weight decay is a Normal prior.
-- `Ensemble`: many `MAP` or `MLE` fits from different starting points, averaged. Cheap, and better than one of them;
-  its spread is that of the modes that an optimiser finds, and no posterior.
+- `Ensemble`: the average of many `MAP` or `MLE` fits from different starting points. Cheap, and usually better than any
+  one of them; the spread of its members is that of the modes the optimiser reaches, not that of the posterior.
 - `Laplace`: a Gaussian around the mode of the posterior, and the evidence. Good where many rows determine few weights;
-  the posterior of a network is no Gaussian.
+  the posterior of a network is not Gaussian.
 - `NUTS`: draws from the posterior, by Markov chains. Exact where the chains mix; its predictions average over all
   weights that the data leave possible. For small networks, and for models written by hand.
-- `MCLMC`: draws from the posterior, by many microcanonical Langevin chains, each from a mode of its own. For networks
-  of hundreds of weights and more; its draws are biased by a stated amount, or, ``adjusted=True``, not at all.
-- `Conditional`: some weights at a point, the others by one of the methods above given them, such as the last layer of a
-  network that is too large to be sampled. Its spread leaves out that of the weights at the point.
+- `MCLMC`: draws from the posterior, by many microcanonical Langevin chains, each from its own mode. For networks of
+  hundreds of weights and more. The bias of its draws has a stated size; with ``adjusted=True`` there is none.
+- `Conditional`: some weights fixed at a point, the others by one of the methods above given those, such as the last
+  layer of a network that is too large to sample. It leaves out the uncertainty of the fixed weights.
 
-``fit(model, method, x, y, key=...)`` returns a `Fit`, whatever the method: draws over the weights (a point is a
-posterior of one draw), a `status` that says when something went wrong, `predict`, `log_likelihood`, and `to_datatree`
-for ArviZ. Predicting by a fit that has failed raises a `FailedFitWarning`.
+Start with `MAP`. Where predictions need honest uncertainty, use `NUTS` for small models and `MCLMC` for networks, and
+`Ensemble` or `Conditional` where chains take too long. Then let `compare` decide, on rows that no fit has seen.
 
-What to make of fits: `compare` scores them on rows that they have not seen, `cross_validate` on every row once,
-`diagnose` asks whether chains can be trusted, and `loo` leaves out one row at a time. `explain` names the cost function
-of a model. The rest is in rooms of its own:
+``fit(model, method, x, y, key=...)`` returns a `Fit`, whatever the method: draws of the weights (a point is a posterior
+of one draw), a `status` that reports what went wrong, `predict`, `log_likelihood`, and `to_datatree` for ArviZ.
+Predictions of a failed fit come with a `FailedFitWarning`.
+
+To judge fits: `compare` scores them on unseen rows, `cross_validate` on every row once, `loo` estimates the same from
+one fit, and `diagnose` checks whether chains can be trusted. `explain` names the cost function of a model. The rest is
+in these packages and modules:
 
 - `flatprior.inference.criticism`: calibration, uncertainty, temperature scaling;
 - `flatprior.inference.objective`: the likelihood along weights and directions;
 - `flatprior.inference.methods`: the path from the prior to the maximum likelihood;
 - `flatprior.inference.information`: fits as codes, in bits;
-- `flatprior.inference.generation`: texts that follow a prompt;
-- `flatprior.inference.plots`: pictures.
+- `flatprior.inference.generation`: text that continues a prompt;
+- `flatprior.inference.plots`: figures.
 """
 
-# First and whole: ArviZ may have left a lazy numpyro behind, of which numpyro.distributions cannot be the first import.
+# First, and as a whole: ArviZ may have left a lazy numpyro, and then numpyro.distributions cannot be imported first.
 import numpyro  # noqa: F401
 
 from . import criticism, generation, information, methods, objective, plots

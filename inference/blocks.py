@@ -1,4 +1,4 @@
-"""Long runs in blocks: the one loop of every method, and the clock that tells compiling from running."""
+"""Long runs in blocks: the loop that all methods share, and the time that a fit takes to compile and to run."""
 
 import sys
 from collections.abc import Callable, Iterator
@@ -11,21 +11,21 @@ import jax
 from tqdm.auto import tqdm
 
 BLOCK_SECONDS = 1.0
-"""How long a block should take: how late a progress bar or Ctrl-C may be."""
+"""The target duration of a block, and so the delay of the progress bar and of Ctrl-C."""
 FIRST_BLOCK = 50
-"""The first block is one part in this many of the run; its time sets the size of the next."""
+"""The number of blocks of a run at the size of the first; its duration determines the size of the next."""
 COMPILE_EVENTS = "/jax/core/compile/"
 
 
 @dataclass(frozen=True)
 class Run[State]:
-    """Where a run in blocks stopped."""
+    """The result of a run in blocks."""
 
     state: State
     done: int
-    """Steps in `state`."""
+    """The number of steps taken."""
     ended: Literal["finished", "stopped", "interrupted"]
-    """Whether all steps were taken, `keep_going` said no, or the user pressed Ctrl-C."""
+    """The reason for the end: all steps were taken, `keep_going` returned False, or the user pressed Ctrl-C."""
 
 
 def run_in_blocks[State](
@@ -43,24 +43,24 @@ def run_in_blocks[State](
     block_steps: int | None = None,
     max_block_steps: int | None = None,
 ) -> Run[State]:
-    """Advance a state through num_steps steps, a block at a time.
+    """Advance a state by num_steps steps, in blocks.
 
-    Between blocks the progress bar moves, `keep_going` is asked, and Ctrl-C is answered: the run then ends with the
-    state of the last finished block. Where the blocks fall does not change what is computed, unless `keep_going` looks.
+    Between blocks the progress bar moves and `keep_going` is called. After Ctrl-C the run ends with the state of the
+    last finished block. The limits of blocks do not change the result, unless `keep_going` depends on them.
 
     Args:
         block: (state, start, stop) -> the state after the steps start, ..., stop - 1.
-        state: where to begin; any pytree.
-        num_steps: steps in all.
-        label: what the progress bar says.
-        unit: what the bar counts.
-        steps_per_unit: steps in one of these units.
+        state: the initial state; any pytree.
+        num_steps: the total number of steps.
+        label: the label of the progress bar.
+        unit: the unit that the bar counts.
+        steps_per_unit: the number of steps per unit.
         progress: show a bar on the error stream, from the first second on.
-        describe: what the bar says of a state.
-        keep_going: whether to go on.
-        align: a block does not cross a multiple of this many steps.
-        block_steps: steps a block; by default they adapt to `BLOCK_SECONDS`.
-        max_block_steps: upper limit of the adapted size.
+        describe: a function that returns a description of a state for the bar.
+        keep_going: a function that returns whether to continue.
+        align: a block does not cross a multiple of this number of steps.
+        block_steps: the number of steps per block; by default it adapts to `BLOCK_SECONDS`.
+        max_block_steps: the upper limit of the adapted number.
     """
     done, size = 0, block_steps or min(-(-num_steps // FIRST_BLOCK), max_block_steps or num_steps)
     total = -(-num_steps // steps_per_unit)
@@ -87,18 +87,21 @@ def run_in_blocks[State](
 
 @dataclass
 class Seconds:
-    """What a fit cost, in seconds of wall time."""
+    """The wall time of a fit, in seconds. Prints as "3.7 s to compile, 0.2 s to run"."""
 
     compile: float = 0.0
-    """Tracing and compiling; 0 when the same model, method and shapes were fitted before (a model that is a function is
+    """The time for tracing and compiling; 0 when the same model, method and shapes were fitted before (a function is
     traced again, in milliseconds, to see whether it has changed)."""
     run: float = 0.0
-    """Everything else."""
+    """All other time."""
+
+    def __str__(self) -> str:
+        return f"{self.compile:.1f} s to compile, {self.run:.1f} s to run"
 
 
 @contextmanager
 def stopwatch() -> Iterator[Seconds]:
-    """Measure a block of code. The result is filled in when the block ends."""
+    """Measure the wall time of a block of code. The result is filled in when the block ends."""
     seconds, spans = Seconds(), []
 
     def note(event: str, duration_secs: float, **kwargs: str | int) -> None:
@@ -116,7 +119,7 @@ def stopwatch() -> Iterator[Seconds]:
 
 
 def _covered(spans: list[tuple[float, float]]) -> float:
-    """The length of a union of intervals: traces nest, and would be counted twice."""
+    """Return the length of a union of intervals: nested traces count once."""
     covered, end = 0.0, float("-inf")
     for start, stop in sorted(spans):
         covered += max(0.0, stop - max(start, end))

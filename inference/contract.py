@@ -1,4 +1,4 @@
-"""What a model must be, said before anything is compiled."""
+"""The contract of a model, checked before anything is compiled."""
 
 import inspect
 import re
@@ -21,19 +21,20 @@ from .structure import Structure
 from .words import in_words
 
 INVALID = re.compile(r"(\w+) distribution got invalid (\w+) parameter")
-"""How NumPyro says that a distribution cannot have a parameter."""
-TWICE = re.compile(r"all sites must have unique names but got `(.+)` duplicated")
+"""NumPyro's message for an invalid parameter of a distribution."""
+DUPLICATED = re.compile(r"all sites must have unique names but got `(.+)` duplicated")
+"""NumPyro's message for two sites of one name."""
 
 
 def check_model(model: NumPyroModel, x: Rows, y: Rows) -> Structure:
-    """Read the structure of a model from an abstract trace, and raise where it cannot be fitted as it is meant."""
+    """Return the structure of a model, read from an abstract trace; raise where the model cannot be fitted."""
     if not callable(model) or isinstance(model, type):
         raise TypeError(f"Expected a NumPyro model, a function model(x, y=None); got {model!r}.")
     try:
         hash(model)
     except TypeError as error:
         raise TypeError(
-            f"Expected a model that can be hashed, as compiled code is kept for it; got {model!r}."
+            f"Expected a model that can be hashed, since its compiled code is cached; got {model!r}."
         ) from error
     tree, leaves = signature((x, y))
     return _check_model(model, tree, leaves)
@@ -41,7 +42,7 @@ def check_model(model: NumPyroModel, x: Rows, y: Rows) -> Structure:
 
 @lru_cache(maxsize=256)
 def _check_model(model: NumPyroModel, tree: Any, leaves: tuple[tuple[tuple[int, ...], str], ...]) -> Structure:
-    """What `check_model` does, for rows of these shapes: once."""
+    """Return the result of `check_model` for rows of these shapes, computed once."""
     x, y = jax.tree.unflatten(tree, [jax.ShapeDtypeStruct(shape, dtype) for shape, dtype in leaves])
     _check_arguments(model)
     with translated_errors(x, y):
@@ -57,8 +58,8 @@ def _check_model(model: NumPyroModel, tree: Any, leaves: tuple[tuple[tuple[int, 
     if not latents:
         others = [site for site, found in sites.items() if found["type"] in ("sample", "plate", "deterministic")]
         raise ValueError(
-            f"Expected a model with latent sites to fit; got only {others}. Sample its weights; of a lifted module, "
-            f"give some parameters another prior than 'fixed'."
+            f"Expected a model with latent sites to fit; got only {others}. Sample its weights; in a lifted "
+            f"module, give some parameters a prior other than 'fixed'."
         )
     ((name, site),) = observed.items()
     _check_row_log_prob(name, site, count_rows(x))
@@ -69,14 +70,14 @@ def _check_model(model: NumPyroModel, tree: Any, leaves: tuple[tuple[tuple[int, 
         inside = row_plates & {frame.name for frame in found["cond_indep_stack"]}
         if inside:
             raise ValueError(
-                f"Latent site {latent!r} is sampled inside the plate {inside.pop()!r} of the data: a weight a row. "
+                f"Latent site {latent!r} is sampled inside the plate {inside.pop()!r} of the data: one weight per row. "
                 f"Sample it before the plate."
             )
     return structure_of(sites, _response_without_y(model, x, name, latents))
 
 
 def structure_of(sites: dict[str, Any], response: Response) -> Structure:
-    """Return what a model is made of, by the sites of its abstract trace, with or without y, and by what y is."""
+    """Return the structure of a model from the sites of its abstract trace, with or without y, and its response."""
     latents = {name: site for name, site in sites.items() if is_latent(site) and name != response.site}
     return Structure(
         response=response,
@@ -88,10 +89,10 @@ def structure_of(sites: dict[str, Any], response: Response) -> Structure:
 
 
 def _check_arguments(model: NumPyroModel) -> None:
-    """Raise where the model cannot be called with x and y."""
+    """Raise TypeError where the model cannot be called with x and y."""
     try:
         arguments = inspect.signature(model)
-    except ValueError:  # not known, as of functions written in C
+    except ValueError:  # unknown, as for functions written in C
         return
     try:
         arguments.bind(None, None)
@@ -103,22 +104,22 @@ def _check_arguments(model: NumPyroModel) -> None:
 
 
 def _check_row_log_prob(name: str, site: dict[str, Any], num_rows: int) -> None:
-    """One log probability a row. Broadcasting (n,) against (n, 1) gives (n, n), and nothing else in the way notices."""
+    """Raise unless there is one log probability per row: (n,) against (n, 1) would broadcast to (n, n) unnoticed."""
     if site["log_prob_shape"] != (num_rows,):
         value = np.shape(site["value"])
         raise ValueError(
-            f"Observed site {name!r}: expected one log probability a row, shape {(num_rows,)}; got "
+            f"Observed site {name!r}: expected one log probability per row, shape {(num_rows,)}; got "
             f"{site['log_prob_shape']}, from y of shape {value} and a distribution with batch shape "
             f"{site['fn'].batch_shape} and event shape {site['fn'].event_shape}. Drop an axis of length 1 (y[:, 0], "
-            f"eta[:, 0]), or make the outputs of a row one event with .to_event(1)."
+            f"eta[:, 0]), or make the outputs of each row one event with .to_event(1)."
         )
 
 
 def _response_without_y(model: NumPyroModel, x: Rows, observed: str, latents: dict[str, Any]) -> Response:
-    """Read what y is without y, and raise where the model cannot predict: without y, and for another number of rows."""
+    """Return the response, read without y; raise where the model cannot predict, or for one number of rows only."""
     try:
         sites, num_rows = abstract_trace(model, _with_extra_row(x)), count_rows(x) + 1
-    except Exception:  # it may hold arrays of its own with a value for each row, and predict these rows alone
+    except Exception:  # it may contain arrays with one value per row, and predict these rows only
         try:
             sites, num_rows = abstract_trace(model, x), count_rows(x)
         except Exception as error:
@@ -141,8 +142,8 @@ def _response_without_y(model: NumPyroModel, x: Rows, observed: str, latents: di
         now, then = np.shape(sites[name]["value"]) if name in sites else None, np.shape(site["value"])
         if now not in (None, then):
             raise ValueError(
-                f"Latent site {name!r} has shape {then} for {count_rows(x)} rows and {now} for {num_rows}: a weight a "
-                f"row. Weights are shared by all rows; make a row's own level a part of its distribution."
+                f"Latent site {name!r} has shape {then} for {count_rows(x)} rows and {now} for {num_rows}: one "
+                f"weight per row. Weights are shared by all rows; make an effect of single rows part of the likelihood."
             )
     d = sites[observed]["fn"]
     if unmasked(d).batch_shape != (num_rows,):
@@ -154,13 +155,13 @@ def _response_without_y(model: NumPyroModel, x: Rows, observed: str, latents: di
 
 
 def _with_extra_row(x: Rows) -> Rows:
-    """The shapes of rows with one more of them."""
+    """Return the shapes of x with one more row."""
     return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((leaf.shape[0] + 1, *leaf.shape[1:]), leaf.dtype), x)
 
 
 @contextmanager
 def translated_errors(x: Rows, y: Rows) -> Iterator[None]:
-    """Within it a model is called: errors are re-raised with its argument shapes, and translated where we know how."""
+    """Re-raise errors of a model with its argument shapes, translated into the terms of a model where possible."""
     try:
         yield
     except Exception as error:
@@ -175,37 +176,35 @@ def translated_errors(x: Rows, y: Rows) -> Iterator[None]:
 
 
 def _clear(error: Exception) -> Exception | None:
-    """In the terms of a model what JAX or NumPyro said; None where they were clear."""
-    said, place = str(error), _place(error)
+    """Return an error of JAX or NumPyro in the terms of a model; None where it needs no translation."""
+    message, place = str(error), _place(error)
     if isinstance(error, jax.errors.UnexpectedTracerError):
-        return TypeError(
-            f"Expected a model that keeps no values from call to call{place}: it uses one of another call."
-        )
+        return TypeError(f"Expected a model that stores no values between calls{place}: it uses one from another call.")
     if isinstance(error, jax.errors.JAXTypeError | jax.errors.JAXIndexError):
         return TypeError(
-            f"Expected a model of JAX operations, on values that are known at run time only; it needs one of them as a "
-            f"Python value{place} ({type(error).__name__}). For `if a > 0` write jnp.where(a > 0, ..., ...), for "
+            f"Expected a model of JAX operations, on values that are known only at run time; it needs one of them as "
+            f"a Python value{place} ({type(error).__name__}). For `if a > 0` write jnp.where(a > 0, ..., ...), for "
             f"np.exp jnp.exp, and take sizes from shapes."
         )
-    twice, invalid = TWICE.search(said), INVALID.search(said)
-    if twice:
+    duplicated, invalid = DUPLICATED.search(message), INVALID.search(message)
+    if duplicated:
         return ValueError(
-            f"Expected each site to have a name of its own; got {twice[1]!r} twice{place}. Two networks in one model "
-            f"are told apart by numpyro.handlers.scope(prefix=...)."
+            f"Expected each site to have a name of its own; got {duplicated[1]!r} twice{place}. Give each of two "
+            f"networks in one model its own prefix by numpyro.handlers.scope(prefix=...)."
         )
     if invalid:
         name, parameter = invalid.groups()
         constraint = getattr(getattr(dist, name, None), "arg_constraints", {}).get(parameter)
         words = "another value" if constraint is None else in_words(constraint)
         return ValueError(
-            f"Expected {words} as the parameter {parameter!r} of the distribution {name}{place}; got one that is not. "
+            f"Expected {words} as the parameter {parameter!r} of the distribution {name}{place}; got another value. "
             f"Where it is computed, jax.nn.softplus or jnp.exp make numbers positive."
         )
     return None
 
 
 def _place(error: Exception) -> str:
-    """The user's line in which an error was raised: the last that is of no library."""
+    """Return the user's line that raised an error, in words: the last line outside of libraries."""
     paths = sysconfig.get_paths()
     here = Path(__file__).parent
     libraries = tuple(map(str, (here, here.parent / "models", paths["purelib"], paths["platlib"], paths["stdlib"])))

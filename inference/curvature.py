@@ -14,22 +14,22 @@ from .density import Density
 from .rows import Data, Weights, signature
 
 COLUMNS_TOGETHER = 16
-"""Columns of a Hessian that are computed together: bounds the memory at this many copies of the function's own."""
+"""Columns of a Hessian that are computed together; this bounds the memory, at as many copies of the function's own."""
 
 
 def product(f: Callable[..., Array]) -> Callable[..., Array]:
-    """The Hessian of f by its first argument, times a vector: ``(u, v, *args) -> H v``, two gradients."""
+    """Return ``(u, v, *args) -> H v``, with the Hessian H of f in its first argument, at the cost of two gradients."""
     slope = jax.grad(f)
     return lambda u, v, *args: jax.jvp(lambda u: slope(u, *args), (u,), (v,))[1]
 
 
 def hessian(f: Callable[..., Array]) -> Callable[..., Array]:
-    """The Hessian of f by its first argument, a vector: ``(u, *args) -> (d, d)``."""
+    """Return the Hessian of f in its first argument, a vector: ``(u, *args) -> (d, d)``."""
     times = product(f)
 
     def columns(u: Array, *args: Any) -> Array:
         together = min(u.size, COLUMNS_TOGETHER)
-        count = -(-u.size // together) * together  # zeros at the end: a batch of another size would be compiled as well
+        count = -(-u.size // together) * together  # padded by zeros: a smaller last batch would be compiled separately
         directions = jnp.eye(count, u.size, dtype=u.dtype)
         return jax.lax.map(lambda v: times(u, v, *args), directions, batch_size=together)[: u.size]
 
@@ -37,10 +37,10 @@ def hessian(f: Callable[..., Array]) -> Callable[..., Array]:
 
 
 def expected_loss(density: Density, u: Weights, centre: Weights, data: Data) -> Array:
-    """The function of u whose Hessian at the centre is the generalised Gauss-Newton matrix of the potential.
+    """Return a function of u whose Hessian at the centre is the generalised Gauss-Newton matrix of the potential.
 
-    It is the negative log prior plus the KL divergence of the observed site from what it is at the centre, whose
-    Hessian there is ``J' F J`` with the Fisher information F (Martens 2020).
+    It is the negative log prior plus the KL divergence of the observed site from that at the centre, whose Hessian
+    there is ``J' F J`` with the Fisher information F (Martens 2020).
     """
     here, scale = density.observation(density.constrain(u, data), data)
     there, _ = density.observation(density.constrain(centre, data), data)
@@ -48,7 +48,7 @@ def expected_loss(density: Density, u: Weights, centre: Weights, data: Data) -> 
 
 
 def has_fisher_information(density: Density, data: Data) -> bool:
-    """Whether the Fisher information of the observed site is known."""
+    """Return whether the Fisher information of the observed site is known."""
     return _has_fisher_information(density, *signature(data))
 
 
@@ -69,10 +69,10 @@ def _has_fisher_information(density: Density, tree: Any, leaves: Any) -> bool:
 
 
 def _divergence(p: dist.Distribution, q: dist.Distribution) -> Array:
-    """KL(p || q) row by row, but for what does not depend on q.
+    """Return KL(p || q) per row, up to terms that do not depend on q.
 
     Raises:
-        NotImplementedError: when it is not known.
+        NotImplementedError: when the divergence is not known.
     """
     if isinstance(p, dist.Poisson):
         return q.rate - p.rate * jnp.log(q.rate)

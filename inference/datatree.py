@@ -1,4 +1,4 @@
-"""Fits as ArviZ reads them."""
+"""Fits as data trees for ArviZ."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
@@ -24,14 +24,14 @@ def to_datatree(
     x: Rows,
     y: Rows,
 ) -> DataTree:
-    """Draws, statistics and, where given, pointwise log likelihood and data, under ArviZ's names.
+    """Return draws, statistics and, where given, pointwise log likelihood and data, under ArviZ's names.
 
     Args:
-        outcome: what the method found.
-        structure: names the dimensions of the sites.
-        columns: names of the features, where x was a data frame.
-        attrs: what is said of the fit.
-        pointwise: log likelihood, (chain, draw, n).
+        outcome: the result of the method.
+        structure: the structure of the model, with the names of dimensions.
+        columns: the names of the features, where x was a data frame.
+        attrs: the attributes of the tree.
+        pointwise: the log likelihood, (chain, draw, n).
         x: n rows, or None.
         y: n rows, or None.
     """
@@ -54,10 +54,10 @@ def to_datatree(
 
 
 def names_in_tree(names: Iterable[str]) -> dict[str, str]:
-    """Name -> its name in a tree or a file, where a slash, as `numpyro.handlers.scope` writes it, would begin a group.
+    """Return name -> name in a tree or a file, where a slash, as from `numpyro.handlers.scope`, would begin a group.
 
     Raises:
-        ValueError: when two of them are then the same.
+        ValueError: when two of the new names are equal.
     """
     written = {name: name.replace("/", ".") for name in names}
     if len(set(written.values())) < len(written):
@@ -66,7 +66,7 @@ def names_in_tree(names: Iterable[str]) -> dict[str, str]:
 
 
 def renamed(structure: Structure, names: Mapping[str, str]) -> Structure:
-    """What a model is made of, under other names of its sites."""
+    """Return the structure of a model under other names of its sites."""
     sites = tuple((names[site], shape) for site, shape in structure.sites)
     dims = tuple((names[site], dims) for site, dims in structure.dims)
     response = replace(structure.response, site=names.get(structure.observed, structure.observed))
@@ -74,7 +74,7 @@ def renamed(structure: Structure, names: Mapping[str, str]) -> Structure:
 
 
 def _named(name: str, rows: Rows, dims: dict[str, list[str]]) -> dict[str, np.ndarray]:
-    """The leaves of a pytree by name, their first dimension named row."""
+    """Return the leaves of a pytree by name, and name their first dimension row."""
     leaves = jax.tree.leaves_with_path(rows)
     keys = ["".join(str(getattr(part, "key", getattr(part, "idx", part))) for part in path) for path, _ in leaves]
     named = {key or name: np.asarray(leaf) for key, (_, leaf) in zip(keys, leaves, strict=True)}
@@ -84,7 +84,7 @@ def _named(name: str, rows: Rows, dims: dict[str, list[str]]) -> dict[str, np.nd
 
 
 def _names_features(structure: Structure, columns: tuple[str, ...]) -> bool:
-    """Whether the sites' dimension "feature" is as long as there are columns."""
+    """Return whether the sites' dimension "feature" has one element per column."""
     shapes = structure.latents
     lengths = {shapes[site][names.index("feature")] for site, names in structure.dims if "feature" in names}
     return lengths <= {len(columns)}

@@ -1,6 +1,6 @@
 """The one density: log p(y | x, w) + log p(w), for any NumPyro model ``model(x, y=None)``.
 
-Every method minimises, samples or scores what is in this file. Nothing else in the library adds a term to it.
+Every method minimises, samples or scores a function of this module. Nothing else in the library adds a term to it.
 """
 
 from collections.abc import Callable
@@ -22,21 +22,21 @@ from .structure import Structure
 
 
 def log_density(model: NumPyroModel, weights: Weights, x: Rows, y: Rows) -> Array:
-    """Log p(y | x, w) + log p(w) in nats, at weights in the coordinates of the model. Differentiable.
+    """Return log p(y | x, w) + log p(w) in nats, at weights in the coordinates of the model. Differentiable.
 
-    Its negative is the loss that `MAP` minimises; on `flat(model)` it is the log likelihood, and its negative the loss
-    that `MLE` minimises.
+    Its negative is the loss that `MAP` minimises. For `flat(model)` it is the log likelihood, whose negative is the
+    loss that `MLE` minimises.
     """
     return numpyro.infer.util.log_density(model, (x, y), {}, weights)[0]
 
 
 def observation(model: NumPyroModel, weights: Weights, x: Rows, site: str) -> dist.Distribution:
-    """p(y | x, w): the distribution of the observed site at one draw of the weights."""
+    """Return p(y | x, w), the distribution of the observed site at one draw of the weights."""
     return unmasked(trace(seed(substitute(model, data=weights), jax.random.key(0))).get_trace(x)[site]["fn"])
 
 
 def row_log_probs(model: NumPyroModel, weights: Weights, x: Rows, y: Rows, site: str) -> Array:
-    """Log p(y_i | x_i, w) of every row, (n,), in nats, at one draw of the weights."""
+    """Return log p(y_i | x_i, w) of every row, (n,), in nats, at one draw of the weights."""
     observed = trace(substitute(seed(model, jax.random.key(0)), data=weights)).get_trace(x, y)[site]
     return observed["fn"].log_prob(observed["value"])
 
@@ -45,71 +45,71 @@ def row_log_probs(model: NumPyroModel, weights: Weights, x: Rows, y: Rows, site:
 class Density:
     """The density of a model, ``log p(y | x, w) + log p(w)``, at the weights w(u) of unconstrained coordinates u.
 
-    A value: equal densities share compiled code. Its functions are pure, and take u as site -> value, or weights w as
-    site -> value in the coordinates of the model. Two densities over u differ by the Jacobian |dw/du|: `loss` has the
-    mode of the density of w, which is what `MAP` means by a mode, `potential` is that of u, which chains sample and
-    whose mode a Laplace approximation is centred at.
+    Densities are values: equal ones share compiled code. The methods are pure functions of u, or of weights w in the
+    coordinates of the model, both as site -> value. Two densities over u differ by the Jacobian |dw/du|: `loss` is that
+    of w, whose mode `MAP` finds; `potential` is that of u, which chains sample and whose mode is the centre of a
+    Laplace approximation.
     """
 
     model: NumPyroModel
     structure: Structure
 
     def flattened(self) -> "Density":
-        """The density under a flat prior: the likelihood."""
+        """Return the density under a flat prior: the likelihood."""
         return Density(flat(self.model), self.structure.flattened())
 
     def constrain(self, u: Weights, data: Data) -> Weights:
-        """The weights w(u), in the order of the sites."""
+        """Return the weights w(u), in the order of the sites."""
         weights = constrain_fn(self.model, (data.x, data.y), _given(data), u)
         return {site: weights[site] for site in self.structure.latents}
 
     def per_row(self, data: Data, num_rows: int | None = None, prior_power: Array | None = None) -> None:
         """Run the NumPyro model whose negative log density is the objective divided by the number of rows.
 
-        On all rows this is the negative log joint divided by n. On a batch the observed sites are scaled by n / batch,
-        so that its mean over the batches of an epoch is the objective on all rows. The one place where minibatches are
-        scaled.
+        On all rows this is the negative log density divided by n. On a batch observed sites are scaled by n / batch, so
+        that the mean over the batches of an epoch is the objective on all rows. Minibatches are scaled here and
+        nowhere else.
 
         Args:
             data: all rows, or a batch of them.
             num_rows: the number of all rows, n; by default those of `data`.
-            prior_power: how many times the log prior counts: of a Normal prior around 0 this is another scale.
+            prior_power: how many times the log prior counts; for a Normal prior around 0 this is another scale.
         """
         num_rows = num_rows or data.num_rows
         with scale(scale=1.0 / num_rows), scaled(num_rows / data.num_rows, prior_power):
             self.model(data.x, data.y, **_given(data))
 
     def loss(self, u: Weights, data: Data, num_rows: int | None = None, prior_power: Array | None = None) -> Array:
-        """The objective of `MAP` divided by the number of rows, in nats; of a batch, its estimate. See `per_row`."""
+        """Return the objective of `MAP` divided by the number of rows, in nats; of a batch, its estimate: `per_row`."""
         weights = self.constrain(u, data)
         return -numpyro.infer.util.log_density(self.per_row, (data, num_rows, prior_power), {}, weights)[0]
 
     def potential(self, u: Weights, data: Data) -> Array:
-        """The negative log density over u in nats: ``-log p(y | x, w(u)) - log p(w(u)) - log |dw/du|``."""
+        """Return the negative log density over u in nats: ``-log p(y | x, w(u)) - log p(w(u)) - log |dw/du|``."""
         return potential_energy(self.model, (data.x, data.y), _given(data), u)
 
     def prior_potential(self, u: Weights, data: Data) -> Array:
-        """The part of `potential` that is not the likelihood."""
+        """Return the part of `potential` that is not the likelihood."""
         prior = block(self.model, hide=[self.structure.observed])
         return potential_energy(prior, (data.x, data.y), _given(data), u)
 
     def log_priors(self, weights: Weights, data: Data, sites: tuple[str, ...]) -> Weights:
-        """The log prior of some latent sites in nats, each summed."""
-        found = self._sites(weights, data, data.y)
-        return {site: log_prob(found[site]) for site in sites}
+        """Return the log prior of each of some latent sites in nats, summed over its elements."""
+        traced = self._sites(weights, data, data.y)
+        return {site: log_prob(traced[site]) for site in sites}
 
     def log_likelihood(self, u: Weights, data: Data) -> Array:
-        """Log p(y_i | x_i, w) of every row in nats, (n,)."""
+        """Return log p(y_i | x_i, w) of every row in nats, (n,)."""
         site = self._sites(self.constrain(u, data), data, data.y)[self.structure.observed]
         return site["fn"].log_prob(site["value"])
 
     def observation(self, weights: Weights, data: Data) -> tuple[dist.Distribution, Array]:
-        """p(y | x, w), and the scale of its log probability in the density, which is 1 without a `scale` handler."""
+        """Return p(y | x, w), and the scale of its log probability in the density: 1 without a `scale` handler."""
         site = self._sites(weights, data, None)[self.structure.observed]
         return unmasked(site["fn"]), jnp.asarray(1.0 if site["scale"] is None else site["scale"])
 
     def sample(self, key: Array, data: Data, values: Callable[[dict[str, Any]], Array | None]) -> Weights:
-        """Weights, each at the value that a function of its site gives, or drawn from the prior where that is None."""
+        """Return weights: a function's value for each site, or a draw from the prior where that is None."""
         model = substitute(seed(self.model, key), substitute_fn=values)
         sites = trace(model).get_trace(data.x, data.y, **_given(data))
         return {site: sites[site]["value"] for site in self.structure.latents}
@@ -120,5 +120,5 @@ class Density:
 
 
 def _given(data: Data) -> dict[str, Weights]:
-    """The arguments of a model beside x and y."""
+    """Return the arguments of a model other than x and y."""
     return {"fixed": data.fixed} if data.fixed else {}

@@ -1,4 +1,4 @@
-"""What a NumPyro distribution states of itself; of a distribution of the user's own, see `response`."""
+"""Properties of NumPyro distributions, and the protocols of a user's own; see `response`."""
 
 from collections.abc import Callable
 from typing import Any, Protocol, runtime_checkable
@@ -15,7 +15,7 @@ IntegerInterval = type(constraints.integer_interval(0, 1))
 
 @runtime_checkable
 class NamesLoss(Protocol):
-    """A distribution that says what deep learning calls its negative log probability."""
+    """A distribution that names its negative log probability as deep learning does."""
 
     loss: str
 
@@ -31,46 +31,46 @@ class Padded(Protocol):
 
 
 def stated_loss(d: Distribution) -> str | None:
-    """What a distribution says that its negative log probability is called; None where it says nothing."""
+    """Return the name of a distribution's negative log probability; None where it does not state one."""
     return d.loss if isinstance(d, NamesLoss) else None
 
 
 def stated_logits(d: Distribution, *num_classes: int | None) -> Array | None:
-    """The parameter ``logits`` of a distribution, one entry for each value of y, or one for each class of it."""
+    """Return the parameter ``logits`` of a distribution, with one entry per value of y, or one per class."""
     each = element(d)
     return jnp.broadcast_to(each.logits, (*d.shape(), *num_classes)) if "logits" in each.arg_constraints else None
 
 
 def num_values(support: constraints.Constraint) -> int | None:
-    """K of a support {0, ..., K - 1} whose bounds are known before the fit: those of counts may be arrays."""
+    """Return K of a support {0, ..., K - 1}; None for others, also for bounds that are not integers but arrays."""
     if not isinstance(support, IntegerInterval) or not isinstance(support.upper_bound, int):
         return None
     return support.upper_bound + 1 if support.lower_bound == 0 else None
 
 
 def of_one_value(support: constraints.Constraint) -> constraints.Constraint:
-    """The support of each value of an event."""
+    """Return the support of each value of an event."""
     while isinstance(support, constraints.independent):
         support = support.base_constraint
     return support
 
 
 def log_probs_of_values(d: Distribution, num_classes: int) -> Array:
-    """Log p(y = k) of k = 0, ..., num_classes - 1, (n, num_classes)."""
+    """Return log p(y = k) for k = 0, ..., num_classes - 1, (n, num_classes)."""
     return d.log_prob(jnp.arange(num_classes)[:, None]).T
 
 
 def moments_of(d: Distribution) -> tuple[Array, Array]:
-    """Mean and variance, shaped as y: distributions leave out the axes along which they do not vary."""
+    """Return mean and variance in the shape of y: distributions omit axes along which they do not vary."""
     return jnp.broadcast_to(d.mean, d.shape()), jnp.broadcast_to(d.variance, d.shape())
 
 
-def implements(d: Distribution, ask: Callable[[Any], Any]) -> bool:
-    """Whether a distribution implements what a function asks of it, by shapes alone: it may have been traced."""
+def implements(d: Distribution, use: Callable[[Any], Any]) -> bool:
+    """Return whether a distribution implements what a function uses, found from shapes alone: it may be traced."""
     try:
-        jax.eval_shape(ask, jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(jnp.shape(leaf), jnp.result_type(leaf)), d))
+        jax.eval_shape(use, jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(jnp.shape(leaf), jnp.result_type(leaf)), d))
     except NotImplementedError:
         return False
-    except Exception:  # an error of its own, which is raised where a prediction asks
+    except Exception:  # an error of its own, to be raised when a prediction uses it
         return True
     return True

@@ -1,4 +1,4 @@
-"""Files that are whole or absent, whatever moment a process ends at."""
+"""Files that are complete or absent, whenever a process ends."""
 
 import os
 from collections.abc import Callable
@@ -6,14 +6,14 @@ from pathlib import Path
 
 
 def atomic_write(path: str | os.PathLike[str], write: Callable[[Path], object]) -> Path:
-    """Write a file under a temporary name beside it, and rename it when it is whole and on the disk.
+    """Write a file under a temporary name in its folder, and rename it when it is complete and on disk.
 
-    An existing file is replaced in one step. When `write` raises, the temporary file is removed and an existing file
-    stays as it was.
+    An existing file is replaced atomically. When `write` raises, the temporary file is removed, and an existing file
+    is unchanged.
 
     Args:
         path: the file.
-        write: writes the whole content to the path that it is given, which has the suffix of `path`.
+        write: a function that writes the whole content to a given path, which has the suffix of `path`.
 
     Returns:
         The path of the file.

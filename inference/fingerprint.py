@@ -1,8 +1,8 @@
-"""Is it the same? Fingerprints of Python values, digests of arrays, and log densities that agree up to rounding.
+"""Tests of equality: fingerprints of Python values, digests of arrays, and log densities equal up to rounding.
 
-Three questions are answered here, and nowhere else: whether two settings that hold functions are one value, so that a
-compiled program serves both (`fingerprint`); whether arrays are the same to the bit (`digest`); and whether a density
-is the one of then, on another machine perhaps (`same_log_density`).
+`fingerprint` decides whether two settings that contain functions are equal, so that a compiled program serves both;
+`digest` whether arrays are equal to the bit; and `same_log_density` whether a density is the same as in an earlier
+session, possibly on another machine.
 """
 
 import builtins
@@ -30,16 +30,16 @@ from .rows import Rows
 from .sites import NumPyroModel, is_latent
 
 TOLERANCE = 1e-3
-"""Relative, and absolute in nats, of log densities of one model: machines round differently, other models differ by
-more."""
+"""The tolerance of log densities, relative, and absolute in nats: above the rounding differences between machines, and
+below the differences between models."""
 PLAIN = (bool, int, str, bytes, NoneType, EllipsisType)
-"""Types of values that are equal where type and value are."""
+"""Types whose values are compared by `==`."""
 
 
 def log_density_at_random(model: NumPyroModel, x: Rows, y: Rows) -> float:
-    """Log p(y, w | x) in nats, at weights that are always the same.
+    """Return log p(y, w | x) in nats, at weights that are always the same.
 
-    Words do not tell two functions of one name, or two modules of one shape, from each other; this number does.
+    This number distinguishes two functions of one name, or two modules of one shape, which a description cannot.
     """
 
     @jax.jit
@@ -53,17 +53,17 @@ def log_density_at_random(model: NumPyroModel, x: Rows, y: Rows) -> float:
 
 
 def same_log_density(one: Any, other: Any) -> bool:
-    """Whether log densities in nats agree up to the rounding of another machine, NaN being equal to NaN."""
+    """Return whether log densities in nats agree up to the rounding of another machine, with NaN equal to NaN."""
     return np.shape(one) == np.shape(other) and np.allclose(one, other, TOLERANCE, TOLERANCE, equal_nan=True)
 
 
 def without_addresses(words: str) -> str:
-    """A text without addresses in memory, such as those in the `repr` of a function."""
+    """Return a text without addresses in memory, such as those in the `repr` of a function."""
     return re.sub(r" at 0x[0-9a-f]+", "", words)
 
 
 def digest(arrays: Iterable[tuple[str, Any]], text: str = "") -> str:
-    """The SHA-256 of a text and of named arrays: their names, types, shapes and bytes."""
+    """Return the SHA-256 of a text and of named arrays: their names, types, shapes and bytes."""
     sha = hashlib.sha256(text.encode())
     for name, value in arrays:
         array = np.ascontiguousarray(np.asarray(value))
@@ -73,15 +73,15 @@ def digest(arrays: Iterable[tuple[str, Any]], text: str = "") -> str:
 
 
 def fingerprint(value: Any) -> Hashable:
-    """A hashable value that is equal for two objects only if they are provably the same as they are now.
+    """Return a hashable value that is equal for two objects only if they are provably equal at this moment.
 
     Functions are compared by their code, defaults, the contents of their closures and the globals that they read; so
-    `optax.adam(1e-3)` has the same fingerprint each time it is built. The functions of the same module that a function
-    calls are compared in the same way; classes, modules and functions of other modules are compared by identity, as is
-    every object of an unknown type. Arrays are compared by type, shape and bytes; dataclasses and NumPyro distributions
+    `optax.adam(1e-3)` has the same fingerprint each time it is built. Functions that a function calls in its own module
+    are compared in the same way; classes, modules, functions of other modules and objects of unknown types by
+    identity. Arrays are compared by type, shape and bytes; dataclasses and NumPyro distributions
     by type and attributes.
 
-    The fingerprint is that of this moment: when a closure, a container or a global has changed, it is another one.
+    When a closure, a container or a global changes, the fingerprint changes.
 
     Args:
         value: any object.
@@ -91,7 +91,7 @@ def fingerprint(value: Any) -> Hashable:
 
 @dataclass(frozen=True, eq=False)
 class ByValue:
-    """An object as the key of a cache: equal to another one if their fingerprints are equal."""
+    """An object as the key of a cache, equal to another one if their fingerprints are equal."""
 
     value: Any
 
@@ -104,7 +104,7 @@ class ByValue:
 
 @dataclass(frozen=True, eq=False)
 class _Itself:
-    """An object that is equal to itself alone. It is kept alive, so that its address is not used again."""
+    """An object that equals only itself. The reference keeps it alive, so that its address is not reused."""
 
     value: Any
 
@@ -116,18 +116,18 @@ class _Itself:
 
 
 class _Walk:
-    """One walk over an object. Parts are numbered as they are met, and named by their number when met again.
+    """A walk over an object. Parts are numbered when first visited, and replaced by their number afterwards.
 
-    So a cycle ends, and two objects have equal fingerprints only if their graphs of references are the same.
+    So cycles end, and two objects have equal fingerprints only if their graphs of references are equal.
     """
 
     def __init__(self) -> None:
         self.numbers: dict[int, int] = {}
-        self.met: list[Any] = []
-        """Kept alive, so that no other object gets the same address."""
+        self.visited: list[Any] = []
+        """References that keep the parts alive, so that no other object gets the same address."""
 
     def visit(self, value: Any) -> Hashable:
-        """The fingerprint of a part."""
+        """Return the fingerprint of a part."""
         kind = type(value)
         if kind in PLAIN:
             return kind, value
@@ -140,14 +140,14 @@ class _Walk:
         if isinstance(value, np.ndarray | np.generic | jax.Array):
             return _of_array(value)
         if id(value) in self.numbers:
-            return "met", self.numbers[id(value)]
-        self.numbers[id(value)] = len(self.met)
-        self.met.append(value)
+            return "visited", self.numbers[id(value)]
+        self.numbers[id(value)] = len(self.visited)
+        self.visited.append(value)
         parts = self._parts(value)
         return _Itself(value) if parts is None else (kind, parts)
 
     def _parts(self, value: Any) -> Hashable:
-        """What an object is made of; None where that is not known."""
+        """Return the fingerprint of the parts of an object; None for an unknown type."""
         kind = type(value)
         if kind is list:
             return tuple(map(self.visit, value))
@@ -180,13 +180,13 @@ class _Walk:
         return code, tuple(map(self.visit, values)), read
 
     def _of_global(self, function: FunctionType, path: tuple[str, ...]) -> Hashable:
-        """The fingerprint of what a function reads as `name` or as `module.name`."""
+        """Return the fingerprint of a global that a function reads as `name` or as `module.name`."""
         name, *attributes = path
         value = function.__globals__.get(name, getattr(builtins, name, None))
         for attribute in attributes:
             if not isinstance(value, ModuleType):
                 break
-            if attribute not in vars(value):  # made when it is asked for
+            if attribute not in vars(value):  # a lazy attribute
                 return _Itself(value), attribute
             value = vars(value)[attribute]
         if isinstance(value, FunctionType) and value.__globals__ is not function.__globals__:
@@ -196,7 +196,7 @@ class _Walk:
 
 @lru_cache(maxsize=4096)
 def _globals_read(code: CodeType) -> tuple[tuple[str, ...], ...]:
-    """The global names that code reads, and those of functions within it, each with the attributes read of it."""
+    """Return the global names that code and the functions within it read, each with the attributes read from it."""
     paths: dict[tuple[str, ...], None] = {}
     path: list[str] = []
     for instruction in dis.get_instructions(code):
@@ -215,7 +215,7 @@ def _globals_read(code: CodeType) -> tuple[tuple[str, ...], ...]:
 
 
 def _of_array(value: Any) -> Hashable:
-    """Type, shape and bytes of an array; an array that is being traced, or holds objects, is equal to itself alone."""
+    """Return type, shape and bytes of an array; a traced array, or one of objects, equals only itself."""
     if isinstance(value, jax.Array) and not isinstance(value, jax.core.Tracer):
         if jnp.issubdtype(value.dtype, jax.dtypes.prng_key):
             return str(value.dtype), _of_array(jax.random.key_data(value))
@@ -226,7 +226,7 @@ def _of_array(value: Any) -> Hashable:
 
 
 def _without_lazy(value: Any) -> dict[str, Any]:
-    """The attributes of a distribution, without those that it computes from the others when it is first asked."""
+    """Return the attributes of a distribution without the lazy ones, which it computes from the others."""
     kind = type(value)
     return {
         name: part for name, part in vars(value).items() if not isinstance(getattr(kind, name, None), lazy_property)

@@ -1,4 +1,4 @@
-"""Effect handlers: models made of a model."""
+"""Effect handlers, which turn a model into another one."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -16,9 +16,9 @@ from .sites import NumPyroModel, is_factor, log_prob
 class flat:  # noqa: N801  (reads as a function, and is compared and hashed as a value)
     """The model under a flat prior: the log probability of every latent site is masked out of its density.
 
-    ``fit(model, MLE(), ...)`` is ``fit(flat(model), MAP(), ...)``. Flat is meant in the coordinates of the model: a
-    scale gets the density 1 on (0, inf), not on its logarithm. Supports, initial values and draws from the prior stay
-    as they were.
+    ``fit(model, MLE(), ...)`` is ``fit(flat(model), MAP(), ...)``. The prior is flat in the coordinates of the
+    model: a scale gets the density 1 on (0, inf), not its logarithm. Supports, initial values and draws from the prior
+    do not change.
 
     Args:
         model: a NumPyro model.
@@ -36,7 +36,7 @@ class flat:  # noqa: N801  (reads as a function, and is compared and hashed as a
     model: NumPyroModel
 
     def __call__(self, x: Rows, y: Rows | None = None, **given: Weights) -> Any:
-        """The NumPyro model."""
+        """Run the NumPyro model."""
         with _MaskLatents():
             return self.model(x, y, **given)
 
@@ -49,14 +49,14 @@ class _MaskLatents(Messenger):
 
 @dataclass(frozen=True)
 class conditioned:  # noqa: N801
-    """The model given the values of some of its sites: p(y, others | x, fixed), a model of the other sites alone.
+    """The model conditioned on the values of some of its sites: p(y, others | x, fixed), a model of the others only.
 
-    The values are an argument of their own, so that code which was compiled for some serves all. The prior of a fixed
-    site is a constant, and left out: that of many weights would drown the digits of what is left.
+    The values are a separate argument, so that compiled code serves all values. The prior of a fixed site is a constant
+    and is left out: the log prior of many weights would cost the remaining terms their precision.
 
     Args:
         model: a NumPyro model.
-        dependent: fixed sites whose prior is no constant, as it has other sites for parameters; it stays in the
+        dependent: the fixed sites whose prior has other sites as parameters. It is not a constant, and stays in the
             density.
     """
 
@@ -64,7 +64,7 @@ class conditioned:  # noqa: N801
     dependent: tuple[str, ...] = ()
 
     def __call__(self, x: Rows, y: Rows | None = None, *, fixed: Weights) -> Any:
-        """The NumPyro model."""
+        """Run the NumPyro model."""
         with block(hide=list(fixed)), trace() as sites, substitute(data=fixed):
             value = self.model(x, y)
         for name in self.dependent:
@@ -73,9 +73,9 @@ class conditioned:  # noqa: N801
 
 
 class scaled(Messenger):  # noqa: N801
-    """Scales the log probabilities of the observed sites by a factor, and those of the latent sites by another.
+    """Scale the log probabilities of the observed sites by one factor, and those of the latent sites by another.
 
-    A `numpyro.factor` that is not one of rows is a term of the whole density, and stays as it is.
+    A `numpyro.factor` that has no axis of rows is a term of the whole density, and is not scaled.
     """
 
     def __init__(self, observed: float, latent: Array | None) -> None:
@@ -92,5 +92,5 @@ class scaled(Messenger):  # noqa: N801
             return None
         if not msg["is_observed"]:
             return self.latent
-        is_of_no_row = is_factor(msg["fn"]) and not msg["fn"].batch_shape
-        return None if is_of_no_row or self.observed == 1 else self.observed
+        has_no_rows = is_factor(msg["fn"]) and not msg["fn"].batch_shape
+        return None if has_no_rows or self.observed == 1 else self.observed

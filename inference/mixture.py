@@ -1,7 +1,7 @@
-"""Summaries of a mixture over draws: from what each draw says of a chunk of rows to what the mixture says.
+"""Summaries of a mixture over draws, computed from the values of each draw at a chunk of rows.
 
 Each function takes (a pytree whose leaves have a leading axis of draws, y, extra) and returns arrays with rows first,
-as `over_rows` asks of a summary.
+as `over_rows` expects of a summary.
 """
 
 from collections.abc import Callable
@@ -16,53 +16,53 @@ from .distributions import moments_of
 from .rows import Rows
 
 BISECTIONS = {"float32": 32, "float64": 64}
-"""Halvings that bring a bracket down to the precision of the type."""
+"""The number of halvings that narrow a bracket down to the precision of the type."""
 
 
 def by_row(values: Array, y: Rows, extra: Any) -> Array:
-    """The values themselves, (n, draw, ...)."""
+    """Return the values themselves, (n, draw, ...)."""
     return jnp.moveaxis(values, 0, 1)
 
 
 def exp_by_row(log_values: Array, y: Rows, extra: Any) -> Array:
-    """The exponentials of the values, (n, draw, ...)."""
+    """Return the exponentials of the values, (n, draw, ...)."""
     return jnp.moveaxis(jnp.exp(log_values), 0, 1)
 
 
 def mean_exp(log_values: Array, y: Rows, extra: Any) -> Array:
-    """The mean over draws of the exponentials."""
+    """Return the mean over draws of the exponentials."""
     return jnp.exp(log_values).mean(axis=0)
 
 
 def log_mean_exp(log_values: Array, y: Rows, extra: Any) -> Array:
-    """The log of the mean over draws of the exponentials, without underflow."""
+    """Return the log of the mean over draws of the exponentials, without underflow."""
     return jax.nn.logsumexp(log_values, axis=0) - jnp.log(log_values.shape[0])
 
 
 def mixed_moments(moments: tuple[Array, Array], y: Rows, extra: Any) -> tuple[Array, Array]:
-    """Mean and variance of the mixture: the mean of the variances plus the variance of the means."""
+    """Return mean and variance of the mixture: the mean of the variances plus the variance of the means."""
     within, between = split_variance(moments, y, extra)
     return moments[0].mean(axis=0), within + between
 
 
 def split_variance(moments: tuple[Array, Array], y: Rows, extra: Any) -> tuple[Array, Array]:
-    """The mean over draws of the variances, and the variance of the means."""
+    """Return the mean over draws of the variances, and the variance of the means."""
     means, variances = moments
-    return variances.mean(axis=0), (means - means[0]).var(axis=0)  # less the first: equal draws differ by exactly 0
+    return variances.mean(axis=0), (means - means[0]).var(axis=0)  # so that equal draws have variance 0
 
 
 def means_by_row(moments: tuple[Array, Array], y: Rows, extra: Any) -> Array:
-    """The means of all draws, (n, draw, ...)."""
+    """Return the means of all draws, (n, draw, ...)."""
     return by_row(moments[0], y, extra)
 
 
 def mean_cdf(components: dist.Distribution, y: Rows, extra: Any) -> Array:
-    """P(Y <= y) of the mixture."""
+    """Return P(Y <= y) of the mixture."""
     return jax.vmap(lambda d: d.cdf(y))(components).mean(axis=0)
 
 
 def quantiles(components: dist.Distribution, y: Rows, levels: Array) -> Array:
-    """Quantiles of a continuous y, (n, ..., level), to the precision of the type, by bisection of the cdf."""
+    """Return quantiles of a continuous y, (n, ..., level), to the precision of the type, by bisection of the cdf."""
     moments = mixed_moments(jax.vmap(moments_of)(components), None, None)
 
     def one(level: Array) -> Array:
@@ -76,7 +76,7 @@ def quantiles(components: dist.Distribution, y: Rows, levels: Array) -> Array:
 
 
 def integer_quantiles(components: dist.Distribution, y: Rows, levels: Array) -> Array:
-    """The smallest integers k with P(Y <= k) >= level, (n, ..., level), by bisection of the cdf."""
+    """Return the smallest integers k with P(Y <= k) >= level, (n, ..., level), by bisection of the cdf."""
     moments = mixed_moments(jax.vmap(moments_of)(components), None, None)
 
     def one(level: Array) -> Array:
@@ -91,7 +91,7 @@ def integer_quantiles(components: dist.Distribution, y: Rows, levels: Array) -> 
 
 
 def _bracket(moments: tuple[Array, Array], level: Array) -> tuple[Array, Array]:
-    """Two values with a quantile between them, by Cantelli's inequality around the mean."""
+    """Return two values with a quantile between them, by Cantelli's inequality around the mean."""
     mean, sd = moments[0], jnp.sqrt(moments[1])
     return mean - sd * jnp.sqrt((1 - level) / level), mean + sd * jnp.sqrt(level / (1 - level))
 
@@ -99,7 +99,7 @@ def _bracket(moments: tuple[Array, Array], level: Array) -> tuple[Array, Array]:
 def _bisect(
     is_below: Callable[[Array], Array], middle_of: Callable[[Array, Array], Array], low: Array, high: Array
 ) -> tuple[Array, Array]:
-    """A bracket that is halved until it is as narrow as the type allows."""
+    """Return a bracket, halved until it is as narrow as the type allows."""
 
     def halve(_: Array, bracket: tuple[Array, Array]) -> tuple[Array, Array]:
         low, high = bracket

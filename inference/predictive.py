@@ -32,9 +32,9 @@ from .status import warn_of_nan
 from .structure import Structure
 
 WORKING_BYTES = 2**28
-"""What a prediction may hold on the device beside x, the draws and its result: a bound of about 256 MiB."""
+"""The device memory that a prediction may use in addition to x, the draws and its result: about 256 MiB."""
 COPIES = 4
-"""How many arrays of (draw, row) a summary holds at a time."""
+"""The number of arrays of (draw, row) that a summary has in memory at a time."""
 
 PerDraw = Callable[[NumPyroModel, Response, Weights, Rows, Rows], Any]
 Summary = Callable[[Any, Rows, Any], Any]
@@ -50,18 +50,18 @@ def over_rows(
     y: Rows = None,
     extra: Any = None,
 ) -> Any:
-    """Evaluate a function at every draw and row, and summarise it over draws, a chunk of rows at a time.
+    """Evaluate a function at every draw and row, and summarise it over draws, one chunk of rows at a time.
 
-    The one place that bounds the memory of predictions. Rows are cut so that (draws x rows of a chunk) results fit in
-    `WORKING_BYTES`, and within a chunk as many draws are evaluated together as their intermediate values fit.
+    Only this function bounds the memory of predictions. Rows are cut so that (draws x rows of a chunk) results fit in
+    `WORKING_BYTES`, and within a chunk as many draws are evaluated together as their intermediate values allow.
 
     Args:
         per_draw: (model, response, weights, x, y) -> a pytree with one entry per row, at one draw.
         summary: (that pytree with a leading axis of draws, y, extra) -> a pytree of arrays with rows first.
         model: the model.
-        response: what y is.
-        draws: site -> (draw, *shape), or (1, *shape) where all draws are one: what depends on such sites alone is then
-            evaluated once for all draws that are evaluated together.
+        response: the description of y.
+        draws: site -> (draw, *shape), or (1, *shape) where all draws are equal: values that depend only on such sites
+            are then computed once for all draws that are evaluated together.
         x: n rows.
         y: n rows, or None.
         extra: passed to the summary.
@@ -101,12 +101,12 @@ def _evaluate(
 
 
 def count_draws(draws: Weights) -> int:
-    """How many draws there are; a site of which all are one has but that."""
+    """Return the number of draws; a site that is equal in all draws has only one."""
     return max(len(value) for value in draws.values())
 
 
 def _apart(draws: Weights) -> tuple[Weights, Weights]:
-    """The sites of several draws, (draw, *shape), and the values of those of which all draws are one."""
+    """Return the sites with several draws, (draw, *shape), and the values of those that are equal in all draws."""
     count = count_draws(draws)
     several = {site: value for site, value in draws.items() if len(value) == count}
     return several, {site: value[0] for site, value in draws.items() if site not in several}
@@ -115,7 +115,7 @@ def _apart(draws: Weights) -> tuple[Weights, Weights]:
 def sizes(
     per_draw: PerDraw, model: NumPyroModel, response: Response, draws: Weights, x: Rows, y: Rows
 ) -> tuple[int, int]:
-    """How many rows make a chunk, and how many draws are evaluated together."""
+    """Return the number of rows per chunk, and the number of draws that are evaluated together."""
     num_rows, num_draws = count_rows(x), count_draws(draws)
     probe = min(num_rows, 64)
     one = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), draws)
@@ -131,8 +131,8 @@ def sizes(
 
 
 def log_likelihood(model: NumPyroModel, structure: Structure, draws: Weights, x: Rows, y: Rows) -> np.ndarray:
-    """Log p(y_i | x_i, w_s) in nats, (draw, n)."""
-    return _warn_of_nan(over_rows(_log_prob, by_row, model, structure.response, draws, x, y), draws).T
+    """Return log p(y_i | x_i, w_s) in nats, (draw, n)."""
+    return _warn_if_nan(over_rows(_log_prob, by_row, model, structure.response, draws, x, y), draws).T
 
 
 def _log_prob(model: NumPyroModel, response: Response, weights: Weights, x: Rows, y: Rows) -> Array:
@@ -144,12 +144,12 @@ def _observation(model: NumPyroModel, response: Response, weights: Weights, x: R
 
 
 def class_log_probs(model: NumPyroModel, response: Response, weights: Weights, x: Rows, y: Rows) -> Array:
-    """Log p(y = k | x, w), (n, num_classes), or of each token of a row, (n, T, num_classes)."""
+    """Return log p(y = k | x, w), (n, num_classes), or that of each token, (n, T, num_classes)."""
     return response.class_log_probs(observation(model, weights, x, response.site))
 
 
 def moments(model: NumPyroModel, response: Response, weights: Weights, x: Rows, y: Rows) -> tuple[Array, Array]:
-    """E[y | x, w] and Var[y | x, w], shaped as y."""
+    """Return E[y | x, w] and Var[y | x, w] in the shape of y."""
     return moments_of(observation(model, weights, x, response.site))
 
 
@@ -157,32 +157,32 @@ def moments(model: NumPyroModel, response: Response, weights: Weights, x: Rows, 
 class Predictive:
     """The predictive distribution of y at rows of x, ``p(y | x, data) = mean over draws of p(y | x, w_s)``.
 
-    A point estimate is a mixture of one. Summaries are computed when they are asked for, exactly from the components
-    and not from samples of y, a chunk of rows at a time: beside x, the draws and the result they hold about 256 MiB
-    (`WORKING_BYTES`). All results are NumPy arrays with n rows, in units of y.
+    A point estimate is a mixture of one component. Summaries are computed on access, exactly from the components and
+    not from samples of y, one chunk of rows at a time: they use about 256 MiB (`WORKING_BYTES`) in addition to x, the
+    draws and the result. All results are NumPy arrays with n rows, in units of y.
 
-    Where y is a row of tokens, `log_prob` is that of whole rows, and the mixture is over rows: draws that foretold the
-    first tokens of a row count for more in its last ones. `probs` are those of each token by itself, given x, by all
-    draws alike. `sample` draws tokens after those that x holds; a text that goes on from its own tokens is
-    `generate`'s. Padding is not known before y is, and has probabilities like any token.
+    For rows of tokens, `log_prob` is that of whole rows, and the mixture is over rows: draws that predicted the first
+    tokens of a row well have more weight in its last ones. `probs` are those of each token alone, given x, with equal
+    weights of all draws. `sample` draws the tokens that follow those of x; `generate` continues a text from its own
+    tokens. Where y will be padding is unknown, so every position has probabilities of tokens.
 
     Warns:
-        UndefinedPredictionWarning: when what is asked for is NaN in some rows although the draws are finite, as where x
-            holds a token beyond the vocabulary of the network.
+        UndefinedPredictionWarning: when a result is NaN in some rows although the draws are finite, as when x contains
+            a token outside the vocabulary of the network.
     """
 
     model: NumPyroModel
     structure: Structure
     draws: Weights
-    """Site -> (draw, *shape), the chains one after the other; (1, *shape) of a site that is the same in all draws."""
+    """The draws by site, (draw, *shape), the chains one after the other; (1, *shape) for a site equal in all draws."""
     x: Rows
 
     @property
     def mean(self) -> np.ndarray:
-        """E[y | x], (n,); of a Bernoulli the probability of 1.
+        """E[y | x], (n,); for a binary y the probability of 1.
 
         Raises:
-            NotImplementedError: when y is a class: classes have probabilities, and no mean.
+            NotImplementedError: when y is a class: classes have probabilities, but no mean.
         """
         return self._moments("mean")[0]
 
@@ -197,9 +197,9 @@ class Predictive:
 
     @property
     def probs(self) -> np.ndarray:
-        """p(y = 1 | x), (n,), of a site on {0, 1}; p(y = k | x), (n, num_classes), of one on {0, ..., k}.
+        """p(y = 1 | x), (n,), for a binary y; p(y = k | x), (n, num_classes), for classes.
 
-        Of rows of tokens p(y_t = k | x), (n, T, num_classes).
+        For rows of tokens p(y_t = k | x), (n, T, num_classes).
 
         Raises:
             NotImplementedError: when y has no finite set of values.
@@ -208,7 +208,7 @@ class Predictive:
 
     @property
     def class_probs(self) -> np.ndarray:
-        """The same with a column for each class also where there are two: (n, num_classes), or (n, T, num_classes)."""
+        """The same with a column for each class also for a binary y: (n, num_classes), or (n, T, num_classes)."""
         self.response.expect("probs")
         return self._over_rows(class_log_probs, mean_exp)
 
@@ -216,9 +216,9 @@ class Predictive:
     def component_means(self) -> np.ndarray:
         """E[y | x, w_s] of every draw, (draw, n), or p(y = k | x, w_s), (draw, n, num_classes), where y has no mean.
 
-        Of rows of tokens p(y_t = k | x, w_s), (draw, n, T, num_classes).
+        For rows of tokens p(y_t = k | x, w_s), (draw, n, T, num_classes).
 
-        The mixture's `mean` or `probs` is their mean over draws; what they differ by is what the weights leave open.
+        The mixture's `mean` or `probs` is their mean over draws; their spread is the uncertainty about the weights.
 
         Raises:
             NotImplementedError: when y has neither a mean nor classes.
@@ -229,15 +229,15 @@ class Predictive:
         return np.moveaxis(self._over_rows(class_log_probs, exp_by_row), 1, 0)
 
     def log_prob(self, y: Any) -> np.ndarray:
-        """Log p(y | x, data) in nats, (n,): the log of the mean, over draws, of the likelihood of each row.
+        """Return log p(y | x, data) in nats, (n,): the log of the mean, over draws, of the likelihood of each row.
 
         Raises:
-            TypeError, ValueError: when y is not one observation a row.
+            TypeError, ValueError: when y is not one observation per row.
         """
         return self._over_rows(_log_prob, log_mean_exp, self._checked(y))
 
     def cdf(self, y: Any) -> np.ndarray:
-        """P(Y <= y | x, data), (n,): the probability integral transform of y.
+        """Return P(Y <= y | x, data), (n,): the probability integral transform of y.
 
         Raises:
             NotImplementedError: when the distribution of the site has no `cdf`.
@@ -246,9 +246,9 @@ class Predictive:
         return self._over_rows(_observation, mean_cdf, self._checked(y))
 
     def quantile(self, q: Any) -> np.ndarray:
-        """The q-quantile of y, (n,), or (len(q), n) for an array of q, to the precision of the type.
+        """Return the q-quantile of y, (n,), or (len(q), n) for an array of q, to the precision of the type.
 
-        Of counts it is the smallest k with P(Y <= k) >= q.
+        For counts it is the smallest k with P(Y <= k) >= q.
 
         Raises:
             ValueError: when q is not between 0 and 1.
@@ -263,7 +263,7 @@ class Predictive:
         return values[:, 0] if np.ndim(q) == 0 else values.T
 
     def sample(self, key: Any, shape: tuple[int, ...] = ()) -> np.ndarray:
-        """Draw y, (*shape, n), or (*shape, n, T). All rows of a sample share one draw of the weights: it is joint."""
+        """Draw y, (*shape, n), or (*shape, n, T). The rows of a sample share one draw of the weights: it is joint."""
         num_draws = count_draws(self.draws)
         count = int(np.prod(shape, dtype=int))
         key_draw, key_sample = jax.random.split(as_key(key))
@@ -275,12 +275,12 @@ class Predictive:
 
     @property
     def response(self) -> Response:
-        """What y is."""
+        """The description of y."""
         return self.structure.response
 
     @property
     def num_classes(self) -> int | None:
-        """How many values y, or each token of a row, can have: 0, 1, ...; None where they are no finite set."""
+        """The number of values that y, or each token, can have: 0, 1, ...; None where they are not a finite set."""
         return self.response.num_classes
 
     def _moments(self, name: Literal["mean", "variance"]) -> tuple[np.ndarray, np.ndarray]:
@@ -291,21 +291,21 @@ class Predictive:
         return jax.device_put(check_labels(self.model, self.x, y))
 
     def _over_rows(self, per_draw: PerDraw, summary: Summary, y: Rows = None, extra: Any = None) -> Any:
-        found = over_rows(per_draw, summary, self.model, self.response, self.draws, self.x, y, extra)
-        return _warn_of_nan(found, self.draws)
+        values = over_rows(per_draw, summary, self.model, self.response, self.draws, self.x, y, extra)
+        return _warn_if_nan(values, self.draws)
 
 
-def _warn_of_nan(found: Any, draws: Weights) -> Any:
-    """Return the values, and warn of rows that are NaN; where the draws are NaN, the status of the fit reports it."""
-    for leaf in jax.tree.leaves(found):
+def _warn_if_nan(values: Any, draws: Weights) -> Any:
+    """Return the values, and warn about rows that are NaN, unless the draws are: the status of the fit reports that."""
+    for leaf in jax.tree.leaves(values):
         with np.errstate(all="ignore"):
-            if not np.isnan(leaf.sum()):  # one pass without a temporary; only a suspect is looked at closely
+            if not np.isnan(leaf.sum()):  # one pass without a temporary; only suspects are examined closely
                 continue
         rows = np.isnan(leaf).reshape(len(leaf), -1).any(axis=1)
         if rows.any() and all(jnp.isfinite(value).all() for value in draws.values()):
             warn_of_nan(rows)
             break
-    return found
+    return values
 
 
 @partial(jax.jit, static_argnums=(0, 1, 2))

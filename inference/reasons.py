@@ -1,4 +1,4 @@
-"""Why a fit is not simply ok: each reason is a value with a code, the numbers behind it, and a sentence for people."""
+"""The reasons for the status of a fit: values with a code, numbers, and a sentence for people."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -9,7 +9,7 @@ import numpy as np
 
 
 class Code(StrEnum):
-    """What went wrong, or may have: the codes by which programs tell reasons apart."""
+    """The codes of reasons, for programs to compare."""
 
     INTERRUPTED = "interrupted"
     # The optimiser
@@ -51,147 +51,146 @@ class Code(StrEnum):
 MESSAGES: Mapping[Code, str] = {
     Code.INTERRUPTED: "Interrupted after {done} of {total} {unit}.",
     Code.NON_FINITE_LOSS: (
-        "The loss is {value} at step {step}; the draws are those of step {kept}. A smaller learning rate is the usual "
+        "The loss is {value} at step {step}; the draws are those of step {last}. A smaller learning rate is the usual "
         "cure."
     ),
     Code.NON_FINITE_START: (
-        "The loss is {value} at the starting point, before any step. Look for values of x that the network does not "
-        "know (such as tokens beyond its vocabulary) and for values of y or priors under which the log density is not "
+        "The loss is {value} at the starting point, before any step. Look for values of x that the network cannot "
+        "take (such as tokens outside its vocabulary) and for values of y or priors under which the log density is not "
         "finite, or give another init_strategy."
     ),
     Code.STOPPED_EARLY: (
-        "Stopped at step {step} by the validation rows: this is not the mode of the density, but a point on the way to "
-        "it."
+        "Stopped early at step {step} by the loss of the validation rows: this point is not the mode of the density."
     ),
     Code.STILL_FALLING: (
-        "The loss was still falling: by {gain:.3g} nats over the last tenth of the steps. Give more num_steps."
+        "The loss was still falling: by {gain:.3g} nats over the last tenth of the steps. Increase num_steps."
     ),
     Code.NOT_STATIONARY: (
-        "This is not the mode: moving one weight by {move:g} lowers the loss by {gain:.3g} nats. Give more num_steps, "
+        "This is not the mode: moving one weight by {move:g} lowers the loss by {gain:.3g} nats. Increase num_steps, "
         "or standardise x and y."
     ),
     Code.SEPARABLE: (
         "There is no maximum: {evidence}, and weights {factor:g} times as large lower the loss from {here:.3g} to "
-        "{further:.3g}. With a proper prior, as in MAP, there is one."
+        "{further:.3g}. With a proper prior, as in MAP, a maximum exists."
     ),
     Code.SATURATED: (
         "There is no maximum: {evidence}, and the weights are already so large that every probability is rounded to 1. "
-        "With a proper prior, as in MAP, there is one."
+        "With a proper prior, as in MAP, a maximum exists."
     ),
     Code.MISSING_CLASS: (
-        "There is no maximum: class {absent} occurs in none of the {rows} rows, and the further the logits move "
-        "against it the lower is the loss, with no row less probable: {before:.6g} nats {back:g} logits before the "
-        "place where the fit stopped, {here:.6g} there, {further:.6g} {on:g} logits on. With a proper prior, as in "
-        "MAP, there is one."
+        "There is no maximum: class {absent} occurs in none of the {rows} rows, so the loss falls as the logits "
+        "move away from it, and no row becomes less probable: {before:.6g} nats {back:g} logits before the point where "
+        "the fit stopped, {here:.6g} there, {further:.6g} {on:g} logits beyond it. With a proper prior, as in MAP, a "
+        "maximum exists."
     ),
     Code.QUASI_SEPARABLE: (
-        "There is no maximum: the classes are separable in part. There is a direction in the weights along which "
-        "{count} of {rows} rows (row {first} first) become ever more probable and none less so: the loss is "
-        "{before:.6g} nats {back:g} logits before the place where the fit stopped, {here:.6g} there, {further:.6g} "
-        "{on:g} logits on. With a proper prior, as in MAP, there is one."
+        "There is no maximum: the classes are separable in part (quasi-complete separation). Along a direction in the "
+        "weights, {count} of {rows} rows (row {first} first) become ever more probable and none less: the loss is "
+        "{before:.6g} nats {back:g} logits before the point where the fit stopped, {here:.6g} there, {further:.6g} "
+        "{on:g} logits beyond it. With a proper prior, as in MAP, a maximum exists."
     ),
     Code.UNBOUNDED_DENSITY: (
-        "There is no maximum: the density grows without bound, as the scale shrinks around rows that are met exactly. "
-        "Row {row} is {times:.3g} times as dense as y spread over its standard deviation, after {steps} steps of "
-        "L-BFGS {again:.3g} times, and the loss falls from {here:.4g} to {further:.4g}. Fix the scale, or give it a "
-        "proper prior that is 0 at 0, such as LogNormal, and use MAP."
+        "There is no maximum: the density grows without bound as the scale shrinks around rows that are fitted "
+        "exactly. The density of row {row} is {times:.3g} times that of y spread over its standard deviation, "
+        "{again:.3g} times after {steps} steps of L-BFGS, and the loss falls from {here:.4g} to {further:.4g}. Fix the "
+        "scale, or give it a proper prior that is 0 at 0, such as LogNormal, and use MAP."
     ),
     Code.LOST_MEMBERS: (
-        "Members {members} of {size} have no finite loss or weights and are left out: the ensemble is of the other "
-        "{kept}. A smaller learning rate is the usual cure."
+        "Members {members} of {size} have no finite loss or weights and are left out; the ensemble consists of the "
+        "other {rest}. A smaller learning rate is the usual cure."
     ),
-    Code.MEMBERS: "{count} of {size} members are not what was asked for. Of member {first}: {reason}",
+    Code.MEMBERS: "{count} of {size} members have a problem. Member {first}: {reason}",
     Code.NOT_AT_MODE: (
-        "This is not the mode: the slope promises {gain:.3g} nats more, of which neither the draws nor the evidence "
-        "know. Give base more num_steps, or standardise x and y; where units have kinks (ReLU), the slope may vanish "
-        "nowhere."
+        "This is not the mode: a Newton step promises {gain:.3g} nats more, which neither the draws nor the evidence "
+        "include. Increase num_steps of base, or standardise x and y; where units have kinks (ReLU), the "
+        "gradient may vanish nowhere."
     ),
     Code.NOT_POSITIVE_DEFINITE: (
         "There is no Gaussian around this point: {count} of {size} eigenvalues of the curvature are not positive (from "
-        "{least:.3g} to {most:.3g}), and the draws are copies of it. Give every weight a proper prior, a network "
-        "curvature='ggn', or base more num_steps."
+        "{least:.3g} to {most:.3g}), and all draws equal it. Give every weight a proper prior, use curvature='ggn' for "
+        "a network, or increase num_steps of base."
     ),
     Code.NO_CURVATURE: (
         "There is no Gaussian around this point: the second derivatives of the log density are not finite there, and "
-        "the draws are copies of it. Look for values under which the log density is not finite."
+        "all draws equal it. Look for values under which the log density is not finite."
     ),
     Code.COLD_START: (
-        "Chains {chains} began at their random starting point: the descent from there came to no better place. A "
-        "smaller learning rate in start is the usual cure."
+        "Chains {chains} began at their random starting point, since the optimiser reached no better point from there. "
+        "A smaller learning rate in start is the usual cure."
     ),
     Code.STUCK_CHAINS: (
-        "Chains {chains} did not move: all their draws are the same. Look for values of x that the network does not "
-        "know (such as tokens beyond its vocabulary) and for values of y or priors under which the log density is not "
+        "Chains {chains} did not move: all their draws are equal. Look for values of x that the network cannot "
+        "take (such as tokens outside its vocabulary) and for values of y or priors under which the log density is not "
         "finite."
     ),
     Code.LOST_CHAINS: (
-        "Chains {chains} are lost: their log density is {short:.3g} nats or more below the median chain's, more than "
-        "{times:g} times the spread {spread:.3g}. Their draws count as much as those of the others."
+        "Chains {chains} are lost: their log density is {short:.3g} nats or more below that of the median chain, more "
+        "than {times:g} times the standard deviation {spread:.3g}. Their draws have the same weight as all others."
     ),
     Code.FEW_DRAWS: (
-        "Each chain has {draws} draws, fewer than {least}: whether the chains agree, and how rough estimates are, is "
-        "not known. Give more num_samples."
+        "Each chain has {draws} draws, fewer than {least}: too few to assess whether the chains agree, and how precise "
+        "estimates are. Increase num_samples."
     ),
     Code.HIGH_RHAT: (
         "The chains disagree on the log density: R-hat {rhat:.2f}, above {limit}. Run longer (num_warmup, "
         "num_samples), or compare the chains' predictions."
     ),
     Code.NOT_SETTLED: (
-        "The chains have not settled: between the halves of a chain R-hat of the log density is {rhat:.2f} (median "
-        "over chains), above {limit}; its mean changed by {rise:+.3g} nats. Give more num_warmup, or more num_samples "
-        "and thinning."
+        "The chains have not settled: R-hat of the log density between the halves of each chain is {rhat:.2f} (median "
+        "over chains), above {limit}; its mean changed by {rise:+.3g} nats. Increase num_warmup, or num_samples and "
+        "thinning."
     ),
     Code.LOW_ESS: (
         "The log density has an effective sample size of {ess:.0f}, below {limit} (100 per chain): estimates are "
-        "rough. Give more num_samples."
+        "imprecise. Increase num_samples."
     ),
     Code.LOW_TOTAL_ESS: (
         "The log density has {ess:.0f} effective draws within the chains, fewer than {limit} in all: estimates are "
-        "rough. Give more thinning or num_samples."
+        "imprecise. Increase thinning or num_samples."
     ),
     Code.DIVERGENCES: (
         "{count} of {total} transitions diverged: the draws may miss part of the posterior. Raise target_accept_prob."
     ),
     Code.TREE_DEPTH: (
-        "{percent:.0%} of the trajectories were cut short by max_tree_depth={depth}: in the directions in which the "
-        "posterior is widest the chains may hardly move. Raise it, or standardise x and y."
+        "{percent:.0%} of the trajectories were cut short by max_tree_depth={depth}: the chains may hardly move in the "
+        "directions in which the posterior is widest. Raise it, or standardise x and y."
     ),
     Code.LOW_BFMI: (
         "The energy of chain {chain} moves in small steps (E-BFMI {bfmi:.2f}, below {limit}): it explores the tails "
         "slowly. Another parametrisation, such as a non-centred one, is the usual cure."
     ),
     Code.ENERGY_VARIANCE: (
-        "The energy variance of the draws is {heat:.2g} per dimension, against a target of {target:g}: the draws are "
-        "biased, more spread than the posterior. Give more num_warmup, a smaller energy_variance, or adjusted=True."
+        "The energy variance of the draws is {variance:.2g} per dimension, above its target of {target:g}: the draws "
+        "are biased, wider than the posterior. Increase num_warmup, lower energy_variance, or set adjusted=True."
     ),
-    Code.LOW_ACCEPTANCE: "{rate:.0%} of the steps were accepted, fewer than {limit:.0%}. Give more num_warmup.",
+    Code.LOW_ACCEPTANCE: "{rate:.0%} of the steps were accepted, fewer than {limit:.0%}. Increase num_warmup.",
     Code.REJECTED_STEPS: (
         "About {share:.1%} of the steps were rejected, since the density was not finite or jumped: the draws may miss "
         "part of the posterior. Lower energy_variance."
     ),
 }
-"""Code -> the sentence, with the names of its numbers."""
+"""The sentences of reasons by code, with the names of their numbers."""
 
 
 @dataclass(frozen=True)
 class Reason:
-    """Why a fit is not simply ok. Prints as its sentence."""
+    """A reason for the status of a fit. Prints as a sentence."""
 
     code: Code
-    """What it is: compare this, never the words."""
+    """The kind of reason: compare this, never the words."""
     words: str
-    """The sentence for people: what was found, with numbers, and the cure."""
+    """The sentence for people: the finding, with numbers, and the cure."""
     numbers: Mapping[str, Any] = field(default_factory=dict, compare=False)
     """The numbers in the sentence, by name."""
 
     @classmethod
     def of(cls, code: Code, **numbers: Any) -> "Reason":
-        """The reason of this code, with the numbers that its sentence names."""
+        """Return the reason of a code, with the numbers in its sentence."""
         plain = {name: value.item() if isinstance(value, np.generic) else value for name, value in numbers.items()}
         return cls(code, MESSAGES[code].format(**plain), plain)
 
     def within(self, part: str) -> "Reason":
-        """The same reason, of a part of a fit that is named."""
+        """Return the reason attributed to a named part of a fit."""
         return replace(self, words=f"{part}: {self.words}")
 
     def __str__(self) -> str:
@@ -202,5 +201,5 @@ class Reason:
 
 
 def numbered(mask: np.ndarray) -> str:
-    """The numbers of the chains or members at which a mask, (n,), is true, for a sentence."""
+    """Return the numbers of the chains or members at which a mask, (n,), is true, for a sentence."""
     return ", ".join(map(str, np.flatnonzero(mask)))

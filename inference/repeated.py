@@ -1,10 +1,10 @@
-"""Is a model one density? Each call is compared with the one before, nearly always without computing a value.
+"""The check that a model is one density, by comparing each call with the one before, mostly without computing values.
 
-Code that was compiled for a model serves all its fits. A model that reads a counter, `np.random` or a global that
-changes is then another density than the compiled one, and neither JAX nor NumPyro notices. Here the printed program of
-a call and the arrays in it are compared with those of the call before: for a function at every fit, which takes
-milliseconds; for a value that cannot change, such as a `flatprior.models.Model`, at the first. Only where they differ
-are both computed.
+Code that was compiled for a model serves all its fits. If a model reads a counter, `np.random` or a global that
+changes, its density differs from the compiled one, and neither JAX nor NumPyro notices. This module compares the
+printed program of a call, and the arrays in it, with those of the call before: for a function at every fit, which takes
+milliseconds; for an immutable value, such as a `flatprior.models.Model`, only at the first. Both are evaluated only
+where they differ.
 """
 
 import re
@@ -35,20 +35,20 @@ class _Call(NamedTuple):
 
     program: ClosedJaxpr
     text: str
-    """The program as it is printed, without addresses."""
+    """The printed program, without addresses."""
     constants: str
-    """A digest of the arrays in it."""
+    """A digest of the arrays in the program."""
     sites: tuple[str, ...]
-    """The sites whose log probabilities are the outputs, in this order, which may be several a site."""
-    of_y: frozenset[str]
+    """The sites whose log probabilities are the outputs, in this order; a site may have several outputs."""
+    depends_on_y: frozenset[str]
     """The sites whose log probability depends on y."""
 
 
 def check_one_density(model: NumPyroModel, structure: Structure, x: Rows, y: Rows) -> None:
-    """Raise where the density of a model does not depend on y, or changes from call to call.
+    """Raise ValueError where the density of a model does not depend on y, or changes between calls.
 
     Raises:
-        ValueError: in either case.
+        ValueError: in both cases.
     """
     tree, leaves = signature((x, y))
     known = _known_calls(model, structure.sites, structure.observed, tree, leaves, jax.config.jax_enable_x64)
@@ -58,9 +58,9 @@ def check_one_density(model: NumPyroModel, structure: Structure, x: Rows, y: Row
     changed = _difference(known[-1], again)
     if changed:
         raise ValueError(
-            f"Expected the model to be the density that it was at its first fit; {changed}. Its compiled code is that "
-            f"of the first fit. Run the definition of the model again after such a change, make what changes a field "
-            f"of a frozen dataclass that is the model, or pass it in x."
+            f"Expected the model to have the same density as at its first fit; {changed}. Its compiled code is that "
+            f"of the first fit. Run the definition of the model again after such a change, make the value that changes "
+            f"a field of a frozen dataclass that is the model, or pass it in x."
         )
     known[-1] = again
 
@@ -69,24 +69,24 @@ def check_one_density(model: NumPyroModel, structure: Structure, x: Rows, y: Row
 def _known_calls(
     model: NumPyroModel, sites: Any, observed: str, tree: Any, leaves: Any, in_double: bool
 ) -> list[_Call]:
-    """The last call of a model, which has been called twice, in a list: later calls of the same values replace it."""
+    """Return a list with the last call of a model that has been called twice; later calls replace it."""
     first, second = (_call(model, sites, tree, leaves) for _ in range(2))
     changed = _difference(first, second)
     if changed:
         raise ValueError(
-            f"Expected a model that is one density; called a second time with the same weights and rows, {changed}. "
-            f"Only one of the two would be compiled. Draw what is random by numpyro.sample, and pass what changes in x."
+            f"Expected a model with one density; in a second call with the same weights and rows, {changed}. Only one "
+            f"of the two would be compiled. Draw random values by numpyro.sample, and pass values that change in x."
         )
-    if observed not in first.of_y:
+    if observed not in first.depends_on_y:
         raise ValueError(
-            f"Observed site {observed!r}: expected its value to come from y; the model never uses the y that it is "
-            f"given. Does it pass obs=y to numpyro.sample?"
+            f"Observed site {observed!r}: expected its value to come from y; the model never uses its argument y. "
+            f"Does it pass obs=y to numpyro.sample?"
         )
     return [second]
 
 
 def _is_value(part: Any) -> bool:
-    """Whether a model is made of frozen dataclasses and no function of Python, which may read what changes."""
+    """Return whether a model consists of frozen dataclasses, without Python functions, which may read variables."""
     if not is_dataclass(part):
         return not isinstance(part, FunctionType | MethodType | partial) and not hasattr(part, "__dict__")
     frozen = getattr(part, "__dataclass_params__").frozen  # noqa: B009
@@ -95,8 +95,8 @@ def _is_value(part: Any) -> bool:
 
 def _call(model: NumPyroModel, sites: Any, tree: Any, leaves: Any) -> _Call:
     def log_probs(weights: Weights, x: Rows, y: Rows) -> dict[str, Any]:
-        found = trace(seed(substitute(model, data=weights), jax.random.key(0))).get_trace(x, y)
-        return {name: site["fn"].log_prob(site["value"]) for name, site in found.items() if site["type"] == "sample"}
+        sites = trace(seed(substitute(model, data=weights), jax.random.key(0))).get_trace(x, y)
+        return {name: site["fn"].log_prob(site["value"]) for name, site in sites.items() if site["type"] == "sample"}
 
     x, y = jax.tree.unflatten(tree, [jax.ShapeDtypeStruct(shape, dtype) for shape, dtype in leaves])
     dtype = jax.dtypes.canonicalize_dtype(float)
@@ -105,8 +105,8 @@ def _call(model: NumPyroModel, sites: Any, tree: Any, leaves: Any) -> _Call:
         program, out = jax.make_jaxpr(log_probs, return_shape=True)(weights, x, y)
     if any(isinstance(value, jax.core.Tracer) for value in program.consts):
         raise TypeError(
-            "Expected a model that keeps no values from call to call, in a list or a global; it uses one of another "
-            "call. Compute it anew in each call."
+            "Expected a model that stores no values between calls, in a list or a global; it uses one from another "
+            "call. Compute it in each call."
         )
     names = tuple(name for name, shapes in sorted(out.items()) for _ in jax.tree.leaves(shapes))
     given = set(program.jaxpr.invars[len(program.jaxpr.invars) - len(jax.tree.leaves(y)) :])
@@ -120,7 +120,7 @@ def _call(model: NumPyroModel, sites: Any, tree: Any, leaves: Any) -> _Call:
 
 
 def _reached(jaxpr: Jaxpr, sites: tuple[str, ...], given: set[Any]) -> frozenset[str]:
-    """The sites whose log probability depends on the given variables."""
+    """Return the sites whose log probability depends on the given variables."""
     known = set(given)
     for equation in jaxpr.eqns:
         if any(var in known for var in equation.invars if not isinstance(var, Literal)):
@@ -130,14 +130,14 @@ def _reached(jaxpr: Jaxpr, sites: tuple[str, ...], given: set[Any]) -> frozenset
 
 
 def _difference(first: _Call, second: _Call) -> str | None:
-    """How two calls differ, in words; None where both are the same function of weights and rows."""
+    """Return how two calls differ, in words; None where both are the same function of weights and rows."""
     if (first.text, first.constants) == (second.text, second.constants):
         return None
     if NUMBER.sub("", first.text) == NUMBER.sub("", second.text):
         sites = _reached(first.program.jaxpr, first.sites, _changed(first, second))
         return f"{_log_prob_of(sites)} is computed with other constants"
-    sites = _sites_that_differ(first, second)  # other operations may come to the same value
-    return f"{_log_prob_of(sites)} is computed by other operations, to another value" if sites else None
+    sites = _sites_that_differ(first, second)  # other operations may have the same value
+    return f"{_log_prob_of(sites)} is computed by other operations, and has another value" if sites else None
 
 
 def _log_prob_of(sites: frozenset[str]) -> str:
@@ -145,7 +145,7 @@ def _log_prob_of(sites: frozenset[str]) -> str:
 
 
 def _changed(first: _Call, second: _Call) -> set[Any]:
-    """The variables of the first of two calls of the same operations that come from other constants in the second."""
+    """Return the variables of one call that come from other constants in a second call of the same operations."""
     one, other = first.program, second.program
     pairs = zip(one.jaxpr.constvars, one.consts, other.consts, strict=False)
     changed = {var for var, a, b in pairs if _digest([a]) != _digest([b])}
@@ -156,7 +156,7 @@ def _changed(first: _Call, second: _Call) -> set[Any]:
 
 
 def _sites_that_differ(first: _Call, second: _Call) -> frozenset[str]:
-    """The sites whose log probabilities are not the same at some weights and rows."""
+    """Return the sites whose log probabilities differ at some weights and rows."""
     if first.sites != second.sites:
         return frozenset(first.sites) ^ frozenset(second.sites)
     rng = np.random.default_rng(0)
@@ -169,14 +169,14 @@ def _sites_that_differ(first: _Call, second: _Call) -> frozenset[str]:
 
 
 def _constants(program: ClosedJaxpr) -> Iterator[Any]:
-    """The arrays that a program holds, also those of the programs within it."""
+    """Yield the arrays in a program, including those of nested programs."""
     yield from program.consts
     for equation in program.jaxpr.eqns:
         yield from _within(equation)
 
 
 def _within(equation: JaxprEqn) -> Iterator[Any]:
-    """The arrays that the programs within an operation hold."""
+    """Yield the arrays in the programs within an operation."""
     for value in equation.params.values():
         for part in value if isinstance(value, tuple | list) else [value]:
             if isinstance(part, ClosedJaxpr):

@@ -1,9 +1,9 @@
-"""What y is. The one place in `inference` that asks what kind of distribution the observed site has.
+"""The description of y: the only module of `inference` that distinguishes distributions of the observed site.
 
-A `Response` is read once, by `response_of`, from the distribution of the observed site without y, and answers what
-depends on the kind of y: which values it can have, what its classes are, which summaries of a prediction exist.
+A `Response` is read once, by `response_of`, from the distribution of the observed site without y. It defines what
+depends on the kind of y: the values that it can have, its classes, and the summaries of a prediction that exist.
 
-**A distribution of your own** needs no registration. It states what it is by what NumPyro asks of every distribution:
+**A distribution of your own** needs no registration. It describes itself by the attributes of NumPyro distributions:
 
 - ``support``: `constraints.boolean` makes y binary, ``constraints.integer_interval(0, K - 1)`` one of K classes (with
   integers as bounds), any other discrete support a count; a continuous support makes y a number, or a vector;
@@ -11,11 +11,11 @@ depends on the kind of y: which values it can have, what its classes are, which 
   have no mean are names, not numbers: plots show their probabilities;
 - ``arg_constraints``: a parameter ``logits`` holds unnormalised log probabilities, (..., K), or the log odds of 1;
 
-and, if it likes, by two attributes that are this library's:
+and, optionally, by two attributes of this library:
 
-- ``loss``, a string: what deep learning calls its negative log probability (`NamesLoss`); `explain` prints it;
-- ``padding``, an integer, with ``logits`` of shape (..., T, K): a row of y is then T tokens, and `padding` the value of
-  y where there is no token (`Padded`).
+- ``loss``, a string: the name of its negative log probability in deep learning (`NamesLoss`), which `explain` prints;
+- ``padding``, an integer, with ``logits`` of shape (..., T, K): each row of y is then T tokens, and `padding` is the
+  value of y where there is no token (`Padded`).
 
 To add a kind of y, write one class here that implements the abstract methods of `Response`, and list it in `KINDS`.
 """
@@ -35,11 +35,11 @@ from numpyro.distributions import Distribution, constraints
 from .distributions import Padded, implements, log_probs_of_values, num_values, of_one_value, stated_logits
 from .rows import Rows
 from .sites import element, unmasked
-from .words import in_words, place_in_words, title
+from .words import in_words, index_in_words, title
 
 type Kind = Literal["binary", "classes", "tokens", "counts", "numbers"]
 type Missing = dict[Literal["probs", "mean", "variance", "cdf", "quantile"], str]
-"""A summary of a predictive distribution -> why it does not exist, as the end of a sentence."""
+"""The reason why a summary of a predictive distribution does not exist, by summary, as the end of a sentence."""
 
 CATEGORICALS = dist.CategoricalLogits | dist.CategoricalProbs
 NO_QUANTILE: Missing = {"quantile": "y is discrete; use probs, or sample."}
@@ -51,52 +51,52 @@ NO_MOMENTS: Missing = {
 
 @dataclass(frozen=True, kw_only=True)
 class Response(ABC):
-    """What y is; see the module. Plain data, compared and hashed by value: equal responses share compiled code."""
+    """The description of y; see the module. Compared and hashed by value: equal responses share compiled code."""
 
     kind: ClassVar[Kind]
     is_discrete: ClassVar[bool]
-    """Whether y has probabilities, and no density."""
+    """Whether y has probabilities instead of a density."""
 
     site: str
     """The name of the observed site."""
     family: str
     """The name of its distribution."""
     event_shape: tuple[int, ...]
-    """The shape of y in one row: () of a number or a class, (T,) of T tokens."""
+    """The shape of y in one row: () for a number or a class, (T,) for T tokens."""
     has_moments: bool
     """Whether the distribution has a mean and a variance."""
     has_cdf: bool
     num_classes: int | None = None
-    """K, where y, or each token of a row, is one of 0, ..., K - 1."""
+    """K, where y, or each of its tokens, is one of 0, ..., K - 1."""
     padding: int | None = None
-    """The value of y where a row has no token, if there is one."""
+    """The value of y where a row has no token, if rows can be padded."""
     support: constraints.Constraint = field(compare=False, repr=False)
-    """The values that y can have. Its bounds may be arrays, which have no hash."""
+    """The values that y can have. Its bounds may be arrays, which cannot be hashed."""
 
-    # What each kind answers.
+    # Each kind of y implements these.
 
     @classmethod
     @abstractmethod
     def read(cls, d: Distribution, facts: Mapping[str, Any]) -> Self | None:
-        """Return the response if d, the distribution of the observed site, is of this kind; facts: the other fields."""
+        """Return the response, with facts as its fields, if the distribution of the observed site is of this kind."""
 
     @property
     @abstractmethod
     def missing(self) -> Missing:
-        """The summaries of a prediction that do not exist, and why not."""
+        """The summaries of a prediction that do not exist, with the reasons."""
 
     @abstractmethod
     def class_log_probs(self, d: Distribution) -> Array:
-        """Log p(y = k), (n, K), or of each token of a row, (n, T, K)."""
+        """Return log p(y = k), (n, K), or that of each token, (n, T, K)."""
 
     @abstractmethod
     def logits(self, d: Distribution) -> Array | None:
-        """The logits of the classes, (n, K), or of the tokens of all rows, one after the other, (n T, K).
+        """Return the logits of the classes, (n, K), or of the tokens of all rows, one after the other, (n T, K).
 
-        None where the distribution has no parameter called ``logits``, or y no classes.
+        None where the distribution has no parameter called ``logits``, or y has no classes.
         """
 
-    # What follows for all of them.
+    # These hold for all kinds.
 
     @property
     def is_class(self) -> bool:
@@ -105,16 +105,16 @@ class Response(ABC):
 
     @property
     def is_name(self) -> bool:
-        """Whether each row of y is a class that is best shown by its probability: one of two, or one without a mean."""
+        """Whether each row of y is a class that plots show by its probability: one of two, or one without a mean."""
         return self.is_class and (self.num_classes == 2 or not self.has_moments)
 
     @property
     def has_uniform_transform(self) -> bool:
-        """Whether P(Y <= y) is known, and uniform where the predictions are right: of discrete y it is not."""
+        """Whether P(Y <= y) is known, and uniform where the predictions are calibrated, as for continuous y alone."""
         return self.has_cdf and not self.is_discrete
 
     def expect_class(self, caller: str) -> int:
-        """Return the number of classes, or raise TypeError where a row of y is not one of a finite set."""
+        """Return the number of classes; raise TypeError where y is not one of a finite set."""
         if self.num_classes is None or not self.is_class:
             raise TypeError(f"{caller}: expected y to be a class; it can be {self.support!r}.")
         return self.num_classes
@@ -125,34 +125,34 @@ class Response(ABC):
             raise NotImplementedError(f"{caller or summary}: {self.missing[summary]}")
 
     def probs(self, class_probs: np.ndarray) -> np.ndarray:
-        """Probabilities of all classes, (..., K), as users see them: of 0 and 1 that of 1 alone, (n,)."""
+        """Return the probabilities of all classes, (..., K); of a binary y, that of 1 alone, (n,)."""
         return class_probs[:, 1] if self.kind == "binary" else class_probs
 
     def labels(self, y: Any) -> np.ndarray:
-        """Hard labels, or numbers: y as an array, with the likeliest class in the place of soft labels."""
+        """Return y as an array of hard labels or numbers, with soft labels replaced by the most probable class."""
         values = np.asarray(y)
         return values.argmax(axis=-1) if self._is_soft(values) else values
 
     def is_known(self, y: Any) -> np.ndarray:
-        """Which values of y are no padding, as booleans in the shape of y."""
+        """Return which values of y are not padding, as booleans in the shape of y."""
         values = np.asarray(y)
         return np.ones(values.shape, bool) if self.padding is None else values != self.padding
 
     def symbols(self, y: Any) -> tuple[int, np.ndarray, np.ndarray] | None:
-        """K, the classes or tokens of y, row after row, without padding, (m,), and their number in each row, (n,)."""
+        """Return K, the classes or tokens of y without padding, row after row, (m,), and their number per row, (n,)."""
         values, known = np.asarray(y), self.is_known(y)
         counts = known.reshape(len(values), -1).sum(axis=1)
         return None if self.num_classes is None else (self.num_classes, values[known], counts)
 
     def count_tokens(self, y: Any) -> np.ndarray | None:
-        """How many tokens are in each row of y, without padding, (n,); None where y is no row of tokens."""
+        """Return the number of tokens per row of y without padding, (n,); None where y has no tokens."""
         return self.is_known(y).sum(axis=tuple(range(1, np.ndim(y)))) if self.kind == "tokens" else None
 
     def check(self, y: Rows) -> None:
-        """Raise ValueError at the first value that y cannot have, with its place, and what to do about it."""
+        """Raise ValueError at the first value that y cannot have, with its position and the cure."""
         leaves = jax.tree.leaves(y)
         if len(leaves) > 1:
-            return  # which leaf the site observes is the model's business
+            return  # only the model knows which leaf the site observes
         values = np.asarray(leaves[0])
         is_soft = self._is_soft(values)
         support = constraints.simplex if is_soft else of_one_value(self.support)
@@ -161,31 +161,31 @@ class Response(ABC):
         except (jax.errors.JAXTypeError, TypeError, ValueError):  # bounds that depend on latent sites or on other data
             return
         if not inside.all():
-            row, *rest = place = np.argwhere(~inside)[0].tolist()
+            row, *rest = index = np.argwhere(~inside)[0].tolist()
             labels, got = np.unique(values).tolist(), f"{values[row, *rest].tolist()}"
-            got += f"; y holds {labels}" if values.ndim == 1 and len(labels) <= 10 else ""
+            got += f"; the values of y are {labels}" if values.ndim == 1 and len(labels) <= 10 else ""
             words = in_words(support)
             if self.padding is not None:
                 words = f"a token, from 0 to {(self.num_classes or 0) - 1}, or {self.padding} for padding"
             cure = "" if is_soft else self._cure(values)
-            raise ValueError(f"y{place_in_words(place)}: expected {words}; got {got}. {cure}".rstrip())
+            raise ValueError(f"y{index_in_words(index)}: expected {words}; got {got}. {cure}".rstrip())
 
     def check_not_all_padding(self, y: Rows) -> None:
-        """Raise ValueError where rows of tokens hold nothing but padding: any weights fit them."""
+        """Raise ValueError where rows of tokens contain only padding, which any weights would fit."""
         if not any(self.is_known(leaf).any() for leaf in jax.tree.leaves(y)):
-            raise ValueError(f"y: expected tokens to fit; got {self.padding}, which is padding, in every place.")
+            raise ValueError(f"y: expected tokens to fit; got only padding, {self.padding}.")
 
     def mismatch(self, other: "Response") -> tuple[str, str, str] | None:
-        """What keeps log densities of two responses from being compared: of this one, of the other, and the cure."""
-        found = ((words(self), words(other), cure) for words, cure in COMPARED)
-        return next((each for each in found if each[0] != each[1]), None)
+        """Return a property in which two responses differ, so cannot be compared: both values, and the cure."""
+        pairs = ((words(self), words(other), cure) for words, cure in COMPARED)
+        return next((each for each in pairs if each[0] != each[1]), None)
 
     def _is_soft(self, values: np.ndarray) -> bool:
-        """Whether y is rows of probabilities of the classes."""
+        """Return whether y contains soft labels, probabilities of the classes."""
         return self.is_class and values.shape[1:] == (self.num_classes,)
 
     def _cure(self, values: np.ndarray) -> str:
-        """What to do about labels that are none of the classes."""
+        """Return the cure for labels that are not classes."""
         if self.num_classes is None:
             return ""
         known = values[self.is_known(values)]
@@ -193,12 +193,12 @@ class Response(ABC):
             return "Number the classes from 0."
         if known.min() < 0:
             return f"Write y = np.where(y < 0, {self.padding}, y)."
-        return f"There are {known.max() + 1} classes in y: give the observation as many, or mend y."
+        return f"There are {known.max() + 1} classes in y: give the observation as many, or correct y."
 
 
 @final
 class Binary(Response):
-    """y is 0 or 1. It has classes, and a mean, which is the probability of 1."""
+    """The response of a y that is 0 or 1. Its mean is the probability of 1."""
 
     kind, is_discrete = "binary", True
 
@@ -220,7 +220,7 @@ class Binary(Response):
 
 @final
 class Classes(Response):
-    """y is one of 0, ..., K - 1; where the distribution has no mean they are names. y may be soft labels, (n, K)."""
+    """The response of a y that is one of 0, ..., K - 1 (names, if the mean does not exist), or soft labels, (n, K)."""
 
     kind, is_discrete = "classes", True
 
@@ -243,7 +243,7 @@ class Classes(Response):
 
 @final
 class Tokens(Response):
-    """A row of y is an array of classes, as the tokens of a text; `padding`, if any, marks where there is none."""
+    """The response of a y with an array of classes per row, such as the tokens of a text, possibly padded."""
 
     kind, is_discrete = "tokens", True
 
@@ -258,7 +258,7 @@ class Tokens(Response):
 
     @property
     def missing(self) -> Missing:
-        return {**NO_QUANTILE, **NO_MOMENTS, "cdf": "y is a row of tokens, which have no order; use probs or log_prob."}
+        return {**NO_QUANTILE, **NO_MOMENTS, "cdf": "y is tokens, which have no order; use probs or log_prob."}
 
     def class_log_probs(self, d: Distribution) -> Array:
         return jax.nn.log_softmax(jnp.broadcast_to(element(d).logits, (*d.shape(), self.num_classes or 0)))
@@ -269,7 +269,7 @@ class Tokens(Response):
 
 
 def _missing_of_numbers(response: Response) -> Missing:
-    """The summaries that do not exist where y has no classes."""
+    """Return the summaries that do not exist where y has no classes."""
     family = response.family
     missing: Missing = {"probs": f"y can be {response.support!r}, not one of a finite set of values."}
     if not response.has_moments:
@@ -287,7 +287,7 @@ def _no_logits(response: Response, d: Distribution) -> None:
 
 @final
 class Counts(Response):
-    """y is an integer, or a vector of integers, without bounds that are known before the fit."""
+    """The response of a y that is an integer, or a vector of integers, without bounds known before the fit."""
 
     kind, is_discrete = "counts", True
     missing, class_log_probs, logits = property(_missing_of_numbers), _raise_no_classes, _no_logits
@@ -299,7 +299,7 @@ class Counts(Response):
 
 @final
 class Numbers(Response):
-    """y is continuous: a number or a vector, also one that is positive, or lies in an interval or on a simplex."""
+    """The response of a continuous y: a number or a vector, on any support."""
 
     kind, is_discrete = "numbers", False
     missing, class_log_probs, logits = property(_missing_of_numbers), _raise_no_classes, _no_logits
@@ -310,7 +310,7 @@ class Numbers(Response):
 
 
 KINDS: tuple[type[Response], ...] = (Tokens, Binary, Classes, Counts, Numbers)
-"""The kinds of y; the first that reads a distribution describes it."""
+"""The kinds of y, in the order in which they are tried."""
 
 COMPARED: tuple[tuple[Callable[[Response], str], str], ...] = (
     (lambda its: f"the observed site {its.site!r}", "Give the observed site one name in all models."),
@@ -322,19 +322,19 @@ COMPARED: tuple[tuple[Callable[[Response], str], str], ...] = (
         lambda its: f"{its.num_classes or 'no'} {'kinds of tokens' if its.kind == 'tokens' else 'classes'}",
         "Fit them to the same classes, or kinds of tokens.",
     ),
-    (lambda its: f"a y of shape {its.event_shape} in each row", "Fit them to the same y."),
+    (lambda its: f"a y of shape {its.event_shape} per row", "Fit them to the same y."),
 )
-"""What must be alike of responses whose log densities are compared, in words, and what to do where it is not."""
+"""The properties in which responses must agree for a comparison of log densities, in words, and the cures."""
 
 
 def response_of(site: str, d: Distribution) -> Response:
-    """Read what y is from the distribution of the observed site without y.
+    """Return the response, read from the distribution of the observed site without y.
 
-    Labels that are soft in the fit are classes without y, so that this is true of them as well.
+    Labels that are soft in the fit are classes without y, so they are described as well.
 
     Args:
         site: the name of the observed site.
-        d: its distribution, which may have been traced: shapes are read, and no values.
+        d: its distribution, which may be traced: only shapes are read, not values.
     """
     d = unmasked(d)
     facts = {

@@ -1,4 +1,4 @@
-"""The result of a fit: draws over the weights, and what can be asked of them."""
+"""The result of a fit: draws of the weights, and predictions from them."""
 
 import math
 from collections.abc import Mapping
@@ -26,18 +26,18 @@ from .structure import Structure
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Fit:
-    """A fitted model. A point estimate is a posterior of one draw, so every fit answers in the same way."""
+    """A fitted model. A point estimate is a posterior of one draw, so all fits have the same interface."""
 
     density: Density
     """The density that was fitted."""
     method: Method
-    """How it was fitted, with all settings."""
+    """The method of the fit, with all its settings."""
     layout: Layout
-    """What the rows of x look like."""
+    """The structure of the rows of x."""
     outcome: Outcome
-    """What the method found."""
+    """The result of the method: draws, status and statistics."""
     seconds: Seconds
-    """Wall time: `seconds.compile` and `seconds.run`."""
+    """The wall time: `seconds.compile` and `seconds.run`."""
 
     @property
     def model(self) -> NumPyroModel:
@@ -46,12 +46,12 @@ class Fit:
 
     @property
     def structure(self) -> Structure:
-        """What the model is made of."""
+        """The sites and the response of the model."""
         return self.density.structure
 
     @property
     def draws(self) -> Mapping[str, np.ndarray]:
-        """Latent site -> draws, shaped (chain, draw, *shape of the site); (1, 1, ...) for a point.
+        """The draws by latent site, shaped (chain, draw, *shape of the site); (1, 1, ...) for a point.
 
         The sites are in the order in which the model samples them.
         """
@@ -59,47 +59,47 @@ class Fit:
 
     @property
     def kind(self) -> Kind:
-        """What the draws are: a "point", draws from an "approximation", or a Markov "chain"."""
+        """The kind of draws: a "point", draws from an "approximation", or a Markov "chain"."""
         return self.method.kind
 
     @property
     def status(self) -> Status:
-        """Whether the fit can be relied on, with the reasons where not."""
+        """The reliability of the fit, with reasons unless it is ok."""
         return self.outcome.status
 
     @property
     def stats(self) -> Mapping[str, np.ndarray]:
-        """What was recorded: for points ``loss`` in nats, (restart, step); for chains the statistics of each draw."""
+        """Recorded statistics: for points ``loss`` in nats, (restart, step); for chains the statistics of each draw."""
         return {**self.outcome.stats, **self.outcome.sample_stats}
 
     @property
     def log_evidence(self) -> float | None:
         """Log p(y | x) of the model in nats, the log marginal likelihood, as `Laplace` estimates it; else None.
 
-        It is NaN where the prior is flat, under which there is none, or the fit has failed.
+        It is NaN where the fit has failed, or the prior is flat, so that no evidence exists.
         """
         return self.outcome.log_evidence
 
     def predict(self, x: Any) -> Predictive:
-        """The predictive distribution of y at rows of x, laid out as in the fit. Sees no y.
+        """Return the predictive distribution of y at rows of x, which have the layout of the fit. No y is used.
 
         Raises:
-            TypeError, ValueError: when x is not such rows.
+            TypeError, ValueError: when x has another layout.
 
         Warns:
             FailedFitWarning: when the fit has failed.
-            UndefinedPredictionWarning: when what is then asked of the distribution is NaN in some rows.
+            UndefinedPredictionWarning: when a summary of the distribution is NaN in some rows.
         """
         warn_if_failed(self.status)
         return Predictive(self.model, self.structure, self._mixture(), self._checked(x))
 
     def log_likelihood(self, x: Any, y: Any) -> np.ndarray:
-        """Log p(y_i | x_i, w) of every draw and row in nats, (chain, draw, n).
+        """Return log p(y_i | x_i, w) of every draw and row in nats, (chain, draw, n).
 
-        Beside x, the draws and the result it holds about 256 MiB (`predictive.WORKING_BYTES`).
+        This uses about 256 MiB (`predictive.WORKING_BYTES`) in addition to x, the draws and the result.
 
         Raises:
-            TypeError, ValueError: when x and y are not rows like those of the fit.
+            TypeError, ValueError: when x or y has another layout than in the fit.
         """
         x = self._checked(x)
         y = check_labels(self.model, x, y)
@@ -107,12 +107,12 @@ class Fit:
         return values.reshape(*self._chains_and_draws, -1)
 
     def to_datatree(self, x: Any = None, y: Any = None) -> DataTree:
-        """The fit as ArviZ reads it: posterior and sample_stats; with x and y also their log_likelihood and the data.
+        """Return the fit for ArviZ: posterior and sample_stats; with x and y also their log_likelihood and the data.
 
-        The attributes hold kind, status, method and seconds.
+        Its attributes are kind, status, method and seconds.
 
         Raises:
-            TypeError, ValueError: when only one of x and y is given, or they are not rows like those of the fit.
+            TypeError, ValueError: when only one of x and y is given, or one has another layout than in the fit.
         """
         if (x is None) != (y is None):
             raise TypeError("to_datatree: expected x and y together, or neither.")
@@ -128,38 +128,38 @@ class Fit:
         )
 
     def save(self, path: str | PathLike[str]) -> Path:
-        """Write the fit to one file, from which `load` makes it again, with the same predictions to the bit.
+        """Write the fit to a file, from which `load` restores it, with the same predictions to the bit.
 
-        The file is NetCDF, which ArviZ reads as well (``arviz.from_netcdf``). It holds draws, statistics, status and
-        the layout of x, no rows of the data and no code: the model is given again at loading. It is written under a
-        temporary name and renamed when it is whole.
+        The file is NetCDF, which ArviZ reads as well (``arviz.from_netcdf``). It contains draws, statistics, status and
+        the layout of x, but no rows of the data and no code: `load` takes the model as an argument. It is written under
+        a temporary name and renamed when complete.
 
         Args:
-            path: the file, such as ``"fit.nc"``; one that is there is replaced.
+            path: the file, such as ``"fit.nc"``; an existing one is replaced.
 
         Returns:
             The path.
 
         Raises:
-            TypeError: when x is a pytree of other containers than dicts, tuples and lists.
+            TypeError: when x is a pytree with containers other than dicts, tuples and lists.
         """
         parts = Parts(self.density, self.method, self.layout, self.outcome, self.seconds)
         return write(path, parts, self._attrs())
 
     @classmethod
     def load(cls, path: str | PathLike[str], model: NumPyroModel) -> "Fit":
-        """The fit that `save` wrote.
+        """Return the fit that `save` wrote.
 
-        Its method can be read, but not run again, as settings may hold functions.
+        Its method can be printed but not run again, since settings may be functions.
 
         Args:
             path: the file.
-            model: the model that was fitted. Its sites are held against those of the file, and its densities at the
-                first draw against those of then: another model is refused, and so is one that has changed.
+            model: the model that was fitted. Its sites, and its densities at the first draw, are compared with those in
+                the file: another model is refused, and so is one that has changed.
 
         Raises:
-            FileNotFoundError: when there is no such file.
-            ValueError: when the file is damaged, cut short, no fit or of a later release, or the model another one.
+            FileNotFoundError: when the file does not exist.
+            ValueError: when the file is damaged, not a fit or of a later release, or the model is another one.
 
         Example:
             >>> import tempfile
@@ -177,7 +177,7 @@ class Fit:
         return cls(parts.density, parts.method, parts.layout, parts.outcome, parts.seconds)
 
     def _attrs(self) -> dict[str, Any]:
-        """What is said of the fit in files and trees."""
+        """Return the attributes of the fit in files and trees."""
         return {
             "kind": self.kind,
             "status": self.status.level,
@@ -199,25 +199,25 @@ class Fit:
         return chains, draws
 
     def _mixture(self) -> Weights:
-        """The draws of all chains, one after the other, on the device; of a site that is held, one."""
+        """Return the draws of all chains, one after the other, on the device; one draw for a site equal in all."""
         count = math.prod(self._chains_and_draws)
         draws = {site: value.reshape(count, *value.shape[2:]) for site, value in self.draws.items()}
-        moving = [site for site, value in draws.items() if (value[:2] != value[0]).any() or (value != value[0]).any()]
-        return {s: jax.device_put(v if s in moving or not moving else v[:1]) for s, v in draws.items()}
+        varying = [site for site, value in draws.items() if (value[:2] != value[0]).any() or (value != value[0]).any()]
+        return {s: jax.device_put(v if s in varying or not varying else v[:1]) for s, v in draws.items()}
 
     def _checked(self, x: Any) -> Rows:
         return jax.device_put(check_like(self.layout, x))
 
 
 def check_fit(caller: str, fit: Any) -> None:
-    """Raise unless this is a fit.
+    """Raise TypeError unless the argument is a fit.
 
     Args:
-        caller: the name of the function that takes it, for the message.
-        fit: anything.
+        caller: the name of the calling function, for the message.
+        fit: any object.
 
     Raises:
-        TypeError: when it is not a `Fit`.
+        TypeError: when the object is not a `Fit`.
     """
     if not isinstance(fit, Fit):
         raise TypeError(f"{caller}: expected a fit; got {fit!r}.")

@@ -16,16 +16,16 @@ Weights = dict[str, Array]
 
 @dataclass(frozen=True)
 class Data:
-    """What a density is conditioned on: rows of x and y and, in part of a model, the values of its other sites."""
+    """The values that a density is conditioned on: rows of x and y and, for part of a model, its fixed sites."""
 
     x: Rows
     """n rows."""
     y: Rows = None
     """n rows; None where y is to be drawn."""
     fixed: Weights = field(default_factory=dict)
-    """The sites that the density is conditioned on -> their values; see `handlers.conditioned`."""
+    """The values of the sites that are conditioned on, by site; see `handlers.conditioned`."""
     start: Weights = field(default_factory=dict)
-    """Where optimisers and chains begin, for the sites for which that is known."""
+    """The starting values of optimisers and chains, for some or no sites."""
 
     @property
     def num_rows(self) -> int:
@@ -33,7 +33,7 @@ class Data:
         return count_rows(self.x)
 
     def take(self, rows: Any) -> "Data":
-        """Some of the rows, by an array of indices, which must exist."""
+        """Return some of the rows, by an array of indices, which must exist."""
         return replace(self, x=take_rows(self.x, rows), y=take_rows(self.y, rows))
 
 
@@ -41,22 +41,22 @@ jax.tree_util.register_dataclass(Data, ["x", "y", "fixed", "start"], [])
 
 
 def count_rows(x: Rows) -> int:
-    """The number of rows of an array or of a pytree of arrays."""
+    """Return the number of rows of an array or of a pytree of arrays."""
     return jnp.shape(jax.tree.leaves(x)[0])[0]
 
 
 def take_rows(x: Rows, rows: Any) -> Rows:
-    """The rows at an array of indices, which must exist, of an array or of a pytree of arrays."""
+    """Return the rows of an array, or of a pytree of arrays, at an array of indices, which must exist."""
     return jax.tree.map(lambda leaf: jnp.asarray(leaf).at[rows].get(mode="promise_in_bounds"), x)
 
 
 def in_double(leaf: Any) -> np.ndarray:
-    """A leaf as an array, in float64 where it is one of real numbers."""
+    """Return a leaf as an array, in float64 if its numbers are real."""
     array = np.asarray(leaf)
     return array.astype(np.float64) if array.dtype.kind == "f" else array
 
 
 def signature(rows: Rows) -> tuple[Any, tuple[tuple[tuple[int, ...], str], ...]]:
-    """The structure, shapes and types of a pytree of arrays: data with the same signature share compiled code."""
+    """Return the structure, shapes and types of a pytree of arrays; data of one signature share compiled code."""
     leaves, tree = jax.tree.flatten(rows)
     return tree, tuple((leaf.shape, str(leaf.dtype)) for leaf in leaves)

@@ -1,4 +1,4 @@
-"""Fitting: the one entry point."""
+"""`fit`: the one entry point of fitting."""
 
 from os import PathLike
 from typing import Any
@@ -25,27 +25,26 @@ def fit(
 ) -> Fit:
     """Fit a model to data by a method.
 
-    Chains, ensembles and restarts are spread over all devices. A CPU is one device, until
-    ``jax.config.update("jax_num_cpu_devices", os.cpu_count())``, before anything else of JAX, makes each core one.
+    Chains, members of ensembles and restarts are distributed over all devices. A CPU is one device unless
+    ``jax.config.update("jax_num_cpu_devices", os.cpu_count())``, before any other use of JAX, makes each core a device.
 
     Args:
         model: a NumPyro model ``model(x, y=None)``: a `flatprior.models.Model` or any function of NumPyro primitives
-            with one observed site, one log probability a row, and continuous latent sites that are shared by all rows.
+            with one observed site, one log probability per row, and continuous latent sites shared by all rows.
         method: `MLE`, `MAP`, `Ensemble`, `Laplace`, `NUTS`, `MCLMC` or `Conditional`, with its settings.
         x: n rows: an array, a data frame, or a pytree (dict or tuple) of arrays with n rows first.
         y: n rows likewise.
         key: a typed JAX key or an integer seed; the same key gives the same bits.
         progress: show a progress bar when the fit takes more than a second.
-        resume: a folder to which the run of a method of chains is written as it goes, draws and state. Where it holds a
-            run of the same model, method, data and key, that run goes on: after a crash, or with a larger
-            `num_samples`, and the draws are those of a run that was never interrupted. Memory then does not grow with
-            the draws.
+        resume: a folder to which a method of chains writes its draws and state as it runs. If it contains a run of the
+            same model, method, data and key, that run is continued, after a crash or with a larger `num_samples`; the
+            draws are those of a run that was never interrupted. Memory then does not grow with the number of draws.
 
     Returns:
-        The fit. Look at its `status`: a numerical failure is a status, not an exception.
+        The fit. Check its `status`: a numerical failure is a status, not an exception.
 
     Raises:
-        TypeError, ValueError: when data or model are not what they should be. Said before anything is compiled.
+        TypeError, ValueError: when the data or the model are invalid; raised before anything is compiled.
 
     Example:
         >>> import numpy as np
@@ -61,7 +60,7 @@ def fit(
     if isinstance(method, type) or not callable(getattr(method, "run", None)):
         raise TypeError(f"Expected a method such as MLE(), MAP(), NUTS() or MCLMC(); got {method!r}.")
     if resume is not None and not method.draws_chains:
-        raise ValueError(f"resume: expected a method of chains, NUTS() or MCLMC(); {type(method).__name__} draws none.")
+        raise ValueError(f"resume: expected a method of chains, NUTS() or MCLMC(); got {type(method).__name__}.")
     key = as_key(key)
     with stopwatch() as seconds:
         density, data = check_problem(model, x, y)

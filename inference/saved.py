@@ -1,8 +1,8 @@
-"""Fits on disk: one file, read by ArviZ as well, from which a fit predicts as before. Nothing in it is code.
+"""Fits on disk: one file, which ArviZ reads as well, and from which a fit predicts as before. It contains no code.
 
-The file is NetCDF: the groups posterior and sample_stats as `Fit.to_datatree` gives them, a group for what else was
-recorded, and one for the probe, a few rows with their densities by which a model is known again. What says how to put
-a fit together is JSON in an attribute, with a digest of everything.
+The file is NetCDF. Its groups are posterior and sample_stats, as in `Fit.to_datatree`, other recorded statistics, and
+the probe: a few rows with their densities, by which the model is recognised. An attribute holds, as JSON, all other
+parts of a fit and a digest of everything.
 """
 
 import json
@@ -34,14 +34,14 @@ from .status import Status
 from .structure import Structure
 
 VERSION = 1
-"""Of the format of the file."""
+"""The version of the format of the file."""
 ATTRIBUTE = "flatprior"
 PROBE_ROWS = 4
 
 
 @dataclass(frozen=True)
 class SavedMethod:
-    """How a fit was made that was read from a file: what is known of the method, which cannot be run again."""
+    """The method of a fit that was read from a file. It can be printed, but not run again."""
 
     name: str
     kind: Kind
@@ -53,13 +53,13 @@ class SavedMethod:
         return self.words
 
     def run(self, *_: Any, **__: Any) -> Outcome:
-        """Raise: settings may hold functions, which are not in the file."""
-        raise TypeError(f"A method that was read from a file cannot be run. Write it again: {self.words}.")
+        """Raise TypeError: settings may be functions, which are not in the file."""
+        raise TypeError(f"A method that was read from a file cannot be run. Construct it again: {self.words}.")
 
 
 @dataclass(frozen=True)
 class Parts:
-    """What a fit is put together from."""
+    """The parts of a fit."""
 
     density: Density
     method: Any
@@ -69,7 +69,7 @@ class Parts:
 
 
 def write(path: str | os.PathLike[str], parts: Parts, attrs: Mapping[str, Any]) -> Path:
-    """Write a fit to a temporary file, and give that its name when it is whole; returns the path."""
+    """Write a fit to a file, atomically, and return the path."""
     outcome, layout = parts.outcome, parts.layout
     model, structure = parts.density.model, parts.density.structure
     names = names_in_tree([*outcome.draws, *outcome.sample_stats, *outcome.stats])
@@ -107,21 +107,21 @@ def write(path: str | os.PathLike[str], parts: Parts, attrs: Mapping[str, Any]) 
 
 
 def read(path: str | os.PathLike[str], model: NumPyroModel) -> Parts:
-    """Read what `write` wrote, of the same model.
+    """Return the parts of a fit that `write` wrote, for the same model.
 
     Raises:
-        FileNotFoundError: when there is no such file.
-        ValueError: when the file is damaged, no fit, of a later release, or of another model.
+        FileNotFoundError: when the file does not exist.
+        ValueError: when the file is damaged, not a fit, of a later release, or of another model.
     """
     path = Path(path)
     if not path.exists():
-        raise FileNotFoundError(f"There is no file {path}.")
+        raise FileNotFoundError(f"Expected a file; {path} does not exist.")
     try:
         tree = open_datatree(path, engine="netcdf4").load()
         tree.close()
     except Exception as error:
         raise ValueError(
-            f"{path}: expected a fit, a NetCDF file; it cannot be read, being damaged, cut short or something else "
+            f"{path}: expected a fit, a NetCDF file; it cannot be read: it is damaged, truncated or another file "
             f"({type(error).__name__}: {error})."
         ) from error
     if ATTRIBUTE not in tree.attrs:
@@ -129,20 +129,20 @@ def read(path: str | os.PathLike[str], model: NumPyroModel) -> Parts:
     about = json.loads(tree.attrs[ATTRIBUTE])
     if about["version"] != VERSION:
         raise ValueError(
-            f"{path}: expected version {VERSION} of the format; got {about['version']}. Read it by the release of "
-            f"flatprior that wrote it, or a later one."
+            f"{path}: expected version {VERSION} of the format; got {about['version']}. Read it with the release "
+            f"of flatprior that wrote it, or a later one."
         )
     written, names = about.pop("digest"), about["names"]
     groups = {"draws": "posterior", "sample_stats": "sample_stats", "stats": "stats"}
-    found = {
+    arrays = {
         kind: {name: tree[group][names[name]].to_numpy() for name in about[kind]}
         for kind, group in groups.items()
         if about[kind]
     }
-    draws, sample_stats, stats = (found.get(kind, {}) for kind in groups)
+    draws, sample_stats, stats = (arrays.get(kind, {}) for kind in groups)
     y = tree["probe"]["y"].to_numpy()
     if written != _digest(about, {**draws, **sample_stats, **stats, "the probe": y}):
-        raise ValueError(f"{path}: the file is damaged: its digest does not agree with what it holds.")
+        raise ValueError(f"{path}: the file is damaged: its digest does not agree with its contents.")
     layout = _layout_from_json(about["layout"])
     structure = _check_model(path, model, about, layout, draws, y)
     failures, warnings = (tuple(map(_reason_from_json, reasons)) for reasons in about["status"])
@@ -153,17 +153,17 @@ def read(path: str | os.PathLike[str], model: NumPyroModel) -> Parts:
 def probe(
     model: NumPyroModel, structure: Structure, layout: Layout, weights: Mapping[str, np.ndarray], y: Any = None
 ) -> tuple[np.ndarray, dict[str, float]]:
-    """Rows of y that the model makes at one draw for rows of x that are always the same, and what it says of them.
+    """Return rows of y from the model at one draw, for rows of x that are always the same, and their log densities.
 
     Args:
         model: the model.
-        structure: what it is made of.
-        layout: of the rows of x.
+        structure: its structure.
+        layout: the layout of x.
         weights: one draw.
         y: the rows of y; by default they are drawn.
 
     Returns:
-        y, and site -> the sum of its log density in nats: of the latent sites at the draw, and of y.
+        y, and the summed log density of each site in nats: of the latent sites at the draw, and of y.
     """
     rng = np.random.default_rng(0)
 
@@ -176,9 +176,9 @@ def probe(
     @jax.jit
     def run(values: Weights, x: Rows) -> tuple[Any, dict[str, Any]]:
         sites = trace(seed(substitute(model, data=values), jax.random.key(0))).get_trace(x)
-        of = {name: sites[name] for name in (*structure.latents, structure.observed)}
-        densities = {name: jnp.sum(unmasked(site["fn"]).log_prob(site["value"])) for name, site in of.items()}
-        return of[structure.observed]["value"], densities
+        used = {name: sites[name] for name in (*structure.latents, structure.observed)}
+        densities = {name: jnp.sum(unmasked(site["fn"]).log_prob(site["value"])) for name, site in used.items()}
+        return used[structure.observed]["value"], densities
 
     given = dict(weights) if y is None else {**weights, structure.observed: y}
     y, densities = jax.device_get(run(jax.tree.map(jnp.asarray, given), x))
@@ -193,18 +193,18 @@ def _check_model(
     draws: Mapping[str, np.ndarray],
     y: np.ndarray,
 ) -> Structure:
-    """The structure of the model, or an error where it is not the one that was fitted."""
+    """Return the structure of the model; raise where it is not the one that was fitted."""
     sites = tuple((site, tuple(shape)) for site, shape in about["sites"])
     cure = f"Give the model that was fitted: {about['model']}."
     rows = [
         jax.ShapeDtypeStruct((PROBE_ROWS, *shape), dtype)
         for shape, dtype in zip(layout.shapes, layout.dtypes, strict=True)
     ]
-    found = abstract_trace(model, jax.tree.unflatten(layout.tree, rows))
+    traced = abstract_trace(model, jax.tree.unflatten(layout.tree, rows))
     name = about["observed"]
-    structure = structure_of(found, response_of(name, found[name]["fn"])) if name in found else None
+    structure = structure_of(traced, response_of(name, traced[name]["fn"])) if name in traced else None
     if structure is None or structure.sites != sites:
-        got = f"the sites {list(found)}" if structure is None else dict(structure.sites)
+        got = f"the sites {list(traced)}" if structure is None else dict(structure.sites)
         raise ValueError(
             f"{path}: expected a model with the observed site {name!r} and the latent sites "
             f"{dict(sites)}; got {got}. {cure}"

@@ -1,4 +1,4 @@
-"""What is asked of the sites of a trace."""
+"""Traces of a model, and predicates of their sites."""
 
 from collections.abc import Callable
 from typing import Any
@@ -17,9 +17,9 @@ NumPyroModel = Callable[..., Any]
 
 
 def abstract_trace(model: NumPyroModel, x: Rows, y: Rows | None = None) -> dict[str, Any]:
-    """The sites of a model, with shapes and types but without values: nothing is computed.
+    """Return the sites of a model, with shapes and types but without values: nothing is computed.
 
-    Observed sites carry the shape of their log probability as ``log_prob_shape``.
+    Observed sites have the shape of their log probability as ``log_prob_shape``.
     """
     sites: dict[str, Any] = {}
 
@@ -35,7 +35,7 @@ def abstract_trace(model: NumPyroModel, x: Rows, y: Rows | None = None) -> dict[
 
 
 def improper_value(site: dict[str, Any]) -> Array | None:
-    """A value of a site that has none to draw from, `ImproperUniform`: the image of 0."""
+    """Return a value for a site of `ImproperUniform`, which cannot be drawn from: the image of 0."""
     if not (is_latent(site) and isinstance(element(site["fn"]), dist.ImproperUniform)):
         return None
     transform = biject_to(site["fn"].support)
@@ -43,50 +43,50 @@ def improper_value(site: dict[str, Any]) -> Array | None:
 
 
 def is_latent(site: dict[str, Any]) -> bool:
-    """Whether a site of a trace is one whose value is inferred."""
+    """Return whether the value of a site of a trace is inferred."""
     return site["type"] == "sample" and not site["is_observed"]
 
 
 def is_observation(site: dict[str, Any]) -> bool:
-    """Whether a site of a trace is data; `numpyro.factor` is a term of the density, but no data."""
+    """Return whether a site of a trace is data; `numpyro.factor` is a term of the density, but not data."""
     return site["type"] == "sample" and site["is_observed"] and not is_factor(site["fn"])
 
 
 def is_factor(d: dist.Distribution) -> bool:
-    """Whether a distribution is that of `numpyro.factor`, with or without a mask."""
+    """Return whether a distribution is that of `numpyro.factor`, with or without a mask."""
     return isinstance(element(d), dist.Unit)
 
 
 def element(d: dist.Distribution) -> dist.Distribution:
-    """The distribution of one element, without expansions, masks and event dimensions."""
+    """Return the distribution of one element, without expansions, masks and event dimensions."""
     while isinstance(d, dist.Independent | dist.ExpandedDistribution | dist.MaskedDistribution):
         d = d.base_dist
     return d
 
 
 def is_masked(d: dist.Distribution) -> bool:
-    """Whether the log probability of a distribution has been masked out by `flat`."""
+    """Return whether the log probability of a distribution has been masked out by `flat`."""
     return isinstance(d, dist.MaskedDistribution) and d._mask is False
 
 
 def is_flat(d: dist.Distribution) -> bool:
-    """Whether a prior is flat: masked out, or improper by itself."""
+    """Return whether a prior is flat: masked out, or improper by itself."""
     return is_masked(d) or isinstance(element(d), dist.ImproperUniform)
 
 
 def unmasked(d: dist.Distribution) -> dist.Distribution:
-    """The distribution without the mask of `flat`, which takes y for a latent site where it is not given."""
+    """Return the distribution without the mask of `flat`, which masks y as a latent site where it is not given."""
     return d.base_dist if is_masked(d) else d
 
 
 def is_real(support: constraints.Constraint) -> bool:
-    """Whether a support is the whole real line, in any number of dimensions."""
+    """Return whether a support is the whole real line, in any number of dimensions."""
     while hasattr(support, "base_constraint"):
         support = support.base_constraint
     return support in (constraints.real, constraints.real_vector, constraints.real_matrix)
 
 
 def log_prob(site: dict[str, Any]) -> Array:
-    """The log probability of a site of a trace in nats, summed, with its scale."""
+    """Return the log probability of a site of a trace in nats, summed over its elements and scaled."""
     nats = jnp.sum(site["fn"].log_prob(site["value"]))
     return nats if site["scale"] is None else nats * site["scale"]

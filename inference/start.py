@@ -1,4 +1,4 @@
-"""Where optimisers and chains begin."""
+"""The starting points of optimisers and chains."""
 
 import math
 from collections.abc import Callable, Mapping
@@ -30,14 +30,14 @@ def starting_weights(
     *,
     first: Array | bool = True,
 ) -> Weights:
-    """Where an optimiser or a chain begins, in the coordinates of the model; see `init_strategy` in `MAP`.
+    """Return the starting point of an optimiser or a chain, in the coordinates of the model; see `MAP`.
 
     Args:
-        density: what is optimised or sampled.
-        data: rows; the sites in `Data.start` begin at their values there.
-        key: of the noise.
-        strategy: a NumPyro initialisation strategy in place of what is done here.
-        first: whether this is the first starting point of a fit: it alone is at a lifted module's own values.
+        density: the density that is optimised or sampled.
+        data: rows; the sites in `Data.start` start at their values there.
+        key: the key of the noise.
+        strategy: a NumPyro initialisation strategy that replaces the default.
+        first: whether this is the first starting point of a fit, the only one at a lifted module's own values.
     """
     key_noise, key_model = jax.random.split(key)
     noise = _Noise(key_noise, density.structure.latents)
@@ -54,18 +54,18 @@ def starting_weights(
 
 
 class _Noise:
-    """One normal draw and one sort for all sites: made site by site they would take seconds to compile."""
+    """One normal draw and one sort for all sites: separate ones for each site would take seconds to compile."""
 
     def __init__(self, key: Array, latents: Mapping[str, tuple[int, ...]]) -> None:
         self.names, self.sizes = list(latents), [math.prod(shape) for shape in latents.values()]
         self.ends = np.cumsum(self.sizes)
         self.together = jax.random.normal(key, (self.ends[-1],))
         self.of = dict(zip(self.names, jnp.split(self.together, self.ends[:-1]), strict=True))
-        """Site -> normal numbers, one an element, (size,)."""
+        """Standard normal numbers by site, one per element, (size,)."""
 
     @cached_property
     def orders(self) -> dict[str, Array]:
-        """Site -> a random order of its elements, (size,)."""
+        """A random order of the elements of each site, by site, (size,)."""
         number = np.repeat(np.arange(len(self.sizes)), self.sizes)
         within = jnp.lexsort((self.together, number)) - np.repeat(self.ends - self.sizes, self.sizes)
         return dict(zip(self.names, jnp.split(within, self.ends[:-1]), strict=True))
@@ -85,7 +85,7 @@ def _near_prior_mean(site: dict[str, Any], noise: _Noise) -> Array:
 
 
 def _own_value(site: dict[str, Any]) -> Array | None:
-    """The value that a lifted module has for a site; None where there is none, or its prior rules it out."""
+    """Return the value of a site in a lifted module; None where there is none, or the prior excludes it."""
     value = site["infer"].get("start")
     if value is None:
         return None
@@ -95,10 +95,10 @@ def _own_value(site: dict[str, Any]) -> Array | None:
 
 
 def _shuffled(name: str, own: Array, noise: _Noise, first: Array | bool) -> Array:
-    """The value itself at the first starting point, and its elements in another order at the others.
+    """Return the value itself at the first starting point, and a shuffled copy at the others.
 
-    A matrix of independent initial values that is shuffled is one of independent initial values. Vectors, such as
-    biases of 0 and scales of 1, stay.
+    A shuffled matrix of independent initial values is again one of independent initial values. Vectors, such as biases
+    of 0 and scales of 1, are not shuffled.
     """
     if own.ndim < 2 or first is True:
         return own

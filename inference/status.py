@@ -1,4 +1,4 @@
-"""Whether a fit can be relied on, and the warnings where it cannot."""
+"""The reliability of a fit, and the warnings where it is unreliable."""
 
 import warnings
 from collections.abc import Iterator
@@ -16,11 +16,11 @@ Level = Literal["ok", "check", "failed"]
 
 @dataclass(frozen=True)
 class Status:
-    """Whether a fit can be relied on: "ok", "check" (read the reasons first) or "failed" (do not use it).
+    """The reliability of a fit: "ok", "check" (read the reasons first) or "failed" (do not use it).
 
     Args:
-        failures: each a reason why the fit is not what was asked for.
-        warnings: each a reason to look before the fit is used.
+        failures: the reasons why the fit cannot be used.
+        warnings: the reasons to check the fit before it is used.
     """
 
     failures: tuple[Reason, ...] = ()
@@ -28,35 +28,35 @@ class Status:
 
     @property
     def level(self) -> Level:
-        """The worst that was found."""
+        """The level of the most severe reason."""
         return "failed" if self.failures else "check" if self.warnings else "ok"
 
     @property
     def reasons(self) -> tuple[Reason, ...]:
-        """Every reason, failures first. A reason prints as a sentence, and has a ``code`` and ``numbers``."""
+        """All reasons, failures first. A reason prints as a sentence, and has a ``code`` and ``numbers``."""
         return self.failures + self.warnings
 
     @property
     def codes(self) -> tuple[Code, ...]:
-        """The codes of the reasons, failures first: what programs compare."""
+        """The codes of the reasons, failures first, for programs to compare."""
         return tuple(reason.code for reason in self.reasons)
 
     @property
     def is_interrupted(self) -> bool:
-        """Whether the run was ended by Ctrl-C before it was done."""
+        """Whether the run was interrupted by Ctrl-C."""
         return Code.INTERRUPTED in self.codes
 
     def within(self, part: str) -> "Status":
-        """The same status, of a part of a fit that is named in every reason."""
+        """Return the status with every reason attributed to a named part of a fit."""
         failures, warnings = (tuple(r.within(part) for r in reasons) for reasons in (self.failures, self.warnings))
         return Status(failures, warnings)
 
     def __add__(self, other: "Status") -> "Status":
-        """The reasons of both."""
+        """Return a status with the reasons of both."""
         return Status(self.failures + other.failures, self.warnings + other.warnings)
 
     def __bool__(self) -> bool:
-        """True unless the fit failed."""
+        """Return True unless the fit has failed."""
         return not self.failures
 
     def __str__(self) -> str:
@@ -64,28 +64,28 @@ class Status:
 
 
 class FailedFitWarning(UserWarning):
-    """A failed fit is asked to predict."""
+    """A failed fit is used to predict."""
 
 
 def warn_if_failed(status: Status) -> None:
-    """Warn, at the line of the user, who predicts with a fit that has failed."""
+    """Warn, at the user's line, about predictions of a failed fit."""
     if not status:
         _warn(
-            f"This fit has failed, and predicts by the weights that it was left with. {status.reasons[0]}",
+            f"This fit has failed; its predictions use the weights at which it ended. {status.reasons[0]}",
             FailedFitWarning,
         )
 
 
 class UndefinedPredictionWarning(UserWarning):
-    """A prediction is not a number, though the draws of the weights are."""
+    """A prediction is NaN although the draws of the weights are finite."""
 
 
 def warn_of_nan(rows: np.ndarray) -> None:
-    """Warn, at the line of the user, of the rows whose prediction is NaN, of which a mask, (n,), is true."""
+    """Warn, at the user's line, about rows whose prediction is NaN, given as a mask, (n,)."""
     _warn(
-        f"The prediction is NaN in {rows.sum()} of {rows.size} rows (row {rows.argmax()} first), though the draws of "
-        f"the weights are finite. Look there for values of x that the network does not know, such as tokens beyond its "
-        f"vocabulary, or for something that the distribution of y does not have, as Cauchy's has no mean.",
+        f"The prediction is NaN in {rows.sum()} of {rows.size} rows (row {rows.argmax()} first), although the draws "
+        f"of the weights are finite. Look there for values of x that the network cannot take, such as tokens outside "
+        f"its vocabulary, or for a summary that the distribution of y does not have, such as the mean of a Cauchy.",
         UndefinedPredictionWarning,
     )
 
@@ -96,7 +96,7 @@ def _warn(message: str, category: type[Warning]) -> None:
 
 @contextmanager
 def no_failure_warnings() -> Iterator[None]:
-    """Within it no failed fit is warned of: its status stands beside what is predicted."""
+    """Suppress warnings of failed fits, where their status is shown next to the predictions."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FailedFitWarning)
         yield

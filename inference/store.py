@@ -1,9 +1,9 @@
-"""Runs on disk: draws as they come, and the state from which a run goes on.
+"""Runs on disk: draws, written block by block, and the state from which a run is continued.
 
-A run is a folder: ``run.json`` says what was run, ``*.bin`` hold the draws, one file a site or statistic, and
-``state.npz`` is the state of the chains after its last finished block. A block is appended to the draws first, and the
-state replaced in one step afterwards: whatever moment a process ends at, the folder holds every finished block. Nothing
-in it is code.
+A run is a folder: ``run.json`` describes the run, ``*.bin`` are the draws, one file per site or statistic, and
+``state.npz`` is the state of the chains after the last finished block. The draws of a block are appended first, then
+the state is replaced atomically: whenever a process ends, the folder contains every finished block. It contains no
+code.
 """
 
 import json
@@ -25,68 +25,68 @@ from .fingerprint import digest, log_density_at_random, same_log_density, withou
 from .rows import Data, Rows
 
 VERSION = 1
-"""Of the format of the folder."""
+"""The version of the format of the folder."""
 Identity = Mapping[str, str | float]
 
 
 class Store:
-    """A run of chains in a folder; begun where the folder is empty or missing, continued otherwise.
+    """A run of chains in a folder: a new one where the folder is empty or missing, else the one in it.
 
     Args:
         path: the folder.
-        identity: what makes the run this one, in words or as a number: model, density, method, data, key.
+        identity: the words and numbers that identify the run: model, density, method, data, key.
 
     Raises:
-        ValueError: when the folder holds another run, or something else.
+        ValueError: when the folder contains another run, or other files.
     """
 
     def __init__(self, path: str | os.PathLike[str], identity: Identity) -> None:
         self.path = Path(path)
         self.path.mkdir(parents=True, exist_ok=True)
-        self.done = self.kept = 0
+        self.done = self.num_draws = 0
         self.arrays: list[dict[str, Any]] = []
         self._leaves: list[np.ndarray] = []
         about = self.path / "run.json"
         if about.exists():
             self._open(about, identity)
         elif any(self.path.iterdir()):
-            raise ValueError(f"resume: expected an empty folder or one with a run; {self.path} holds other files.")
+            raise ValueError(f"resume: expected an empty folder or one with a run; {self.path} contains other files.")
         else:
             self._identity = dict(identity)
 
     def _open(self, about: Path, identity: Identity) -> None:
         try:
-            found = json.loads(about.read_text())
+            saved = json.loads(about.read_text())
         except json.JSONDecodeError as error:
             raise ValueError(f"resume: {about} is damaged ({error}). Remove the folder to begin again.") from error
-        if found.get("version") != VERSION:
+        if saved.get("version") != VERSION:
             raise ValueError(
-                f"resume: {self.path} has format {found.get('version')}; this release of flatprior reads {VERSION}."
+                f"resume: {self.path} has format {saved.get('version')}; this release of flatprior reads {VERSION}."
             )
         for name, now in identity.items():
-            if not _same(found["identity"].get(name), now):
+            if not _same(saved["identity"].get(name), now):
                 raise ValueError(
-                    f"resume: {self.path} holds a run with another {name}: expected {found['identity'].get(name)}; got "
-                    f"{now}. Give another folder, or remove this one."
+                    f"resume: {self.path} contains a run with another {name}: expected "
+                    f"{saved['identity'].get(name)}; got {now}. Give another folder, or remove this one."
                 )
-        self._identity, self.arrays = found["identity"], found["arrays"]
+        self._identity, self.arrays = saved["identity"], saved["arrays"]
         state = self.path / "state.npz"
         if not state.exists():
             return  # ended before its first block
         try:
-            with state.open("rb") as stream, np.load(stream, allow_pickle=False) as saved:
-                self.done, self.kept = int(saved["done"]), int(saved["kept"])
-                self._leaves = [saved[f"leaf{i}"] for i in range(len(saved.files) - 2)]
+            with state.open("rb") as stream, np.load(stream, allow_pickle=False) as leaves:
+                self.done, self.num_draws = int(leaves["done"]), int(leaves["kept"])
+                self._leaves = [leaves[f"leaf{i}"] for i in range(len(leaves.files) - 2)]
         except (ValueError, OSError, KeyError, EOFError, BadZipFile) as error:
             raise ValueError(f"resume: {state} is damaged ({error}). Remove the folder to begin again.") from error
         for i, array in enumerate(self.arrays):
-            size, file = self.kept * self._bytes(array), self._file(i)
+            size, file = self.num_draws * self._bytes(array), self._file(i)
             if not file.exists() or file.stat().st_size < size:
-                raise ValueError(f"resume: {file} is shorter than the run it is part of. Remove the folder.")
-            os.truncate(file, size)  # what a block left that was not finished
+                raise ValueError(f"resume: {file} is shorter than its run. Remove the folder.")
+            os.truncate(file, size)  # the draws of an unfinished block
 
     def restore(self, template: Any) -> Any:
-        """The state of the chains, in the structure of another one and laid out on devices like it."""
+        """Return the state of the chains, with the structure and the devices of another state."""
         leaves, tree = jax.tree.flatten(template)
         shapes = [_as_numpy(leaf).shape for leaf in leaves]
         if [leaf.shape for leaf in self._leaves] != shapes:
@@ -94,7 +94,7 @@ class Store:
         return jax.tree.unflatten(tree, [_like(leaf, saved) for leaf, saved in zip(leaves, self._leaves, strict=True)])
 
     def append(self, draws: Mapping[str, np.ndarray], stats: Mapping[str, np.ndarray], state: Any, done: int) -> None:
-        """Keep the draws of a block, shaped (chain, draw, ...), and the state of the chains after `done` steps."""
+        """Append the draws of a block, (chain, draw, ...), and write the state of the chains after `done` steps."""
         named = [("draw", name, value) for name, value in draws.items()]
         named += [("statistic", name, value) for name, value in stats.items()]
         if not self.arrays:
@@ -109,19 +109,19 @@ class Store:
                 file.write(np.ascontiguousarray(np.swapaxes(value, 0, 1)).tobytes())
                 file.flush()
                 os.fsync(file.fileno())
-        self.done, self.kept = done, self.kept + named[0][2].shape[1]
+        self.done, self.num_draws = done, self.num_draws + named[0][2].shape[1]
         leaves = {f"leaf{i}": _as_numpy(leaf) for i, leaf in enumerate(jax.tree.leaves(state))}
-        numbers = {"done": np.array(done), "kept": np.array(self.kept)}
+        numbers = {"done": np.array(done), "kept": np.array(self.num_draws)}
         atomic_write(self.path / "state.npz", lambda file: np.savez(file, allow_pickle=False, **leaves, **numbers))
 
     def read(self, num_samples: int) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
-        """The first draws and statistics, shaped (chain, draw, ...), as views of the files: they take no memory."""
-        found: dict[str, dict[str, np.ndarray]] = {"draw": {}, "statistic": {}}
+        """Return the first draws and statistics, shaped (chain, draw, ...), as views of the files without a copy."""
+        read: dict[str, dict[str, np.ndarray]] = {"draw": {}, "statistic": {}}
         for i, array in enumerate(self.arrays):
             chains, *rest = array["shape"]
-            whole = np.memmap(self._file(i), np.dtype(array["dtype"]), "r", shape=(self.kept, chains, *rest))
-            found[array["kind"]][array["name"]] = np.swapaxes(whole[:num_samples], 0, 1)
-        return found["draw"], found["statistic"]
+            whole = np.memmap(self._file(i), np.dtype(array["dtype"]), "r", shape=(self.num_draws, chains, *rest))
+            read[array["kind"]][array["name"]] = np.swapaxes(whole[:num_samples], 0, 1)
+        return read["draw"], read["statistic"]
 
     def _file(self, i: int) -> Path:
         return self.path / f"{i:03d}.bin"
@@ -132,7 +132,7 @@ class Store:
 
 
 def identity(density: Density, data: Data, method: Any, key: Array) -> Identity:
-    """What makes a run of chains this one: all but the number of draws, of which there can always be more."""
+    """Return the identity of a run: everything except the number of draws, which can be increased."""
     name = getattr(density.model, "__qualname__", None) or repr(density.model)
     settings = re.sub(r"num_samples=\d+(, )?", "", repr(method))
     return {
@@ -152,7 +152,7 @@ def _same(then: Any, now: str | float) -> bool:
 
 
 def _in_words(rows: Rows) -> str:
-    """Types and shapes of a pytree of arrays, and a digest of their values."""
+    """Return the types and shapes of a pytree of arrays, and a digest of their values."""
     leaves = jax.tree.leaves(rows)
     shapes = ", ".join(f"{leaf.dtype}{list(leaf.shape)}" for leaf in leaves)
     return f"{shapes} {digest(('', leaf) for leaf in leaves)[:16]}"
@@ -167,7 +167,7 @@ def _as_numpy(leaf: Any) -> np.ndarray:
 
 
 def _like(leaf: Any, saved: np.ndarray) -> Any:
-    """A saved leaf as an array of the type and the place of another."""
+    """Return a saved leaf as an array of the type and on the devices of another."""
     if _is_key(leaf):
         return jax.device_put(
             jax.random.wrap_key_data(jnp.asarray(saved), impl=jax.random.key_impl(leaf)), leaf.sharding

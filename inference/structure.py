@@ -1,4 +1,4 @@
-"""What a model is made of."""
+"""The structure of a model: its sites and its response."""
 
 import math
 from collections.abc import Iterable
@@ -9,14 +9,14 @@ from .response import Response
 
 @dataclass(frozen=True)
 class Structure:
-    """What a model is made of, read from one abstract trace. A value: equal structures share compiled code."""
+    """The sites and the response of a model, read from an abstract trace. Equal structures share compiled code."""
 
     response: Response
-    """What y is."""
+    """The description of y."""
     sites: tuple[tuple[str, tuple[int, ...]], ...]
     """The latent sites and their shapes, in the order in which the model samples them."""
     dims: tuple[tuple[str, tuple[str, ...]], ...]
-    """Names of the dimensions, for the latent sites that state them in ``infer["event_dims"]``."""
+    """The names of the dimensions, for the latent sites that state them in ``infer["event_dims"]``."""
     real: frozenset[str]
     """The latent sites whose support is the whole real line."""
     flat: frozenset[str]
@@ -29,20 +29,20 @@ class Structure:
 
     @property
     def latents(self) -> dict[str, tuple[int, ...]]:
-        """Latent site -> shape."""
+        """The shapes of the latent sites, by name."""
         return dict(self.sites)
 
     @property
     def num_weights(self) -> int:
-        """How many numbers the latent sites hold together."""
+        """The number of elements of all latent sites together."""
         return sum(math.prod(shape) for _, shape in self.sites)
 
     def flattened(self) -> "Structure":
-        """The structure of the model under a flat prior."""
+        """Return the structure of the model under a flat prior."""
         return replace(self, flat=frozenset(self.latents))
 
     def given(self, fixed: Iterable[str]) -> "Structure":
-        """The structure of the model of the other sites, where the values of some are given."""
+        """Return the structure of the model conditioned on the values of some sites."""
         names = frozenset(fixed)
         return replace(
             self,
@@ -53,10 +53,10 @@ class Structure:
         )
 
     def check_proper(self, caller: str, *, improper_ok: bool) -> None:
-        """Raise where the prior is flat: the one rule of every method that needs a posterior.
+        """Raise where the prior is flat: the one rule for every method that needs a posterior.
 
-        A flat prior, in part as well, may leave a posterior that cannot be normalised, and neither chains nor a
-        Gaussian would show it. Where a `numpyro.factor` or the likelihood makes it proper, only the user can know.
+        Even in part, a flat prior may lead to a posterior that cannot be normalised, and neither chains nor a Gaussian
+        would show it. Only the user can know whether a `numpyro.factor` or the likelihood makes the posterior proper.
 
         Raises:
             ValueError: when any site has a flat prior and `improper_ok` is not set.

@@ -1,4 +1,4 @@
-"""Words for error messages and tables: the names of distributions, values of a support, places in rows."""
+"""Words for error messages and tables: names of distributions, values of a support, positions in rows."""
 
 from typing import Any
 
@@ -10,7 +10,7 @@ from .sites import element
 
 
 def title(d: Distribution) -> str:
-    """The name of a distribution."""
+    """Return the name of a distribution."""
     match d:
         case dist.MixtureSameFamily():
             return f"mixture of {d.mixture_size} {title(element(d.component_distribution))}"
@@ -20,7 +20,7 @@ def title(d: Distribution) -> str:
 
 
 def in_words(support: constraints.Constraint) -> str:
-    """What a value in a support is."""
+    """Return a description of the values in a support."""
     if support is constraints.boolean:
         return "0 or 1"
     if isinstance(support, IntegerInterval):
@@ -32,7 +32,7 @@ def in_words(support: constraints.Constraint) -> str:
     return "a positive number" if support is constraints.positive else f"a value in {support!r}"
 
 
-def place_in_words(place: Any) -> str:
-    """A place in an array of rows."""
-    row, *rest = map(int, place)
+def index_in_words(index: Any) -> str:
+    """Return a description of an index into an array of rows."""
+    row, *rest = map(int, index)
     return f", row {row}" + (f", column {rest[0]}" if rest else "")

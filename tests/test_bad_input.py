@@ -226,7 +226,7 @@ DATA: dict[str, Case] = {
     "y None": (lambda: fitted(y=None), TypeError, "y is None"),
     "x None": (lambda: fitted(x=None), TypeError, "x is None"),
     "a leaf of x None": (lambda: fitted(x={"a": X, "b": None}), TypeError, "x: expected numbers; got object"),
-    "x an empty dictionary": (lambda: fitted(x={}), TypeError, "x holds no array"),
+    "x an empty dictionary": (lambda: fitted(x={}), TypeError, "x contains no array"),
     "y shorter": (lambda: fitted(y=REAL[:-1]), ValueError, r"as many rows in y as in x, 20; got y of shape \(19,\)"),
     "leaves differ": (
         lambda: fitted(x={"a": X, "b": X[:5]}),
@@ -252,13 +252,13 @@ DATA: dict[str, Case] = {
     "label out of range": (
         lambda: fitted(SOFTMAX, y=put(CLASSES, 5, 3).astype(int)),
         ValueError,
-        r"y, row 5: expected an integer from 0 to 2; got 3; y holds \[0, 1, 2, 3\]. There are 4 classes in y",
+        r"y, row 5: expected an integer from 0 to 2; got 3; the values of y are \[0, 1, 2, 3\]. There are 4 classes",
     ),
     "labels from 1": (lambda: fitted(SOFTMAX, y=CLASSES + 1), ValueError, "from 0 to 2; got 3; .* from 0"),
     "labels 1 and 2": (
         lambda: fitted(LOGISTIC, y=BINARY + 1),
         ValueError,
-        r"expected 0 or 1; got 2; y holds \[1, 2\]. Number the classes from 0",
+        r"expected 0 or 1; got 2; the values of y are \[1, 2\]. Number the classes from 0",
     ),
     "labels -1 and 1": (lambda: fitted(LOGISTIC, y=2 * BINARY - 1), ValueError, r"expected 0 or 1; got -1"),
     "probabilities for a Bernoulli": (
@@ -320,7 +320,7 @@ DATA: dict[str, Case] = {
     "integers of y that are rounded": (
         lambda: fitted(y=2**24 + np.arange(20)),
         ValueError,
-        "y: expected .* rounded to ones that are 2 apart",
+        "y: expected .* rounded to multiples of 2",
     ),
     "x of scale 1e20": (
         lambda: fitted(x=X * [1.0, 1e20]),
@@ -355,12 +355,12 @@ DATA: dict[str, Case] = {
     "masked values": (
         lambda: fitted(x=np.ma.masked_array(X, mask=[[False, True]] + 19 * [[False, False]])),
         ValueError,
-        "x, row 0, column 1: expected a value in every place; got 1 masked ones. Drop or impute",
+        "x, row 0, column 1: expected no masked values; got 1. Drop or impute",
     ),
     "masked labels": (
         lambda: fitted(LOGISTIC, y=np.ma.masked_equal(BINARY, 1)),
         ValueError,
-        r"y, row \d+: expected a value in every place",
+        r"y, row \d+: expected no masked values",
     ),
     "a sparse matrix": (
         lambda: fitted(x=csr_matrix(X)),
@@ -425,13 +425,13 @@ MISTAKES: dict[str, Case] = {
     "weights inside the plate": (
         lambda: fitted(weights_inside_the_plate),
         ValueError,
-        "Latent site 'w' is sampled inside the plate 'row' of the data: a weight a row",
+        "Latent site 'w' is sampled inside the plate 'row' of the data: one weight per row",
     ),
     "nothing to fit": (lambda: fitted(no_latents), ValueError, r"latent sites to fit; got only \['row', 'y'\]"),
     "one event of all rows": (
         lambda: fitted(summed),
         ValueError,
-        r"one log probability a row, shape \(20,\); got \(\)",
+        r"one log probability per row, shape \(20,\); got \(\)",
     ),
     "keys of a prior": (
         lambda: fitted(Model(MLP((3,)), Normal(1.0), {"kernel": gaussian(), "*": gaussian()})),
@@ -466,12 +466,12 @@ MISTAKES: dict[str, Case] = {
     "a weight for each row": (
         lambda: fitted(a_weight_for_each_row),
         ValueError,
-        r"Latent site 'z' has shape \(20,\) for 20 rows and \(21,\) for 21: a weight a row",
+        r"Latent site 'z' has shape \(20,\) for 20 rows and \(21,\) for 21: one weight per row",
     ),
     "a counter": (
         lambda: fitted(counts_its_calls),
         ValueError,
-        r"called a second time .* the log probability of 'w' is computed with other constants",
+        r"in a second call .* the log probability of 'w' is computed with other constants",
     ),
     "random numbers of NumPy": (
         lambda: fitted(noise_of_numpy),
@@ -486,7 +486,7 @@ MISTAKES: dict[str, Case] = {
     "a value of an earlier call": (
         lambda: fitted(keeps_a_value),
         TypeError,
-        "keeps no values from call to call, .* it uses one of another call",
+        "stores no values between calls, .* it uses one from another call",
     ),
     "a branch on a weight": (
         lambda: fitted(branches),
@@ -566,7 +566,7 @@ CALLS: dict[str, Case] = {
         ValueError,
         "weight decay",
     ),
-    "L-BFGS": (lambda: MAP(optimizer=optax.lbfgs()), ValueError, "MAP: expected an optimiser of gradients"),
+    "L-BFGS": (lambda: MAP(optimizer=optax.lbfgs()), ValueError, "MAP: expected an optimiser that uses only gradients"),
     "an optimiser of NumPyro": (
         lambda: MAP(optimizer=numpyro.optim.Adam(1e-3)),
         ValueError,
@@ -585,11 +585,11 @@ CALLS: dict[str, Case] = {
     "a flat prior": (
         lambda: fitted(flat(LINEAR), method=NUTS()),
         ValueError,
-        "NUTS: the model's prior is flat.*improper_ok",
+        "NUTS: the prior is flat.*improper_ok",
     ),
     "negative warm-up": (lambda: NUTS(num_warmup=-1), ValueError, "at least 0 as num_warmup; got -1"),
-    "no draws": (lambda: NUTS(num_samples=0), ValueError, "at least 1 as num_samples; got 0"),
-    "no chains": (lambda: NUTS(num_chains=0), ValueError, "at least 1 as num_chains; got 0"),
+    "no draws": (lambda: NUTS(num_samples=0), ValueError, "a positive integer as num_samples; got 0"),
+    "no chains": (lambda: NUTS(num_chains=0), ValueError, "a positive integer as num_chains; got 0"),
     "acceptance of 1": (lambda: NUTS(target_accept_prob=1.0), ValueError, "0 < target_accept_prob < 1; got 1.0"),
     "trees of depth 0": (
         lambda: NUTS(max_tree_depth=0),
@@ -599,12 +599,12 @@ CALLS: dict[str, Case] = {
     "chains that start from MLE": (
         lambda: fitted(method=NUTS(start=MLE())),
         ValueError,
-        r"Expected MAP\(\.\.\.\) as start, the density that is sampled, or None; got MLE",
+        r"Expected MAP\(\.\.\.\), which has the same density, or None as start; got MLE",
     ),
     "chains that start from text": (
         lambda: fitted(method=MCLMC(start="x")),
         ValueError,
-        r"MAP\(\.\.\.\) as start.* got 'x'",
+        r"MAP\(\.\.\.\).* as start.* got 'x'",
     ),
     "an ensemble of chains": (lambda: Ensemble(base=NUTS()), ValueError, r"Ensemble: expected MAP\(\.\.\.\) or MLE"),
     "a Gaussian around chains": (lambda: Laplace(base=NUTS()), ValueError, r"Laplace: expected MAP\(\.\.\.\) as base"),
@@ -627,7 +627,7 @@ CALLS |= {
 COUNTS = {
     MLE: "num_steps",
     MAP: "num_restarts",
-    Ensemble: "size",
+    Ensemble: "num_members",
     Laplace: "num_samples",
     NUTS: "num_samples",
     MCLMC: "num_samples",
@@ -676,7 +676,7 @@ PREDICTIONS: dict[str, tuple[Callable[[Any], Any], type[Exception], str]] = {
     "masked values": (
         lambda found: found.predict(np.ma.masked_array(X, mask=True)),
         ValueError,
-        "x, row 0, column 0: expected a value in every place; got 40 masked ones",
+        "x, row 0, column 0: expected no masked values; got 40",
     ),
     "a quantile of 1": (lambda found: found.predict(X).quantile(1.0), ValueError, "between 0 and 1; got 1.0"),
     "probabilities of numbers": (lambda found: found.predict(X).probs, NotImplementedError, "probs: y can be"),
@@ -746,12 +746,12 @@ METHODS = {
 }
 WORST: dict[str, tuple[Any, Any, Any, str]] = {
     "y (n, 1)": (LINEAR, X, REAL[:, None], r"Expected y of shape \(20,\).* Use y\[:, 0\]"),
-    "y (n, 1) by hand": (vector, X, REAL[:, None], r"one log probability a row, shape \(20,\); got \(20, 20\)"),
+    "y (n, 1) by hand": (vector, X, REAL[:, None], r"one log probability per row, shape \(20,\); got \(20, 20\)"),
     "NaN in x": (LINEAR, put(X, (7, 1), np.nan), REAL, "x, row 7, column 1: expected finite numbers"),
     "label out of range": (SOFTMAX, X, put(CLASSES, 5, 3).astype(int), "y, row 5: expected an integer from 0 to 2"),
     "mismatched rows": (LINEAR, X, REAL[:-1], "Expected as many rows in y as in x, 20"),
     "no observed site": (forgets_obs, X, REAL, "one observed site; got none"),
-    "Python state": (noise_of_numpy, X, REAL, "one density; called a second time"),
+    "Python state": (noise_of_numpy, X, REAL, "one density; in a second call"),
 }
 
 
@@ -979,7 +979,7 @@ def test_a_status_is_true_unless_it_failed() -> None:
 def test_predicting_by_a_failed_fit_warns_and_a_table_shows_it() -> None:
     x, y = separable("logistic", 0)
     found = fit(LOGISTIC, MLE(num_steps=200), x, y, key=0, progress=False)
-    with pytest.warns(FailedFitWarning, match="This fit has failed, and .* There is no maximum") as record:
+    with pytest.warns(FailedFitWarning, match="This fit has failed; .* There is no maximum") as record:
         found.predict(x)
     assert record[0].filename == __file__  # the line of the user, not one of the library
     assert repr(found).endswith(str(found.status))

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from flatprior.inference import MAP, NUTS, fit, programs
-from flatprior.inference.blocks import Run, run_in_blocks, stopwatch
+from flatprior.inference.blocks import Run, Seconds, run_in_blocks, stopwatch
 from flatprior.inference.checks import check_problem
 from flatprior.inference.methods import chains, descent, steps
 from flatprior.models import MLP, Bernoulli, Model, Normal, gaussian
@@ -201,7 +201,7 @@ def test_early_stopping_keeps_the_best_weights_of_the_validation_rows(monkeypatc
         found = fit(model, method, x, y, key=key, progress=False)
         assert found.stats["loss"].shape[1] == 20 * len(seen) < 2000, key
         assert found.status.level == "check"
-        assert "Stopped at step" in str(found.status)
+        assert "Stopped early at step" in str(found.status)
         assert "not the mode" in str(found.status)
         losses = [loss for _, loss in seen]
         assert losses[-1] > min(losses)
@@ -267,3 +267,7 @@ def test_the_clock_of_a_fit_covers_it() -> None:
     wall = time.perf_counter() - started
     assert found.seconds.compile > 0
     assert found.seconds.compile + found.seconds.run == pytest.approx(wall, rel=0.2, abs=0.5)
+
+
+def test_seconds_print_as_a_line() -> None:
+    assert str(Seconds(compile=3.653, run=0.214)) == "3.7 s to compile, 0.2 s to run"

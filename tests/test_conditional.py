@@ -177,7 +177,7 @@ def test_it_is_read_from_a_file_and_its_chains_from_a_folder(found: Fit, x_y: An
         for site, draws in found.draws.items():
             np.testing.assert_array_equal(draws, kept.draws[site], err_msg=site)
     assert isinstance(kept.draws["w2"].base, np.memmap)
-    with pytest.raises(ValueError, match=r"resume: expected a method of chains.*Conditional draws none"):
+    with pytest.raises(ValueError, match=r"resume: expected a method of chains.*got Conditional"):
         fit(MODEL, METHODS["Laplace"], *x_y, key=0, progress=False, resume=tmp_path / "other")
 
 
@@ -226,7 +226,7 @@ def test_what_went_wrong_in_the_base_is_told_from_what_went_wrong_after_it() -> 
     found = fit(Model(MLP(), Bernoulli()), separable, x, (x[:, 0] > 2).astype(int), key=0, progress=False)
     assert found.status.level == "failed"
     assert str(found.status.failures[0]).startswith("In the base, MLE: There is no maximum")
-    assert str(found.status.warnings[-1]).startswith("In Ensemble given it: 1 of 1 members are not what was asked for")
+    assert str(found.status.warnings[-1]).startswith("In Ensemble given the base: 1 of 1 members have a problem")
 
 
 def test_a_base_without_finite_weights_is_what_is_returned(x_y: Any) -> None:
@@ -276,7 +276,7 @@ BAD_SITES: dict[str, tuple[tuple[str, ...], Any, str]] = {
         NUTS(),
         r"leave some to condition on; .* match all .* To sample all, use NUTS",
     ),
-    "one number by MCLMC": (("b2",), MCLMC(), "MCLMC: expected a model of at least 2 weights"),
+    "one number by MCLMC": (("b2",), MCLMC(), "MCLMC: expected a model with at least 2 weights"),
 }
 
 

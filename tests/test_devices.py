@@ -12,7 +12,7 @@ import jax
 jax.config.update("jax_num_cpu_devices", int(sys.argv[1]))
 import numpy as np
 from flatprior.inference import MAP, MCLMC, NUTS, Ensemble, fit
-from flatprior.inference.devices import Spread
+from flatprior.inference.devices import Sharding
 from flatprior.models import MLP, Model, Normal
 methods = {
     "chains": MCLMC(num_warmup=30, num_samples=5, thinning=2, num_chains=4),
@@ -26,7 +26,7 @@ methods = {
 }
 x = np.linspace(-1, 1, 40)[:, None]
 model = Model(MLP((3,), "tanh"), Normal("network"))
-print(*(Spread.of(count).mesh.size for count in range(1, 8)))
+print(*(Sharding.of(count).mesh.size for count in range(1, 8)))
 compiled = []
 
 

@@ -10,7 +10,7 @@ import optax
 import pytest
 from jax import Array
 
-from flatprior.inference import MAP, MLE, Ensemble, Fit, fit, flat
+from flatprior.inference import MAP, MLE, Ensemble, Fit, Laplace, fit, flat
 from flatprior.models import MLP, Model, Normal, gaussian
 
 NETWORK = Model(MLP((3,), "tanh"), Normal(0.4), gaussian(1.0))
@@ -91,7 +91,7 @@ def test_members_that_fail_are_named_and_left_out(x_y: Any) -> None:
     assert 0 < kept < 8
     assert np.isfinite(found.draws["w"]).all()
     assert found.status.level == "check"
-    assert f"of 8 have no finite loss or weights and are left out: the ensemble is of the other {kept}" in str(
+    assert f"of 8 have no finite loss or weights and are left out; the ensemble consists of the other {kept}" in str(
         found.status
     )
 
@@ -106,13 +106,13 @@ def test_an_ensemble_without_a_finite_member_fails(x_y: Any) -> None:
 
 def test_what_is_wrong_with_members_is_said_of_the_first(found: Fit) -> None:
     assert found.status.level == "check"
-    assert str(found.status.reasons[0]).startswith("4 of 4 members are not what was asked for. Of member 0: ")
+    assert str(found.status.reasons[0]).startswith("4 of 4 members have a problem. Member 0: ")
 
 
 def test_early_stopping_holds_out_rows(x_y: Any) -> None:
     base = MLE(num_steps=400, validation_fraction=0.25, patience=2)
     found = fit(NETWORK, Ensemble(base=base, num_members=2), *x_y, key=0, progress=False)
-    assert "Stopped at step" in str(found.status)
+    assert "Stopped early at step" in str(found.status)
     assert np.isfinite(found.draws["w1"]).all()
 
 
@@ -123,7 +123,10 @@ BAD = {
         lambda: Ensemble(num_members=True),
         "expected a positive integer as num_members; got True",
     ),
-    "restarts": (lambda: Ensemble(base=MAP(num_restarts=3)), "num_restarts=1.*got 3. Give their number as num_members"),
+    "restarts": (
+        lambda: Ensemble(base=MAP(num_restarts=3)),
+        "num_restarts=1.*got 3. Set the number of members",
+    ),
 }
 
 
@@ -132,3 +135,11 @@ def test_bad_settings_raise(name: str) -> None:
     build, match = BAD[name]
     with pytest.raises(ValueError, match=match):
         build()
+
+
+@pytest.mark.parametrize("method", [Ensemble, Laplace])
+def test_the_base_may_be_positional_and_no_other_setting(method: Any) -> None:
+    base = MAP(num_steps=50)
+    assert method(base) == method(base=base)
+    with pytest.raises(TypeError, match="positional argument"):
+        method(base, 10)

@@ -578,7 +578,7 @@ def test_at_a_fit_it_tells_the_loss_of_that_fit(rows: dict[str, Any]) -> None:
     assert told.place == "the weights of the MLE fit"
     elsewhere = {site: draws[0, 0] + 0.1 for site, draws in found.draws.items()}
     assert explain(model, x, y, at=elsewhere).loss > told.loss, "the MLE has the least loss"
-    assert "the weights given" in explain(model, x, y, at=elsewhere).notes[0]
+    assert "the given weights" in explain(model, x, y, at=elsewhere).notes[0]
     assert "an optimiser starts" in explain(model, x, y).notes[0]
 
 
@@ -629,7 +629,7 @@ def test_the_table_in_the_terminal(by_hand: dict[str, Any], told_of: Callable[[A
     for told in explanations:
         lines = str(told).splitlines()
         assert max(map(len, lines)) <= 120
-        start = lines[0].index("in the words of deep learning")
+        start = lines[0].index("in deep learning")
         first = lines[1][start:]
         assert told.terms[0].name.startswith(first.split("  ")[0].strip()), "columns begin where their headings do"
         for term in told.terms:

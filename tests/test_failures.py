@@ -203,7 +203,7 @@ def test_a_sampler_that_failed_shows_it_wherever_it_is_used() -> None:
     assert "did not move" in str(table)
     attrs = found.to_datatree().attrs
     assert (attrs["status"], attrs["status_reasons"]) == ("failed", list(map(str, found.status.reasons)))
-    with pytest.warns(FailedFitWarning, match="This fit has failed, and .* did not move") as record:
+    with pytest.warns(FailedFitWarning, match="This fit has failed; .* did not move") as record:
         found.predict(x)
     assert record[0].filename == __file__
     healthy.predict(x)  # nothing is to be said of it

@@ -311,7 +311,7 @@ def test_weights_that_nothing_holds_are_counted(data_sets: Any) -> None:
 
 def test_a_flat_prior_is_refused_and_has_no_evidence(data_sets: Any) -> None:
     x, y = data_sets["binary"]
-    with pytest.raises(ValueError, match=r"the model's prior is flat.*improper_ok=True"):
+    with pytest.raises(ValueError, match=r"the prior is flat.*improper_ok=True"):
         fit(flat(LOGISTIC), Laplace(), x, y, key=0, progress=False)
     found = fit(flat(LOGISTIC), Laplace(improper_ok=True), x, y, key=0, progress=False)
     assert found.status.level == "ok"

@@ -346,7 +346,7 @@ BAD: dict[str, tuple[Any, type[Exception], str]] = {
     "site of several elements": (
         lambda: curve_of_line("w1"),
         ValueError,
-        r"has shape \(2, 1\): name the element that moves, such as 'w1\[0, 0\]'",
+        r"has shape \(2, 1\): name one element, such as 'w1\[0, 0\]'",
     ),
     "site of no elements": (
         lambda: likelihood_curve(Model(MLP(), Bernoulli()), NOTHING, TOSSES, "w1", GRID),

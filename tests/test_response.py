@@ -271,7 +271,11 @@ def test_soft_labels_are_those_of_classes() -> None:
 
 
 GOOD_AND_BAD: dict[str, tuple[Any, Any, str]] = {
-    "Bernoulli": ([0, 1], [1, 2], r"y, row 1: expected 0 or 1; got 2; y holds \[1, 2\]. Number the classes from 0."),
+    "Bernoulli": (
+        [0, 1],
+        [1, 2],
+        r"y, row 1: expected 0 or 1; got 2; the values of y are \[1, 2\]. Number the classes",
+    ),
     "Categorical": ([0, 2], [0, 3], "expected an integer from 0 to 2; .* There are 4 classes in y"),
     "tokens with padding": (
         [[0, 1, 2, -7], [-7] * 4],
@@ -297,7 +301,7 @@ def test_values_that_y_cannot_have_raise(name: str) -> None:
 def test_padding_alone_is_nothing_to_fit() -> None:
     tokens = response("tokens with padding")
     tokens.check_not_all_padding(np.array([[-7, 0, -7, -7]]))
-    with pytest.raises(ValueError, match="expected tokens to fit; got -7, which is padding, in every place"):
+    with pytest.raises(ValueError, match="expected tokens to fit; got only padding, -7"):
         tokens.check_not_all_padding(np.full((2, 4), -7))
     response("Normal").check_not_all_padding(np.zeros(2))
 
@@ -308,7 +312,7 @@ MISMATCHES: dict[tuple[str, str], tuple[str, str] | None] = {
     ("Normal", "Poisson"): ("a density of y", "a probability of y"),
     ("Poisson", "Bernoulli"): ("no classes", "2 classes"),
     ("Categorical", "tokens with padding"): ("3 classes", "3 kinds of tokens"),
-    ("Normal", "MultivariateNormal"): ("a y of shape () in each row", "a y of shape (3,) in each row"),
+    ("Normal", "MultivariateNormal"): ("a y of shape () per row", "a y of shape (3,) per row"),
 }
 
 

@@ -58,7 +58,7 @@ REFUSED: dict[str, tuple[Any, str]] = {
     "bytes": (np.array([b"x", b"y"]), "x: expected numbers; got"),
     "a scalar": (1.0, "expected an array with n rows first; got the single number"),
     "None within": ({"a": X, "b": None}, "x: expected numbers; got object"),
-    "an empty dictionary": ({}, "x holds no array"),
+    "an empty dictionary": ({}, "x contains no array"),
     "columns of different length": ({"a": X, "b": X[:2]}, r"same number of rows in every leaf; got \[4, 2\]"),
     "a number beyond int64": ([2**70, 1], "x: expected numbers; got object"),
 }

@@ -151,8 +151,8 @@ SPOILT = {
     "damaged json": (spoil_json, "run.json is damaged"),
     "a future format": (of_the_future, "has format 99; this release of flatprior reads 1"),
     "damaged state": (spoil_state, "state.npz is damaged"),
-    "draws cut short": (cut_short, "000.bin is shorter than the run it is part of"),
-    "other files": (without_run, "holds other files"),
+    "draws cut short": (cut_short, "000.bin is shorter than its run"),
+    "other files": (without_run, "contains other files"),
 }
 
 

@@ -1,4 +1,11 @@
-"""How the one density is answered: a file for each method, and the path from the prior to the MLE."""
+"""The methods, one file each; see `flatprior.inference` for how to choose one.
+
+- Points: `MLE` and `MAP`. `prior_path` follows the MAP estimate to the MLE, as the scale of the prior grows.
+- Approximations of the posterior: `Ensemble`, `Laplace` and `Conditional`.
+- Markov chains: `NUTS` and `MCLMC`.
+
+A method is a frozen dataclass: its fields are its settings, and `Method` is the protocol that it follows.
+"""
 
 from ..method import Method
 from .conditional import Conditional

@@ -1,4 +1,4 @@
-"""Chains in blocks: what every method of Markov chains shares, from the starting points to the last draw on disk."""
+"""Chains in blocks: the code that all methods of Markov chains share, from starting points to draws on disk."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -20,14 +20,14 @@ from .descent import descend, starting_points
 from .point import MAP
 
 type Drawn = tuple[dict[str, np.ndarray], dict[str, np.ndarray]]
-"""Draws and statistics: site or name -> (chain, draw, ...)."""
+"""Draws and statistics by name, (chain, draw, ...)."""
 
 BLOCK_DRAWS = 50
-"""Most draws between two looks at the progress bar, and the length of the buffer on the device."""
+"""The largest number of draws per block, and the length of the buffer on the device."""
 
 
 class ChainSettings(Protocol):
-    """The settings that methods of chains share; described in `NUTS` and `MCLMC`."""
+    """The settings that methods of chains share; see `NUTS` and `MCLMC`."""
 
     @property
     def name(self) -> str: ...
@@ -49,46 +49,46 @@ class Sampler(Protocol):
     """The compiled steps of a method of chains, over one density."""
 
     sharding: Sharding
-    """How chains lie on devices."""
+    """The distribution of chains over devices."""
     draws_in_warmup: bool
-    """Whether warm-up steps fill the buffer like draws, so that a block holds at most `BLOCK_DRAWS` of them."""
+    """Whether warm-up steps fill the buffer like draws, so that a block has at most `BLOCK_DRAWS` of them."""
 
     def start(self, settings: Any, u: Weights, began_cold: Array, key: Array, data: Data) -> Any:
-        """The state of the chains at unconstrained weights u, (chain, *shape)."""
+        """Return the state of the chains at unconstrained weights u, (chain, *shape)."""
         ...
 
     def advance(self, settings: Any, state: Any, begin: int, end: int, data: Data) -> tuple[Any, Any, int]:
-        """The state after the steps begin, ..., end - 1, counted from the first warm-up step.
+        """Advance the chains by the steps begin, ..., end - 1, counted from the first warm-up step.
 
-        A block is either warm-up steps or draws.
+        The steps are either all of the warm-up or all draws.
 
         Returns:
-            The state; draws and statistics, (chain, buffer, ...); and how many rows of the buffer are filled.
+            The state; draws and statistics, (chain, buffer, ...); and the number of filled rows of the buffer.
         """
         ...
 
     def began_cold(self, state: Any) -> np.ndarray | None:
-        """Which chains began cold, where the state knows; a run that is resumed has it from its first part."""
+        """Return which chains began cold, if the state records it; a resumed run then has it from its first part."""
         ...
 
     def describe(self, stats: Mapping[str, np.ndarray]) -> str:
-        """What the progress bar says of the statistics of a block."""
+        """Return a description of the statistics of a block for the progress bar."""
         ...
 
 
 class Sampled(NamedTuple):
-    """What a sampler drew."""
+    """The draws of a sampler, with statistics and status."""
 
     sampler: Any
-    """The sampler itself."""
+    """The sampler."""
     state: Any
     """The state of the chains after the last draw."""
     draws: dict[str, np.ndarray]
-    """Site -> (chain, draw, *shape): fewer than asked for where the run was interrupted."""
+    """The draws by site, (chain, draw, *shape): fewer than `num_samples` if the run was interrupted."""
     stats: dict[str, np.ndarray]
-    """Statistic -> (chain, draw)."""
+    """The statistics by name, (chain, draw)."""
     status: Status
-    """What every sampler reports: a cold start, an interrupt, chains that did not move, too few draws to tell more."""
+    """The reasons that all samplers share: a cold start, an interrupt, stuck chains, too few draws."""
 
 
 def sample(
@@ -105,18 +105,18 @@ def sample(
     """Run chains from their starting points to the last draw.
 
     Args:
-        settings: of the method.
-        sampler: its compiled steps, for starting points of these shapes.
-        density: what is sampled.
+        settings: the settings of the method.
+        sampler: a function that returns the compiled steps, for starting points of these shapes.
+        density: the density that is sampled.
         data: n rows.
-        min_draws: draws per chain below which it is not known whether they mix.
-        key: of starting points and chains.
+        min_draws: the number of draws per chain below which mixing is not assessed.
+        key: the key of starting points and chains.
         progress: show progress bars.
-        store: where the run is saved as it goes.
+        store: the store that the run is written to, if any.
 
     Raises:
-        ValueError: when the prior is flat and `improper_ok` is not set, or `start` is no `MAP`.
-        KeyboardInterrupt: when it was interrupted before the first draw.
+        ValueError: when the prior is flat and `improper_ok` is not set, or `start` is not a `MAP`.
+        KeyboardInterrupt: when the run was interrupted before the first draw.
     """
     density.structure.check_proper(settings.name, improper_ok=settings.improper_ok)
     key_start, key_chains = jax.random.split(key)
@@ -133,15 +133,15 @@ def sample(
 def first_points(
     settings: ChainSettings, density: Density, data: Data, *, key: Array, progress: bool, store: Store | None
 ) -> tuple[Weights, np.ndarray]:
-    """Where chains begin, and which of them at a random point, since the descent from it led nowhere better.
+    """Return the starting points of chains, and which of them are cold: random, as the descent reached no better point.
 
     Returns:
-        Site -> value in unconstrained coordinates, (chain, *shape), and whether a chain begins cold though a descent
-        was asked for, (chain,). A run that is resumed needs but the layout of its chains.
+        Site -> value in unconstrained coordinates, (chain, *shape), and whether a chain begins cold in spite of a
+        descent, (chain,). A resumed run needs only the shapes of the starting points.
     """
     start, num_chains = settings.start, settings.num_chains
     if start is not None and not isinstance(start, MAP):
-        raise ValueError(f"Expected MAP(...) as start, the density that is sampled, or None; got {start!r}.")
+        raise ValueError(f"Expected MAP(...), which has the same density, or None as start; got {start!r}.")
     first = replace(start or MAP(init_strategy=settings.init_strategy), num_restarts=num_chains)
     if start is None or (store is not None and store.done):
         return starting_points(first, density, data, key=key), np.zeros(num_chains, bool)
@@ -159,16 +159,16 @@ def first_points(
 class _Block(NamedTuple):
     chains: Any
     drawn: Any
-    """What the block gave, shaped (chain, buffer, ...)."""
+    """The draws and statistics of the block, shaped (chain, buffer, ...)."""
     used: int
-    """Rows of it that are filled."""
+    """The number of filled rows of the buffer."""
 
     def filled(self) -> Drawn:
-        """Draws and statistics of the filled rows, copied out of the buffer."""
+        """Return draws and statistics of the filled rows, copied out of the buffer."""
         return self._filled(self.drawn)
 
     def stats(self) -> dict[str, np.ndarray]:
-        """The statistics alone."""
+        """Return the statistics of the filled rows."""
         return self._filled(self.drawn[1])
 
     def _filled(self, drawn: Any) -> Any:
@@ -177,13 +177,13 @@ class _Block(NamedTuple):
 
 @dataclass
 class _Recorder:
-    """Keeps the draws of each block, in memory or in a store."""
+    """The draws of all blocks, in memory or in a store."""
 
     store: Store | None
     parts: list[Drawn]
 
     def add(self, block: _Block, done: int, *, is_warmup: bool) -> None:
-        """Keep the draws of a block that ended after `done` steps; of the warm-up none."""
+        """Add the draws of a block that ended after `done` steps; those of the warm-up are discarded."""
         if self.store is None and is_warmup:
             return
         draws, stats = block.filled()
@@ -195,7 +195,7 @@ class _Recorder:
         self.store.append(draws, stats, block.chains, done)
 
     def drawn(self, num_samples: int) -> Drawn:
-        """All draws and statistics, (chain, draw, ...)."""
+        """Return all draws and statistics, (chain, draw, ...)."""
         if self.store is not None:
             return self.store.read(num_samples)
         return jax.tree.map(lambda *leaves: np.concatenate(leaves, axis=1), *self.parts)
@@ -204,9 +204,9 @@ class _Recorder:
 def _run(
     settings: ChainSettings, sampler: Sampler, chains: Any, data: Data, *, progress: bool, store: Store | None
 ) -> tuple[Any, Drawn]:
-    """Advance chains through warm-up and draws, a block at a time.
+    """Advance chains through warm-up and draws, in blocks.
 
-    With a store each block is on disk before the next begins; a run that is found there goes on where it ended.
+    With a store, each block is on disk before the next begins, and a run in the store is continued.
     """
     done, recorder = 0, _Recorder(store, [])
     if store is not None and store.done:
@@ -248,11 +248,11 @@ def draw_rows(draw: Callable[[Array, Any], tuple[Any, Any]], state: Any, num_row
 
     Args:
         draw: (number of the draw, state) -> (next state, draws and statistics, chains first).
-        state: before the first draw.
-        num_rows: how many.
+        state: the state before the first draw.
+        num_rows: the number of draws.
 
     Returns:
-        The state after them, and what they gave, (chain, BLOCK_DRAWS, ...), of which the first `num_rows` are filled.
+        The last state, and draws and statistics, (chain, BLOCK_DRAWS, ...), whose first `num_rows` rows are filled.
     """
 
     def one(i: Array, carry: tuple[Any, Any]) -> tuple[Any, Any]:
@@ -267,14 +267,14 @@ def draw_rows(draw: Callable[[Array, Any], tuple[Any, Any]], state: Any, num_row
 
 
 def stuck_chains(lp: np.ndarray) -> np.ndarray:
-    """Which chains never moved, (chain,): the log density of their draws, (chain, draw), is constant or not finite."""
+    """Return which chains never moved: their log density, (chain, draw), is constant or not finite."""
     return ~np.isfinite(lp).all(axis=1) | ((lp == lp[:, :1]).all(axis=1) & (lp.shape[1] > 1))
 
 
 def status_of(
     settings: ChainSettings, stats: Mapping[str, np.ndarray], began_cold: np.ndarray, min_draws: int
 ) -> Status:
-    """What the statistics of the draws show of any sampler."""
+    """Return the reasons that all samplers share, from the statistics of the draws."""
     stuck, num_draws = stuck_chains(stats["lp"]), stats["lp"].shape[1]
     failures, warnings = [], []
     if stuck.any():

@@ -1,4 +1,4 @@
-"""Partly Bayesian networks: some sites at a point, the posterior of the others given them."""
+"""Partly Bayesian networks: some sites fixed at a point, and the posterior of the others given these."""
 
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
@@ -25,28 +25,28 @@ from .point import MAP, MLE
 
 @dataclass(frozen=True, kw_only=True)
 class Conditional:
-    """Some sites fixed at a point, the others sampled given them: draws of ``p(w_s | w_h = point, x, y)``.
+    """Some sites fixed at a point, the others sampled given these: draws of ``p(w_s | w_f = point, x, y)``.
 
-    It is an approximation to the posterior p(w_s, w_h | x, y), on the same density: the fixed sites have no spread, and
-    what their uncertainty would add to that of the predictions is left out. With the weights of the last layer as
-    sites it is a last-layer posterior, which for a Normal observation of known scale is Bayesian linear regression on
-    the features that the base has learned (Snoek et al. 2015, section 3). `fit.log_evidence` is None: that of the
-    sampled sites given the others is no evidence of the model.
+    This approximates the posterior p(w_s, w_f | x, y), on the same density: the uncertainty of the fixed sites, and its
+    contribution to that of predictions, is left out. With the weights of the last layer as sites it is a last-layer
+    posterior, which for a Normal observation of known scale is Bayesian linear regression on the features that the base
+    has learned (Snoek et al. 2015, section 3). `fit.log_evidence` is None: the evidence of the sampled sites given the
+    others is not that of the model.
 
     Args:
-        base: the `MAP` or `MLE` run that finds the point, of all sites. It is that of ``fit(model, base, ...)`` with
-            the same key. With `MLE` the fixed sites are at their maximum likelihood, and the sampled ones follow their
-            posterior under the prior of the model, which then is no longer flat.
+        base: the `MAP` or `MLE` run that finds the point of all sites, as ``fit(model, base, ...)`` does with the same
+            key. With `MLE` the fixed sites are at their maximum likelihood, but the sampled ones follow their posterior
+            under the prior of the model.
         sites: the sites that are sampled, by name or by a pattern of `fnmatch`: ``("w3", "b3")``, ``("head.*",)``.
-        method: how they are sampled: `NUTS`, `MCLMC`, `Laplace` or `Ensemble`. Where it has a `start`, or as `Laplace`
-            a base, it begins where `base` ended, and all chains at that one place; `start=None` or an `init_strategy`
-            of its own is left as it is.
+        method: the method for these sites: `NUTS`, `MCLMC`, `Laplace` or `Ensemble`. If it has a `start`, or a base as
+            `Laplace` has, it begins at the end point of `base`, with all chains at that point; `start=None` or an
+            `init_strategy` of its own is respected.
 
-    Draws have all sites. Those of a fixed site are one value, seen through a read-only view that takes the memory of
-    one draw, and predictions compute what depends on fixed sites alone once for many draws.
+    Draws include all sites. Those of a fixed site are equal, as a read-only view with the memory of one draw, and
+    predictions compute values that depend only on fixed sites once for many draws.
 
     Raises:
-        ValueError: when a part is not of its kind.
+        ValueError: when an argument has the wrong type.
 
     Example:
         >>> import numpy as np
@@ -83,12 +83,12 @@ class Conditional:
 
     @property
     def name(self) -> str:
-        """What it is, in words."""
+        """The name in tables."""
         return f"{self.method.name} of {', '.join(self.sites)} given the rest by {self.base.name}"
 
     @property
     def draws_chains(self) -> bool:
-        """Whether its method draws Markov chains."""
+        """Whether `method` draws Markov chains."""
         return self.method.draws_chains
 
     def run(self, density: Density, data: Data, *, key: Array, progress: bool, store: Store | None = None) -> Outcome:
@@ -112,49 +112,49 @@ class Conditional:
         rest = Density(
             conditioned(density.model, _dependent(density, fixed, start, data)), density.structure.given(fixed)
         )
-        method, start = _from_the_base(self.method, start)
-        found = method.run(
+        method, start = _started_at_base(self.method, start)
+        outcome = method.run(
             rest,
             replace(data, fixed=fixed, start=start),
             key=jax.random.fold_in(key, CONDITIONAL_KEY),
             progress=progress,
             **({} if store is None else {"store": store}),  # type: ignore[arg-type]
         )
-        shape = next(iter(found.draws.values())).shape[:2]
+        shape = next(iter(outcome.draws.values())).shape[:2]
         copies = {site: np.broadcast_to(np.asarray(value), (*shape, *value.shape)) for site, value in fixed.items()}
-        draws = {site: copies[site] if site in copies else found.draws[site] for site in sites}
-        status = base_status + found.status.within(f"In {self.method.name} given it")
-        stats = {**found.stats, "base_loss": base.stats["loss"]}
-        return replace(found, draws=draws, status=status, stats=stats, log_evidence=None)
+        draws = {site: copies[site] if site in copies else outcome.draws[site] for site in sites}
+        status = base_status + outcome.status.within(f"In {self.method.name} given the base")
+        stats = {**outcome.stats, "base_loss": base.stats["loss"]}
+        return replace(outcome, draws=draws, status=status, stats=stats, log_evidence=None)
 
     def _sampled(self, sites: list[str]) -> list[str]:
-        """The sites that match a pattern."""
+        """Return the sites that match a pattern."""
         unused = [pattern for pattern in self.sites if not any(_matches(site, pattern) for site in sites)]
         if unused:
             raise ValueError(f"Conditional: the patterns {unused} match no site; the sites are {sites}.")
         sampled = [site for site in sites if any(_matches(site, pattern) for pattern in self.sites)]
         if len(sampled) == len(sites):
             raise ValueError(
-                f"Conditional: expected sites to leave some to condition on; {list(self.sites)} match all of them, "
+                f"Conditional: expected patterns that leave some sites fixed; {list(self.sites)} match all sites, "
                 f"{sites}. To sample all, use {self.method.name}."
             )
         return sampled
 
 
 def _matches(site: str, pattern: str) -> bool:
-    """Whether a pattern is the name of a site, which may have brackets in it, or one of `fnmatch` that it follows."""
+    """Return whether a site matches a pattern of `fnmatch`, or equals it: a name may contain brackets."""
     return site == pattern or fnmatchcase(site, pattern)
 
 
-def _from_the_base(
+def _started_at_base(
     method: NUTS | MCLMC | Laplace | Ensemble, start: Weights
 ) -> tuple[NUTS | MCLMC | Laplace | Ensemble, Weights]:
-    """The method, begun where the base ended. There is no way left for a descent to go, so none is made.
+    """Return the method without a descent of its own, and its starting point, the end point of the base.
 
-    Members of an ensemble differ by where they begin alone, and are left to it.
+    Members of an ensemble differ only by their starting points, and keep them.
 
     Returns:
-        The method, and where it begins: nowhere in particular where it has a start of its own.
+        The method, and its starting point: empty where the method has a start of its own.
     """
     match method:
         case NUTS() | MCLMC() if method.start is not None and method.start.init_strategy is None:
@@ -165,8 +165,8 @@ def _from_the_base(
 
 
 def _dependent(density: Density, fixed: Weights, start: Weights, data: Data) -> tuple[str, ...]:
-    """The fixed sites whose prior depends on sampled ones, as that of weights does on a scale that is learned."""
-    # In a direction that is nobody's zero, what depends on them has a derivative that is not 0.
+    """Return the fixed sites whose prior depends on sampled ones, such as weights with a learned scale."""
+    # In a random direction, a prior that depends on the sampled sites has a derivative that is not 0.
     rng = np.random.default_rng(0)
     direction = {site: jnp.asarray(rng.normal(size=value.shape), value.dtype) for site, value in start.items()}
     return tuple(site for site, slope in _slopes(density, fixed, start, direction, data).items() if slope != 0)
@@ -174,7 +174,7 @@ def _dependent(density: Density, fixed: Weights, start: Weights, data: Data) -> 
 
 @partial(jax.jit, static_argnums=0)
 def _slopes(density: Density, fixed: Weights, start: Weights, direction: Weights, data: Data) -> Weights:
-    """Derivatives of the log prior of each fixed site, as the sampled sites move in a direction."""
+    """Return the derivative of the log prior of each fixed site, as the sampled sites move in a direction."""
 
     def log_priors(start: Weights) -> Weights:
         return density.log_priors({**fixed, **start}, data, tuple(fixed))

@@ -1,4 +1,4 @@
-"""The descent of point estimates: from starting points to where the optimiser ends, in blocks of steps."""
+"""The optimisation of point estimates, from their starting points, in blocks of steps."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -10,6 +10,7 @@ import optax
 from jax import Array
 
 from ..blocks import Run, run_in_blocks
+from ..checks import check_positive_integer
 from ..density import Density
 from ..fingerprint import ByValue, fingerprint
 from ..handlers import flat
@@ -24,15 +25,15 @@ from .optimizer import check_optimizer
 from .steps import MAX_BLOCK_STEPS, State, Steps
 
 ROWS_TOGETHER = 128
-"""Rows that are evaluated together after a fit by batches, where the batches are no larger. As many as fit in a cache
-take a third of the time of all rows of an image set at once, and all of them might not fit in memory."""
+"""The number of rows that are evaluated together after a fit by smaller batches. In chunks that fit into a cache, the
+rows of an image set take a third of the time that they take all at once, when they might not even fit in memory."""
 NUM_CHECKS = 100
-"""How often the validation rows are scored during a run that may stop early."""
+"""The number of times that a run with early stopping evaluates the validation rows."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class PointSettings:
-    """The settings of `MAP` and `MLE`; described in `MAP`. Compared by value: see `fingerprint`."""
+    """The settings of `MAP` and `MLE`; see `MAP`. Compared by value: see `fingerprint`."""
 
     kind: ClassVar[Kind] = "point"
     draws_chains: ClassVar[bool] = False
@@ -51,8 +52,7 @@ class PointSettings:
         if self.batch_size is not None:
             counts["batch_size"] = self.batch_size
         for name, value in counts.items():
-            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-                raise ValueError(f"{type(self).__name__}: expected a positive integer as {name}; got {value!r}.")
+            check_positive_integer(type(self).__name__, name, value)
         if not 0 <= self.validation_fraction < 1:
             raise ValueError(
                 f"{type(self).__name__}: expected 0 <= validation_fraction < 1; got {self.validation_fraction!r}."
@@ -67,19 +67,19 @@ class PointSettings:
         return hash(fingerprint(self))
 
     def surface(self, density: Density, data: Data) -> Surface:
-        """The density at given points, looked at as many rows at a time as the fit takes."""
+        """Return the density at given points, evaluated on as many rows at a time as in the fit."""
         return surface_of(density, data, self.batch_size and max(self.batch_size, ROWS_TOGETHER))
 
 
 class Descent(NamedTuple):
-    """Where the optimiser ended, from every starting point."""
+    """The end points of the optimiser, from all starting points."""
 
     weights: Weights
-    """Site -> weights in unconstrained coordinates, (restart, *shape)."""
+    """The weights by site, in unconstrained coordinates, (restart, *shape)."""
     losses: np.ndarray
-    """Negative log density in nats at each step, before it: (restart, step). Estimates where batches were used."""
+    """The negative log density in nats before each step, (restart, step); an estimate for batches."""
     final: np.ndarray
-    """The loss by which restarts are compared: (restart,)."""
+    """The loss by which restarts are compared, (restart,)."""
     status: Status
 
     @property
@@ -88,18 +88,18 @@ class Descent(NamedTuple):
         return int(np.argmin(np.where(np.isfinite(self.final), self.final, np.inf)))
 
     def member(self, restart: int) -> tuple[Weights, np.ndarray]:
-        """The weights of one restart, and its losses, (step,)."""
+        """Return the weights of one restart, and its losses, (step,)."""
         return jax.tree.map(lambda leaf: leaf[restart], (self.weights, self.losses))
 
 
 def steps_of(settings: PointSettings, density: Density, data: Data) -> Steps:
-    """The compiled steps of an optimiser: made once for what they depend on."""
+    """Return the compiled steps of an optimiser, from the cache."""
     functions = ByValue(settings.optimizer), ByValue(settings.init_strategy)
     return program(Steps, density, data, settings.batch_size, settings.num_restarts, *functions)
 
 
 def starting_points(settings: PointSettings, density: Density, data: Data, *, key: Array) -> Weights:
-    """Where `descend` would begin: site -> value in unconstrained coordinates, (restart, *shape)."""
+    """Return the starting points of `descend`: site -> value in unconstrained coordinates, (restart, *shape)."""
     steps = steps_of(settings, density, data)
     return steps.weights(steps.start(key, data))
 
@@ -115,16 +115,16 @@ def descend(
     start: Weights | None = None,
     prior_power: Array | None = None,
 ) -> Descent:
-    """Minimise the negative log density from every starting point, in blocks of steps; restarts spread over devices.
+    """Minimise the negative log density from every starting point, with restarts spread over devices.
 
     Args:
-        settings: how.
-        density: what is maximised.
+        settings: the settings of the method.
+        density: the density that is maximised.
         data: n rows.
-        validation: rows by which to stop early.
-        key: of starting points and batches.
+        validation: the validation rows of early stopping.
+        key: the key of starting points and batches.
         progress: show a progress bar.
-        start: where the restarts begin, as `Descent.weights` has it; by default each at a random starting point.
+        start: the starting points of the restarts, like `Descent.weights`; by default random ones.
         prior_power: how many times the log prior counts, for each restart, (restart,); by default once.
     """
     num_rows, total = data.num_rows, settings.num_steps
@@ -155,7 +155,7 @@ def descend(
 
 
 class _Tracker:
-    """Follows a run: the last state that was finite and, with validation rows, the best weights by their loss."""
+    """The last finite state of a run and, with validation rows, the weights with the smallest validation loss."""
 
     def __init__(
         self, settings: PointSettings, steps: Steps, density: Density, validation: Data | None, state: State
@@ -169,7 +169,7 @@ class _Tracker:
             self.surface = settings.surface(density, validation)
 
     def keep_going(self, state: State, done: int) -> bool:
-        """Whether any restart is finite and, with validation rows, one has improved within `patience` checks."""
+        """Return whether a restart is finite and, with validation rows, one has improved within `patience` checks."""
         if not self.steps.is_finite(state).any():
             return False
         self.state, self.done = state, done
@@ -189,7 +189,7 @@ class _Tracker:
         return self.waited < self.settings.patience
 
     def descent(self, run: Run[State], num_rows: int) -> Descent:
-        """What came of the run."""
+        """Return the result of a run."""
         none = np.empty((self.settings.num_restarts, 0), jax.dtypes.canonicalize_dtype(float))
         losses = np.concatenate([none, *run.state.losses], axis=1) * num_rows
         status = self._status(run, losses)
@@ -211,18 +211,18 @@ class _Tracker:
             )
         if run.ended == "stopped" and self.done < run.done:
             bad = ~np.isfinite(losses).all(axis=0)
-            step = int(np.argmax(bad)) if bad.any() else run.done  # the loss of the last step was taken before it
+            step = int(np.argmax(bad)) if bad.any() else run.done  # losses are evaluated before the step
             value = losses[:, step].max() if bad.any() else np.nan
             code = Code.NON_FINITE_LOSS if step else Code.NON_FINITE_START
-            return Status(failures=(Reason.of(code, value=value, step=step, kept=self.done),))
+            return Status(failures=(Reason.of(code, value=value, step=step, last=self.done),))
         return Status()
 
 
-def hold_out(fraction: float, key: Array, data: Data) -> tuple[Data, Data | None]:
-    """Split off the validation rows, at random.
+def split_validation(fraction: float, key: Array, data: Data) -> tuple[Data, Data | None]:
+    """Return the rows to fit and the validation rows, split at random.
 
     Raises:
-        ValueError: when no rows are left to fit.
+        ValueError: when no rows remain to fit.
     """
     count = round(fraction * data.num_rows)
     if count == 0:

@@ -1,37 +1,38 @@
-"""Ensembles: many point estimates of one network, from as many starting points."""
+"""Ensembles: many point estimates of one network, from different starting points."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import KW_ONLY, dataclass, field, replace
 from typing import Any, ClassVar
 
 import numpy as np
 from jax import Array
 
+from ..checks import check_positive_integer
 from ..density import Density
 from ..method import Kind, Outcome
 from ..reasons import Code, Reason, numbered
 from ..rows import Data
 from ..status import Status
-from .descent import descend, hold_out
+from .descent import descend, split_validation
 from .point import MAP, MLE, Ending, finish
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Ensemble:
-    """Independent point estimates side by side; the predictive distribution is their mixture, with equal weights.
+    """An ensemble of independent point estimates; the predictive distribution is their mixture, with equal weights.
 
     With `MLE` this is a deep ensemble (Lakshminarayanan et al. 2017, section 2.4), with `MAP` an ensemble of modes of
-    the posterior. The members differ by their starting points alone: all rows are given to each of them. Where the
-    density has one mode they all end there, and the ensemble says no more than one of them. Its spread is that of the
-    modes which the optimiser finds, not the posterior's.
+    the posterior. The members differ only by their starting points: each is fitted to all rows. Where the density has
+    one mode, all members end there, and the ensemble equals a single fit. Its spread is that of the modes that the
+    optimiser reaches, not that of the posterior.
 
     Args:
-        base: how each member is fitted. A member is one restart; they take the same batches.
-        num_members: the number of members, the draws of the one chain: draws are shaped (1, num_members, *shape of the
-            site).
+        base: the method that fits each member. Members are restarts on the same batches.
+        num_members: the number of members, which are the draws of one chain: draws are shaped (1, num_members, *shape
+            of the site).
 
     Raises:
-        ValueError: when a setting is out of its range, or `base` has restarts of its own.
+        ValueError: when a setting is out of range, or `base` has restarts of its own.
     """
 
     name: ClassVar[str] = "Ensemble"
@@ -39,17 +40,17 @@ class Ensemble:
     draws_chains: ClassVar[bool] = False
 
     base: MAP | MLE = field(default_factory=MAP)
+    _: KW_ONLY
     num_members: int = 10
 
     def __post_init__(self) -> None:
         if not isinstance(self.base, MAP | MLE):
             raise ValueError(f"Ensemble: expected MAP(...) or MLE(...) as base; got {self.base!r}.")
-        if not isinstance(self.num_members, int) or isinstance(self.num_members, bool) or self.num_members < 1:
-            raise ValueError(f"Ensemble: expected a positive integer as num_members; got {self.num_members!r}.")
+        check_positive_integer("Ensemble", "num_members", self.num_members)
         if self.base.num_restarts != 1:
             raise ValueError(
                 f"Ensemble: expected a base with num_restarts=1, since each member is one restart; got "
-                f"{self.base.num_restarts}. Give their number as num_members."
+                f"{self.base.num_restarts}. Set the number of members by num_members."
             )
 
     def run(self, density: Density, data: Data, *, key: Array, progress: bool) -> Outcome:
@@ -57,14 +58,14 @@ class Ensemble:
         if isinstance(self.base, MLE):
             return replace(self, base=self.base.as_map).run(density.flattened(), data, key=key, progress=progress)
         settings = replace(self.base, num_restarts=self.num_members)
-        data, validation = hold_out(settings.validation_fraction, key, data)
+        data, validation = split_validation(settings.validation_fraction, key, data)
         descent = descend(settings, density, data, validation, key=key, progress=progress)
         stats: dict[str, Any] = {"loss": descent.losses}
         status, is_finite = descent.status, np.isfinite(descent.final)
-        if not is_finite.any():  # the failures say so
+        if not is_finite.any():  # as the failures report
             is_finite = np.ones(self.num_members, bool)
         elif not is_finite.all():
-            status += Status(warnings=(self._lost(is_finite),))
+            status += Status(warnings=(self._non_finite(is_finite),))
         members = {i: descent.member(i)[0] for i in np.flatnonzero(is_finite).tolist()}
         if descent.status.level == "ok":
             ends = {i: finish(settings, density, u, descent.losses[i], data) for i, u in members.items()}
@@ -78,9 +79,9 @@ class Ensemble:
         draws = {site: np.stack([np.asarray(each[site]) for each in weights])[None] for site in sites}
         return Outcome(draws, status, stats=stats)
 
-    def _lost(self, is_finite: np.ndarray) -> Reason:
-        size, kept = self.num_members, is_finite.sum()
-        return Reason.of(Code.LOST_MEMBERS, members=numbered(~is_finite), size=size, kept=kept)
+    def _non_finite(self, is_finite: np.ndarray) -> Reason:
+        size, rest = self.num_members, is_finite.sum()
+        return Reason.of(Code.LOST_MEMBERS, members=numbered(~is_finite), size=size, rest=rest)
 
 
 def _failures(end: Ending) -> tuple[Reason, ...]:
@@ -92,7 +93,7 @@ def _warnings(end: Ending) -> tuple[Reason, ...]:
 
 
 def _of_members(ends: dict[int, Ending], reasons_of: Callable[[Ending], tuple[Reason, ...]]) -> tuple[Reason, ...]:
-    """One reason for those of some members: how many have one, and the first's."""
+    """Return one reason for all members with reasons: their number, and the reasons of the first."""
     reasons = {i: reasons_of(end) for i, end in ends.items() if reasons_of(end)}
     if not reasons:
         return ()

@@ -1,8 +1,9 @@
 """The microcanonical Langevin dynamics of `MCLMC`, and their adaptation.
 
 A chain has a position u in d unconstrained coordinates, and a momentum of length 1. A step is one of BlackJAX's
-isokinetic integrator (velocity Verlet), after which the momentum is partially refreshed. In the warm-up the step size
-follows a target of the energy error, hot at first and cool at the end; the momentum's length follows the spread of u.
+isokinetic integrator (velocity Verlet), followed by a partial refreshment of the momentum. In the warm-up the step size
+is adapted to a target of the energy error, large at first and small at the end, and the momentum's length to the spread
+of u.
 """
 
 import math
@@ -24,53 +25,54 @@ from .chains import draw_rows
 if TYPE_CHECKING:
     from .mclmc import MCLMC
 
-START = 1e-3
-"""The first step size, times sqrt(d): below what is stable for most networks. It grows by 1.02 a step at most."""
+FIRST_STEP_SIZE = 1e-3
+"""The first step size, divided by sqrt(d): stable for most networks. It grows by at most a factor of 1.02 per step."""
 FIRST_GAIN, GAIN = 0.02, 0.002
-"""Of the step size's adaptation: it falls as (1 + i / 50)^-0.6 with the step i, but not below the second. Energy errors
-of networks have heavy tails, and a large gain lets the step size jump with them; this one forgets in 80 steps."""
+"""The gain of the step size's adaptation: it falls as (1 + i / 50)^-0.6 with the step i, down to the second value.
+With the heavy-tailed energy errors of networks, the step size jumps at a large gain; this one forgets in 80 steps."""
 MAX_RATIO = 100.0
-"""Squared energy errors above this many times the target, and above JUMP_NATS^2, are rejected like those that are not
-finite; in the adaptation they count as this many times the target."""
+"""The ratio of a squared energy error to its target above which a step is rejected, as if it were not finite, provided
+that the error also exceeds JUMP_NATS. In the adaptation such errors count with this ratio."""
 JUMP_NATS = 10.0
-"""Energy errors below this are never rejected: in few dimensions the target is far below what an error can do."""
+"""The energy error in nats up to which a step is never rejected: in few dimensions the target is far below harmful
+errors."""
 POWER, EARLY, SETTLING = 0.6, 50, 500
-"""The gain's power and its first 50 steps; and from when the target is that of the draws, k steps ago, the gain falls
-further, by (1 + k / 500)^-0.6 (Robbins & Monro 1951)."""
+"""The power of the gain, and the steps over which it falls: 50 at the start, and 500 after cooling has ended, where the
+gain falls further, by (1 + k / 500)^-0.6 after k steps (Robbins & Monro 1951)."""
 RECENT = 1 / 3
-"""Share of the warm-up so far from which the posterior's spread is estimated."""
+"""The most recent share of the warm-up, from which the posterior's spread is estimated."""
 SHORTEST = 10
-"""Steps that the momentum lasts at least, however narrow the posterior seems."""
+"""The smallest number of steps that the momentum lasts, however narrow the posterior appears."""
 WINDOWS = (0.1, 0.25, 0.5)
-"""Shares of the warm-up after which the scales are set, where they are preconditioned."""
+"""The shares of the warm-up after which the scales are set, with preconditioning."""
 FLOOR = 1e-6
-"""Of the variances by which scales are set, relative to their mean."""
+"""The constant that is added to the variances that set the scales, relative to their mean."""
 CAUTION, RECOVERY = 0.5, 1.1
-"""A rejected step halves the step size of its chain for a while; each step that is not rejected gives 10% back."""
+"""The factor of a chain's step size after a rejected step, and the factor of its recovery with each accepted step."""
 ADJUSTED_VARIANCE = 0.03
-"""Variance of the energy error in nats^2 at which a Metropolis step is accepted 93 times in 100: 2 Phi(-sd / 2)."""
+"""The variance of the energy error, in nats^2, at which 93% of Metropolis steps are accepted: 2 Phi(-sd / 2)."""
 
 
 class Schedule(NamedTuple):
-    """What changes with the step: values and no constants of the program, so that others compile nothing."""
+    """The settings that vary with the step: values, not constants of the program, so that changes compile nothing."""
 
     num_warmup: Any
     cooling_begins: Any
-    """The step at which the target begins to fall from the hot one to the cool one."""
+    """The step at which the target begins to fall from that of the exploration to that of the draws."""
     cooling_ends: Any
-    """The step from which it is the cool one, that of the draws."""
-    hot: Any
-    """Log of the target of the energy variance per dimension while chains explore."""
-    cool: Any
-    """The same of the draws."""
+    """The step from which the target is that of the draws."""
+    log_warmup_target: Any
+    """The log of the target of the energy variance per dimension while chains explore."""
+    log_target: Any
+    """The log of the target of the draws."""
     windows: tuple[int, ...]
-    """The steps after which the scales are set, where they are preconditioned."""
+    """The steps after which the scales are set, with preconditioning."""
     momentum_length: Any
-    """In units of the posterior's spread."""
+    """The momentum length in units of the posterior's spread."""
 
     @classmethod
     def of(cls, settings: "MCLMC", dim: int) -> "Schedule":
-        """The schedule of a run in so many dimensions."""
+        """Return the schedule of a run in a number of dimensions."""
         warmup = settings.num_warmup
         target = ADJUSTED_VARIANCE / dim if settings.adjusted else settings.energy_variance
         return cls(
@@ -84,52 +86,53 @@ class Schedule(NamedTuple):
         )
 
     def energy_variance(self, i: Array) -> Array:
-        """The target at step i."""
+        """Return the target of the energy variance per dimension at a step."""
         done = jnp.clip((i - self.cooling_begins) / (self.cooling_ends - self.cooling_begins), 0.0, 1.0)
-        return jnp.exp(self.hot + done * (self.cool - self.hot))
+        return jnp.exp(self.log_warmup_target + done * (self.log_target - self.log_warmup_target))
 
 
 class Chain(NamedTuple):
-    """One chain, in unconstrained coordinates laid out in one vector of length d."""
+    """The state of one chain, in a vector of d unconstrained coordinates."""
 
     state: Any
-    """BlackJAX's: position, momentum, log density and its gradient."""
+    """BlackJAX's state: position, momentum, log density and its gradient."""
     key: Array
     log_step: Array
-    """Log of the step size, before caution."""
+    """The log of the step size, without the factor `caution`."""
     caution: Array
-    """What the step size is multiplied by, below 1 after a rejected step."""
+    """The factor of the step size, below 1 after a rejected step."""
     mean: Array
     variance: Array
-    """Recent moments of the coordinates, (d,)."""
+    """The recent moments of the coordinates, (d,)."""
     scale: Array
-    """Squared scales of the coordinates, (d,): BlackJAX's inverse mass matrix."""
+    """The squared scales of the coordinates, (d,): BlackJAX's inverse mass matrix."""
     began_cold: Array
-    """Whether it began where no descent had brought it, though one was asked for: a run that is resumed still knows."""
+    """Whether the chain began cold in spite of a descent; part of the state, so that a resumed run has it as well."""
 
 
 class _Tally(NamedTuple):
-    """What happened since the last draw."""
+    """Totals since the last draw."""
 
     squares: Array
-    """Sum of the squared energy errors of steps that were not rejected."""
+    """The sum of the squared energy errors of steps that were not rejected."""
     rejected: Array
     accepted: Array
-    """Sum of the Metropolis probabilities."""
+    """The sum of the Metropolis probabilities."""
     error: Array
-    """Energy error of the last step."""
+    """The energy error of the last step."""
 
 
 class Langevin:
-    """The dynamics on one density: what is compiled once; see `chains.Sampler`.
+    """The compiled functions of the dynamics on one density; see `chains.Sampler`.
 
-    BlackJAX has the two halves of a step: its integrator with one gradient per step (velocity Verlet), and the noise of
-    the momentum. Its own kernel takes two gradients (McLachlan), which is as good a gradient, and two noises per step.
+    BlackJAX provides the two halves of a step: an integrator with one gradient per step (velocity Verlet), and the
+    noise of the momentum. Its own kernel uses two gradients per step (McLachlan), with the same quality per gradient,
+    and two noises.
 
     Args:
-        density: what is sampled.
+        density: the density that is sampled.
         shapes: the structure, shapes and types of one chain's unconstrained weights.
-        num_chains: how many chains there are.
+        num_chains: the number of chains.
         precondition: see `MCLMC`.
         adjusted: see `MCLMC`.
     """
@@ -166,7 +169,7 @@ class Langevin:
         )
 
     def momentum_length(self, settings: "MCLMC", state: Chain) -> np.ndarray:
-        """The length over which each chain forgets its momentum, (chain,)."""
+        """Return the length over which each chain forgets its momentum, (chain,)."""
         return np.asarray(self._compiled_length(Schedule.of(settings, self.dim), state))
 
     def _log_density(self, u: Array, data: Data) -> Array:
@@ -178,7 +181,7 @@ class Langevin:
         from blackjax.util import generate_unit_vector
 
         zero, ones = jnp.zeros((), self.dtype), jnp.ones(self.dim, self.dtype)
-        log_step = zero + math.log(START * math.sqrt(self.dim))
+        log_step = zero + math.log(FIRST_STEP_SIZE * math.sqrt(self.dim))
 
         def one(u: Weights, cold: Array, key: Array) -> Chain:
             position, _ = ravel_pytree(u)
@@ -190,7 +193,7 @@ class Langevin:
         return jax.vmap(one)(u, cold, jax.random.split(key, self.num_chains))
 
     def _step(self, schedule: Schedule, data: Data, chain: Chain, i: Array) -> tuple[Chain, _Tally]:
-        """One step of the dynamics and, in the warm-up, of the adaptation."""
+        """Take one step of the dynamics and, in the warm-up, of the adaptation."""
         from blackjax.mcmc.integrators import isokinetic_velocity_verlet, partially_refresh_momentum
 
         key_noise, key_metropolis = jax.random.split(jax.random.fold_in(chain.key, i))
@@ -200,33 +203,33 @@ class Langevin:
         new, kinetic_change = integrate(old, step_size)
         error = kinetic_change - new.logdensity + old.logdensity
         largest = jnp.maximum(jnp.sqrt(MAX_RATIO * self.dim * target), JUMP_NATS)
-        sound = jnp.isfinite(new.logdensity_grad).all() & (jnp.abs(error) < largest)  # false where it is NaN
-        probability = jnp.where(sound, jnp.exp(jnp.minimum(-error, 0.0)), 0.0)
-        moved = sound
+        valid = jnp.isfinite(new.logdensity_grad).all() & (jnp.abs(error) < largest)  # false where it is NaN
+        probability = jnp.where(valid, jnp.exp(jnp.minimum(-error, 0.0)), 0.0)
+        moved = valid
         if self.adjusted:  # a generalised Hamiltonian scheme (Horowitz 1991): rejection turns the momentum
             metropolis = jax.random.uniform(key_metropolis, dtype=self.dtype) < probability
-            moved = jnp.where(i < schedule.cooling_ends, sound, metropolis)
+            moved = jnp.where(i < schedule.cooling_ends, valid, metropolis)
         state = jax.tree.map(lambda new, old: jnp.where(moved, new, old), new, old)
         momentum = jnp.where(moved, state.momentum, -old.momentum)
         length = _momentum_length(schedule, chain)
-        # One refreshment between two steps is what two halves at their ends are, for the positions.
+        # For the positions, one refreshment between two steps equals two half refreshments at their ends.
         state = state._replace(momentum=partially_refresh_momentum(momentum, key_noise, step_size, length))
-        square = jnp.where(sound, error**2, 0.0)
-        chain = chain._replace(state=state, caution=self._caution(chain, sound, warming_up))
-        ratio = jnp.where(sound, square / (self.dim * target), MAX_RATIO)
+        square = jnp.where(valid, error**2, 0.0)
+        chain = chain._replace(state=state, caution=self._caution(chain, valid, warming_up))
+        ratio = jnp.where(valid, square / (self.dim * target), MAX_RATIO)
         chain = self._adapt(schedule, chain, i, ratio)
-        return chain, _Tally(square, (~sound).astype(int), probability, jnp.where(sound, error, 0.0))
+        return chain, _Tally(square, (~valid).astype(int), probability, jnp.where(valid, error, 0.0))
 
-    def _caution(self, chain: Chain, sound: Array, warming_up: Array) -> Array:
-        caution = jnp.where(sound, jnp.minimum(1.0, RECOVERY * chain.caution), CAUTION * chain.caution)
+    def _caution(self, chain: Chain, valid: Array, warming_up: Array) -> Array:
+        caution = jnp.where(valid, jnp.minimum(1.0, RECOVERY * chain.caution), CAUTION * chain.caution)
         # Metropolis' rule holds for steps whose size does not depend on what happened before.
         return jnp.where(warming_up, caution, 1.0).astype(self.dtype) if self.adjusted else caution
 
     def _adapt(self, schedule: Schedule, chain: Chain, i: Array, ratio: Array) -> Chain:
-        """Running moments, and a step towards the step size at which the mean ratio to the target is 1.
+        """Update the moments, and move the step size towards that at which the mean ratio to the target is 1.
 
-        Chains that are not adjusted go on adapting while they draw, ever less: the places where a network's density is
-        stiff are met too seldom for the warm-up to know them all.
+        Chains without adjustment continue to adapt, ever less, while they draw: regions where the density of a network
+        is stiff are visited too rarely for the warm-up to find them all.
         """
         gain = jnp.maximum(GAIN, FIRST_GAIN * (1.0 + i / EARLY) ** -POWER)
         gain *= (1.0 + jnp.maximum(0.0, i - schedule.cooling_ends) / SETTLING) ** -POWER
@@ -283,7 +286,7 @@ def _momentum_length(schedule: Schedule, chain: Chain) -> Array:
 
 
 def _rescale(schedule: Schedule, chain: Chain, i: Array) -> Chain:
-    """At the end of a window, set the scales; the step keeps its mean length in the coordinates."""
+    """Set the scales at the end of a window; the mean length of a step in the coordinates does not change."""
     now = jnp.isin(i, jnp.array(schedule.windows))
     scale = chain.variance + FLOOR * chain.variance.mean()
     scale = jnp.where(now & (scale > 0), scale, chain.scale)

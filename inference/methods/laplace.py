@@ -1,7 +1,7 @@
 """The Laplace approximation: a Gaussian at the mode of the posterior, and the evidence."""
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import KW_ONLY, dataclass, field
 from typing import Any, ClassVar, NamedTuple
 
 import jax
@@ -11,6 +11,7 @@ from jax.flatten_util import ravel_pytree
 from scipy.linalg import LinAlgError, cholesky, solve_triangular
 from scipy.optimize import minimize
 
+from ..checks import check_positive_integer
 from ..density import Density
 from ..method import Kind, Outcome
 from ..reasons import Code, Reason
@@ -22,54 +23,54 @@ from .mode import is_unbounded, no_maximum, quasi_separable
 from .point import MAP
 
 MAX_WEIGHTS = 4096
-"""Most weights: a matrix of as many rows takes 128 MiB in float64, and three are held at a time."""
+"""The largest number of weights: a matrix of as many rows takes 128 MiB in float64, and three exist at a time."""
 MAX_STEPS = 200
-"""Steps of the trust region from where the base ended to the mode."""
+"""The largest number of steps of the trust region from the end point of the base to the mode."""
 DENSE_WEIGHTS = 256
-"""Most weights for which each of these steps forms the Hessian; beyond, it is multiplied with vectors alone."""
+"""The largest number of weights for which each of these steps forms the Hessian; for more, only products with it."""
 SMALL_SLOPE = 1e-6
-"""Length of the gradient, in nats, at which the mode is reached."""
+"""The length of the gradient, in nats, at which the mode is reached."""
 MAX_DECREMENT = 0.01
-"""Nats below the mode at which a point passes for it: it is then within 0.14 standard deviations of it."""
+"""The Newton decrement, in nats, up to which a point counts as the mode: at most 0.14 standard deviations away."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Laplace:
     """A Gaussian at the mode of the posterior, ``N(u*, H^-1)``, and the evidence that it implies (MacKay 1992).
 
-    The Gaussian is over unconstrained coordinates u, in which every weight can be any number (a scale is there by its
-    logarithm). So is the mode u*, that of the density over u, with its Jacobian: for a scale it is not where `MAP`
-    ends. H is the curvature there of the negative log density ``-log p(y | x, w(u)) - log p(w(u)) - log |dw/du|``. The
-    mode is found and H is formed in float64. Draws are mapped back to the coordinates of the model, and
+    The Gaussian is over unconstrained coordinates u, in which every weight can be any number (a scale is replaced by
+    its logarithm). The mode u* is that of the density over u, with its Jacobian: for a scale it differs from the point
+    of `MAP`. H is the curvature at u* of the negative log density ``-log p(y | x, w(u)) - log p(w(u)) - log |dw/du|``.
+    The mode is found and H is formed in float64. Draws are mapped back to the coordinates of the model, and
     `Fit.log_evidence` is ``log p(y, u*) + d/2 log 2 pi - 1/2 log det H``, log p(y | x) of the model, in nats. It counts
     one mode: a network of h tanh units has h! 2^h copies of each.
 
-    Exact for a linear model with known noise and Normal priors; elsewhere right up to O(1/n) where n rows determine the
-    weights. Those of a network they do not: a Gaussian cannot follow its posterior, and the draws may predict worse
-    than the mode alone (Immer et al. 2021); `compare` tells. The predictions of the network linearised around its mode,
-    which do better there, are those of another model, and not given here.
+    The approximation is exact for a linear model with known noise and Normal priors, and elsewhere correct up to O(1/n)
+    where n rows determine the weights. They do not determine those of a network: a Gaussian cannot follow its
+    posterior, and the draws may predict worse than the mode alone (Immer et al. 2021); `compare` shows it. Predictions
+    of the network linearised around its mode do better, but belong to another model, and are not included.
 
     Args:
-        base: the `MAP` run that finds the mode's neighbourhood, on all rows and without early stopping; of its restarts
-            the best is taken. From there a trust region (Conn et al. 2000, chapter 7) goes to the mode, in at most 200
-            steps. Each forms the Hessian, d gradients: seconds in all for a hundred weights, minutes for several
-            hundred. Memory grows by the square of the weights, of which there may be 4,096.
-        num_samples: draws, in one chain: draws are shaped (1, num_samples, *shape of the site).
-        curvature: what H is.
+        base: the `MAP` run that finds the neighbourhood of the mode, on all rows and without early stopping; the best
+            of its restarts is used. From there a trust-region method (Conn et al. 2000, chapter 7) goes to the mode, in
+            at most 200 steps. Each forms the Hessian at the cost of d gradients: seconds in all for a hundred weights,
+            minutes for several hundred. Memory grows with the square of the number of weights, at most 4,096.
+        num_samples: the number of draws, in one chain: draws are shaped (1, num_samples, *shape of the site).
+        curvature: the matrix H.
 
             - ``"ggn"``: the generalised Gauss-Newton matrix, ``J' F J`` plus the curvature of the prior: J are the
-              derivatives by u of the parameters of the observed site, F is its Fisher information (Martens 2020). The
-              data never make it negative, so under Normal priors no weight has more spread than its prior has. It is
-              the Hessian where logits, or means of known scale, are linear in the weights. Known for sites with a
-              finite support, Normal, Poisson and others for which NumPyro has the KL divergence.
-            - ``"hessian"``: the Hessian. It leaves out nothing, but is positive only where the slope vanishes, which
-              networks with kinks (ReLU) need not allow, and may be so small that the draws leave the network's mode.
+              derivatives in u of the parameters of the observed site, F is its Fisher information (Martens 2020). The
+              contribution of the data is never negative, so under Normal priors no weight is more uncertain than under
+              its prior. It equals the Hessian where logits, or means of known scale, are linear in the weights. It is
+              known for sites with a finite support, Normal, Poisson and others with a KL divergence in NumPyro.
+            - ``"hessian"``: the Hessian. It omits nothing, but is positive only where the gradient vanishes, which it
+              need not in networks with kinks (ReLU), and may be so small that the draws leave the network's mode.
             - None: ``"ggn"`` where it is known, ``"hessian"`` elsewhere.
-        improper_ok: approximate a model whose prior is flat. Its posterior may not exist, and it has no evidence
+        improper_ok: allow a model with a flat prior. Its posterior may not exist, and it has no evidence
             (`Fit.log_evidence` is NaN).
 
     Raises:
-        ValueError: when a setting is out of its range, or `base` is not a `MAP` run to the end.
+        ValueError: when a setting is out of range, or `base` is not a `MAP` run to the end.
 
     Example:
         >>> import numpy as np
@@ -90,6 +91,7 @@ class Laplace:
     draws_chains: ClassVar[bool] = False
 
     base: MAP = field(default_factory=MAP)
+    _: KW_ONLY
     num_samples: int = 1000
     curvature: Curvature | None = None
     improper_ok: bool = False
@@ -105,8 +107,7 @@ class Laplace:
                 f"Laplace: expected a base with validation_fraction=0, which ends at the mode of all rows; got "
                 f"{self.base.validation_fraction!r}."
             )
-        if not isinstance(self.num_samples, int) or isinstance(self.num_samples, bool) or self.num_samples < 1:
-            raise ValueError(f"Laplace: expected a positive integer as num_samples; got {self.num_samples!r}.")
+        check_positive_integer("Laplace", "num_samples", self.num_samples)
         if self.curvature not in (None, "ggn", "hessian"):
             raise ValueError(f"Laplace: expected 'ggn', 'hessian' or None as curvature; got {self.curvature!r}.")
 
@@ -115,19 +116,19 @@ class Laplace:
 
         Raises:
             ValueError: when the prior is flat and `improper_ok` is not set, the model has more than 4,096 weights, or
-                the curvature asked for is not known.
+                the requested curvature is not known.
         """
         structure = density.structure
         structure.check_proper("Laplace", improper_ok=self.improper_ok)
         if structure.num_weights > MAX_WEIGHTS:
             raise ValueError(
-                f"Laplace: expected at most {MAX_WEIGHTS:,} weights, since it takes memory by their square; got "
+                f"Laplace: expected at most {MAX_WEIGHTS:,} weights, since memory grows with their square; got "
                 f"{structure.num_weights:,}. Use Ensemble() or MCLMC(), or a smaller network."
             )
         potential = potential_surface_of(density, data, self.curvature)
         key_base, key_draws = jax.random.split(key)
         descent = descend(self.base, density, data, key=key_base, progress=progress)
-        with jax.enable_x64(True):  # in float32 the curvature of a network has not the digits to be inverted
+        with jax.enable_x64(True):  # float32 is too coarse to invert the curvature of a network
             start, wide = jax.tree.map(in_double, (descent.member(descent.best)[0], data))
             centre = np.asarray(ravel_pytree(start)[0])
             if descent.status:
@@ -144,24 +145,24 @@ class Laplace:
         return Outcome(draws, status, stats=stats, log_evidence=evidence)
 
     def _status(self, descent: Descent, mode: Weights, gaussian: "_Gaussian", density: Density, data: Data) -> Status:
-        """What is to be said of the point that was climbed to, and of the Gaussian there."""
+        """Return the status of the point that the trust region reached, and of the Gaussian there."""
         if not descent.status:
             return Status()
-        surface, is_level = self.base.surface(density, data), gaussian.decrement <= MAX_DECREMENT
+        surface, is_mode = self.base.surface(density, data), gaussian.decrement <= MAX_DECREMENT
         failures: tuple[Reason, ...] = ()
         if density.structure.flat:
             failures = no_maximum(surface, mode, data) or quasi_separable(surface, mode, data)
-        if not failures and not is_level:
+        if not failures and not is_mode:
             failures = is_unbounded(surface, descent.member(descent.best)[0], data)
         if not failures and gaussian.defect is not None:
             failures = (gaussian.defect,)
-        if failures or is_level:
+        if failures or is_mode:
             return Status(failures)
         return Status(warnings=(Reason.of(Code.NOT_AT_MODE, gain=gaussian.decrement),))
 
 
 def _climb(surface: PotentialSurface, u: np.ndarray, *rows: Any) -> np.ndarray:
-    """The mode near u, by a trust region; where it got to in `MAX_STEPS` steps, if it has not reached it."""
+    """Return the mode near u by a trust region, or the point reached after `MAX_STEPS` steps."""
 
     def value_and_slope(u: np.ndarray) -> tuple[float, np.ndarray]:
         value, slope = jax.device_get(surface.value_and_slope(u, *rows))
@@ -169,21 +170,21 @@ def _climb(surface: PotentialSurface, u: np.ndarray, *rows: Any) -> np.ndarray:
 
     def hessian(u: np.ndarray) -> np.ndarray:
         h = np.asarray(surface.hessian(u, *rows))
-        return h if np.isfinite(h).all() else np.eye(len(u))  # down the slope, where there is no second derivative
+        return h if np.isfinite(h).all() else np.eye(len(u))  # a gradient step, where there is no second derivative
 
     def product(u: np.ndarray, v: np.ndarray) -> np.ndarray:
         hv = np.asarray(surface.product(u, v, *rows))
         return hv if np.isfinite(hv).all() else v
 
-    how: dict[str, Any] = {"method": "trust-exact", "hess": hessian}
+    settings: dict[str, Any] = {"method": "trust-exact", "hess": hessian}
     if len(u) > DENSE_WEIGHTS:
-        how = {"method": "trust-krylov", "hessp": product}
+        settings = {"method": "trust-krylov", "hessp": product}
     options = {"gtol": SMALL_SLOPE, "maxiter": MAX_STEPS, "max_trust_radius": 1e4}
-    return minimize(value_and_slope, u, jac=True, options=options, **how).x
+    return minimize(value_and_slope, u, jac=True, options=options, **settings).x
 
 
 class _Gaussian(NamedTuple):
-    """N(centre, H^-1), of which H = S L L' S is kept, with a diagonal S and a triangular L."""
+    """N(centre, H^-1), stored by the factors of H = S L L' S, with a diagonal S and a triangular L."""
 
     centre: np.ndarray
     scale: np.ndarray
@@ -191,13 +192,13 @@ class _Gaussian(NamedTuple):
     root: np.ndarray | None
     """L; None where H is not positive definite."""
     decrement: float
-    """``g' H^-1 g / 2``: nats that a step to where the slope would vanish promises; infinite where there is no such."""
+    """The Newton decrement ``g' H^-1 g / 2`` in nats; infinite where H is not positive definite."""
     defect: Reason | None = None
-    """What is wrong with H, where it is not positive definite."""
+    """The reason why there is no Gaussian, where H is not positive definite."""
 
     @classmethod
     def at(cls, centre: np.ndarray, slope: np.ndarray, h: np.ndarray) -> "_Gaussian":
-        """The Gaussian with this centre and curvature."""
+        """Return the Gaussian with a centre and a curvature."""
         scale = np.sqrt(np.diagonal(h), where=np.diagonal(h) > 0, out=np.ones(len(h)))
         try:
             root = cholesky(h / scale / scale[:, None], lower=True)
@@ -211,14 +212,14 @@ class _Gaussian(NamedTuple):
 
     @property
     def log_mass(self) -> float:
-        """The log of the integral of ``exp(-(u - centre)' H (u - centre) / 2)``; NaN where there is none."""
+        """The log of the integral of ``exp(-(u - centre)' H (u - centre) / 2)``; NaN where there is no Gaussian."""
         if self.root is None:
             return math.nan
         log_det = 2 * (np.log(np.diagonal(self.root)).sum() + np.log(self.scale).sum())
         return float(len(self.centre) * math.log(2 * math.pi) - log_det) / 2
 
     def sample(self, key: Array, count: int) -> np.ndarray:
-        """Draws, (count, d); copies of the centre where there is no Gaussian."""
+        """Return draws, (count, d); copies of the centre where there is no Gaussian."""
         noise = np.asarray(jax.random.normal(key, (count, len(self.centre))))
         if self.root is None:
             return np.tile(self.centre, (count, 1))

@@ -1,4 +1,4 @@
-"""MCLMC: microcanonical Langevin chains, many of them, each from a mode of its own."""
+"""MCLMC: many microcanonical Langevin chains, each from its own mode."""
 
 import math
 from collections.abc import Callable, Mapping
@@ -9,6 +9,7 @@ import jax
 import numpy as np
 from jax import Array
 
+from ..checks import check_positive_integer
 from ..density import Density
 from ..method import Kind, Outcome
 from ..programs import program
@@ -20,71 +21,72 @@ from .chains import sample, stuck_chains
 from .langevin import Langevin
 from .point import MAP
 
-MAX_HEAT = 4.0
-"""Measured energy variance, relative to its target, above which the status warns that the draws are hot."""
+MAX_ENERGY_RATIO = 4.0
+"""The energy variance, relative to its target, above which the status warns that the draws are biased."""
 MAX_REJECTED = 0.005
-"""Share of rejected steps above which the status warns."""
+"""The share of rejected steps above which the status warns."""
 MIN_ACCEPTANCE = 0.6
-"""Acceptance rate of the Metropolis step below which the status warns."""
-LOST = 6.0
-"""Robust standard deviations by which a chain's log density must fall short of the chains' median to be lost."""
+"""The acceptance rate of Metropolis steps below which the status warns."""
+MAX_SHORTFALL = 6.0
+"""The shortfall of a chain's log density from the median chain's, in robust standard deviations, above which the chain
+counts as lost."""
 MAX_RHAT = 1.1
-"""Median over chains of the R-hat between the halves of a chain above which chains have not settled."""
+"""The R-hat between the halves of a chain, median over chains, above which the status warns."""
 MIN_DRAWS = 8
-"""Draws per chain below which it is not known whether its halves agree."""
+"""The number of draws per chain below which its halves are not compared."""
 MIN_ESS = 400
-"""Effective draws of the log density, summed over chains, below which estimates are rough (Vehtari et al. 2021)."""
+"""The effective draws of the log density, summed over chains, below which the status warns (Vehtari et al. 2021)."""
 WARM_START = MAP(num_steps=500, polish=False)
-"""Long enough to leave the starting point: longer descents ended in no better places after the warm-up."""
+"""A run long enough to leave the starting point: longer ones led to no better points after the warm-up."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class MCLMC:
-    """The posterior by microcanonical Langevin dynamics (Robnik & Seljak 2024): many chains, for networks.
+    """Draws from the posterior by microcanonical Langevin dynamics (Robnik & Seljak 2024): many chains, for networks.
 
     With weights w in d unconstrained coordinates, a momentum u of length 1 and the log density ``log p``::
 
         dw = u dt,   du = (I - u u^T) (grad log p(w) / (d - 1) dt + sqrt(2 / (d L)) dB)
 
-    The dynamics hold their energy exactly; a step of finite size does not, and its energy errors measure the bias of
+    The dynamics conserve the energy exactly; a step of finite size does not, and its energy errors measure the bias of
     the draws. So the step size is adapted to a target: `energy_variance`, the mean square of a step's energy error in
-    nats^2, divided by d. It goes as the sixth power of the step size. Each chain begins where a short `MAP` run on the
-    same density has arrived, explores with large steps, and is cooled to small ones before its first draw: hot
-    exploration finds better modes, and the draws are not hot.
+    nats^2, divided by d. It grows as the sixth power of the step size. Each chain begins at the end point of a short
+    `MAP` run on the same density, explores with large steps, and is cooled to small ones before its first draw:
+    exploration at a high energy variance finds better modes, and the draws have a low one.
 
-    Chains of a network stay in the neighbourhood of a mode each, and different chains are in different modes. The
-    draws are the mixture of them with equal weights, whatever their masses: many chains matter more than long ones.
-    Whether a chain has settled is judged within it. The status does not ask whether chains agree on the weights; see
-    that their predictions do.
+    Each chain of a network stays near one mode, and different chains are near different modes. The draws are their
+    mixture with equal weights, whatever the masses of the modes: many chains matter more than long ones. Convergence is
+    judged within each chain. The status does not check that chains agree on the weights; check that their predictions
+    agree.
 
     Args:
-        num_warmup: steps of each chain before its first draw, thrown away. A step costs one gradient.
-        num_samples: draws of each chain.
-        thinning: steps from draw to draw.
-        num_chains: number of chains, spread over all devices.
+        num_warmup: the number of steps per chain before its first draw, which are discarded. A step costs one gradient.
+        num_samples: the number of draws per chain.
+        thinning: the number of steps from one draw to the next.
+        num_chains: the number of chains, distributed over all devices.
         start: the `MAP` run that finds the starting points; its `num_restarts` is set to `num_chains`. None is a cold
             start.
         warmup_energy_variance: the target while the chains explore. Larger steps find better modes, up to 1 or 3; at 10
-            chains have too much to make up for.
+            chains are too far off to recover by the end of the warm-up.
         energy_variance: the target of the draws. By default standard deviations are off by 1% to 4% with few weights,
-            at 0.02 by 3% to 8% (`benchmarks/truth.py`). Directions that the data determine best suffer most: of a
-            Gaussian with 100 correlated weights the worst standard deviation was too large by 7%, and by 44% at 0.02.
-        cooling: share of the warm-up, at its end, that goes from the one target to the other: the first half of it
-            geometrically, the second half at the target of the draws.
+            at 0.02 by 3% to 8% (`benchmarks/truth.py`). Directions that the data determine best are affected most: for
+            a Gaussian with 100 correlated weights the worst standard deviation was too large by 7%, at 0.02 by 44%.
+        cooling: the share of the warm-up, at its end, in which the target moves from the first to the second:
+            geometrically in the first half of it, constant in the second half.
         momentum_length: L, the distance over which the momentum is forgotten, in units of the posterior's spread
-            ``sqrt(sum_i Var[w_i])``, estimated in the warm-up within each chain. To Gaussian posteriors 1 and 3 are the
-            same; a network's posterior is wider than what a chain has seen of it, and 3 finds better modes.
-        precondition: scale each coordinate by its standard deviation, estimated in the warm-up. For posteriors with
-            few modes and unequal scales, with a `start`: chains that begin cold settle too late to learn them.
+            ``sqrt(sum_i Var[w_i])``, estimated in the warm-up within each chain. For Gaussian posteriors 1 and 3 are
+            equivalent; the posterior of a network is wider than what one chain explores, and 3 finds better modes.
+        precondition: scale each coordinate by its standard deviation, estimated in the warm-up. This suits posteriors
+            with few modes and unequal scales, with a `start`: chains that begin cold settle too late for the estimate.
         adjusted: accept or reject each step by Metropolis' rule, so that the draws have no bias from the step size. The
-            draws' target is then an energy variance of 0.03 nats^2 in all, whatever `energy_variance` says: smaller
-            steps where there are more than 150 weights, larger ones where there are fewer.
-        improper_ok: sample a model with a flat prior, in part or in all. Its posterior may not exist, and chains do not
-            show it.
-        init_strategy: where chains begin that have no `start`; see `MAP`.
+            target of the draws is then a total energy variance of 0.03 nats^2, in place of `energy_variance`: smaller
+            steps for more than 150 weights, larger ones for fewer.
+        improper_ok: allow a model whose prior is flat, even in part. Its posterior may not exist, which chains do not
+            show.
+        init_strategy: the starting points of chains without `start`; see `MAP`.
 
     Raises:
-        ValueError: when a setting is out of its range.
+        ValueError: when a setting is out of range.
     """
 
     name: ClassVar[str] = "MCLMC"
@@ -107,9 +109,7 @@ class MCLMC:
 
     def __post_init__(self) -> None:
         for name in ("num_warmup", "num_samples", "thinning", "num_chains"):
-            value = getattr(self, name)
-            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-                raise ValueError(f"MCLMC: expected a positive integer as {name}; got {value!r}.")
+            check_positive_integer("MCLMC", name, getattr(self, name))
         for name in ("warmup_energy_variance", "energy_variance", "momentum_length"):
             value = getattr(self, name)
             if not (isinstance(value, int | float) and math.isfinite(value) and value > 0):
@@ -121,74 +121,75 @@ class MCLMC:
         """See `Method.run`.
 
         Raises:
-            ValueError: when the prior is flat and `improper_ok` is not set, or the model has one weight only.
+            ValueError: when the prior is flat and `improper_ok` is not set, or the model has only one weight.
         """
         if density.structure.num_weights < 2:
             raise ValueError(
-                "MCLMC: expected a model of at least 2 weights, since a momentum of length 1 must have directions to "
-                "turn to; got 1. Use NUTS."
+                "MCLMC: expected a model with at least 2 weights, since a momentum of length 1 must be able to turn; "
+                "got 1. Use NUTS()."
             )
 
         def sampler(u: Weights) -> Langevin:
             shapes = signature(jax.tree.map(lambda leaf: leaf[0], u))
             return program(Langevin, density, data, shapes, self.num_chains, self.precondition, self.adjusted)
 
-        found = sample(self, sampler, density, data, min_draws=MIN_DRAWS, key=key, progress=progress, store=store)
-        status = found.status + status_of(self, found.stats, found.sampler.dim)
-        length = found.sampler.momentum_length(self, found.state)
-        return Outcome(found.draws, status, sample_stats=found.stats, stats={"momentum_length": length})
+        sampled = sample(self, sampler, density, data, min_draws=MIN_DRAWS, key=key, progress=progress, store=store)
+        status = sampled.status + status_of(self, sampled.stats, sampled.sampler.dim)
+        length = sampled.sampler.momentum_length(self, sampled.state)
+        return Outcome(sampled.draws, status, sample_stats=sampled.stats, stats={"momentum_length": length})
 
 
 def status_of(settings: MCLMC, stats: Mapping[str, np.ndarray], dim: int) -> Status:
-    """What the statistics of the draws show, beside what `chains.sample` reports."""
+    """Return the status by the statistics of the draws, in addition to that of `chains.sample`."""
     lp = stats["lp"].astype(float)
     moving = np.flatnonzero(~stuck_chains(lp))
     if not moving.size:
         return Status()
-    warnings = _lost(lp, moving, dim) + _rough_steps(settings, {name: of[moving] for name, of in stats.items()})
+    of_moving = {name: values[moving] for name, values in stats.items()}
+    warnings = _lost_chains(lp, moving, dim) + _step_errors(settings, of_moving)
     if lp.shape[1] >= MIN_DRAWS:
         warnings += _not_settled(lp[moving])
     return Status(warnings=tuple(warnings))
 
 
-def _lost(lp: np.ndarray, moving: np.ndarray, dim: int) -> list[Reason]:
-    """Chains whose log density is far below the others'.
+def _lost_chains(lp: np.ndarray, moving: np.ndarray, dim: int) -> list[Reason]:
+    """Return the reason for chains with a log density far below that of the others.
 
-    The log density of draws from a mode with d directions has standard deviation sqrt(d / 2); modes differ too, which
-    their median absolute deviation measures.
+    The log density of draws from a mode with d directions has standard deviation sqrt(d / 2); modes differ as well, as
+    measured by the median absolute deviation.
     """
     if moving.size < 3:
         return []
     means = lp[moving].mean(axis=1)
     middle = np.median(means)
     spread = max(math.sqrt(dim / 2), 1.4826 * float(np.median(np.abs(means - middle))))
-    lost = means < middle - LOST * spread
+    lost = means < middle - MAX_SHORTFALL * spread
     if not lost.any():
         return []
     chains = np.zeros(len(lp), bool)
     chains[moving[lost]] = True
     short = middle - means[lost].max()
-    return [Reason.of(Code.LOST_CHAINS, chains=numbered(chains), short=short, times=LOST, spread=spread)]
+    return [Reason.of(Code.LOST_CHAINS, chains=numbered(chains), short=short, times=MAX_SHORTFALL, spread=spread)]
 
 
-def _rough_steps(settings: MCLMC, stats: Mapping[str, np.ndarray]) -> list[Reason]:
-    """What the energy errors say."""
+def _step_errors(settings: MCLMC, stats: Mapping[str, np.ndarray]) -> list[Reason]:
+    """Return the reasons for large energy errors."""
     warnings = []
-    heat = float(stats["energy_variance"].mean())
+    variance = float(stats["energy_variance"].mean())
     if settings.adjusted:
         rate = float(stats["acceptance_rate"].mean())
         if rate < MIN_ACCEPTANCE:
             warnings.append(Reason.of(Code.LOW_ACCEPTANCE, rate=rate, limit=MIN_ACCEPTANCE))
-    elif heat > MAX_HEAT * settings.energy_variance:
-        warnings.append(Reason.of(Code.ENERGY_VARIANCE, heat=heat, target=settings.energy_variance))
-    share = 1 - (1 - float(stats["diverging"].mean())) ** (1 / settings.thinning)  # of steps, were they independent
+    elif variance > MAX_ENERGY_RATIO * settings.energy_variance:
+        warnings.append(Reason.of(Code.ENERGY_VARIANCE, variance=variance, target=settings.energy_variance))
+    share = 1 - (1 - float(stats["diverging"].mean())) ** (1 / settings.thinning)  # if steps were independent
     if share > MAX_REJECTED:
         warnings.append(Reason.of(Code.REJECTED_STEPS, share=share))
     return warnings
 
 
 def _not_settled(lp: np.ndarray) -> list[Reason]:
-    """Whether the halves of each chain agree, and how many effective draws there are; chains may differ."""
+    """Return the reasons for halves of chains that disagree, and for few effective draws; chains may differ."""
     from arviz_stats.base import array_stats  # type: ignore[attr-defined]  # half a second that only chains need
 
     warnings = []

@@ -1,18 +1,18 @@
-"""Whether the place where a descent ended is a mode, and whether there is one.
+"""Checks that the end point of an optimiser is a mode, and that a mode exists.
 
-The maximum of a likelihood may not exist. Three cases are told from the data and the fit, each by a rule that no fit
-with a maximum can meet:
+The maximum of a likelihood may not exist. Three cases are detected from the data and the fit, each by a rule that no
+fit with a maximum satisfies:
 
-- **Separable classes.** Every row is given a probability above one half, and the loss falls, and keeps falling, when
-  all weights from some layer on are moved 10 and 1,000 times as far out (Albert & Anderson 1984). A proper prior makes
-  the loss rise on the way. Data of one class only are of this kind.
-- **Classes separable in part** (quasi-complete separation; a class that never occurs). Where the logits are linear in
-  the weights from some layer on, and these have flat priors, a linear program looks for a direction along which no row
-  becomes less probable and some become more so (Konis 2007). At a maximum there is none: the gradients of the rows'
-  log probabilities sum to 0, so where one row gains another loses.
-- **A density that grows without bound**: the scale shrinks around rows that are met exactly. Where a row's density is
-  more than 100 times that of y spread over its own standard deviation, and no mode was found, 200 steps of L-BFGS
-  follow; if they take that density 10 times as far again, and the loss falls with it, there is nowhere to stop.
+- **Separable classes.** Every row has a probability above one half, and the loss keeps falling when all weights from
+  some layer on are multiplied by 10 and by 1,000 (Albert & Anderson 1984). A proper prior makes the loss rise along
+  the way. Data of one class only are of this kind.
+- **Quasi-complete separation** (classes separable in part; a class that never occurs). Where the logits are linear in
+  the weights from some layer on, and these have flat priors, a linear program searches for a direction along which no
+  row becomes less probable and some become more probable (Konis 2007). At a maximum there is none: the gradients of the
+  rows' log probabilities sum to 0, so a gain of one row is a loss of another.
+- **A density that grows without bound**, as the scale shrinks around rows that are fitted exactly. Where the density of
+  a row is more than 100 times that of y spread over its standard deviation, and no mode was found, 200 steps of L-BFGS
+  follow; if they increase that density 10 times again, and lower the loss, there is no maximum.
 """
 
 import math
@@ -31,29 +31,31 @@ from ..surface import LBFGS_STEPS, Surface
 from .optimizer import LEARNING_RATE
 
 MAX_GAIN = 0.1
-"""Nats that a small move of one weight may gain at a point that passes for a mode."""
-RAY = (10.0, 1000.0)
-"""How many times as far out the loss is looked at, to see whether it has a minimum."""
-LOGITS = (-100.0, 0.0, 100.0)
-"""How far the most moved row's logit is taken along a direction that a linear program proposes. The first is on the way
-to where the fit stopped: there may be no digits left to see a loss fall any further."""
-SURE = 0.01
-"""At a point that passes for a mode a class that a row might be separated from has at most this probability there."""
+"""The gain in nats by a small move of one weight below which a point counts as a mode."""
+RAY_FACTORS = (10.0, 1000.0)
+"""The multiples of the weights at which the loss is evaluated, to see whether it has a minimum."""
+LOGIT_STEPS = (-100.0, 0.0, 100.0)
+"""The moves along a direction from the linear program, by the largest change of a logit. The first is on the way to the
+point where the fit stopped, beyond which rounding may hide a further fall of the loss."""
+MAX_PROBABILITY = 0.01
+"""The largest probability, at a point that counts as a mode, of a class from which a row might be separated."""
+ROUNDING = 0.01
+"""The difference of two losses or log probabilities, in nats, up to which it counts as rounding."""
 MAX_ENTRIES = 2**21
-"""Most entries of the matrices of the linear program; larger problems are not looked at."""
-PEAKED = 100.0
-"""How many times the density of y spread over its standard deviation a row's may be before it is looked at again."""
+"""The largest number of entries in the matrices of the linear program; larger problems are not checked."""
+MAX_DENSITY = 100.0
+"""The density of a row, relative to that of y spread over its standard deviation, above which it is checked."""
 
 
 def no_maximum(surface: Surface, u: Weights, data: Data, prior_power: Array | None = None) -> tuple[Reason, ...]:
-    """Whether the classes are separable under a density that does not hold the weights back: the first rule above."""
+    """Return a reason if the classes are separable and no prior bounds the weights: the first rule above."""
     structure, num_rows = surface.density.structure, data.num_rows
     if not structure.response.is_discrete:
         return ()
     log_probs, loss_per_row = jax.device_get(surface.log_likelihood_and_loss(u, data, prior_power))
     if not (log_probs > -math.log(2)).all():
         return ()
-    is_saturated = not log_probs.any()  # so far out that every probability is rounded to 1, and no loss falls any more
+    is_saturated = not log_probs.any()  # every probability is rounded to 1, and the loss cannot fall
     here = float(loss_per_row) * num_rows
     sites = [site for site in structure.latents if site in structure.real]
 
@@ -62,11 +64,11 @@ def no_maximum(surface: Surface, u: Weights, data: Data, prior_power: Array | No
         return float(surface.loss(there, data, prior_power)) * num_rows
 
     for i in range(len(sites)):
-        further, furthest = (loss(factor, sites[i:]) for factor in RAY)
+        further, furthest = (loss(factor, sites[i:]) for factor in RAY_FACTORS)
         if (further < here or is_saturated) and furthest <= further:
             code = Code.SATURATED if is_saturated else Code.SEPARABLE
             evidence = _evidence(data)
-            return (Reason.of(code, evidence=evidence, factor=RAY[0], here=here, further=abs(further)),)
+            return (Reason.of(code, evidence=evidence, factor=RAY_FACTORS[0], here=here, further=abs(further)),)
     return ()
 
 
@@ -78,31 +80,31 @@ def _evidence(data: Data) -> str:
 
 
 def quasi_separable(surface: Surface, u: Weights, data: Data) -> tuple[Reason, ...]:
-    """Whether some rows are separable from a class, at a point that passes for a mode: the second rule above."""
+    """Return a reason if some rows are separable from a class, at a point that counts as a mode: the second rule."""
     structure, observed = surface.density.structure, np.asarray(jax.tree.leaves(data.y)[0])
     shape = surface.logits_shape(u, data) if structure.response.num_classes else None
     if shape is None or shape[0] != observed.size:
         return ()
-    labels = observed.ravel()  # of rows of tokens all tokens, one after the other
+    labels = observed.ravel()  # for rows of tokens all tokens, one after the other
     is_known = structure.response.is_known(observed).ravel()
-    labels, place = labels[is_known], np.flatnonzero(is_known)
+    labels, known = labels[is_known], np.flatnonzero(is_known)
     absent = sorted(set(range(shape[1])) - set(labels.tolist()))
     sites = [site for site in structure.latents if site in structure.real & structure.flat]
     blocks = _blocks({site: u[site].size for site in sites}, labels.size, shape[1], bool(absent))
     if not blocks:
         return ()
-    probs = softmax(np.asarray(surface.logits(u, data), float)[place], axis=-1)
-    if (probs > SURE).all():
+    probs = softmax(np.asarray(surface.logits(u, data), float)[known], axis=-1)
+    if (probs > MAX_PROBABILITY).all():
         return ()
     sites = next((block for block in blocks if _is_linear(surface, block, u, data)), [])
     if not sites:
         return ()
-    slopes = np.asarray(surface.logit_slopes(tuple(sites), u, data), float)[place]
-    found = _recession(slopes, probs, labels)
-    if found is None:
+    slopes = np.asarray(surface.logit_slopes(tuple(sites), u, data), float)[known]
+    recession = _recession(slopes, probs, labels)
+    if recession is None:
         return ()
-    rows = np.unique(place[found.rows] // (observed.size // len(observed)))
-    return _along(surface, {site: u[site] for site in sites}, found.direction, u, data, rows, absent)
+    rows = np.unique(known[recession.rows] // (observed.size // len(observed)))
+    return _along(surface, {site: u[site] for site in sites}, recession.direction, u, data, rows, absent)
 
 
 def _along(
@@ -114,15 +116,15 @@ def _along(
     rows: np.ndarray,
     absent: list[int],
 ) -> tuple[Reason, ...]:
-    """The reason, where the loss does fall along a direction of recession and no row becomes less probable."""
+    """Return the reason, if the loss falls along a direction of recession and no row becomes less probable."""
     parts = np.split(direction, np.cumsum([value.size for value in block.values()])[:-1])
     step = {site: part.reshape(block[site].shape) for site, part in zip(block, parts, strict=True)}
-    moved = [{**u, **{site: u[site] + reach * step[site] for site in step}} for reach in LOGITS]
+    moved = [{**u, **{site: u[site] + reach * step[site] for site in step}} for reach in LOGIT_STEPS]
     ray = np.stack([surface.log_likelihood(there, data) for there in moved]).astype(float)
     before, here, further = -ray.sum(axis=1)
-    if np.diff(ray, axis=0).min() < -SURE or not (here < before - SURE and further <= here + SURE):
+    if np.diff(ray, axis=0).min() < -ROUNDING or not (here < before - ROUNDING and further <= here + ROUNDING):
         return ()
-    losses = {"back": -LOGITS[0], "on": LOGITS[-1], "before": before, "here": here, "further": further}
+    losses = {"back": -LOGIT_STEPS[0], "on": LOGIT_STEPS[-1], "before": before, "here": here, "further": further}
     if absent:
         return (Reason.of(Code.MISSING_CLASS, absent=", ".join(map(str, absent)), rows=data.num_rows, **losses),)
     counts = {"rows": data.num_rows, "count": rows.size, "first": rows[0]}
@@ -130,10 +132,10 @@ def _along(
 
 
 def _blocks(sizes: dict[str, int], num_rows: int, num_classes: int, is_absent: bool) -> list[list[str]]:
-    """The weights from some name on to the last whose linear program is not too large, the largest set first.
+    """Return the sets of all sites from some site on whose linear program is not too large, the largest set first.
 
-    Where only the biases of the classes are that few, they can separate a class which is absent, and no other: what
-    they add makes the rows of one class less probable where it makes those of another more so.
+    Where only the biases of the classes are few enough, they can separate only an absent class: otherwise a change that
+    makes the rows of one class more probable makes those of another less probable.
     """
     names = list(sizes)
     counts = [sum(sizes[name] for name in names[i:]) for i in range(len(names))]
@@ -144,25 +146,25 @@ def _blocks(sizes: dict[str, int], num_rows: int, num_classes: int, is_absent: b
 
 
 def _is_linear(surface: Surface, block: list[str], u: Weights, data: Data) -> bool:
-    """Whether the logits are linear in these weights."""
+    """Return whether the logits are linear in the weights of some sites."""
     moving = {site: np.array(site in block) for site in u}
     return float(surface.nonlinearity(moving, u, data)) < 1e-3
 
 
 class _Recession(NamedTuple):
     direction: np.ndarray
-    """In the weights of the block, (p,): the row that moves most moves by one logit."""
+    """The direction in the weights of the block, (p,), with a largest change of a logit of 1."""
     rows: np.ndarray
-    """The rows that become more probable along it."""
+    """The rows that become more probable along the direction."""
 
 
 def _recession(slopes: np.ndarray, probs: np.ndarray, labels: np.ndarray) -> _Recession | None:
-    """A direction along which no row's margin over any class falls, and some rise.
+    """Return a direction along which no margin of a row over a class falls and some rise; None without any.
 
     Args:
-        slopes: derivatives of the logits, (n, classes, p).
-        probs: probabilities of the classes at a point that passes for a mode, (n, classes).
-        labels: classes, (n,).
+        slopes: the derivatives of the logits, (n, classes, p).
+        probs: the probabilities of the classes at a point that counts as a mode, (n, classes).
+        labels: the classes, (n,).
     """
     num_rows, num_classes, _ = slopes.shape
     others = np.arange(num_classes) != labels[:, None]
@@ -170,8 +172,8 @@ def _recession(slopes: np.ndarray, probs: np.ndarray, labels: np.ndarray) -> _Re
     rows = np.broadcast_to(np.arange(num_rows)[:, None], others.shape)[others]
     widths = np.abs(margins).max(axis=0)
     margins = margins / np.where(widths > 0, widths, 1)
-    # The rows' slopes, weighed by these probabilities, sum to 0 at a mode: those that weigh something cannot move.
-    fixed = probs[others] > SURE
+    # Weighted by these probabilities the rows' slopes sum to 0 at a mode: those with a weight cannot move.
+    fixed = probs[others] > MAX_PROBABILITY
     values, vectors = np.linalg.eigh(margins[fixed].T @ margins[fixed])
     free = vectors[:, values <= 1e-11 * max(1.0, values.max(initial=0.0))]
     moved = margins[~fixed] @ free
@@ -188,25 +190,25 @@ def _recession(slopes: np.ndarray, probs: np.ndarray, labels: np.ndarray) -> _Re
 
 
 def is_unbounded(surface: Surface, u: Weights, data: Data, prior_power: Array | None = None) -> tuple[Reason, ...]:
-    """Whether the density of a row grows without bound: the third rule above."""
-    times, _ = _peak(surface, u, data)
-    if times < PEAKED and not (times and np.ptp(np.asarray(jax.tree.leaves(data.y)[0]), axis=0).min() == 0):
+    """Return a reason if the density of a row grows without bound: the third rule above."""
+    times, _ = _densest_row(surface, u, data)
+    if times < MAX_DENSITY and not (times and np.ptp(np.asarray(jax.tree.leaves(data.y)[0]), axis=0).min() == 0):
         return ()
-    with jax.enable_x64(True):  # float32 has not the digits for a scale that small
+    with jax.enable_x64(True):  # float32 is too coarse for so small a scale
         u, data, prior_power = jax.tree.map(in_double, (u, data, prior_power))
         here = float(surface.loss(u, data, prior_power)) * data.num_rows
         end, further = surface.lbfgs(u, data, prior_power)
-        (again, row), further = _peak(surface, end, data), float(further)
+        (again, row), further = _densest_row(surface, end, data), float(further)
     if not (again > 10 * times and further < here - math.log(10)):
         return ()
     numbers = {"row": row, "times": times, "again": again, "steps": LBFGS_STEPS, "here": here, "further": further}
     return (Reason.of(Code.UNBOUNDED_DENSITY, **numbers),)
 
 
-def _peak(surface: Surface, u: Weights, data: Data) -> tuple[float, int]:
-    """How many times denser the densest row is than y spread over its standard deviation, per number of y; and the row.
+def _densest_row(surface: Surface, u: Weights, data: Data) -> tuple[float, int]:
+    """Return the density of the densest row relative to y spread over its standard deviation, per number; and the row.
 
-    It is 0 where y is discrete, or more than one array.
+    The density is 0 where y is discrete, or more than one array.
     """
     leaves = jax.tree.leaves(data.y)
     if surface.density.structure.response.is_discrete or len(leaves) != 1:
@@ -220,7 +222,7 @@ def _peak(surface: Surface, u: Weights, data: Data) -> tuple[float, int]:
 
 
 def still_falling(losses: np.ndarray) -> tuple[Reason, ...]:
-    """Whether the loss fell by more than a nat, and by more than its noise, in the last tenth of the steps."""
+    """Return a reason if the loss fell by more than a nat, and more than its noise, in the last tenth of the steps."""
     tenth = len(losses) // 10
     if tenth < 2:
         return ()
@@ -231,9 +233,9 @@ def still_falling(losses: np.ndarray) -> tuple[Reason, ...]:
 
 
 def not_stationary(surface: Surface, u: Weights, data: Data, prior_power: Array | None = None) -> tuple[Reason, ...]:
-    """Whether one weight alone, moved by 0.01, would still lower the loss by more than a tenth of a nat.
+    """Return a reason if a move of one weight by 0.01 would lower the loss by more than a tenth of a nat.
 
-    A learning rate that has fallen to 0 stops the loss from falling wherever it is; its slope tells.
+    A learning rate that has fallen to 0 stops the loss from falling anywhere; its gradient shows whether it could.
     """
     slopes = jax.tree.leaves(surface.slope(u, data, prior_power))
     gain = LEARNING_RATE * data.num_rows * max(float(jnp.abs(slope).max(initial=0.0)) for slope in slopes)

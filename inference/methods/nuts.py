@@ -1,4 +1,4 @@
-"""NUTS: Markov chains whose draws follow the posterior."""
+"""NUTS: draws from the posterior by Markov chains."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
@@ -12,6 +12,7 @@ from jax import Array
 from numpyro.infer.hmc import hmc
 from numpyro.infer.hmc_util import build_adaptation_schedule
 
+from ..checks import check_positive_integer
 from ..density import Density
 from ..devices import Sharding
 from ..method import Kind, Outcome
@@ -24,45 +25,45 @@ from .chains import draw_rows, sample, stuck_chains
 from .point import MAP
 
 MAX_RHAT = 1.05
-"""R-hat of the log density above which the chains disagree."""
+"""The R-hat of the log density above which the status warns that the chains disagree."""
 MIN_ESS = 100
-"""Effective draws of the log density per chain below which estimates are rough (Vehtari et al. 2021)."""
+"""The effective draws of the log density per chain below which the status warns (Vehtari et al. 2021)."""
 MIN_DRAWS = 4
-"""Draws per chain below which neither is known."""
+"""The number of draws per chain below which R-hat and the effective sample size are not assessed."""
 MIN_BFMI, MIN_ENERGIES = 0.3, 100
-"""Share of the energy's variance that the momentum draws must supply (Betancourt 2016), and draws that show it."""
+"""The E-BFMI below which the status warns (Betancourt 2016), and the number of draws needed to assess it."""
 MAX_CUT_SHORT = 0.5
-"""Share of trajectories cut short by the tree depth above which the status warns, though the log density mixes: such
-trajectories cost time, and where most are, chains may hardly move in directions that the log density does not show."""
+"""The share of trajectories cut short by the tree depth above which the status warns, even if the log density mixes:
+such trajectories cost time, and chains may hardly move in directions in which the log density hardly changes."""
 LONGEST_WARMUP = 10**9
-"""Warm-up steps of the schedule that NumPyro's kernel is compiled for; see `_Clock`."""
+"""The number of warm-up steps that NumPyro's kernel is compiled for; see `_Clock`."""
 
 WARM_START = MAP(num_steps=500, polish=False)
-"""Long enough to leave the starting point; the warm-up does the rest."""
+"""A run long enough to leave the starting point; the warm-up does the rest."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class NUTS:
-    """The posterior by NumPyro's No-U-Turn sampler (Hoffman & Gelman 2014), from warm starts.
+    """Draws from the posterior by NumPyro's No-U-Turn sampler (Hoffman & Gelman 2014), from warm starts.
 
-    Chains run side by side, spread over all devices. A network's chains that start far from any mode find none, so each
-    begins where a short `MAP` run from its own starting point has arrived.
+    Chains run in parallel, distributed over all devices. The chains of a network that start far from any mode never
+    reach one, so each begins at the end point of a short `MAP` run from its own starting point.
 
     Args:
-        num_warmup: adaptation steps of each chain, thrown away.
-        num_samples: draws of each chain.
-        num_chains: number of chains.
+        num_warmup: the number of adaptation steps per chain, which are discarded.
+        num_samples: the number of draws per chain.
+        num_chains: the number of chains.
         start: the `MAP` run that finds the starting points; its `num_restarts` is set to `num_chains`. None is a cold
             start.
-        improper_ok: sample a model with a flat prior, in part or in all. Its posterior may not exist, and chains do not
-            show it.
-        init_strategy: where chains begin that have no `start`; see `MAP`.
+        improper_ok: allow a model whose prior is flat, even in part. Its posterior may not exist, which chains do not
+            show.
+        init_strategy: the starting points of chains without `start`; see `MAP`.
         step_size, inverse_mass_matrix, adapt_step_size, adapt_mass_matrix, dense_mass, target_accept_prob,
             max_tree_depth, find_heuristic_step_size, regularize_mass_matrix, forward_mode_differentiation: as in
             `numpyro.infer.NUTS`.
 
     Raises:
-        ValueError: when a setting is out of its range.
+        ValueError: when a setting is out of range.
     """
 
     name: ClassVar[str] = "NUTS"
@@ -88,15 +89,13 @@ class NUTS:
 
     def __post_init__(self) -> None:
         for name, least in (("num_warmup", 0), ("num_samples", 1), ("num_chains", 1)):
-            value = getattr(self, name)
-            if not isinstance(value, int) or isinstance(value, bool) or value < least:
-                raise ValueError(f"NUTS: expected an integer of at least {least} as {name}; got {value!r}.")
+            check_positive_integer("NUTS", name, getattr(self, name), least)
         if not 0 < self.target_accept_prob < 1:
             raise ValueError(f"NUTS: expected 0 < target_accept_prob < 1; got {self.target_accept_prob!r}.")
         depths = self.max_tree_depth if isinstance(self.max_tree_depth, tuple) else (self.max_tree_depth,) * 2
         if len(depths) != 2 or not all(isinstance(d, int) and not isinstance(d, bool) and d > 0 for d in depths):
             raise ValueError(
-                f"NUTS: expected a positive integer as max_tree_depth, or two, of the warm-up and the draws; got "
+                f"NUTS: expected a positive integer as max_tree_depth, or two, for the warm-up and the draws; got "
                 f"{self.max_tree_depth!r}."
             )
         if isinstance(self.dense_mass, list):  # NumPyro's spelling
@@ -104,7 +103,7 @@ class NUTS:
 
     @property
     def longest_tree(self) -> int:
-        """The depth at which trajectories are cut short after the warm-up."""
+        """The tree depth at which trajectories are cut short after the warm-up."""
         return self.max_tree_depth if isinstance(self.max_tree_depth, int) else self.max_tree_depth[1]
 
     def run(self, density: Density, data: Data, *, key: Array, progress: bool, store: Store | None = None) -> Outcome:
@@ -118,34 +117,34 @@ class NUTS:
             shared = replace(self, num_warmup=1, num_samples=1, start=None, init_strategy=None, improper_ok=True)
             return program(_Sampler, density, data, shared)
 
-        found = sample(self, sampler, density, data, min_draws=MIN_DRAWS, key=key, progress=progress, store=store)
+        sampled = sample(self, sampler, density, data, min_draws=MIN_DRAWS, key=key, progress=progress, store=store)
         stats = {"max_tree_depth": np.asarray(self.longest_tree)}
-        status = found.status + status_of(self, found.stats)
-        return Outcome(found.draws, status, sample_stats=found.stats, stats=stats)
+        status = sampled.status + status_of(self, sampled.stats)
+        return Outcome(sampled.draws, status, sample_stats=sampled.stats, stats=stats)
 
 
 class _Clock(NamedTuple):
     """The steps at which the windows of a warm-up end.
 
-    NumPyro builds the windows of the adaptation (Stan's) into its kernel, so that each `num_warmup` would compile
-    anew. But the kernel knows the time by its state alone. It is compiled for one long warm-up, and each step is given
-    the time in that warm-up at which what is due now is due: the end of the same window, the last step, or neither.
+    NumPyro compiles the windows of the adaptation (Stan's) into its kernel, so that each `num_warmup` would compile
+    anew. But the kernel takes the time from its state. So it is compiled for one long warm-up, and each step gets the
+    time of the equivalent step there: the end of the same window, the last step, or neither.
     """
 
     ends: Array
-    """The last steps of the windows but for the final one, padded by -1: where the mass matrix may be set."""
+    """The last steps of all windows but the final one, where the mass matrix may be set, padded by -1."""
     num_warmup: Array
 
     @classmethod
     def of(cls, num_warmup: int) -> "_Clock":
-        """The clock of a warm-up of so many steps."""
+        """Return the clock of a warm-up with a number of steps."""
         ends = np.full(len(_long_windows()), -1)
         windows = [window.end for window in build_adaptation_schedule(num_warmup)][:-1]
         ends[: len(windows)] = windows
         return cls(jnp.asarray(ends), jnp.asarray(num_warmup))
 
     def long_time(self, step: Array) -> Array:
-        """The step of the long warm-up at which the kernel does what is due at this one."""
+        """Return the step of the long warm-up that is equivalent to a step."""
         long_ends = jnp.asarray(_long_windows())
         is_end = self.ends == step
         time = jnp.where(is_end.any(), long_ends[is_end.argmax()], 0)
@@ -158,7 +157,7 @@ def _long_windows() -> np.ndarray:
 
 
 class _Sampler:
-    """NumPyro's kernel over one density: what is compiled once; see `chains.Sampler`."""
+    """The compiled functions of NumPyro's kernel over one density; see `chains.Sampler`."""
 
     draws_in_warmup = True
 
@@ -187,7 +186,7 @@ class _Sampler:
         )
 
     def _kernel(self, data: Data) -> tuple[Callable[..., Any], Callable[..., Any]]:
-        """NumPyro's functions (init, sample); init must be called before sample, in the same trace."""
+        """Return NumPyro's functions (init, sample); init must be called before sample, in the same trace."""
         init, step = hmc(potential_fn_gen=lambda data: lambda z: self._potential(z, data), algo="NUTS")
         settings, dense = self.settings, self.settings.dense_mass
         sites = tuple(sorted(self.density.structure.latents))
@@ -239,7 +238,7 @@ class _Sampler:
 
 
 def status_of(settings: NUTS, stats: Mapping[str, np.ndarray]) -> Status:
-    """What the statistics of the draws show, beside what `chains.sample` reports."""
+    """Return the status by the statistics of the draws, in addition to that of `chains.sample`."""
     from arviz_stats.base import array_stats  # type: ignore[attr-defined]  # half a second that only chains need
 
     lp, diverging, warnings = stats["lp"], int(stats["diverging"].sum()), []

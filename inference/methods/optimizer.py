@@ -1,4 +1,4 @@
-"""Optimisers of point estimates: the default, and what an optimiser may not do."""
+"""Optimisers of point estimates: the default, and the check of a user's own."""
 
 from functools import lru_cache
 from typing import Any, NamedTuple
@@ -12,17 +12,17 @@ from jax import Array
 from ..fingerprint import ByValue
 
 LEARNING_RATE = 1e-2
-"""Of the default Adam, annealed to 0 by a cosine; suits inputs and outputs of unit scale."""
+"""The learning rate of the default Adam, annealed to 0 by a cosine; suits inputs and outputs of unit scale."""
 
 
 class _Annealing(NamedTuple):
     step: Array
     num_steps: Array
-    """Steps in all: a value and no constant of the program, so that another number of steps compiles nothing."""
+    """The total number of steps: a value, not a constant of the program, so that other numbers compile nothing."""
 
 
 def annealed_adam() -> optax.GradientTransformation:
-    """Adam (Kingma & Ba 2015) with a learning rate that falls from 0.01 to 0 by a cosine over `num_steps`."""
+    """Return Adam (Kingma & Ba 2015) with a learning rate that falls from 0.01 to 0 by a cosine over `num_steps`."""
 
     def init(params: Any) -> _Annealing:
         return _Annealing(jnp.zeros((), int), jnp.ones((), int))
@@ -37,7 +37,7 @@ def annealed_adam() -> optax.GradientTransformation:
 
 
 def with_num_steps(state: Any, num_steps: Array) -> Any:
-    """The state of an optimiser that is to take so many steps; of a user's own, as it is."""
+    """Return the state of an optimiser with the total number of steps set; a user's own is unchanged."""
     return jax.tree.map(
         lambda leaf: leaf._replace(num_steps=num_steps) if isinstance(leaf, _Annealing) else leaf,
         state,
@@ -47,7 +47,7 @@ def with_num_steps(state: Any, num_steps: Array) -> Any:
 
 @lru_cache(maxsize=64)
 def check_optimizer(method: str, chosen: ByValue) -> None:
-    """Raise unless this is an optax optimiser that moves weights by their gradients alone."""
+    """Raise ValueError unless this is an optax optimiser that moves weights by their gradients alone."""
     optimizer = chosen.value
     if not isinstance(optimizer, optax.GradientTransformation):
         raise ValueError(f"{method}: expected an optax optimiser such as optax.adam(1e-3); got {optimizer!r}.")
@@ -66,11 +66,11 @@ def check_optimizer(method: str, chosen: ByValue) -> None:
         decays = not np.array_equal(moves(1.0), moves(2.0), equal_nan=True)
     except TypeError as error:
         raise ValueError(
-            f"{method}: expected an optimiser of gradients; this one asks for more ({error}). The polish brings "
-            f"small convex problems to their optimum."
+            f"{method}: expected an optimiser that uses only gradients; this one needs more ({error}). The polish "
+            f"takes small convex problems to their optimum."
         ) from error
     if decays:
         raise ValueError(
-            f"{method}: the optimiser moves weights whose gradient is 0: it has weight decay, a prior that the density "
-            f"does not know of. Set its weight_decay to 0 and state the prior: gaussian(scale)."
+            f"{method}: the optimiser moves weights whose gradient is 0: it has weight decay, a prior that is not in "
+            f"the density. Set its weight_decay to 0 and state the prior: gaussian(scale)."
         )

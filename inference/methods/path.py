@@ -23,9 +23,9 @@ from .mode import MAX_GAIN
 from .point import MAP, Ending, finish
 
 MULTIPLES = tuple(np.geomspace(0.1, 100.0, 19).tolist())
-"""Scales of the prior, as multiples of the model's own."""
+"""The scales of the prior, as multiples of the model's own."""
 SWEEPS = 4
-"""How often at most the members descend, each time from the best weights that any of them has found."""
+"""The largest number of descents of all members, each from the best weights of any member so far."""
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -33,25 +33,25 @@ class PriorPath:
     """MAP estimates under priors of growing scale, the MLE last; see `prior_path`. Prints as a table."""
 
     multiples: np.ndarray
-    """Scale of the prior as a multiple of the model's, increasing, (m,); the last is infinite, the flat prior."""
+    """The scales of the prior as multiples of the model's, increasing, (m,); the last is infinite, the flat prior."""
     weights: Mapping[str, np.ndarray]
-    """Latent site -> estimates, (m, *shape)."""
+    """The estimates by latent site, (m, *shape)."""
     log_likelihood: np.ndarray
-    """log p(y | x, w) of the rows of the fit, in nats, (m,)."""
+    """Log p(y | x, w) of the rows of the fit, in nats, (m,)."""
     num_rows: int
     test_log_likelihood: np.ndarray | None
-    """The same of the held-out rows."""
+    """Log p(y | x, w) of the test rows, in nats, (m,)."""
     num_test_rows: int
     statuses: tuple[Status, ...]
-    """What is to be said of each estimate."""
+    """The status of each estimate."""
 
     @property
     def limit(self) -> Status:
-        """The status of the flat prior's estimate, the MLE: failed where there is none, and the path runs away."""
+        """The status of the estimate under the flat prior, the MLE: failed where none exists, and the path diverges."""
         return self.statuses[-1]
 
     def to_dataframe(self) -> pd.DataFrame:
-        """One row per estimate: log likelihoods in nats per row, size of each site (root mean square), status."""
+        """Return one row per estimate: log likelihoods in nats per row, root mean square of each site, status."""
         columns: dict[str, Any] = {"log_likelihood": self.log_likelihood / self.num_rows}
         if self.test_log_likelihood is not None:
             columns["test_log_likelihood"] = self.test_log_likelihood / self.num_test_rows
@@ -79,8 +79,8 @@ class PriorPath:
     @property
     def _units(self) -> str:
         return (
-            "Log likelihood in nats per row; prior scale in multiples of the model's, inf is the flat prior; of each "
-            "site the root mean square."
+            "Log likelihood in nats per row; prior scale in multiples of the model's, inf is the flat prior; sites: "
+            "root mean square."
         )
 
 
@@ -98,13 +98,13 @@ def prior_path(
 ) -> PriorPath:
     """Follow the MAP estimate as the prior's scale grows, to the MLE.
 
-    The member with multiple c maximises ``log p(y | x, w) + log p(w) / c^2``. Of Normal priors around 0 that is the
-    same model with c times their scale, as ``-|w|^2 / (2 (c s)^2)`` is all that depends on w; of other priors it is
-    their density, flattened. The limit of an infinite c is the flat prior, and its estimate the MLE: where that exists,
-    the path comes to it like 1 / c^2 (the prior's slope moves the optimum by the inverse Hessian times itself).
+    The member with multiple c maximises ``log p(y | x, w) + log p(w) / c^2``. For Normal priors around 0 this is the
+    model with c times their scale, since the log prior is ``-|w|^2 / (2 (c s)^2)`` up to a constant; other priors are
+    flattened by the power 1 / c^2. The limit of infinite c is the flat prior, and its estimate the MLE: where that
+    exists, the path converges to it like 1 / c^2 (the gradient g of the log prior moves the optimum by ``H^-1 g``).
 
-    The model is first fitted as it stands; from there all members descend side by side, by all rows or by batches as
-    `method` says. Where a network's members end in different modes, so that the weights of one are better under the
+    The model is first fitted without changes; from there all members descend in parallel, with the settings of
+    `method`. Where the members of a network end in different modes, so that the weights of one are better under the
     prior of another, they descend again from the better ones. Small convex problems are finished by Newton's method.
 
     Args:
@@ -113,13 +113,13 @@ def prior_path(
         y: n rows likewise.
         key: a typed JAX key or an integer seed.
         multiples: scales of the prior as multiples of the model's own, increasing; the flat prior is added.
-        x_test: rows on which the estimates are scored as well.
-        y_test: rows likewise.
-        method: settings of the fits; by default ``MAP()``.
+        x_test: test rows, on which the estimates are scored as well.
+        y_test: test rows likewise.
+        method: the settings of the fits; by default ``MAP()``.
         progress: show progress bars.
 
     Raises:
-        TypeError, ValueError: when data, model or multiples are not what they should be, or the prior is flat.
+        TypeError, ValueError: when data, model or multiples are invalid, or the prior is flat.
 
     Example:
         >>> import numpy as np
@@ -128,20 +128,20 @@ def prior_path(
         >>> x = np.array([[-1.0], [0.0], [1.0]])
         >>> line = Model(MLP(), Normal(1.0), gaussian(1.0))
         >>> path = prior_path(line, x, 2 * x[:, 0], key=0, multiples=(0.5, 1.0, 2.0))
-        >>> print(path.weights["w1"][:, 0, 0].round(3))  # 2 / (1 + 1 / (2 c^2)), which comes to 2
+        >>> print(path.weights["w1"][:, 0, 0].round(3))  # 2 / (1 + 1 / (2 c^2)), which converges to 2
         [0.667 1.333 1.778 2.   ]
     """
     density, data = check_problem(model, x, y)
     if density.structure.flat:
-        raise ValueError("prior_path: the model's prior is flat; there is no path from it. Give the model itself.")
+        raise ValueError("prior_path: expected a model with a prior; its prior is flat, and there is no path from it.")
     scales = _as_multiples(multiples)
     test = _as_test(density, Layout.of(x, data.x), x_test, y_test)
     method, key, data = method or MAP(), as_key(key), jax.device_put(data)
-    u, found = _descend(method, density, data, jnp.asarray(scales, float), key=key, progress=progress)
+    u, descent = _descend(method, density, data, jnp.asarray(scales, float), key=key, progress=progress)
     power = _powers(jnp.asarray(scales, float))
 
     def end(i: int) -> Ending:
-        member, losses = jax.tree.map(lambda leaf: leaf[i], (u, found.losses))
+        member, losses = jax.tree.map(lambda leaf: leaf[i], (u, descent.losses))
         if i < len(scales):
             return finish(method, density, member, losses, data, power[i])
         return finish(method, density.flattened(), member, losses, data)
@@ -156,40 +156,40 @@ def prior_path(
         num_rows=data.num_rows,
         test_log_likelihood=None if test is None else _score(density, draws, test),
         num_test_rows=0 if test is None else test.num_rows,
-        statuses=tuple(found.status + end.status for end in ends),
+        statuses=tuple(descent.status + end.status for end in ends),
     )
 
 
 def _powers(scales: Array) -> Array:
-    """How many times the log prior of each member counts: of the flat prior, the last one, not at all."""
+    """Return how many times the log prior of each member counts: 1 / c^2, and 0 for the flat prior, the last."""
     return jnp.append(scales**-2.0, 0.0)
 
 
 def _descend(
     method: MAP, density: Density, data: Data, scales: Array, *, key: Array, progress: bool
 ) -> tuple[Weights, Descent]:
-    """Where all members end, (member, *shape), and their last descent."""
+    """Return the end points of all members, (member, *shape), and their last descent."""
     power = _powers(scales)
     first = descend(method, density, data, key=key, progress=progress)
     u = finish(method, density, *first.member(first.best), data).u
     start = jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (len(power), *leaf.shape)), u)
     members = replace(method, num_restarts=len(power))
     for _ in range(SWEEPS):
-        found = descend(members, density, data, key=key, progress=progress, start=start, prior_power=power)
-        start, has_moved = _exchange(method.surface(density, data), found.weights, power, data)
-        if not has_moved or not found.status or found.status.is_interrupted:
+        descent = descend(members, density, data, key=key, progress=progress, start=start, prior_power=power)
+        start, has_moved = _exchange(method.surface(density, data), descent.weights, power, data)
+        if not has_moved or not descent.status or descent.status.is_interrupted:
             break
-    return start, found
+    return start, descent
 
 
 def _exchange(surface: Surface, u: Weights, power: Array, data: Data) -> tuple[Weights, bool]:
-    """Give each member the weights of that member which are best under its own prior.
+    """Give each member the weights of the member that are best under its own prior.
 
-    Of members that have the best of all their weights the likelihood rises with the scale. A network's members may have
-    come to different modes; this tells, and gives the worse ones a better start.
+    If every member has the best of all weights, the likelihood increases with the scale. The members of a network may
+    be in different modes; this gives the worse ones a better starting point.
 
     Returns:
-        The weights, (member, *shape), and whether any member gained by it.
+        The weights, (member, *shape), and whether any member has improved.
     """
     one = jax.vmap(surface.loss, in_axes=(0, None, None))
     losses = data.num_rows * np.stack([np.asarray(one(u, data, each), float) for each in power])

@@ -12,53 +12,52 @@ from ..density import Density
 from ..method import Outcome
 from ..rows import Data, Weights
 from ..status import Status
-from .descent import PointSettings, descend, hold_out
+from .descent import PointSettings, descend, split_validation
 from .mode import MAX_GAIN, is_unbounded, no_maximum, not_stationary, quasi_separable, still_falling
 
 POLISH_WEIGHTS = 256
-"""Most weights for which the polish forms the Hessian."""
+"""The largest number of weights for which the polish forms the Hessian."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class MAP(PointSettings):
     """Maximum a posteriori: ``argmax_w log p(y | x, w) + log p(w)``, by NumPyro's SVI with an `AutoDelta` guide.
 
-    The maximum is that of the density in the coordinates in which the model states its sites (AutoDelta's space): for
-    a scale it is not where its logarithm has its mode, which is where a Laplace approximation is centred.
+    The maximum is that of the density in the coordinates of the model's sites (AutoDelta's space). For a scale it
+    differs from the mode of its logarithm, at which a Laplace approximation is centred.
 
     Args:
         optimizer: an optax optimiser of the loss divided by the number of rows. By default Adam, with a learning rate
-            that falls from 0.01 to 0 by a cosine over `num_steps`. One with weight decay is refused: a decay is a prior
-            that the density would not know of.
-        num_steps: updates in all.
-        batch_size: rows an update, drawn anew without replacement every epoch (the rows that do not fill a batch wait
-            for another epoch); None is all rows. Beside x, y and the weights, memory is then that of one batch; after
-            the last step all rows are looked at, as many at a time as a batch has, or 128. Only the polish, and a
-            density that seems to grow without bound, take all rows at once. The status of a fit by batches knows from
-            the noisy losses alone whether it has arrived: one that was stopped early in its descent may be "ok".
+            that falls from 0.01 to 0 by a cosine over `num_steps`. One with weight decay is refused: weight decay is a
+            prior that is not in the density.
+        num_steps: the total number of updates.
+        batch_size: rows per update, drawn without replacement in each epoch (rows that do not fill a batch are left for
+            another epoch); None is all rows. The memory beyond x, y and the weights is then that of one batch. After
+            the last step all rows are evaluated, as many at a time as a batch has, or 128; only the polish, and the
+            check of a density that seems to grow without bound, use all rows at once. The status of a fit by batches
+            judges convergence from the noisy losses alone: a fit with too few steps may be "ok".
         num_restarts: independent starting points, run side by side on the same batches; the one with the smallest
-            loss is kept.
-        validation_fraction: share of the rows that is held out of the fit, to stop it when their loss has not improved
-            for `patience` of 100 checks, with the best weights seen. 0 is no early stopping. A fit that was stopped
-            early is not at the mode, and its status says so.
+            loss is the result.
+        validation_fraction: the share of validation rows, which are not fitted: the fit stops when their loss has not
+            improved for `patience` of 100 checks, at the best weights so far. 0 is no early stopping. A fit that
+            stopped early is not at the mode, as its status reports.
         patience: see `validation_fraction`.
-        polish: finish by Newton's method on all rows, where there are at most 256 weights and the loss is convex
-            around the point that the optimiser reached. Linear and logistic models reach their optimum to working
-            precision.
+        polish: finish by Newton's method on all rows, if there are at most 256 weights and the loss is convex around
+            the point that the optimiser reached. Linear and logistic models reach their optimum to working precision.
         init_strategy: a NumPyro initialisation strategy such as `numpyro.infer.init_to_median`. By default weight
             matrices start at Normal(0, 1 / sqrt(inputs)) (LeCun et al. 1998, section 4.6) and other sites near their
-            prior mean; the sites of a lifted module start at the module's own values, of further restarts with each
-            matrix shuffled (see `flatprior.models.Lift`).
+            prior mean; the sites of a lifted module start at the module's own values, in further restarts with the
+            elements of each matrix shuffled (see `flatprior.models.Lift`).
 
     Raises:
-        ValueError: when a setting is out of its range, or the optimiser has weight decay.
+        ValueError: when a setting is out of range, or the optimiser has weight decay.
     """
 
     name: ClassVar[str] = "MAP"
 
     def run(self, density: Density, data: Data, *, key: Array, progress: bool) -> Outcome:
         """See `Method.run`."""
-        data, validation = hold_out(self.validation_fraction, key, data)
+        data, validation = split_validation(self.validation_fraction, key, data)
         descent = descend(self, density, data, validation, key=key, progress=progress)
         u, losses = descent.member(descent.best)
         surface, stats, status = self.surface(density, data), {"loss": descent.losses}, descent.status
@@ -74,7 +73,7 @@ class MAP(PointSettings):
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class MLE(PointSettings):
-    """Maximum likelihood, ``argmax_w log p(y | x, w)``: `MAP` under a flat prior. Settings as for `MAP`."""
+    """Maximum likelihood, ``argmax_w log p(y | x, w)``: `MAP` under a flat prior. Its settings are those of `MAP`."""
 
     name: ClassVar[str] = "MLE"
 
@@ -93,11 +92,11 @@ def _settings(method: PointSettings) -> dict[str, Any]:
 
 
 class Ending(NamedTuple):
-    """Where a descent was brought to, and the status of that point."""
+    """The point at which a fit ends, and its status."""
 
     u: Weights
     decrement: float
-    """Newton's decrement there in nats; infinite where Newton's method did not reach a mode."""
+    """The Newton decrement at the point in nats; infinite where Newton's method did not reach a mode."""
     status: Status = Status()
 
     @property
@@ -114,13 +113,13 @@ def finish(
     data: Data,
     prior_power: Array | None = None,
 ) -> Ending:
-    """Polish the point where a descent ended, and ask whether it is a mode.
+    """Polish the end point of a descent, and check whether it is a mode.
 
     Args:
-        settings: of the descent.
-        density: what was maximised.
-        u: where the descent ended.
-        losses: its losses, (step,).
+        settings: the settings of the descent.
+        density: the density that was maximised.
+        u: the end point of the descent.
+        losses: the losses of the descent, (step,).
         data: n rows.
         prior_power: how many times the log prior counts; see `descend`.
     """

@@ -20,18 +20,18 @@ from ..start import BATCH_KEY, START_KEY, starting_weights
 from .optimizer import annealed_adam, with_num_steps
 
 MAX_BLOCK_STEPS = 4096
-"""Most steps of a block: the length of the buffer of losses, so that programs do not depend on the number of steps."""
+"""The largest number of steps per block: the length of the buffer of losses, so that programs serve any `num_steps`."""
 SHUFFLED_ROWS = 2**20
-"""Rows that are put in order at a time, a whole number of epochs: the length of the array that blocks read."""
+"""The number of rows that are shuffled at a time, in whole epochs: the length of the array that blocks read."""
 
 
 class State(NamedTuple):
-    """Where an optimiser is."""
+    """The state of an optimiser."""
 
     svi: Any
     """NumPyro's state, (restart, ...)."""
     order: Array | np.ndarray
-    """The rows in the order in which the epochs of the block use them; empty where all are used at once."""
+    """The rows in the order in which the epochs of the block use them; empty for full batches."""
     losses: tuple[np.ndarray, ...]
     """The losses of the blocks so far, divided by the number of rows, each (restart, steps of the block)."""
 
@@ -42,12 +42,12 @@ class State(NamedTuple):
 
 
 class Steps:
-    """The optimiser of one density, under one set of settings: what is compiled once.
+    """The compiled functions of the optimiser of one density, under one set of settings.
 
     Args:
-        density: what is maximised.
+        density: the density that is maximised.
         batch_size: rows per step; None is all.
-        num_restarts: how many starting points there are, (restart, ...).
+        num_restarts: the number of starting points.
         optimizer: an optax optimiser; None is the default.
         init_strategy: see `MAP`.
     """
@@ -81,12 +81,12 @@ class Steps:
         start: Weights | None = None,
         prior_power: Array | None = None,
     ) -> State:
-        """The state before the first step.
+        """Return the state before the first step.
 
         Args:
-            key: of starting points and batches.
+            key: the key of starting points and batches.
             data: n rows.
-            num_steps: steps in all, over which the default optimiser anneals.
+            num_steps: the total number of steps, over which the default optimiser anneals.
             start: unconstrained site -> value, (restart, *shape); by default each restart has a random point.
             prior_power: how many times the log prior counts, (restart,); None is once.
         """
@@ -96,7 +96,7 @@ class Steps:
     def advance(
         self, state: State, begin: int, end: int, *, key: Array, data: Data, num_steps: int, prior_power: Array | None
     ) -> State:
-        """The state after the steps begin, ..., end - 1."""
+        """Return the state after the steps begin, ..., end - 1."""
         if self.batch_size is not None and begin % self.steps_per_shuffle(data.num_rows) == 0:
             per_epoch = self.steps_per_epoch(data.num_rows)
             epochs = min(self.epochs_per_shuffle(data.num_rows), -(-(num_steps - begin) // per_epoch))
@@ -105,31 +105,31 @@ class Steps:
         return state._replace(svi=svi, losses=(*state.losses, np.asarray(losses)[:, : end - begin]))
 
     def weights(self, state: State) -> Weights:
-        """Site -> weights of every restart in unconstrained coordinates, (restart, *shape), as NumPy arrays."""
+        """Return the weights of all restarts by site, in unconstrained coordinates, as NumPy arrays (restart, *shape)."""
         params = jax.device_get(self.svi.optim.get_params(state.svi.optim_state))
         return {site: params[_param(site)] for site in self.density.structure.latents}
 
     def is_finite(self, state: State) -> np.ndarray:
-        """Whether the weights of each restart and its last loss are finite, (restart,)."""
+        """Return whether the weights of each restart and its last loss are finite, (restart,)."""
         leaves = [leaf.reshape(self.num_restarts, -1) for leaf in self.weights(state).values()]
         weights = np.logical_and.reduce([np.isfinite(leaf).all(axis=1) for leaf in leaves])
         return weights & (np.isfinite(state.last_losses) if state.losses else True)
 
     def steps_per_epoch(self, num_rows: int) -> int:
-        """Batches in an epoch."""
+        """Return the number of batches per epoch."""
         return 1 if self.batch_size is None else num_rows // self.batch_size
 
     def epochs_per_shuffle(self, num_rows: int) -> int:
-        """Epochs for which rows are put in order at a time."""
+        """Return the number of epochs that are shuffled at a time."""
         return max(1, SHUFFLED_ROWS // num_rows)
 
     def steps_per_shuffle(self, num_rows: int) -> int:
-        """Steps of these epochs."""
+        """Return the number of steps of these epochs."""
         return self.epochs_per_shuffle(num_rows) * self.steps_per_epoch(num_rows)
 
     def _start(self, key: Array, data: Data, num_steps: Array, start: Weights | None, prior_power: Array | None) -> Any:
         keys = jax.random.split(jax.random.fold_in(key, START_KEY), self.num_restarts)
-        any_power = None if prior_power is None else prior_power[0]  # the guide is made for a model that has one
+        any_power = None if prior_power is None else prior_power[0]  # the guide is built for a model with a power
 
         def one(key: Array, first: Array | bool, start: Weights | None) -> Any:
             weights = starting_weights(self.density, data, key, self.init_strategy, first=first)
@@ -142,7 +142,7 @@ class Steps:
         return jax.vmap(one)(keys, jnp.arange(len(keys)) == 0, start)
 
     def shuffled(self, key: Array, first: int, num_epochs: int, num_rows: int) -> np.ndarray:
-        """The rows in the order in which epochs from `first` on use them, batch by batch, padded to one length.
+        """Return the rows in the order in which epochs from `first` on use them, batch by batch, padded to one length.
 
         NumPy shuffles a million rows in the time in which JAX compiles a sort.
         """
@@ -154,19 +154,19 @@ class Steps:
         return orders.reshape(-1)
 
     def _block(self, each: Any, order: Array, begin: Array, end: Array, data: Data) -> tuple[Any, Array]:
-        """Steps of each restart, of which it has the SVI state and the power of the prior."""
+        """Take steps of all restarts, from their SVI states and powers of the prior."""
         svi, prior_power = each
-        if self.num_restarts == 1 and prior_power is None:  # without the batching, XLA's code is faster
+        if self.num_restarts == 1 and prior_power is None:  # without vmap, XLA's code is faster
             svi, losses = self._steps(partial(self._update, None), _first(svi), order, begin, end, data, ())
             return _lift(svi), losses[None]
         powers = None if prior_power is None else 0
         update = jax.vmap(self._update, in_axes=(powers, 0, None, None))
-        count = jax.tree.leaves(svi)[0].shape[:1]  # those of this device
+        count = jax.tree.leaves(svi)[0].shape[:1]  # the restarts of this device
         return self._steps(partial(update, prior_power), svi, order, begin, end, data, count)
 
     def _update(self, prior_power: Array | None, svi: Any, data: Data, num_rows: int) -> tuple[Any, Array]:
         new, loss = self.svi.update(svi, data, num_rows, prior_power)
-        return new._replace(rng_key=svi.rng_key), loss  # no site is random: spares a split per step
+        return new._replace(rng_key=svi.rng_key), loss  # no site is random: this saves a split per step
 
     def _steps(
         self,
@@ -204,7 +204,7 @@ def _lift(tree: Any) -> Any:
 
 
 def _param(site: str) -> str:
-    """The name under which AutoDelta has a site."""
+    """Return the name of a site's parameter in AutoDelta."""
     return f"{site}_auto_loc"
 
 

@@ -1,6 +1,6 @@
-"""Questions to a model, for which no fit is needed.
+"""The objective of a model, before any fit.
 
-- `explain` names its cost function, term by term, and checks that it is so.
+- `explain` names the cost function term by term, and checks each term against an independent implementation.
 - `likelihood_curve` and `likelihood_surface` compute the likelihood along one or two weights or directions.
 """
 

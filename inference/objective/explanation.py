@@ -1,4 +1,4 @@
-"""Which cost function is this? A model's objective in the words of deep learning, checked."""
+"""The objective of a model in the terms of deep learning, checked against independent implementations."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -16,18 +16,18 @@ from ..report import Report
 from ..result import Fit
 from ..rows import Weights, count_rows, in_double
 from ..sites import NumPyroModel
-from .place import Place, weights_at
+from .place import Point, weights_at
 from .terms import FLAT, Term, read_sites, sites_at
 
 BITS = 1 / np.log(2)
 ADAMW = (
-    "Decoupled weight decay (AdamW) is no prior: it shrinks the weights beside the gradient, by an amount that does "
-    "not pass through Adam's scaling, so where it comes to rest depends on the optimiser and minimises no density."
+    "Decoupled weight decay (AdamW) is not a prior: it shrinks the weights separately from the gradient, without the "
+    "scaling of Adam, so its fixed point depends on the optimiser and maximises no density."
 )
 
 COLUMNS = {
     "distribution": ("distribution", "{}"),
-    "name": ("in the words of deep learning", "{}"),
+    "name": ("in deep learning", "{}"),
     "nats": ("nats", "{:.4f}"),
     "constant": ("constant", "{:.4f}"),
     "nats_per_row": ("nats per row", "{:.4f}"),
@@ -43,11 +43,11 @@ class Explanation:
     terms: tuple[Term, ...]
     num_rows: int
     place: str
-    """Where in weight space the terms were evaluated, in words."""
+    """The point at which the terms were evaluated, in words."""
     value_difference: float
-    """|independent total - objective|, in nats, computed in float64."""
+    """The absolute difference of independent total and objective in nats, computed in float64."""
     gradient_difference: float
-    """The largest difference between an element of the two gradients, in nats per unit of the weight."""
+    """The largest difference of an element of the two gradients, in nats per unit of the weight."""
 
     @property
     def loss(self) -> float:
@@ -65,7 +65,7 @@ class Explanation:
         return self.loss + self.penalty
 
     def to_dataframe(self) -> pd.DataFrame:
-        """The terms, unrounded, one row a site. Penalties have no value per row."""
+        """Return the terms, unrounded, one row per site. Penalties have no value per row of data."""
         rows = []
         for term in self.terms:
             per_row = term.nats / self.num_rows if term.role == "loss" else np.nan
@@ -75,12 +75,10 @@ class Explanation:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What is to be said below the table: the identity, the check, and weight decay in an optimiser's units."""
+        """The notes below the table: the sum, the check, and weight decay in an optimiser's units."""
         penalised = any(term.role == "penalty" and term.name != FLAT for term in self.terms)
         minimised = "what MAP minimises; MLE minimises the loss alone" if penalised else "what MLE minimises"
-        sources = _grouped(
-            (term.checked_by or "NumPyro's own log_prob, for want of another", term) for term in self.terms
-        )
+        sources = _grouped((term.checked_by or "only NumPyro's own log_prob", term) for term in self.terms)
         checks = "; ".join(f"{source} ({sites})" for source, sites in sources.items())
         notes = [
             f"At {self.place}, {self.num_rows} rows: loss {self.loss:.4f} + penalty {self.penalty:.4f} = "
@@ -94,7 +92,7 @@ class Explanation:
                 f"{decay:.4g} for the summed loss, {decay / self.num_rows:.4g} for its mean over rows ({sites})"
                 for decay, sites in decays.items()
             )
-            notes.append(f"As an optimiser counts it (weight_decay times w is added to the gradient): {listed}.")
+            notes.append(f"As weight_decay of an optimiser (weight_decay times w is added to the gradient): {listed}.")
         return (*notes, ADAMW)
 
     def __str__(self) -> str:
@@ -111,35 +109,35 @@ class Explanation:
         return Report(self.to_dataframe(), COLUMNS, self.notes)
 
 
-def explain(model: NumPyroModel, x: Any, y: Any, *, at: Place | None = None) -> Explanation:
-    """Say what the objective of a model is, in the words of deep learning, and check that it is so.
+def explain(model: NumPyroModel, x: Any, y: Any, *, at: Point | None = None) -> Explanation:
+    """Return the objective of a model, term by term, in the terms of deep learning, and check it.
 
     The objective is ``-log p(y | x, w) - log p(w)``: a loss for the observed site and a penalty for each latent site.
     Both are computed a second time, in float64, from implementations that are not NumPyro's (optax where it has the
-    loss), and held against the density that every method works on, in value and in gradient.
+    loss), and compared with the density that all methods use, in value and in gradient.
 
     Args:
         model: a NumPyro model.
         x: n rows, as for `fit`.
         y: n rows likewise.
-        at: the weights at which the terms are evaluated: a fit (its first draw) or a mapping from sites to values. By
-            default where an optimiser starts (key 0). The words hold everywhere, the numbers here.
+        at: the weights at which the terms are evaluated: a fit (its first draw) or a mapping from sites to values. The
+            default is the starting point of an optimiser (key 0). Only the numbers depend on it, not the words.
 
     Raises:
-        TypeError, ValueError: when data, model or place are not what they should be; see `fit`.
+        TypeError, ValueError: when data, model or point are invalid; see `fit`.
 
     Example:
         >>> import numpy as np
         >>> from flatprior.inference import explain
         >>> from flatprior.models import MLP, Bernoulli, Model, gaussian
         >>> x, y = np.array([[0.0], [1.0], [2.0]]), np.array([0, 1, 1])
-        >>> told = explain(Model(MLP(), Bernoulli(), gaussian(2.0)), x, y, at={"w1": [[1.0]], "b1": [0.0]})
-        >>> for term in told.terms:
+        >>> explanation = explain(Model(MLP(), Bernoulli(), gaussian(2.0)), x, y, at={"w1": [[1.0]], "b1": [0.0]})
+        >>> for term in explanation.terms:
         ...     print(f"{term.site}: {term.name}")
         y: binary cross-entropy with logits
         w1: weight decay, |w1|^2 / (2 * 2^2)
         b1: weight decay, |b1|^2 / (2 * 2^2)
-        >>> print(f"{told.loss:.3f} + {told.penalty:.3f} = {told.total:.3f}")
+        >>> print(f"{explanation.loss:.3f} + {explanation.penalty:.3f} = {explanation.total:.3f}")
         1.133 + 3.349 = 4.483
     """
     density, data = check_problem(model, x, y)
@@ -160,23 +158,23 @@ def explain(model: NumPyroModel, x: Any, y: Any, *, at: Place | None = None) -> 
         (value, gradient), (true_value, true_gradient) = jax.jit(
             lambda weights: (jax.value_and_grad(total)(weights), jax.value_and_grad(objective)(weights))
         )(weights)
-        apart = jax.tree.map(lambda a, b: float(jnp.abs(a - b).max(initial=0.0)), gradient, true_gradient)
+        differences = jax.tree.map(lambda a, b: float(jnp.abs(a - b).max(initial=0.0)), gradient, true_gradient)
         sites = sites_at(model, weights, x, y)
         terms = tuple(reading.term(sites[name]) for name, reading in readings.items())
         difference = abs(float(value) - float(true_value))
-    return Explanation(terms, count_rows(x), _in_words(at), difference, max(apart.values()))
+    return Explanation(terms, count_rows(x), _in_words(at), difference, max(differences.values()))
 
 
-def _in_words(place: Place | None) -> str:
-    if place is None:
-        return "the place where an optimiser starts (key 0)"
-    if not isinstance(place, Fit):
-        return "the weights given"
-    return f"{'the weights' if place.kind == 'point' else 'the first draw'} of the {place.method.name} fit"
+def _in_words(point: Point | None) -> str:
+    if point is None:
+        return "the starting point of an optimiser (key 0)"
+    if not isinstance(point, Fit):
+        return "the given weights"
+    return f"{'the weights' if point.kind == 'point' else 'the first draw'} of the {point.method.name} fit"
 
 
 def _grouped(pairs: Iterable[tuple[Any, Term]]) -> dict[Any, str]:
-    """What terms have in common -> their sites."""
+    """Return the sites of terms, joined for each value that terms have in common."""
     sites: dict[Any, list[str]] = {}
     for common, term in pairs:
         sites.setdefault(common, []).append(term.site)

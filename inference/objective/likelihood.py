@@ -19,36 +19,36 @@ from ..rows import Data, Weights, in_double
 from ..sites import NumPyroModel
 from ..structure import Structure
 from ..words import in_words
-from .place import Place, as_weights, weights_at
+from .place import Point, as_weights, weights_at
 
 POINTS_TOGETHER = 16
-"""Points of the curve that are computed together: bounds the memory at this many copies of one evaluation's."""
+"""Points of the curve that are computed together; this bounds the memory, at as many copies of one evaluation's."""
 
-type Along = str | Place
+type Along = str | Point
 """A scalar site (``"p"``), an element of a site (``"w1[0, 2]"``), or a direction in weight space: a mapping from sites
 to values, or a fit, which is the direction from ``at`` to that fit."""
 
 
 @dataclass(frozen=True, eq=False)
 class Likelihood:
-    """The log likelihood and the log prior on a grid along one or two axes, all other weights held where they are.
+    """The log likelihood and the log prior on a grid along one or two axes, with all other weights fixed.
 
-    The grid's axes come first to last in ``log_likelihood[i, j]``. Everything is in nats, computed in float64
-    from the rows as `fit` takes them.
+    The axes of ``log_likelihood[i, j]`` are those of the grid, in order. All values are in nats, computed in float64
+    from rows in the precision of `fit`.
     """
 
     names: tuple[str, ...]
-    """What each axis moves."""
+    """The name of each axis: an element of a site, or a direction."""
     values: tuple[np.ndarray, ...]
     """The grid along each axis: values of the site, or steps in units of the direction."""
     log_likelihood: np.ndarray
-    """log p(y | x, w), summed over rows."""
+    """Log p(y | x, w), summed over rows."""
     log_prior: np.ndarray
-    """log p(w); 0 for a flat prior."""
+    """Log p(w); 0 for a flat prior."""
 
     @property
     def likelihood(self) -> np.ndarray:
-        """p(y | x, w). Of more than some hundred rows it is too small for a float64, and 0 (or too large, and inf)."""
+        """p(y | x, w). For more than some hundred rows it underflows to 0 in float64 (or overflows to inf)."""
         with np.errstate(over="ignore"):
             return np.exp(self.log_likelihood)
 
@@ -69,17 +69,17 @@ class Likelihood:
 
     @property
     def prior(self) -> np.ndarray:
-        """The prior density along the axes, normalised over the grid likewise."""
+        """The prior density along the axes, normalised over the grid in the same way."""
         return self._normalised(self.log_prior)
 
     @property
     def mle(self) -> tuple[float, ...]:
-        """The point of the grid with the highest likelihood: one number an axis."""
+        """The point of the grid with the highest likelihood: one number per axis."""
         return self._peak(self.log_likelihood)
 
     @property
     def map(self) -> tuple[float, ...]:
-        """The point of the grid with the highest posterior density: one number an axis."""
+        """The point of the grid with the highest posterior density: one number per axis."""
         return self._peak(self.log_joint)
 
     def _peak(self, log_density: np.ndarray) -> tuple[float, ...]:
@@ -95,24 +95,24 @@ class Likelihood:
 
 
 def likelihood_curve(
-    model: NumPyroModel, x: Any, y: Any, along: Along, values: Any, *, at: Place | None = None
+    model: NumPyroModel, x: Any, y: Any, along: Along, values: Any, *, at: Point | None = None
 ) -> Likelihood:
-    """The likelihood along one weight, or along a direction in weight space.
+    """Return the likelihood along one weight, or along a direction in weight space.
 
     Args:
         model: a NumPyro model.
         x: n rows, as for `fit`.
         y: n rows likewise.
-        along: what moves: a site that holds one number (``"p"``), an element of a site (``"w1[0, 2]"``), or a
-            direction: a mapping from every latent site to an array, or a fit, for the direction from `at` to it.
+        along: the axis: a site with one element (``"p"``), an element of a site (``"w1[0, 2]"``), or a direction:
+            a mapping from every latent site to an array, or a fit, for the direction from `at` to it.
         values: the grid (m,): values of the weight, in the coordinates of the model, or steps along the direction (0 is
             `at`, and where the direction is a fit, 1 is that fit).
-        at: where all other weights are held: a fit (its first draw) or a mapping from sites to values. May be left out
-            where no other weights exist.
+        at: the values of all other weights: a fit (its first draw) or a mapping from sites to values. Optional where
+            there are no other weights.
 
     Raises:
-        TypeError, ValueError: when data, model, axis, grid or place are not what they should be, or the grid leaves the
-            support of a site.
+        TypeError, ValueError: when data, model, axis, grid or point are invalid, or the grid leaves the support of a
+            site.
 
     Example:
         The likelihood of a coin that fell 0, 0, 0, 1, 0 is highest at one in five:
@@ -138,21 +138,21 @@ def likelihood_surface(
     along: tuple[Along, Along],
     values: tuple[Any, Any],
     *,
-    at: Place | None = None,
+    at: Point | None = None,
 ) -> Likelihood:
-    """The likelihood over two weights, or over the plane of two directions in weight space.
+    """Return the likelihood over two weights, or over the plane of two directions in weight space.
 
     Args:
         model: a NumPyro model.
         x: n rows, as for `fit`.
         y: n rows likewise.
-        along: what moves along each axis; see `likelihood_curve`.
+        along: the two axes; see `likelihood_curve`.
         values: the grid along each axis, (m,) and (k,); the result has shape (m, k).
-        at: where all other weights are held; see `likelihood_curve`.
+        at: the values of all other weights; see `likelihood_curve`.
 
     Raises:
-        TypeError, ValueError: when data, model, axes, grids or place are not what they should be, or a grid leaves the
-            support of a site.
+        TypeError, ValueError: when data, model, axes, grids or point are invalid, or a grid leaves the support of a
+            site.
     """
     if not isinstance(along, tuple | list) or len(along) != 2 or len(values) != 2:
         raise ValueError(f"likelihood_surface: expected two axes and two grids; got {along!r} and {len(values)} grids.")
@@ -160,18 +160,18 @@ def likelihood_surface(
 
 
 def _likelihood(
-    model: NumPyroModel, x: Any, y: Any, along: tuple[Along, ...], values: tuple[Any, ...], at: Place | None
+    model: NumPyroModel, x: Any, y: Any, along: tuple[Along, ...], values: tuple[Any, ...], at: Point | None
 ) -> Likelihood:
     density, data = check_problem(model, x, y)
     structure = density.structure
     if at is None and not _covers(along, structure):
         raise ValueError(
-            f"Expected `at`, a fit or weights: the model has {structure.num_weights} weights, and those that do not "
-            f"move must be held somewhere."
+            f"Expected `at`, a fit or weights, as the values of all other weights: the model has "
+            f"{structure.num_weights} weights, and some are not on an axis."
         )
     grids = tuple(_as_grid(grid) for grid in values)
     points = np.stack([grid.ravel() for grid in np.meshgrid(*grids, indexing="ij")], axis=-1)
-    # A site out of its support is refused below; NumPyro would speak of the distribution whose parameter it becomes.
+    # A site outside its support is refused below; NumPyro's error names the distribution whose parameter it becomes.
     with jax.enable_x64(True), numpyro.validation_enabled(False):
         centre = weights_at(at, density, data)
         centre, data = jax.device_put(jax.tree.map(in_double, (centre, data)))
@@ -183,7 +183,7 @@ def _likelihood(
         raise ValueError(f"Expected a log likelihood that is finite on the grid; it starts with {log_likelihood[0]}.")
     infinite = np.isposinf(log_likelihood) | np.isposinf(log_prior)
     if infinite.any():
-        raise ValueError(f"The density is infinite at {plane.where(points[infinite][0])}: leave it out of the grid.")
+        raise ValueError(f"The density is infinite at {plane.describe(points[infinite][0])}: leave it out of the grid.")
     shape = tuple(map(len, grids))
     return Likelihood(
         tuple(axis.name for axis in plane.axes), grids, log_likelihood.reshape(shape), log_prior.reshape(shape)
@@ -194,13 +194,13 @@ def _likelihood(
 class _Axis:
     name: str
     element: tuple[str, tuple[int, ...]] | None
-    """The site and the index of what moves; None for a direction."""
+    """The site and the index of the element on the axis; None for a direction."""
     move: Callable[[Weights, Array], Weights]
 
 
 @dataclass(frozen=True)
 class _Plane:
-    """The plane, or the line, of weights that the axes reach from a centre."""
+    """The plane, or the line, that the axes span through a centre."""
 
     density: Density
     centre: Weights
@@ -212,7 +212,7 @@ class _Plane:
             raise ValueError(f"Expected two different axes; got {self.axes[0].name!r} twice.")
 
     def evaluate(self, points: np.ndarray, data: Data) -> tuple[Array, Array, Array]:
-        """The log likelihood and the log prior at points (m, axes), and whether all sites are in their support."""
+        """Return log likelihood and log prior at points (m, axes), and whether all sites are inside their support."""
 
         @jax.jit
         def at_all(points: Array, data: Data) -> tuple[Array, Array, Array]:
@@ -221,15 +221,17 @@ class _Plane:
         return at_all(points, data)
 
     def refuse(self, point: np.ndarray, data: Data) -> None:
-        """Raise for a point at which a site is out of its support, with what is expected there."""
+        """Raise ValueError for a point at which a site is outside its support, with the expected values."""
         sites = self._at(jnp.asarray(point), data)[3]
         for site in self.density.structure.latents:
             support, value = sites[site]["fn"].support, sites[site]["value"]
             if not np.all(support(value)):
-                raise ValueError(f"Site {site!r}, at {self.where(point)}: expected {in_words(support)}; got {value}.")
+                raise ValueError(
+                    f"Site {site!r}, at {self.describe(point)}: expected {in_words(support)}; got {value}."
+                )
 
-    def where(self, point: np.ndarray) -> str:
-        """A point in words."""
+    def describe(self, point: np.ndarray) -> str:
+        """Return a description of a point."""
         return ", ".join(f"{axis.name} = {value:.6g}" for axis, value in zip(self.axes, point, strict=True))
 
     def _at(self, point: Array, data: Data) -> tuple[Array, Array, Array, dict[str, Any]]:
@@ -239,7 +241,7 @@ class _Plane:
         log_probs, sites = compute_log_probs(self.density.model, (data.x, data.y), {}, weights)
         prior = sum((value for site, value in log_probs.items() if site in weights), jnp.zeros(()))
         rest = sum((value for site, value in log_probs.items() if site not in weights), jnp.zeros(()))
-        # A log_prob does not look at the support: that of Uniform(0, 1) is 0 at 2 as well.
+        # A log_prob does not check the support: that of Uniform(0, 1) is 0 at 2 as well.
         inside = [jnp.all(sites[site]["fn"].support(value)) for site, value in weights.items()]
         return rest, prior, jnp.stack(inside).all(), sites
 
@@ -261,7 +263,7 @@ def _axis(along: Along, structure: Structure, centre: Weights) -> _Axis:
 
 
 def _element(label: str, structure: Structure) -> tuple[str, tuple[int, ...]]:
-    """The site and the index of an element from its label."""
+    """Return the site and the index of an element from its label."""
     match = re.fullmatch(r"\s*([^\[\]]+?)\s*(?:\[([\d,\s]+)\])?\s*", label)
     site = match.group(1) if match else label
     if site not in structure.latents:
@@ -274,12 +276,12 @@ def _element(label: str, structure: Structure) -> tuple[str, tuple[int, ...]]:
         return site, index
     if int(np.prod(shape)) != 1:
         example = f"{site}[{', '.join('0' * len(shape))}]"
-        raise ValueError(f"Site {site!r} has shape {shape}: name the element that moves, such as {example!r}.")
+        raise ValueError(f"Site {site!r} has shape {shape}: name one element, such as {example!r}.")
     return site, (0,) * len(shape)
 
 
 def _covers(along: tuple[Along, ...], structure: Structure) -> bool:
-    """Whether the axes move every weight there is."""
+    """Return whether the axes include every weight."""
     moved = {_element(axis, structure) for axis in along if isinstance(axis, str)}
     return len(moved) == structure.num_weights
 

@@ -1,4 +1,4 @@
-"""The terms of an objective: what each site of a model adds to it, in the words of deep learning."""
+"""The terms of an objective: the contribution of each site of a model, in the terms of deep learning."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -23,40 +23,39 @@ type Site = dict[str, Any]
 """A sample site of a trace."""
 
 FLAT = "none: flat"
-"""What a site without a prior adds."""
+"""The name of the term of a site with a flat prior."""
 
 
 @dataclass(frozen=True)
 class Term:
-    """What one site of a model adds to its objective."""
+    """The contribution of one site of a model to its objective."""
 
     site: str
     role: Role
-    """An observed site, a latent site, or a `numpyro.factor`."""
+    """The role of the site: "loss" for an observed, "penalty" for a latent site, "factor" for a `numpyro.factor`."""
     distribution: str
-    """The distribution of the site; a parameter that is not one fixed number stands as its name."""
+    """The distribution of the site; a parameter that is not one fixed number is shown by its name."""
     name: str
-    """What deep learning calls it."""
+    """The name of the term in deep learning."""
     nats: float
     """The negative log probability of the site, summed."""
     constant: float | None
-    """The part of `nats` that moves with no weight, and which losses are often stated without; None where it has not
-    been worked out."""
+    """The part of `nats` that depends on no weight, which losses often omit; None where it has not been derived."""
     weight_decay: float | None
     """For a Normal prior around 0 with one fixed scale: the `weight_decay` of an optimiser of the summed loss that is
     this prior, ``1 / scale^2``."""
     checked_by: str | None
-    """The independent implementation that it was checked against; None where there is but NumPyro's own."""
+    """The independent implementation that the term was checked against; None where only NumPyro's own exists."""
 
 
 class Formula(NamedTuple):
-    """The negative log probability of a distribution, by an implementation that is not NumPyro's."""
+    """The negative log probability of a distribution, by an implementation other than NumPyro's."""
 
     source: str
     each: Callable[[Any, Any], Array]
     """(distribution, value) -> the negative log probability of every element, in nats."""
     constant: Callable[[Any, Any, set[str]], Any] = lambda d, value, varying: 0.0
-    """(distribution, value, parameters that depend on weights) -> the part of it that depends on none."""
+    """(distribution, value, parameters that depend on weights) -> the part of it that depends on no weight."""
 
 
 FORMULAS: dict[Any, Formula] = {
@@ -106,11 +105,11 @@ FORMULAS: dict[Any, Formula] = {
     ),
     dist.ImproperUniform: Formula("0", lambda d, w: jnp.zeros(d.batch_shape)),
 }
-"""Distribution, or its own name for its loss -> formula. A subclass has its own log probability, and is not found."""
+"""The formulas by distribution, or by its own name for its loss. Subclasses have other log probabilities, and none."""
 
 
 class Reading(NamedTuple):
-    """How a site is read: in words, and by a formula that is not its own."""
+    """A description of a site: in words, and by a formula other than its own."""
 
     role: Role
     distribution: str
@@ -120,11 +119,11 @@ class Reading(NamedTuple):
     weight_decay: float | None
 
     def negative_log_prob(self, site: Site) -> Array:
-        """Of the site, summed, by the independent formula where there is one."""
+        """Return the summed negative log probability of the site, by the independent formula where one exists."""
         return _summed(site, self.formula.each if self.formula else lambda d, value: -d.log_prob(value))
 
     def term(self, site: Site) -> Term:
-        """The term of the site, at the weights at which it was traced."""
+        """Return the term of the site, at the weights at which it was traced."""
         nats = float(self.negative_log_prob(site))
         source = self.formula.source if self.formula else None
         return Term(
@@ -139,31 +138,31 @@ class Reading(NamedTuple):
 
 
 def sites_at(model: NumPyroModel, weights: Weights, x: Rows, y: Rows) -> dict[str, Site]:
-    """The sample sites of a model at some weights."""
+    """Return the sample sites of a model at some weights."""
     trace = compute_log_probs(model, (x, y), {}, weights)[1]
     return {name: site for name, site in trace.items() if site["type"] == "sample"}
 
 
 def read_sites(model: NumPyroModel, weights: Weights, x: Rows, y: Rows) -> dict[str, Reading]:
-    """How each site of a model is read, the observed one first.
+    """Return a description of each site of a model, the observed one first.
 
     Args:
         model: a NumPyro model.
-        weights: where the sites are looked at. No special place (all zeros, say), lest parameters that depend on the
-            weights or on x seem not to.
+        weights: the point at which the sites are evaluated. It should not be special (such as all zeros), where
+            parameters could seem not to depend on the weights or on x.
         x: n rows.
         y: n rows.
     """
 
     def parameters(weights: Weights) -> dict[str, dict[str, Array]]:
-        found = {name: _parameters(element(site["fn"])) for name, site in sites_at(model, weights, x, y).items()}
-        return jax.tree.map(lambda leaf: jnp.asarray(leaf, float), found)
+        by_site = {name: _parameters(element(site["fn"])) for name, site in sites_at(model, weights, x, y).items()}
+        return jax.tree.map(lambda leaf: jnp.asarray(leaf, float), by_site)
 
-    # In a direction that is nobody's zero, what depends on the weights has a derivative that is not 0.
+    # In a random direction, a parameter that depends on the weights has a derivative that is not 0.
     rng = np.random.default_rng(0)
     direction = {site: jnp.asarray(rng.normal(size=value.shape)) for site, value in weights.items()}
     moved = jax.jit(lambda w: jax.jvp(parameters, (w,), (direction,))[1])(weights)
-    varying = {site: {name for name, leaf in found.items() if np.any(leaf)} for site, found in moved.items()}
+    varying = {site: {name for name, leaf in slopes.items() if np.any(leaf)} for site, slopes in moved.items()}
     readings = {name: _read(site, varying[name]) for name, site in sites_at(model, weights, x, y).items()}
     order = ("loss", "factor", "penalty")
     return dict(sorted(readings.items(), key=lambda item: order.index(item[1].role)))  # a stable sort
@@ -172,18 +171,18 @@ def read_sites(model: NumPyroModel, weights: Weights, x: Rows, y: Rows) -> dict[
 def _read(site: Site, varying: set[str]) -> Reading:
     d, masks = element(site["fn"]), _masks(site["fn"])
     if isinstance(d, dist.Unit):
-        return Reading("factor", "numpyro.factor", "a term written by hand", None, varying, None)
+        return Reading("factor", "numpyro.factor", "a term of the user's own", None, varying, None)
     words, formula = _in_words(d, varying), FORMULAS.get(stated_loss(d) or type(d))
     if is_observation(site):
-        return Reading("loss", words, _loss(d, varying, site["fn"].event_dim) + _weighed(site), formula, varying, None)
+        return Reading("loss", words, _loss(d, varying, site["fn"].event_dim) + _weighted(site), formula, varying, None)
     if any(mask is False for mask in masks):
         return Reading("penalty", words, FLAT, FORMULAS[dist.ImproperUniform], varying, None)
     decay = None if masks else _weight_decay(d, varying, site["scale"])
-    return Reading("penalty", words, _penalty(d, site["name"], varying) + _weighed(site), formula, varying, decay)
+    return Reading("penalty", words, _penalty(d, site["name"], varying) + _weighted(site), formula, varying, decay)
 
 
 def _loss(d: Any, varying: set[str], event_dim: int) -> str:
-    """What deep learning calls the negative log probability of an observed site."""
+    """Return the name in deep learning of the negative log probability of an observed site."""
     named = next((LOSSES[kind] for kind in type(d).__mro__ if kind in LOSSES), None)
     return named(d, varying, event_dim) if named else stated_loss(d) or f"negative log of {title(d)}"
 
@@ -209,14 +208,14 @@ LOSSES: dict[type, Callable[[Any, set[str], int], str]] = {
     dist.Laplace: _laplace_loss,
     dist.Poisson: lambda d, varying, event_dim: "Poisson loss, rate - y log(rate) + log(y!)",
 }
-"""Distribution, or a base of it -> the name of its loss, by (distribution, what depends on weights, event_dim).
+"""The names of losses by distribution or base class: (distribution, varying parameters, event_dim) -> name.
 
-A distribution of the user's own names its loss itself; see `response`.
+A distribution of the user's own names its own loss; see `response`.
 """
 
 
 def _penalty(d: Any, site: str, varying: set[str]) -> str:
-    """What deep learning calls the negative log probability of a latent site."""
+    """Return the name in deep learning of the negative log probability of a latent site."""
     match d:
         case dist.ImproperUniform():
             return FLAT
@@ -236,18 +235,18 @@ def _penalty(d: Any, site: str, varying: set[str]) -> str:
 
 
 def _weight_decay(d: Any, varying: set[str], scale: Any) -> float | None:
-    """What an optimiser of the summed loss calls ``weight_decay``, where the prior is one."""
+    """Return the ``weight_decay`` of an optimiser of the summed loss that equals the prior; None if there is none."""
     factor = _one(1.0 if scale is None else scale)
     if not isinstance(d, dist.Normal) or varying or factor is None or _one(d.loc) != 0 or _one(d.scale) is None:
         return None
     return factor / float(np.ravel(d.scale)[0]) ** 2
 
 
-def _weighed(site: Site) -> str:
-    """What effect handlers, or a mask, have done to the weight of a site's elements."""
+def _weighted(site: Site) -> str:
+    """Return the effect of handlers and masks on the weights of a site's elements, in words."""
     words = ""
     for mask in _masks(site["fn"]):
-        words += f", of the {np.sum(mask)} of {np.size(mask)} that are not masked"
+        words += f", for the {np.sum(mask)} of {np.size(mask)} not masked"
     factor = 1.0 if site["scale"] is None else site["scale"]
     if _one(factor) is None:
         return f"{words}, each times its own weight"
@@ -255,7 +254,7 @@ def _weighed(site: Site) -> str:
 
 
 def _learned(scale: Any, event_dim: int) -> str:
-    """Whether a scale that is learned differs between rows, whose axis comes before those of an event."""
+    """Return whether a learned scale differs between rows, whose axis precedes those of an event, in words."""
     if _one(scale) is not None:
         return "one learned scale"
     by_row = np.ndim(scale) > event_dim and np.ptp(scale, axis=-1 - event_dim).any()
@@ -263,7 +262,7 @@ def _learned(scale: Any, event_dim: int) -> str:
 
 
 def _summed(site: Site, each: Callable[[Any, Any], Array]) -> Array:
-    """A formula for one element summed over a site, with its expansions, masks and scale."""
+    """Return a formula for one element, summed over a site with its expansions, masks and scale."""
 
     def over(d: Any, value: Any) -> Array:
         match d:
@@ -282,13 +281,13 @@ def _summed(site: Site, each: Callable[[Any, Any], Array]) -> Array:
 
 
 def _masks(d: Any) -> list[Any]:
-    """The masks of a distribution; one that leaves all of it is none."""
-    found = []
+    """Return the masks of a distribution that mask any element."""
+    masks = []
     while isinstance(d, dist.Independent | dist.ExpandedDistribution | dist.MaskedDistribution):
         if isinstance(d, dist.MaskedDistribution) and not np.all(d._mask):
-            found.append(d._mask)
+            masks.append(d._mask)
         d = d.base_dist
-    return found
+    return masks
 
 
 def _parameters(d: Any) -> dict[str, Any]:
@@ -296,7 +295,7 @@ def _parameters(d: Any) -> dict[str, Any]:
 
 
 def _one(value: Any) -> float | None:
-    """The number that all elements are; None where they differ."""
+    """Return the number that all elements equal; None where they differ."""
     values = np.unique(np.asarray(value))
     return float(values[0]) if values.size == 1 and values.dtype.kind in "biuf" else None
 
@@ -307,7 +306,7 @@ def _number(value: Any, otherwise: str) -> str:
 
 
 def _in_words(d: Any, varying: set[str]) -> str:
-    """A distribution with the values of those parameters that are one fixed number, and the names of the others."""
+    """Return a distribution in words, with the values of parameters that are one fixed number, and names of others."""
     names = [name for name in d.arg_constraints if name in vars(d)]
     words = [name if name in varying else _number(vars(d)[name], name) for name in names]
     return f"{title(d)}({', '.join(words)})" if words else title(d)
