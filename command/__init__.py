@@ -1,4 +1,4 @@
-"""The command ``flatprior``: one network, three answers, on a table of your own."""
+"""The command ``flatprior``: fit one network to your own table by several methods, and compare them."""
 
 from .main import main
 

@@ -1,4 +1,4 @@
-"""Tables: from a file to standardised rows, with everything that was done said aloud."""
+"""Tables: from a file to standardised rows, with remarks on every step."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,11 +9,11 @@ import pandas as pd
 
 LIKELIHOODS = ("bernoulli", "categorical", "normal")
 MOST_CLASSES = 20
-"""A target of integers with more values than this is a number, not a class."""
+"""An integer target with more distinct values than this is numeric, not a class."""
 
 
 class Split(NamedTuple):
-    """Standardised rows."""
+    """Standardised rows, to fit or to test."""
 
     x: pd.DataFrame
     y: np.ndarray
@@ -21,15 +21,15 @@ class Split(NamedTuple):
 
 @dataclass(frozen=True)
 class Table:
-    """Features, a target, and the likelihood that the target asks for.
+    """Features, a target, and the likelihood of the target.
 
     Args:
-        title: what the table is.
-        features: numbers, one column a feature.
+        title: the name of the table.
+        features: numbers, one column per feature.
         target: codes of classes, or numbers.
         likelihood: one of `LIKELIHOODS`.
-        classes: the values of a target of classes, in the order of their codes.
-        remarks: what was inferred or done, in sentences.
+        classes: the classes in the order of their codes; empty for a numeric target.
+        remarks: sentences on what was inferred and done.
     """
 
     title: str
@@ -40,21 +40,22 @@ class Table:
     remarks: tuple[str, ...]
 
     def split(self, held_out: float, seed: int) -> tuple[Split, Split]:
-        """Rows to fit and rows to compare on, at random; both standardised by the rows to fit.
+        """Split the rows at random into training and test rows, both standardised by the training rows.
 
         Raises:
-            ValueError: when there would be no row to fit, or fewer than two to compare on.
+            ValueError: when there would be no training row, or fewer than two test rows.
         """
-        rows = len(self.target)
-        count = round(held_out * rows)
-        if not 2 <= count < rows:
+        num_rows = len(self.target)
+        num_test = round(held_out * num_rows)
+        if not 2 <= num_test < num_rows:
             raise ValueError(
-                f"Expected --held-out to leave rows to fit, and two or more to compare on, of {rows}; got {held_out}."
+                f"Expected --held-out to give at least two test rows and one training row out of {num_rows}; got "
+                f"{held_out}."
             )
-        order = np.random.default_rng(seed).permutation(rows)
-        test, train = order[:count], order[count:]
-        spread = self.features.iloc[train].std(ddof=0)
-        features = (self.features - self.features.iloc[train].mean()) / spread.where(spread > 0, 1.0)
+        order = np.random.default_rng(seed).permutation(num_rows)
+        test, train = order[:num_test], order[num_test:]
+        scale = self.features.iloc[train].std(ddof=0)
+        features = (self.features - self.features.iloc[train].mean()) / scale.where(scale > 0, 1.0)
         target = self.target
         if self.likelihood == "normal":
             target = (target - target[train].mean()) / target[train].std()
@@ -62,7 +63,7 @@ class Table:
 
 
 def example(likelihood: str | None = None) -> Table:
-    """scikit-learn's diabetes table (Efron et al. 2004): 442 patients, ten measurements, progression after a year."""
+    """Return scikit-learn's diabetes table (Efron et al. 2004): 442 patients, ten features, progression in a year."""
     from sklearn.datasets import load_diabetes
 
     frame = load_diabetes(as_frame=True, scaled=False).frame
@@ -70,11 +71,11 @@ def example(likelihood: str | None = None) -> Table:
 
 
 def read_csv(path: Path, target: str, likelihood: str | None = None) -> Table:
-    """A table from a file of comma-separated values.
+    """Read a table from a file of comma-separated values.
 
     Raises:
-        OSError: when there is no such file.
-        ValueError: when it has no such column, values are missing, or the target does not suit the likelihood.
+        OSError: when the file does not exist.
+        ValueError: when the target is not a column, values are missing, or the target does not suit the likelihood.
     """
     return _table(path.name, pd.read_csv(path), target, likelihood)
 
@@ -88,11 +89,11 @@ def _table(title: str, frame: pd.DataFrame, target: str, likelihood: str | None)
         raise ValueError(f"{title}: values are missing in {rows} rows, in the columns {missing}. Drop or impute them.")
     features = frame.drop(columns=target)
     if features.empty:
-        raise ValueError(f"{title} has no columns beside the target {target!r}.")
+        raise ValueError(f"{title} has no columns besides the target {target!r}.")
     remarks = []
     text = features.select_dtypes(exclude=["number", "bool"]).columns.tolist()
     if text:
-        remarks.append(f"Columns of text, a feature a value: {text}.")
+        remarks.append(f"Columns of text, encoded as one feature per value: {text}.")
     features = pd.get_dummies(features, columns=text).astype(float)
     constant = features.columns[features.nunique() < 2].tolist()
     if constant:
@@ -104,22 +105,19 @@ def _table(title: str, frame: pd.DataFrame, target: str, likelihood: str | None)
 
 
 def _target(column: pd.Series, likelihood: str | None) -> tuple[np.ndarray, tuple[str, ...], str, str]:
-    """The target as codes or numbers, its classes, its likelihood, and a sentence that says why."""
+    """The target as codes or numbers, its classes, its likelihood, and a sentence that gives the reason."""
     numeric = pd.api.types.is_numeric_dtype(column) and not pd.api.types.is_bool_dtype(column)
     count = column.nunique()
     if count < 2:
         raise ValueError(f"The target {column.name!r} has one value only: {column.iloc[0]!r}.")
     integers = numeric and bool((column == column.round()).all())
-    asked = likelihood is not None
+    how = f"inferred from the target {column.name!r}: {count} values" if likelihood is None else "as requested"
     if likelihood is None:
         classes_like = not numeric or (integers and count <= MOST_CLASSES)
         likelihood = "normal" if not classes_like else "bernoulli" if count == 2 else "categorical"
-    how = "as asked" if asked else f"inferred from the target {column.name!r}: {count} values"
     if likelihood == "normal":
         if not numeric:
-            raise ValueError(
-                f"--likelihood normal: the target {column.name!r} holds no numbers, but {column.iloc[0]!r}."
-            )
+            raise ValueError(f"--likelihood normal: the target {column.name!r} is not numeric; got {column.iloc[0]!r}.")
         unit = f"standard deviations of {column.name!r} ({column.std(ddof=0):.4g})"
         return column.to_numpy(float), (), likelihood, f"Likelihood: normal ({how}); y in {unit}."
     if likelihood == "bernoulli" and count != 2:

@@ -1,4 +1,4 @@
-"""The arguments of the command, and what it does with them."""
+"""The command line: its arguments and its one command, ``compare``."""
 
 import argparse
 import contextlib
@@ -25,27 +25,27 @@ METHODS = {
     "laplace": "Laplace",
     "mclmc": "MCLMC",
 }
-"""Method -> its name in the table."""
+"""Name of a method on the command line -> its name in the table."""
 DEFAULT = ("mle", "map", "nuts")
-"""The three answers."""
+"""The methods that run by default."""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command.
 
     Args:
-        arguments: what follows ``flatprior`` on the command line; None reads the command line.
+        arguments: the arguments after ``flatprior``; by default those of the command line.
     """
     parser = _parser()
     chosen = parser.parse_args(arguments)
-    with contextlib.suppress(RuntimeError):  # where JAX has started already, it keeps its devices
-        jax.config.update("jax_num_cpu_devices", os.cpu_count())  # chains then use every core
+    with contextlib.suppress(RuntimeError):  # once JAX has started, its number of devices is fixed
+        jax.config.update("jax_num_cpu_devices", os.cpu_count())  # so that chains use every core
     try:
         run_compare(chosen)
     except (ValueError, TypeError, OSError) as error:
         parser.exit(2, f"flatprior: {error}\n")
     except KeyboardInterrupt:
-        parser.exit(130, "flatprior: interrupted before there was anything to keep\n")
+        parser.exit(130, "flatprior: interrupted before the first result\n")
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -55,32 +55,40 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     compare = commands.add_parser(
         "compare",
-        help="fit one network by several methods and compare them on held-out rows",
-        description="Fit one network to a table by maximum likelihood, MAP and NUTS, or by others; print how well each "
-        "predicts the rows that were held out; write a figure and the fits, in the format of ArviZ.",
+        help="fit one network by several methods and compare them on test rows",
+        description="Fit one network to a table by maximum likelihood, MAP and NUTS, or by other methods; print how "
+        "well each predicts the test rows; write a figure, and the fits as NetCDF files that ArviZ reads.",
     )
-    compare.add_argument("data", nargs="?", type=Path, metavar="DATA.csv", help="by default scikit-learn's diabetes")
-    compare.add_argument("--target", metavar="COLUMN", help="the column to predict; all others are features")
-    compare.add_argument("--likelihood", choices=LIKELIHOODS, help="of the target; by default inferred from it")
-    compare.add_argument("--widths", type=_widths, default=(16, 16), help="hidden units, as in 16,16; '' is linear")
     compare.add_argument(
-        "--methods", type=_methods, default=DEFAULT, help=f"some of {','.join(METHODS)} ({','.join(DEFAULT)})"
+        "data", nargs="?", type=Path, metavar="DATA.csv", help="the table; by default scikit-learn's diabetes"
+    )
+    compare.add_argument("--target", metavar="COLUMN", help="the column to predict; all others are features")
+    compare.add_argument(
+        "--likelihood", choices=LIKELIHOODS, help="the likelihood; by default inferred from the target"
+    )
+    compare.add_argument(
+        "--widths", type=_widths, default=(16, 16), help="hidden units per layer (16,16); '' is a linear model"
+    )
+    compare.add_argument(
+        "--methods", type=_methods, default=DEFAULT, help=f"any of {','.join(METHODS)} ({','.join(DEFAULT)})"
     )
     compare.add_argument(
         "--draws",
         type=int,
         default=500,
-        help="of each of the chains of nuts, after as much warm-up; of laplace (500)",
+        help="draws per chain of nuts, after as many warm-up steps, and of laplace (500)",
     )
-    compare.add_argument("--held-out", type=float, default=0.25, help="share of the rows to compare on (0.25)")
-    compare.add_argument("--seed", type=int, default=0, help="of the split and the fits (0)")
-    compare.add_argument("--out", type=Path, default=Path("flatprior-compare"), metavar="DIR", help="where files go")
+    compare.add_argument("--held-out", type=float, default=0.25, help="the fraction of rows that are test rows (0.25)")
+    compare.add_argument("--seed", type=int, default=0, help="the seed of the split and of the fits (0)")
+    compare.add_argument(
+        "--out", type=Path, default=Path("flatprior-compare"), metavar="DIR", help="the folder for the files"
+    )
     return parser
 
 
 def run_compare(chosen: argparse.Namespace) -> None:
-    """Fit, print the table, write the files."""
-    from ..inference import compare, fit  # here, so that the number of devices is set before JAX starts
+    """Fit, print the table and write the files."""
+    from ..inference import compare, fit  # here, so that `--help` does not wait for the import
     from ..inference.files import atomic_write
     from .figure import draw
 
@@ -91,7 +99,7 @@ def run_compare(chosen: argparse.Namespace) -> None:
     )
     train, test = table.split(chosen.held_out, chosen.seed)
     model = network(table, chosen.widths)
-    print(f"{table.title}: {len(train.y)} rows to fit, {len(test.y)} held out, {train.x.shape[1]} features")
+    print(f"{table.title}: {len(train.y)} training rows, {len(test.y)} test rows, {train.x.shape[1]} features")
     for remark in table.remarks:
         print(remark)
     print(f"Model: {model}\n", flush=True)
@@ -110,7 +118,7 @@ def run_compare(chosen: argparse.Namespace) -> None:
 
 
 def network(table: Table, widths: tuple[int, ...]) -> "Model":
-    """The model of a table: fan-in priors, and the observation that its target asks for."""
+    """Return the model of a table, with fan-in priors and the observation that suits its target."""
     from ..models import MLP, Bernoulli, Categorical, Model, Normal, fan_in
 
     observation: Observation
@@ -124,7 +132,7 @@ def network(table: Table, widths: tuple[int, ...]) -> "Model":
 
 
 def method(name: str, draws: int) -> "Method":
-    """A method at the settings of the command: NUTS stops trajectories early, at 255 steps, to be done in a minute."""
+    """Return a method with the settings of the command: NUTS takes at most 255 steps per draw, to end in a minute."""
     from ..inference import MAP, MCLMC, MLE, NUTS, Ensemble, Laplace
 
     match name:

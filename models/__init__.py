@@ -1,18 +1,19 @@
-"""What is believed: networks as NumPyro models.
+"""Networks as NumPyro models.
 
-A model is ``Model(network, observation, prior)``, and all three parts are ordinary values:
+A model is ``Model(network, observation, prior)``. All three parts are ordinary values:
 
-- the **network** turns x into outputs eta and samples its weights as named sites: `MLP`, or `Lift(module)` of any
+- the **network** maps x to outputs eta and samples its weights as named sites: `MLP`, or `Lift(module)` for any
   module of Flax NNX or Equinox;
-- the **observation** is the distribution of y given eta: `Bernoulli`, `Categorical`, `Normal`, `Poisson`, and for rows
-  of tokens `CategoricalSequence`, of which `next_token_rows` makes x and y. Its negative log likelihood is the loss;
+- the **observation** is the distribution of y given eta: `Bernoulli`, `Categorical`, `Normal`, `Poisson`, and
+  `CategoricalSequence` for rows of tokens, whose x and y come from `next_token_rows`. Its negative log likelihood is
+  the loss;
 - the **prior** gives every weight a distribution: `gaussian`, `fan_in`, a NumPyro distribution, your own function of
-  (site, shape), ``"flat"``, or a mapping from patterns of site names to any of these, of which the first that matches
-  counts; ``"fixed"`` keeps a parameter of a lifted module as it is. Its negative log density is the regulariser.
-  `priors` prints which site has which.
+  (site, shape), ``"flat"``, or a mapping from patterns of site names to any of these, where the first match counts;
+  ``"fixed"`` leaves a parameter of a lifted module as it is. Its negative log density is the regulariser. `priors`
+  prints the prior of each site.
 
-Nothing here knows how a model is fitted. A `Model` is a plain NumPyro model ``model(x, y=None)`` and works with
-`numpyro.infer`, `numpyro.handlers` and `numpyro.render_model` as it stands; the parts also work on their own inside a
+This package does not depend on how a model is fitted. A `Model` is a plain NumPyro model ``model(x, y=None)`` and works
+unchanged with `numpyro.infer`, `numpyro.handlers` and `numpyro.render_model`; the parts also work on their own inside a
 model written by hand.
 
 Example:

@@ -1,4 +1,4 @@
-"""Small Flax NNX modules, ready to `Lift`: plain ones that a reader can copy and change."""
+"""Small Flax NNX modules to `Lift`, plain enough to copy and change."""
 
 from typing import Any
 
@@ -10,25 +10,25 @@ from jaxtyping import Float, Int, Num
 
 
 class CNN(nnx.Module):
-    """A convolutional network (LeCun et al. 1998): the logits of the classes of images.
+    """A convolutional network (LeCun et al. 1998) that maps images to the logits of their classes.
 
-    Each convolution is 3 x 3 with stride 2, which halves the sides of the image, and a SiLU; the head is a linear map
-    of all that is left. Pixels should be of unit scale, since the start and the priors count on it.
+    Each convolution is 3 x 3 with stride 2, which halves height and width, followed by a SiLU; the head is a linear map
+    of the flattened result. Pixels should have unit scale, as the initial values and the priors assume.
 
-    For n images a gradient holds, for each convolution, about ``n h w (9 inputs + 3 outputs)`` numbers, where h and w
-    are the sides of what it returns and inputs and outputs its channels, for each restart, member or chain. Measured:
-    4.3 kB an image of 8 x 8 pixels with 8 and 12 channels, 101 kB one of 28 x 28 with 16 and 32. A fit by batches
-    holds that of a batch, and beside it the images as they are; the checks at its end look at 128 images at a time, or
-    at a batch where batches are larger.
+    Memory: for n images the gradient stores about ``n h w (9 inputs + 3 outputs)`` numbers for each convolution, where
+    h and w are the height and width of its output, and inputs and outputs its channels; this for each restart, member
+    or chain. Measured: 4.3 kB per image of 8 x 8 pixels with 8 and 12 channels, 101 kB per image of 28 x 28 with 16 and
+    32. A fit in batches needs this for one batch, and the images themselves; the checks at its end take 128 images at a
+    time, or a batch if that is larger.
 
     Args:
         image_shape: (height, width) of images with one channel, or (height, width, channels).
-        channels: outputs of each convolution.
-        num_classes: how many classes there are.
-        rngs: of the initial values, such as ``nnx.Rngs(0)``.
+        channels: the number of output channels of each convolution.
+        num_classes: the number of classes.
+        rngs: the keys of the initial values, such as ``nnx.Rngs(0)``.
 
     Raises:
-        ValueError: when the shape is none of an image, or x holds images of another.
+        ValueError: when `image_shape` is not the shape of an image, or x holds images of another shape.
 
     Example:
         >>> import jax.numpy as jnp
@@ -68,9 +68,9 @@ def _convolve(
     padding: str,
     **_: Any,
 ) -> Float[Array, "n p q k"]:
-    """A convolution as one product with the patches that the kernel is laid on.
+    """A convolution as one matrix product with the patches under the kernel.
 
-    XLA's own takes eight times as long on the CPU, for one kernel as for one of each chain.
+    XLA's own convolution takes eight times as long on the CPU, with one kernel and with one kernel per chain.
     """
     pads = jax.lax.padtype_to_pads(x.shape[1:3], kernel.shape[:2], strides, padding)
     x = jnp.pad(x, ((0, 0), *pads, (0, 0)))
@@ -84,18 +84,18 @@ def _convolve(
 
 
 class GRU(nnx.Module):
-    """A gated recurrent unit over tokens (Cho et al. 2014): the logits of the next token, after each token of x.
+    """A gated recurrent unit over tokens (Cho et al. 2014): the logits of the next token after each token of x.
 
-    The state after token t is ``h_t = cell(h_{t-1}, embedding[x_t])``, from ``h_0 = 0``, and the logits are
-    ``head(h_t)``: a function of x up to token t alone. For n rows of T tokens a gradient holds some
-    ``n T (12 width + 3 vocabulary)`` numbers, for each restart, member or chain; n is the
-    ``batch_size`` where there is one. The logits of a row that holds another token than 0, ..., vocabulary - 1 are NaN:
-    where a text has ended any token may stand in x, and only y has a value for padding (`next_token_rows`).
+    The state after token t is ``h_t = cell(h_{t-1}, embedding[x_t])`` with ``h_0 = 0``, and the logits are
+    ``head(h_t)``, so they depend on x up to token t only. For n rows of T tokens the gradient stores about
+    ``n T (12 width + 3 vocabulary)`` numbers for each restart, member or chain; with minibatches n is the
+    ``batch_size``. A row with a token outside 0, ..., vocabulary - 1 has NaN logits: after the end of a text x may hold
+    any token of the vocabulary, and only y has a value for padding (`next_token_rows`).
 
     Args:
-        vocabulary: how many kinds of tokens there are, in x and in y.
-        width: numbers in the state, and in the embedding of a token.
-        rngs: of the initial values, such as ``nnx.Rngs(0)``.
+        vocabulary: the number of kinds of tokens, in x and in y.
+        width: the size of the state and of the embedding of a token.
+        rngs: the keys of the initial values, such as ``nnx.Rngs(0)``.
 
     Raises:
         TypeError: when the tokens are not integers.
@@ -122,21 +122,21 @@ class GRU(nnx.Module):
 class Transformer(nnx.Module):
     """A causal transformer over tokens (Vaswani et al. 2017), normalised before each block as in GPT-2.
 
-    The logits after token t are a function of x up to token t alone, by the mask of its attention. There is no dropout:
-    a prior takes its place. For n rows of T tokens a gradient holds some
-    ``n T (26 width + 3 num_heads T)`` numbers for each layer, and ``n T (8 width + 3 vocabulary)`` beside them, for
-    each restart, member or chain; n is the ``batch_size`` where there is one. Rows of other tokens are those of `GRU`.
+    The attention is masked, so the logits after token t depend on x up to token t only. There is no dropout: a prior
+    takes its place. For n rows of T tokens the gradient stores about ``n T (26 width + 3 num_heads T)`` numbers per
+    layer, and ``n T (8 width + 3 vocabulary)`` more, for each restart, member or chain; with minibatches n is the
+    ``batch_size``. Tokens outside the vocabulary are treated as by `GRU`.
 
     Args:
-        vocabulary: how many kinds of tokens there are, in x and in y.
-        width: numbers that stand for a token.
-        num_layers: how many blocks of attention and MLP there are.
-        num_heads: heads of the attention, which share the width.
-        context: the most tokens that a row of x may have: each place has an embedding of its own.
-        rngs: of the initial values, such as ``nnx.Rngs(0)``.
+        vocabulary: the number of kinds of tokens, in x and in y.
+        width: the size of the vector of a token.
+        num_layers: the number of blocks of attention and MLP.
+        num_heads: the number of attention heads, which share the width.
+        context: the largest number of tokens in a row of x: each position has an embedding of its own.
+        rngs: the keys of the initial values, such as ``nnx.Rngs(0)``.
 
     Raises:
-        ValueError: when the heads do not divide the width, or a row is longer than the context.
+        ValueError: when `num_heads` does not divide `width`, or a row is longer than `context`.
         TypeError: when the tokens are not integers.
 
     Example:
@@ -169,7 +169,7 @@ class Transformer(nnx.Module):
 
 
 class _Block(nnx.Module):
-    """Attention to the tokens before, then an MLP on each, both added to what came in."""
+    """Attention to the earlier tokens, then an MLP on each token, both with a residual connection."""
 
     def __init__(self, width: int, num_heads: int, *, rngs: nnx.Rngs) -> None:
         self.norm1 = nnx.LayerNorm(width, rngs=rngs)
@@ -188,27 +188,27 @@ class _Block(nnx.Module):
 def _causal_attention(
     query: Float[Array, "n t h d"], key: Float[Array, "n t h d"], value: Float[Array, "n t h d"], **_: Any
 ) -> Float[Array, "n t h d"]:
-    """Means of the values up to each place, weighed by softmax(query key / sqrt(d)).
+    """Means of the values up to each position, with weights softmax(query key / sqrt(d)).
 
-    `jax.nn.dot_product_attention` would round the weights to float32 in double precision.
+    `jax.nn.dot_product_attention` would round the attention weights to float32 under float64.
     """
     length, _heads, size = query.shape[1:]
     scores = jnp.einsum("nthd,nshd->nhts", query, key) / size**0.5
-    seen = jnp.tril(jnp.ones((length, length), bool))
-    return jnp.einsum("nhts,nshd->nthd", jax.nn.softmax(jnp.where(seen, scores, -jnp.inf)), value)
+    mask = jnp.tril(jnp.ones((length, length), bool))
+    return jnp.einsum("nhts,nshd->nthd", jax.nn.softmax(jnp.where(mask, scores, -jnp.inf)), value)
 
 
 def _embedded(table: nnx.Embed, tokens: Int[Array, "... t"]) -> Float[Array, "... t d"]:
-    """The rows of a table; called, it would round them to float32 in double precision.
+    """The embeddings of tokens; calling the module would round them to float32 under float64.
 
-    A text with a token that is not in the table is NaN as a whole. NaN in the place of the token alone could be out of
-    sight, behind the padding of y, and spoil the gradient only.
+    A row with a token outside the table becomes NaN as a whole. If only that token were NaN, the padding of y could
+    hide it in the loss but not in the gradient.
     """
     if not jnp.issubdtype(tokens.dtype, jnp.integer):
         raise TypeError(
             f"Expected x to be integer tokens 0, ..., {table.num_embeddings - 1}; got {tokens.dtype}. Use "
             f"x.astype(int) if they are tokens."
         )
-    known = (tokens >= 0) & (tokens < table.num_embeddings)
-    vectors = jnp.take(table.embedding[...], jnp.where(known, tokens, 0), axis=0)
-    return jnp.where(known.all(axis=-1)[..., None, None], vectors, jnp.nan)
+    is_known = (tokens >= 0) & (tokens < table.num_embeddings)
+    vectors = jnp.take(table.embedding[...], jnp.where(is_known, tokens, 0), axis=0)
+    return jnp.where(is_known.all(axis=-1)[..., None, None], vectors, jnp.nan)

@@ -1,4 +1,4 @@
-"""Modules of Equinox, taken apart."""
+"""Equinox modules, split into parameters and the rest."""
 
 import math
 from collections.abc import Mapping
@@ -15,11 +15,11 @@ LAYERS = (
     *(eqx.nn.Linear, eqx.nn.Conv, eqx.nn.ConvTranspose, eqx.nn.GRUCell, eqx.nn.LSTMCell),
     *(eqx.nn.Embedding, eqx.nn.LayerNorm, eqx.nn.RMSNorm, eqx.nn.GroupNorm),
 )
-"""Layers of which it is known how many inputs their units sum."""
+"""Layers whose units sum a known number of inputs."""
 
 
 def take_apart(module: eqx.Module) -> Parts:
-    """The parameters of a module, its arrays of floats, and what is left; it is called on one row, mapped over rows.
+    """Split a module into its parameters (arrays of floats) and the rest; it takes one row, and is mapped over rows.
 
     Raises:
         ValueError: when the module has state, or no parameters.
@@ -41,7 +41,7 @@ def take_apart(module: eqx.Module) -> Parts:
 
 
 def name_of(path: Path) -> str:
-    """A path as the name of a site."""
+    """Return the site name of a path."""
     return jax.tree_util.keystr(path, simple=True, separator=".")
 
 
@@ -50,7 +50,7 @@ def _call(module: Any, x: Any) -> Any:
 
 
 def _inputs(module: eqx.Module) -> dict[str, int | None]:
-    """How many inputs a unit of each parameter of a known layer sums."""
+    """The number of inputs that a unit sums, for each parameter of a known layer."""
     inputs: dict[str, int | None] = {}
     for path, layer in _nodes(module, LAYERS):
         for part, _ in jax.tree.leaves_with_path(eqx.filter(layer, eqx.is_inexact_array)):
@@ -59,7 +59,7 @@ def _inputs(module: eqx.Module) -> dict[str, int | None]:
 
 
 def _num_inputs(layer: Any, name: str) -> int:
-    """Read from the layer and not from the shape, which has one axis more where `eqx.filter_vmap` has made a stack."""
+    """The number of inputs by the layer's fields: under `eqx.filter_vmap` the shape has one more axis."""
     match layer, name:
         case eqx.nn.Linear(), "weight":
             return 1 if layer.in_features == "scalar" else layer.in_features
@@ -69,7 +69,7 @@ def _num_inputs(layer: Any, name: str) -> int:
             return layer.input_size
         case eqx.nn.GRUCell() | eqx.nn.LSTMCell(), "weight_hh":
             return layer.hidden_size
-    return 1  # biases, scales, and embeddings, of which one row is taken at a time
+    return 1  # biases, scales, and embeddings, which are looked up one row at a time
 
 
 def _check_layer(name: str, layer: Any) -> None:
@@ -84,6 +84,6 @@ def _check_layer(name: str, layer: Any) -> None:
 
 
 def _nodes(module: Any, kinds: tuple[type, ...]) -> list[tuple[Path, Any]]:
-    """The parts of a pytree that are of some kinds, with their paths."""
+    """The nodes of a pytree that are instances of `kinds`, with their paths."""
     leaves = jax.tree.leaves_with_path(module, is_leaf=lambda node: isinstance(node, kinds))
     return [(path, node) for path, node in leaves if isinstance(node, kinds)]

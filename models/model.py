@@ -1,4 +1,4 @@
-"""A network, an observation and a prior: a NumPyro model."""
+"""A NumPyro model made of a network, an observation and a prior."""
 
 from dataclasses import dataclass
 from inspect import signature
@@ -16,13 +16,13 @@ from .values import compared_by_value
 
 
 class Network(Protocol):
-    """Turns x into outputs and samples its weights: ``network(x, num_outputs, prior=prior)`` -> eta (n, outputs)."""
+    """A map from x to outputs that samples its weights: ``network(x, num_outputs, prior=prior)`` -> (n, outputs)."""
 
     def __call__(self, x: AnyArray, num_outputs: int = 1, *, prior: Prior = ...) -> Array: ...
 
 
 class Observation(Protocol):
-    """The distribution of y given eta: says how many outputs it needs, and samples or observes y when called."""
+    """The distribution of y given eta: states the number of outputs it needs, and samples or observes y when called."""
 
     @property
     def num_outputs(self) -> int: ...
@@ -38,14 +38,14 @@ class Model:
     Frozen and hashable: equal models share their compiled code.
 
     Args:
-        network: turns x into outputs; `MLP`, `Lift` of a module, or any function ``network(x, num_outputs,
+        network: the map from x to outputs; `MLP`, `Lift` of a module, or any function ``network(x, num_outputs,
             prior=prior)`` that samples its weights.
         observation: the distribution of y given the outputs.
-        prior: the prior of the weights; see `flatprior.models`. Where it is left out every weight is Normal(0, 1),
-            also each parameter of a lifted module, whatever it is for; `priors` calls it the default.
+        prior: the prior of the weights; see `flatprior.models`. By default every weight is Normal(0, 1), including
+            every parameter of a lifted module, whatever its role; `priors` then prints "default".
 
     Raises:
-        TypeError: when a part is not of its kind.
+        TypeError: when an argument is not of its kind.
 
     Example:
         >>> from flatprior.models import MLP, Categorical, Model, fan_in, gaussian
@@ -71,20 +71,20 @@ class Model:
         """The NumPyro model: sample the weights, then sample or observe y.
 
         Args:
-            x: n rows of features; a pytree of such arrays for a network that takes one.
+            x: n rows of features; or a pytree of such arrays, if the network takes one.
             y: n observations, or None to sample them.
 
         Raises:
-            ValueError: when the observation has a site of the name of a weight.
+            ValueError: when a site of the observation has the same name as a weight.
         """
         with trace() as sites:
             eta = self.network(x, self.observation.num_outputs, prior=self.prior)
-        with _Apart(self.network, [name for name, site in sites.items() if site["type"] != "plate"]):
+        with _DistinctNames(self.network, [name for name, site in sites.items() if site["type"] != "plate"]):
             return self.observation(eta, y)
 
 
-class _Apart(Messenger):
-    """Keeps the sites of an observation from names that weights have: NumPyro would let a plate replace a weight."""
+class _DistinctNames(Messenger):
+    """Rejects sites of an observation that share a name with a weight: NumPyro would let a plate replace a weight."""
 
     def __init__(self, network: Network, weights: list[str]) -> None:
         super().__init__()
@@ -93,7 +93,7 @@ class _Apart(Messenger):
     def process_message(self, msg: dict[str, Any]) -> None:
         if msg.get("name") in self.weights:
             raise ValueError(
-                f"Model: expected weights of other names than the sites of the observation; {msg['name']!r} is both, "
-                f"there and in {self.network!r}. Rename the parameter, or hold the module in a field of another, which "
-                f"makes its path longer."
+                f"Model: expected weights and sites of the observation with different names; got {msg['name']!r} in "
+                f"both the observation and {self.network!r}. Rename the parameter, or make the module a field of "
+                f"another, which makes its path longer."
             )

@@ -1,4 +1,4 @@
-"""Modules of other libraries, taken apart into their parameters and what is left."""
+"""Modules of other libraries, split into their parameters and the rest."""
 
 import sys
 from collections.abc import Callable, Mapping
@@ -15,34 +15,34 @@ type Path = tuple[Any, ...]
 
 NO_FUNCTION = "A network is a function of x and its weights."
 BATCH_NORM = (
-    "The output of a row would depend on the other rows of its batch, and on averages kept between calls: that is no "
-    "likelihood of rows. Use {instead}."
+    "The output of a row would depend on the other rows of its batch and on running averages: this is not a likelihood "
+    "of independent rows. Use {instead}."
 )
 MIXED = (
-    "The output of a row depends on the other rows of its batch: that is no likelihood of rows, and the same row would "
-    "be predicted otherwise alone than among others. Compute what it takes from all rows, such as their mean, before "
-    "the fit."
+    "The output of a row depends on the other rows of its batch: this is not a likelihood of independent rows, and the "
+    "prediction for a row would change with the rows around it. Compute quantities over all rows, such as their mean, "
+    "before the fit."
 )
 DROPOUT = (
-    "Noise drawn anew at every call belongs to no density. Leave it out, or switch it off: {off}. For predictions that "
-    "are less sure of themselves use Ensemble(), or a posterior by NUTS() or MCLMC()."
+    "Noise drawn anew at every call is not part of a density. Leave it out, or switch it off: {off}. For less "
+    "confident predictions use Ensemble(), or a posterior by NUTS() or MCLMC()."
 )
 
 
 class Parts(NamedTuple):
-    """A module taken apart: copies, which no later change of the module reaches."""
+    """A module split into parts. They are copies: later changes of the module do not affect them."""
 
     name: str
     """The class of the module."""
     values: dict[str, np.ndarray]
-    """Path of each parameter -> the module's own value."""
+    """Path of each parameter -> its value in the module."""
     shapes: dict[str, LayerShape]
     rebuild: Callable[[Mapping[str, Any]], Any]
-    """Path -> value; gives the module with these values."""
+    """(path -> value) -> the module with these values."""
     call: Callable[[Any, Any], Any]
-    """(module, n rows of x) -> its outputs, n rows."""
+    """(module, n rows of x) -> n rows of outputs."""
     row_by_row: bool
-    """Whether `call` gives the module one row at a time, so that it cannot mix them."""
+    """Whether `call` passes one row at a time to the module, so that it cannot mix rows."""
 
 
 def parts_of(
@@ -54,10 +54,10 @@ def parts_of(
     *,
     row_by_row: bool,
 ) -> Parts:
-    """The parts of a module; vectors need no entry in `inputs`, which says how many inputs a unit sums.
+    """The parts of a module; `inputs` maps a path to the number of inputs that a unit sums (1 for vectors).
 
     Raises:
-        ValueError: when there are no parameters, or they are complex, or without values.
+        ValueError: when the module has no parameters, or they are complex or traced.
     """
     name = type(module).__name__
     if not values:
@@ -77,13 +77,13 @@ def parts_of(
 
 
 def in_its_type(own: np.ndarray, value: Any) -> Array:
-    """A value of a parameter as the module is to have it: in half precision where that is what it keeps."""
+    """A value of a parameter in the type that the module uses: half precision if its own value has it."""
     value = jnp.asarray(value, float)
     return value.astype(own.dtype) if own.dtype.itemsize < 4 else value
 
 
 def host_copy(value: Any) -> Any:
-    """A parameter as a NumPy array, which no later change of the module reaches; a traced one as it is."""
+    """A copy of a parameter as a NumPy array; a tracer is returned as it is."""
     return value if isinstance(value, Tracer) else np.array(value)
 
 
@@ -95,12 +95,12 @@ def add(values: dict[str, Any], name: str, value: Any) -> None:
 
 
 def refuse(name: str, what: str, cure: str) -> NoReturn:
-    """Raise, since a module has state."""
+    """Raise an error for a module with state."""
     raise ValueError(f"Lift: expected a module without state; {name!r} is {what}. {cure}")
 
 
 def library_of(value: Any) -> str | None:
-    """The library that a value is a module of. Imports none: a module exists only where its library is."""
+    """The library whose module a value is, or None. Imports nothing: a module exists only if its library is loaded."""
     for library in ("flax.nnx", "equinox", "flax.linen"):
         base = getattr(sys.modules.get(library), "Module", None)
         if base is not None and isinstance(value, base):

@@ -1,4 +1,4 @@
-"""Networks: x -> eta, with the weights as sample sites."""
+"""Networks: maps from x to eta whose weights are sample sites."""
 
 import math
 from collections.abc import Callable
@@ -27,14 +27,14 @@ ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
 class MLP:
     """A multilayer perceptron, ``h_l = activation(h_{l-1} W_l + b_l)``, linear in its last layer.
 
-    The sites of layer l (from 1) are ``w{l}``, shaped (inputs, outputs), and ``b{l}``, shaped (outputs,); their
-    dimensions are named feature, hidden1, hidden2, ..., output. Inside a model written by hand call it like a function;
-    two networks in one model are told apart by `numpyro.handlers.scope`.
+    The sites of layer l (from 1) are ``w{l}`` of shape (inputs, outputs) and ``b{l}`` of shape (outputs,); their
+    dimensions are named feature, hidden1, hidden2, ..., output. In a model written by hand, call it like a function,
+    and wrap two networks in `numpyro.handlers.scope` to give their sites different names.
 
     Args:
         widths: the number of hidden units of each layer; ``()`` is a linear map.
         activation: one of relu, silu, gelu, elu, tanh, sigmoid, softplus, or a function of an array. Smooth ones (silu,
-            the default, or tanh) give posteriors that are easier to sample than relu's.
+            the default, or tanh) give posteriors that are easier to sample than with relu.
 
     Raises:
         ValueError: when a width is not a positive integer or the activation is unknown.
@@ -73,7 +73,7 @@ class MLP:
 
         Args:
             x: features in the last axis, rows before it.
-            num_outputs: number of outputs a row, k.
+            num_outputs: the number of outputs per row, k.
             prior: the prior of the weights; see `flatprior.models`.
 
         Raises:
@@ -86,7 +86,7 @@ class MLP:
         sites = self.sites(jnp.shape(x)[-1], num_outputs)
         weights = sample_weights(prior, sites)
         activation = self.activation if callable(self.activation) else ACTIVATIONS[self.activation]
-        # With more rows than units XLA's CPU code is up to 1.4 times as fast on W^T h, features first, as on h W.
+        # With more rows than units, XLA's CPU code computes W^T h, features first, up to 1.4 times as fast as h W.
         rows_first = max(size for shape, _ in sites.values() for size in shape) > math.prod(jnp.shape(x)[:-1])
         h = jnp.asarray(x) if rows_first else jnp.moveaxis(jnp.asarray(x), -1, 0)
         for i in range(1, len(self.widths) + 2):

@@ -1,4 +1,4 @@
-"""Modules of Flax NNX, taken apart."""
+"""Flax NNX modules, split into parameters and the rest."""
 
 import math
 from collections.abc import Mapping
@@ -12,13 +12,13 @@ from flax import nnx
 from .modules import BATCH_NORM, DROPOUT, NO_FUNCTION, Parts, Path, add, host_copy, in_its_type, parts_of, refuse
 
 BIASED = (nnx.Linear, nnx.LinearGeneral, nnx.Conv, nnx.ConvTranspose, nnx.LayerNorm, nnx.RMSNorm, nnx.GroupNorm)
-"""Layers whose biases and scales stand for one unit each."""
+"""Layers whose biases and scales have one element per unit."""
 
 
 def take_apart(module: nnx.Module) -> Parts:
-    """The parameters of a module, those of the type nnx.Param that hold floats, and what is left.
+    """Split a module into its parameters (floats in an nnx.Param) and the rest.
 
-    Plain arrays, integers, and variables of the type nnx.Variable itself are constants.
+    Plain arrays, integers, and variables whose type is nnx.Variable itself are constants.
 
     Raises:
         ValueError: when the module has state, or no parameters.
@@ -30,7 +30,7 @@ def take_apart(module: nnx.Module) -> Parts:
     leaves = {path: _copied(leaf) for path, leaf in nnx.to_flat_state(state)}
     values: dict[str, np.ndarray] = {}
     paths: dict[Path, str] = {}
-    for path in sorted(leaves, key=lambda path: _place(path, layers)):
+    for path in sorted(leaves, key=lambda path: _position(path, layers)):
         if _is_weight(name_of(path), leaves[path]):
             add(values, name_of(path), host_copy(leaves[path].get_value()))
             paths[path] = name_of(path)
@@ -48,35 +48,35 @@ def take_apart(module: nnx.Module) -> Parts:
 
 
 def name_of(path: Path) -> str:
-    """A path as the name of a site."""
+    """Return the site name of a path."""
     return ".".join(map(str, path))
 
 
 def _call(module: Any, x: Any) -> Any:
-    before = _others(module)
+    before = _constants(module)
     out = module(jax.tree.map(jnp.asarray, x))
-    after = _others(module)
+    after = _constants(module)
     for path, value in before.items():
         if after.get(path) is not value:
-            what = "changed by a call, or written back by nnx.jit or another transform of NNX"
+            what = "a variable that a call changes, or that nnx.jit or another transform of NNX writes back"
             refuse(name_of(path), what, f"{NO_FUNCTION} Keep constants as arrays, not as variables.")
     return out
 
 
-def _others(module: nnx.Module) -> dict[Path, Any]:
-    """The values of the variables that are no parameters, and that a call must not change."""
-    # Recurrent layers draw a key for an initial state of 0 at every call; what dropout that is off draws goes nowhere.
+def _constants(module: nnx.Module) -> dict[Path, Any]:
+    """The values of all variables other than parameters, which a call must not change."""
+    # Recurrent layers draw a key for their zero initial state at every call; dropout that is off ignores its draws.
     harmless = nnx.RNN | nnx.RNNCellBase | nnx.Dropout | nnx.MultiHeadAttention
     drawing = [path for path, layer in nnx.iter_modules(module) if isinstance(layer, harmless)]
-    found = nnx.to_flat_state(nnx.state(module, nnx.All(nnx.Variable, nnx.Not(nnx.Param))))
-    return {path: leaf.get_value() for path, leaf in found if path[:-2] not in drawing}
+    variables = nnx.to_flat_state(nnx.state(module, nnx.All(nnx.Variable, nnx.Not(nnx.Param))))
+    return {path: leaf.get_value() for path, leaf in variables if path[:-2] not in drawing}
 
 
 def _is_weight(name: str, leaf: Any) -> bool:
     if not isinstance(leaf, nnx.Variable) or type(leaf) is nnx.Variable or isinstance(leaf, nnx.RngState):
         return False
     if not isinstance(leaf, nnx.Param):
-        cure = "Make parameters of nnx.Param, constants of nnx.Variable itself; leave out what is kept between calls."
+        cure = "Use nnx.Param for parameters and nnx.Variable itself for constants; leave out state."
         refuse(name, f"a variable of the type {type(leaf).__name__}", cure)
     value = leaf.get_value()
     if not isinstance(value, jax.Array | np.ndarray):
@@ -93,9 +93,9 @@ def _check_layer(name: str, layer: Any) -> None:
 
 
 def _num_inputs(layer: Any, name: Any) -> int | None:
-    """How many inputs a unit of a parameter sums; None where that is not known.
+    """The number of inputs that a unit sums, or None if unknown.
 
-    Read from the layer and not from the shape, which has one axis more where `nnx.vmap` has made a stack of layers.
+    It comes from the layer's fields: in a stack of layers made by `nnx.vmap` the shape has one more axis.
     """
     match layer, name:
         case nnx.Linear(), "kernel":
@@ -103,26 +103,26 @@ def _num_inputs(layer: Any, name: Any) -> int | None:
         case nnx.Conv() | nnx.ConvTranspose(), "kernel":
             groups = layer.feature_group_count if isinstance(layer, nnx.Conv) else 1
             return math.prod(layer.kernel_size) * layer.in_features // groups
-        case nnx.LinearGeneral(), "kernel":  # of attention: its heads and their width are outputs
+        case nnx.LinearGeneral(), "kernel":  # in attention, heads and their width are outputs
             return math.prod(layer.in_features)
-        case nnx.Embed(), "embedding":  # one row at a time
+        case nnx.Embed(), "embedding":  # looked up one row at a time
             return 1
         case _, "bias" | "scale" if isinstance(layer, BIASED):
             return 1
     return None
 
 
-def _place(path: Path, layers: Mapping[Path, Any]) -> tuple[int, ...]:
-    """Where a variable stands in its module: NNX sorts attributes by name, and not as they were made."""
-    place = []
+def _position(path: Path, layers: Mapping[Path, Any]) -> tuple[int, ...]:
+    """The position of a variable in the order of definition; NNX sorts attributes by name."""
+    position = []
     for i, part in enumerate(path):
         made = [str(name) for name in vars(layers[path[:i]])] if path[:i] in layers else []
-        place.append(made.index(str(part)) if str(part) in made else part if isinstance(part, int) else 0)
-    return tuple(place)
+        position.append(made.index(str(part)) if str(part) in made else part if isinstance(part, int) else 0)
+    return tuple(position)
 
 
 def _copied(leaf: Any) -> Any:
-    """A leaf whose arrays are copies: neither changes in place nor donated buffers reach them."""
+    """A leaf with copied arrays, safe from changes in place and from donated buffers."""
     if isinstance(leaf, nnx.Variable):
         return leaf.replace(_copied(leaf.get_value()))
     return leaf.copy() if isinstance(leaf, jax.Array | np.ndarray) else leaf

@@ -1,15 +1,16 @@
-"""Observations: the distribution of y given the outputs eta. Its negative log likelihood is the loss.
+"""Observations: distributions of y given the outputs eta. The negative log likelihood is the loss.
 
 An observation of your own is a callable of eta and y that samples the site ``y`` in a plate over rows, and states in
-``num_outputs`` how many outputs it needs. What y is, is read from the distribution of that site when y is not given: by
-its ``support``, its ``mean``, ``variance`` and ``cdf`` where they exist, and a parameter ``logits`` in its
-``arg_constraints``. Two attributes are read that NumPyro does not know, both of them optional:
+``num_outputs`` how many outputs it needs. The kind of y is read from the distribution of that site when y is not given:
+from its ``support``, its ``mean``, ``variance`` and ``cdf`` where they exist, and a parameter ``logits`` in its
+``arg_constraints``. Two further attributes, which NumPyro does not define, are optional:
 
-- ``loss``, a string: what deep learning calls its negative log probability (`SoftCategorical`);
-- ``padding``, an integer, with ``logits`` of shape (..., T, K): a row of y is then T tokens, and `padding` the value of
-  y where there is none (`Tokens`).
+- ``loss``, a string: the name of the negative log probability in deep learning (`SoftCategorical`);
+- ``padding``, an integer, with ``logits`` of shape (..., T, K): a row of y is then T tokens, and `padding` is the value
+  of y where there is no token (`Tokens`).
 
-The protocol is one of structure: nothing has to be imported or registered. `flatprior.inference.response` has it whole.
+The protocol is structural: nothing has to be imported or registered. `flatprior.inference.response` documents it in
+full.
 """
 
 import math
@@ -34,7 +35,7 @@ SITE = "y"
 """The name of the observed site."""
 
 SCALE_FLOOR = 1e-6
-"""Smallest scale that a network can express, in units of y: softplus alone is 0 in float32 below -104."""
+"""The smallest scale that a network can express, in units of y: softplus alone is 0 in float32 below -104."""
 
 
 @dataclass(frozen=True)
@@ -43,14 +44,14 @@ class Bernoulli:
 
     @property
     def num_outputs(self) -> int:
-        """Outputs that the network must have: one logit."""
+        """The number of outputs that the network must have: one logit."""
         return 1
 
     def __call__(self, eta: Float[Array, "n 1"], y: Shaped[AnyArray, "..."] | None = None) -> AnyArray:
         """Sample or observe y.
 
         Raises:
-            ValueError: when eta is not (n, 1), or y not one label a row.
+            ValueError: when eta is not (n, 1), or y is not one label per row.
         """
         _check_rows("Bernoulli", eta, y)
         return _observe(dist.Bernoulli(logits=eta[..., 0]), y)
@@ -60,11 +61,11 @@ class Bernoulli:
 class Categorical:
     """y is one of 0, ..., num_classes - 1 with probabilities softmax(eta). The loss is softmax cross-entropy.
 
-    Integer labels of shape (n,) are classes. Rows of probabilities, shape (n, num_classes), are soft labels: the term
-    of a row is then the expected log likelihood ``sum_k y_k log p_k``, the negative cross-entropy of y and p.
+    Integer labels of shape (n,) are classes. Rows of probabilities, shape (n, num_classes), are soft labels: a row then
+    contributes the expected log likelihood ``sum_k y_k log p_k``, the negative cross-entropy of y and p.
 
     Args:
-        num_classes: how many classes there are, at least 2.
+        num_classes: the number of classes, at least 2.
 
     Raises:
         ValueError: when there are fewer than two classes.
@@ -78,14 +79,15 @@ class Categorical:
 
     @property
     def num_outputs(self) -> int:
-        """Outputs that the network must have: a logit a class."""
+        """The number of outputs that the network must have: one logit per class."""
         return self.num_classes
 
     def __call__(self, eta: Float[Array, "n k"], y: Shaped[AnyArray, "..."] | None = None) -> AnyArray:
         """Sample or observe y.
 
         Raises:
-            ValueError: when eta is not (n, num_classes), or y neither one label nor num_classes probabilities a row.
+            ValueError: when eta is not (n, num_classes), or y is neither one label nor num_classes probabilities per
+                row.
             TypeError: when the labels are not integers.
         """
         if eta.ndim == 2 and y is not None and jnp.shape(y) == eta.shape:
@@ -103,18 +105,18 @@ class Categorical:
 class CategoricalSequence:
     """y is a row of T tokens, each one of 0, ..., num_classes - 1 with probabilities softmax(eta_t).
 
-    The loss of a row is softmax cross-entropy, summed over its tokens. With a network whose outputs at place t depend
-    on x up to place t alone, and x the tokens before those of y (`next_token_rows`), it is minus the log probability
-    of the whole row, by the chain rule: teacher forcing is maximum likelihood. A row is one observation: it has one
-    log probability, and weights are drawn for rows, not for tokens.
+    The loss of a row is softmax cross-entropy, summed over its tokens. If the outputs of the network at position t
+    depend on x up to position t only, and x holds the tokens that precede those of y (`next_token_rows`), it is minus
+    the log probability of the whole row, by the chain rule: teacher forcing is maximum likelihood. A row is one
+    observation: it has one log probability, and minibatches, folds and scores count rows, not tokens.
 
     Args:
-        num_classes: how many kinds of tokens there are, at least 2.
-        padding: the value of y where there is no token, wherever it stands. It adds 0 to the log probability; a row of
-            padding alone is an empty text, of probability 1.
+        num_classes: the number of kinds of tokens, at least 2.
+        padding: the value of y where there is no token, at any position. It adds 0 to the log probability; a row of
+            padding only is an empty text, of probability 1.
 
     Raises:
-        ValueError: when there are fewer than two kinds, or padding is one of them.
+        ValueError: when there are fewer than two kinds of tokens, or `padding` is one of them.
 
     Example:
         >>> import jax.numpy as jnp
@@ -139,25 +141,25 @@ class CategoricalSequence:
 
     @property
     def num_outputs(self) -> int:
-        """Outputs that the network must have at every token: a logit a class."""
+        """The number of outputs that the network must have at every token: one logit per class."""
         return self.num_classes
 
     def __call__(self, eta: Float[Array, "n t k"], y: Shaped[AnyArray, "..."] | None = None) -> AnyArray:
         """Sample or observe y.
 
         Raises:
-            ValueError: when eta has no logits for every token, or y is not T tokens a row.
+            ValueError: when eta does not have logits for every token, or y is not T tokens per row.
             TypeError: when the tokens are not integers.
         """
         if eta.ndim != 3:
             raise ValueError(
                 f"CategoricalSequence: expected outputs for every token, eta of shape (n, T, {self.num_classes}); got "
-                f"{eta.shape}. Use a network of sequences, such as Lift(GRU(...)), or Categorical for one class a row."
+                f"{eta.shape}. Use a network for sequences, such as Lift(GRU(...)); for one class per row, Categorical."
             )
         if y is not None and jnp.shape(y) != eta.shape[:-1]:
             raise ValueError(
                 f"CategoricalSequence: expected y of shape {eta.shape[:-1]}, a token for each of x; got "
-                f"{jnp.shape(y)}. Fill up shorter rows with {self.padding}."
+                f"{jnp.shape(y)}. Pad shorter rows with {self.padding}."
             )
         if y is not None and not jnp.issubdtype(jnp.result_type(y), jnp.integer):
             raise TypeError(
@@ -175,14 +177,14 @@ class Normal:
     Args:
         scale: the standard deviation of y around its mean, in units of y:
 
-            - a number: known and the same for all rows. The loss is ``(y - mean)^2 / (2 scale^2)`` and a constant:
+            - a number: known and the same for all rows. The loss is ``(y - mean)^2 / (2 scale^2)`` plus a constant:
               least squares.
             - a NumPyro distribution over positive numbers: one unknown scale, the site ``scale``, with this prior.
-            - ``"network"``: a second output of the network gives it row by row, ``softplus(eta[:, 1]) + 1e-6``
-              (heteroscedastic; Lakshminarayanan et al. 2017, section 2.2.1). It is positive and never 0.
+            - ``"network"``: a second output of the network, ``softplus(eta[:, 1]) + 1e-6`` in each row
+              (heteroscedastic; Lakshminarayanan et al. 2017, section 2.2.1). It is never 0.
 
     Raises:
-        ValueError: when the scale is not positive or is none of these.
+        ValueError: when the scale is not positive, or none of these.
     """
 
     scale: float | dist.Distribution | Literal["network"] = "network"
@@ -204,14 +206,14 @@ class Normal:
 
     @property
     def num_outputs(self) -> int:
-        """Outputs that the network must have: the mean, and the scale when the network gives it."""
+        """The number of outputs that the network must have: the mean, and the scale if it is an output."""
         return 2 if self.scale == "network" else 1
 
     def __call__(self, eta: Float[Array, "n k"], y: Shaped[AnyArray, "..."] | None = None) -> AnyArray:
         """Sample or observe y.
 
         Raises:
-            ValueError: when eta is not (n, 1), or (n, 2) with the scale, or y not one number a row.
+            ValueError: when eta is not (n, 1), or (n, 2) with the scale, or y is not one number per row.
         """
         _check_rows("Normal", eta, y)
         if isinstance(self.scale, dist.Distribution):
@@ -229,14 +231,14 @@ class Poisson:
 
     @property
     def num_outputs(self) -> int:
-        """Outputs that the network must have: the log of the rate."""
+        """The number of outputs that the network must have: the log of the rate."""
         return 1
 
     def __call__(self, eta: Float[Array, "n 1"], y: Shaped[AnyArray, "..."] | None = None) -> AnyArray:
         """Sample or observe y.
 
         Raises:
-            ValueError: when eta is not (n, 1), or y not one count a row.
+            ValueError: when eta is not (n, 1), or y is not one count per row.
         """
         _check_rows("Poisson", eta, y)
         return _observe(dist.Poisson(jnp.exp(eta[..., 0])), y)
@@ -245,12 +247,12 @@ class Poisson:
 class SoftCategorical(dist.Distribution):
     """Rows of probabilities under softmax(logits), scored by the expected log likelihood ``sum_k y_k log p_k``.
 
-    At a one-hot row this is the Categorical log probability of its class. It is the likelihood of soft labels, not a
+    For a one-hot row this is the Categorical log probability of its class. It is the likelihood of soft labels, not a
     normalised density over the simplex; samples are one-hot.
     """
 
     loss: ClassVar[str] = "soft-label cross-entropy"
-    """What its negative log probability is called."""
+    """The name of its negative log probability."""
     arg_constraints: ClassVar = {"logits": constraints.real_vector}
     support = constraints.simplex
     pytree_data_fields = ("logits",)
@@ -268,21 +270,21 @@ class SoftCategorical(dist.Distribution):
 
 
 def _observe(d: dist.Distribution, y: AnyArray | None) -> AnyArray:
-    """The observed site: rows are independent given the weights."""
+    """Sample or observe y; rows are independent given the weights."""
     with numpyro.plate("row", d.batch_shape[-1]):
         return numpyro.sample(SITE, d, obs=y)
 
 
 def _check_rows(name: str, eta: Array, y: AnyArray | None, also: str = "") -> None:
-    """One y a row; NumPyro would broadcast (n,) against (n, 1) to an (n, n) log probability without a word."""
+    """Check that there is one y per row: NumPyro would silently broadcast (n,) against (n, 1) to (n, n)."""
     if eta.ndim != 2:
-        cure = "out[:, None]" if eta.ndim == 1 else "out[:, 0], say, or give an MLP x.reshape(len(x), -1)"
+        cure = "out[:, None]" if eta.ndim == 1 else "for instance out[:, 0], or give an MLP x.reshape(len(x), -1)"
         expected = eta.shape[:1] + (eta.shape[1:] or (1,))[-1:]
         raise ValueError(
-            f"{name}: expected one vector of outputs a row, eta of shape {expected}; got {eta.shape}. Let the network "
-            f"return {cure}."
+            f"{name}: expected one vector of outputs per row, eta of shape {expected}; got {eta.shape}. Let the "
+            f"network return {cure}."
         )
     rows = eta.shape[:-1]
     if y is not None and jnp.shape(y) != rows:
         cure = " Use y[:, 0]." if jnp.shape(y) == (*rows, 1) else ""
-        raise ValueError(f"Expected y of shape {rows}, one a row of x{also}; got {jnp.shape(y)}.{cure}")
+        raise ValueError(f"Expected y of shape {rows}, one value per row of x{also}; got {jnp.shape(y)}.{cure}")

@@ -18,22 +18,22 @@ from .values import compared_by_value
 
 FLAT, FIXED = "flat", "fixed"
 ONE_FOR_ALL, DEFAULT = "one prior for all", "default"
-"""Who set the prior of a site where the prior is no mapping: the user, or nobody."""
+"""The source of a site's prior if the prior is not a mapping: the user, or `Model`'s default."""
 
 Shape = tuple[int, ...]
 PriorFunction = Callable[[str, Shape], dist.Distribution]
 type SitePrior = PriorFunction | dist.Distribution | Literal["flat", "fixed"]
 """The prior of a site: a function of (site, shape), a distribution that every element follows, "flat" (a density that
-is 1 everywhere), or "fixed" (no site at all: a parameter that keeps the value that it has in a lifted module)."""
+is 1 everywhere), or "fixed" (not a site: the parameter of a lifted module keeps its value)."""
 type Prior = SitePrior | Mapping[str, SitePrior]
 """The prior of a network: one for all its sites, or a mapping from patterns of site names to priors."""
 
 
 class LayerShape(tuple[int, ...]):
-    """The shape of a parameter of a layer, which also says how many inputs a unit of it sums."""
+    """The shape of a parameter of a layer, with the number of inputs that a unit sums."""
 
     num_inputs: int | None
-    """None where the axes of the parameter could mean anything."""
+    """None if the meaning of the axes is unknown."""
 
     def __new__(cls, shape: Shape, num_inputs: int | None) -> "LayerShape":
         self = super().__new__(cls, shape)
@@ -45,13 +45,13 @@ class LayerShape(tuple[int, ...]):
 class gaussian:  # noqa: N801  (reads as a function, and is compared and hashed as a value)
     """Every weight is Normal(0, scale), independently.
 
-    Its negative log density is weight decay: ``|w|^2 / (2 scale^2)`` and a constant (MacKay 1992, eq. 5).
+    Its negative log density is weight decay: ``|w|^2 / (2 scale^2)`` plus a constant (MacKay 1992, eq. 5).
 
     An optimiser's ``weight_decay`` (PyTorch's SGD and Adam, `optax.add_decayed_weights`) adds ``weight_decay * w`` to
-    the gradient of the loss that it is given: `from_weight_decay` and `weight_decay` convert.
+    the gradient of its loss: `from_weight_decay` and `weight_decay` convert between the two.
 
     Args:
-        scale: standard deviation of each weight.
+        scale: the standard deviation of each weight.
 
     Raises:
         ValueError: when `scale` is not a positive finite number.
@@ -69,18 +69,18 @@ class gaussian:  # noqa: N801  (reads as a function, and is compared and hashed 
     def from_weight_decay(
         cls, weight_decay: float, *, loss: Literal["sum", "mean"], num_rows: int | None = None
     ) -> "gaussian":
-        """The prior that a weight decay is: ``scale = 1 / sqrt(weight_decay)``, of a mean loss ``times num_rows``.
+        """Return the prior equivalent to a weight decay: ``scale = 1 / sqrt(weight_decay)``, times num_rows for a mean.
 
         Args:
-            weight_decay: what an optimiser adds to the gradient, times w: the penalty is ``weight_decay / 2 |w|^2``. A
-                penalty stated as ``alpha |w|^2`` has weight decay ``2 alpha``. Decoupled weight decay (AdamW) is no
-                prior.
-            loss: whether the loss beside it is the negative log likelihood's "sum" over rows or its "mean". (A mean
-                squared error without a factor is the mean for ``Normal(scale=sqrt(1/2))``.)
+            weight_decay: the factor of w that an optimiser adds to the gradient: the penalty is
+                ``weight_decay / 2 |w|^2``. A penalty ``alpha |w|^2`` has weight decay ``2 alpha``. Decoupled weight
+                decay (AdamW) is not a prior.
+            loss: whether the loss is the "sum" or the "mean" of the negative log likelihood over rows. (A mean squared
+                error without a factor is the mean for ``Normal(scale=sqrt(1/2))``.)
             num_rows: the number of rows of the whole data, for a mean.
 
         Raises:
-            ValueError: when weight_decay is not positive, or num_rows is not given for a mean, or for a sum.
+            ValueError: when `weight_decay` is not positive, or `num_rows` is missing for a mean or given for a sum.
 
         Example:
             >>> from flatprior.models import gaussian
@@ -94,9 +94,9 @@ class gaussian:  # noqa: N801  (reads as a function, and is compared and hashed 
         return cls(1 / math.sqrt(weight_decay * _rows_in(loss, num_rows)))
 
     def weight_decay(self, *, loss: Literal["sum", "mean"], num_rows: int | None = None) -> float:
-        """The weight decay that this prior is: ``1 / scale^2``, of a mean loss divided by num_rows.
+        """Return the weight decay equivalent to this prior: ``1 / scale^2``, divided by num_rows for a mean.
 
-        Arguments and errors are those of `from_weight_decay`, whose inverse it is.
+        This is the inverse of `from_weight_decay`, with the same arguments and errors.
         """
         return 1 / (self.scale**2 * _rows_in(loss, num_rows))
 
@@ -105,16 +105,17 @@ class gaussian:  # noqa: N801  (reads as a function, and is compared and hashed 
 class fan_in:  # noqa: N801
     """Every weight is Normal(0, scale / sqrt(number of inputs)); biases are Normal(0, scale).
 
-    Keeps the spread of a layer's output the same whatever its width, so that wide networks have a limit (Neal 1996,
-    section 2.1). The number of inputs is the product of all axes of the site but the last; of a lifted module it is
-    what its layer says, whose axes may come in another order (`Lift` has the list).
+    The standard deviation of a layer's output does then not depend on its width, so that wide networks have a limit
+    (Neal 1996, section 2.1). The number of inputs is the product of all axes of the site but the last; in a lifted
+    module it depends on the layer, since the axes may come in another order (listed in `Lift`).
 
     Args:
-        scale: standard deviation of a unit's summed input when its inputs have mean square 1.
-        inputs: the axes of the site that run over inputs, for parameters that belong to no known layer.
+        scale: the standard deviation of a unit's summed input if its inputs have mean square 1.
+        inputs: the axes of the site that run over inputs, for parameters that do not belong to a known layer.
 
     Raises:
-        ValueError: when `scale` is not a positive finite number, or a site has no known inputs or not these axes.
+        ValueError: when `scale` is not a positive finite number, the inputs of a site are unknown, or it does not have
+            these axes.
     """
 
     scale: float = 1.0
@@ -137,8 +138,8 @@ class fan_in:  # noqa: N801
             return math.prod(shape[:-1])
         if shape.num_inputs is None:
             raise ValueError(
-                f"fan_in: which axes of {site!r}, shape {tuple(shape)}, run over inputs is not known, as it is of no "
-                f"known layer. Say it, {{{site!r}: fan_in({self.scale}, inputs=(0,))}}, or give it another prior."
+                f"fan_in: expected {site!r}, shape {tuple(shape)}, to belong to a known layer; its input axes are "
+                f"unknown. Give them, {{{site!r}: fan_in({self.scale}, inputs=(0,))}}, or use another prior."
             )
         return shape.num_inputs
 
@@ -151,7 +152,7 @@ class per_site:  # noqa: N801
     items: tuple[tuple[str, SitePrior], ...]
 
     def check(self, sites: Mapping[str, object]) -> None:
-        """Raise when a key gives no site its prior or a site matches no key."""
+        """Raise an error if a key sets no site's prior or a site matches no key."""
         keys = [key for key, _ in self.items]
         unused = [key for key in keys if not any(_matches(site, key) for site in sites)]
         if unused:
@@ -164,12 +165,12 @@ class per_site:  # noqa: N801
         idle = [key for key in keys if key not in {self.entry(site)[0] for site in sites}]
         if idle:
             raise ValueError(
-                f"prior: the keys {idle} set no prior, since earlier keys match all their sites, and the first that "
-                f"matches a site counts. Put '*' last; got the keys {keys}."
+                f"prior: the keys {idle} set no prior, since earlier keys match all their sites, and the first match "
+                f"counts. Put '*' last; got the keys {keys}."
             )
 
     def entry(self, site: str) -> tuple[str, SitePrior]:
-        """The key that a site's prior comes from, and the prior."""
+        """Return the first key that matches a site, and its prior."""
         return next((key, prior) for key, prior in self.items if _matches(site, key))
 
     def __call__(self, site: str, shape: Shape) -> dist.Distribution:
@@ -177,15 +178,15 @@ class per_site:  # noqa: N801
 
 
 def _matches(site: str, key: str) -> bool:
-    """Whether a key is the name of a site, which may have brackets in it, or a pattern of `fnmatch` that it follows."""
+    """Whether a key is the name of a site, which may contain brackets, or an `fnmatch` pattern that matches it."""
     return site == key or fnmatchcase(site, key)
 
 
 def as_prior(prior: Prior) -> SitePrior:
-    """The prior as a hashable value.
+    """Return the prior as a hashable value.
 
     Raises:
-        TypeError: when it is not a function, a distribution or a mapping of these.
+        TypeError: when it is not a function, a distribution or a mapping to these.
     """
     if isinstance(prior, Mapping):
         nested = [key for key, value in prior.items() if isinstance(value, Mapping | per_site)]
@@ -203,7 +204,7 @@ def as_prior(prior: Prior) -> SitePrior:
 
 
 def prior_of(prior: SitePrior, site: str, shape: Shape) -> dist.Distribution:
-    """The distribution of one site: of the site's shape, and all of it one event."""
+    """Return the distribution of one site, with the site's shape as its event shape."""
     if isinstance(prior, str):
         return dist.Normal(0.0, 1.0).expand(shape).to_event(len(shape)).mask(False)
     d = prior if isinstance(prior, dist.Distribution) else prior(site, shape)
@@ -226,12 +227,12 @@ def sample_weights(
     Args:
         prior: the prior of the network.
         sites: site name -> (shape, names of the dimensions). ArviZ reads the names from the site's
-            ``infer["event_dims"]``; without names it makes its own.
-        start: site name -> value, of a network that has values of its own. Fits begin there, as the site's
-            ``infer["start"]`` says; a parameter that is "fixed" stays there.
+            ``infer["event_dims"]``, and makes its own if there are none.
+        start: site name -> value, for a network with values of its own. Fits begin there, by the site's
+            ``infer["start"]``; a "fixed" parameter keeps this value.
 
     Raises:
-        ValueError: when the prior does not fit the sites, or a parameter without a value of its own is to be "fixed".
+        ValueError: when the prior does not fit the sites, or a parameter without a value of its own is "fixed".
     """
     prior = as_prior(prior)
     if isinstance(prior, per_site):
@@ -243,8 +244,8 @@ def sample_weights(
         if isinstance(chosen, str) and chosen == FIXED:
             if start is None:
                 raise ValueError(
-                    f"prior: {site!r} cannot be 'fixed', since this network has no values of its own, as a lifted "
-                    f"module has. Give it a prior, or hold it with numpyro.handlers.substitute."
+                    f"prior: {site!r} cannot be 'fixed', since this network has no values of its own; a lifted "
+                    f"module has. Give it a prior, or fix it with numpyro.handlers.substitute."
                 )
             weights[site] = _fixed(site, start[site], set_by)
             continue
@@ -256,7 +257,7 @@ def sample_weights(
 
 
 def _fixed(site: str, value: np.ndarray, set_by: str) -> Array:
-    """A parameter that is no site. The message tells `priors` of it; nothing else looks at its type."""
+    """A parameter that is not a site. Only `priors` reads the message, by its type."""
     array = jnp.asarray(value, float)
     message = {"type": FIXED, "name": site, "value": array, "infer": {"set_by": set_by}}
     if _PYRO_STACK:
@@ -265,7 +266,7 @@ def _fixed(site: str, value: np.ndarray, set_by: str) -> Array:
 
 
 def _rows_in(loss: str, num_rows: int | None) -> int:
-    """How many rows' negative log likelihoods a unit of the loss holds."""
+    """The number of rows by which the loss divides the sum of negative log likelihoods."""
     if loss not in ("sum", "mean"):
         raise ValueError(f"gaussian: expected loss='sum' or loss='mean'; got {loss!r}.")
     if loss == "sum":
@@ -273,7 +274,7 @@ def _rows_in(loss: str, num_rows: int | None) -> int:
             raise ValueError("gaussian: num_rows is for loss='mean'; the sum over rows does not need it.")
         return 1
     if not isinstance(num_rows, Integral) or isinstance(num_rows, bool) or num_rows < 1:
-        raise ValueError(f"gaussian: expected num_rows, the rows that the mean is over; got {num_rows!r}.")
+        raise ValueError(f"gaussian: expected num_rows, the number of rows of the mean; got {num_rows!r}.")
     return int(num_rows)
 
 
@@ -283,4 +284,4 @@ def _check_scale(name: str, scale: float) -> None:
 
 
 UNIT = gaussian(1.0)
-"""The prior of weights that are given none. Equal to any other of its scale; `priors` tells it by its identity."""
+"""The default prior. It equals any other `gaussian(1.0)`; `priors` recognises it by identity."""

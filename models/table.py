@@ -17,33 +17,35 @@ from numpyro.handlers import seed, substitute, trace
 from .prior import FIXED, FLAT
 
 IN_THE_MODEL = "the model"
-"""Who set the prior of a site that a model samples by hand."""
+"""The source of a site's prior if the model samples the site itself."""
 
 
 @dataclass(frozen=True, eq=False, repr=False)
 class PriorTable:
-    """What a model believes of its weights before it sees data; see `priors`. Prints as a table."""
+    """The priors of a model's sites; see `priors`. Prints as a table."""
 
     table: pd.DataFrame
-    """One row a site, or a parameter that is fixed: shape, numbers, prior, set_by."""
+    """One row for each site or fixed parameter, with the columns shape, size, prior, set_by."""
 
     def to_dataframe(self) -> pd.DataFrame:
-        """The table, with the names of the sites as its index."""
+        """Return the table, indexed by the names of the sites."""
         return self.table.copy()
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What is to be said below the table: how many numbers there are."""
+        """The note below the table: the numbers of sites and weights."""
         is_fixed = self.table["prior"] == FIXED
-        sites, fixed = (self.table["numbers"][chosen].tolist() for chosen in (~is_fixed, is_fixed))
-        note = f"{_many(len(sites), 'site')} of {_many(sum(sites), 'number')}."
-        return (f"{note} Fixed: {_many(len(fixed), 'parameter')} of {_many(sum(fixed), 'number')}." if fixed else note,)
+        sites, fixed = (self.table["size"][chosen].tolist() for chosen in (~is_fixed, is_fixed))
+        note = f"{_count(len(sites), 'site')} with {_count(sum(sites), 'weight')}."
+        if fixed:
+            note += f" Fixed: {_count(len(fixed), 'parameter')} with {_count(sum(fixed), 'weight')}."
+        return (note,)
 
     def __str__(self) -> str:
         columns = [[heading, *cells] for heading, cells in self._formatted().items()]
         padded = []
         for heading, *cells in columns:
-            width, to_the_right = max(map(len, (heading, *cells))), heading == "numbers"
+            width, to_the_right = max(map(len, (heading, *cells))), heading == "size"
             padded.append([c.rjust(width) if to_the_right else c.ljust(width) for c in (heading, *cells)])
         return "\n".join([*("  ".join(row).rstrip() for row in zip(*padded, strict=True)), "", *self.notes])
 
@@ -54,35 +56,35 @@ class PriorTable:
         return f"{self._formatted().to_html(index=False, border=0)}<p>{'<br>'.join(map(escape, self.notes))}</p>"
 
     def _formatted(self) -> pd.DataFrame:
-        """The table as strings, under the headings of the print."""
+        """The cells as strings, under the printed headings."""
         shown = self.table.rename_axis("site").reset_index().rename(columns={"set_by": "set by"})
-        return shown.assign(numbers=shown["numbers"].map("{:,}".format)).astype(str)
+        return shown.assign(size=shown["size"].map("{:,}".format)).astype(str)
 
 
 def priors(model: Callable[..., Any], x: Any) -> PriorTable:
-    """The sites of a model with their shapes and priors, and who set each.
+    """Tabulate the sites of a model with their shapes and priors, and the source of each prior.
 
-    That is a key of a mapping; "one prior for all"; "default", Normal(0, 1), where no prior was given; or the model.
+    The source is a key of a mapping; "one prior for all"; "default", Normal(0, 1), without a prior; or "the model".
 
     Args:
         model: a `Model`, or any other NumPyro model ``model(x, y=None)``.
-        x: rows of x, as for `flatprior.inference.fit`; nothing is computed from them but shapes.
+        x: rows of x, as for `flatprior.inference.fit`; only their shapes matter.
 
     Raises:
-        TypeError: when the model is none, or a network alone.
-        ValueError: when the prior does not fit the sites: a key that matches none, a site without a prior.
+        TypeError: when `model` is not a model, or only a network.
+        ValueError: when the prior does not fit the sites: a key that matches none, or a site without a prior.
 
     Example:
         >>> import numpy as np
         >>> from flatprior.models import MLP, Bernoulli, Model, fan_in, gaussian, priors
         >>> priors(Model(MLP((8,)), Bernoulli(), {"w*": fan_in(1.0), "b*": gaussian(0.5)}), np.zeros((1, 3)))
-        site  shape   numbers  prior              set by
-        w1    (3, 8)       24  Normal(0, 0.5774)  key 'w*'
-        b1    (8,)          8  Normal(0, 0.5)     key 'b*'
-        w2    (8, 1)        8  Normal(0, 0.3536)  key 'w*'
-        b2    (1,)          1  Normal(0, 0.5)     key 'b*'
+        site  shape   size  prior              set by
+        w1    (3, 8)    24  Normal(0, 0.5774)  key 'w*'
+        b1    (8,)       8  Normal(0, 0.5)     key 'b*'
+        w2    (8, 1)     8  Normal(0, 0.3536)  key 'w*'
+        b2    (1,)       1  Normal(0, 0.5)     key 'b*'
         <BLANKLINE>
-        4 sites of 41 numbers.
+        4 sites with 41 weights.
     """
     if not callable(model) or isinstance(model, type):
         raise TypeError(f"priors: expected a NumPyro model, such as Model(MLP(), Bernoulli()); got {model!r}.")
@@ -95,21 +97,21 @@ def priors(model: Callable[..., Any], x: Any) -> PriorTable:
             shape = jnp.shape(site["value"])
             rows[name] = {
                 "shape": str(shape),
-                "numbers": math.prod(shape),
+                "size": math.prod(shape),
                 "prior": FIXED if fixed else _in_words(site["fn"]),
                 "set_by": site["infer"].get("set_by", IN_THE_MODEL),
             }
-    return PriorTable(pd.DataFrame.from_dict(rows, orient="index", columns=["shape", "numbers", "prior", "set_by"]))
+    return PriorTable(pd.DataFrame.from_dict(rows, orient="index", columns=["shape", "size", "prior", "set_by"]))
 
 
 def _abstract_sites(model: Callable[..., Any], x: Any) -> dict[str, Any]:
-    """The sites of a model with its y observed, with shapes but without values."""
+    """The sites of a model with y observed, with abstract values."""
     sites: dict[str, Any] = {}
     filled = substitute(model, substitute_fn=_improper_value)
 
     def run(x: Any) -> list[Any]:
         free = trace(seed(filled, jax.random.key(0))).get_trace(x)
-        y = [site["value"] for site in free.values() if site["type"] == "sample"][-1:]  # the data come last
+        y = [site["value"] for site in free.values() if site["type"] == "sample"][-1:]  # the observed site comes last
         sites.update(trace(seed(filled, jax.random.key(0))).get_trace(x, *y))
         return []
 
@@ -118,7 +120,7 @@ def _abstract_sites(model: Callable[..., Any], x: Any) -> dict[str, Any]:
 
 
 def _improper_value(site: dict[str, Any]) -> jax.Array | None:
-    """A value of a site that has none to draw from."""
+    """A value of a site with an improper prior, which cannot be sampled."""
     improper = site["type"] == "sample" and isinstance(_element(site["fn"]), dist.ImproperUniform)
     return jnp.zeros(site["fn"].shape()) if improper else None
 
@@ -133,12 +135,12 @@ def _element(d: dist.Distribution) -> dist.Distribution:
 
 
 def _in_words(d: dist.Distribution) -> str:
-    """A distribution with the values of those parameters that are one known number, and the names of the others."""
+    """A distribution with its parameters: the value if it is one known number, otherwise the name."""
     d = _element(d)
     if isinstance(d, dist.ImproperUniform):
         return FLAT
-    given = [(name, vars(d)[name]) for name in d.arg_constraints if name in vars(d)]
-    return f"{type(d).__name__}({', '.join(_number(value, name) for name, value in given)})"
+    arguments = [(name, vars(d)[name]) for name in d.arg_constraints if name in vars(d)]
+    return f"{type(d).__name__}({', '.join(_number(value, name) for name, value in arguments)})"
 
 
 def _number(value: Any, name: str) -> str:
@@ -147,5 +149,5 @@ def _number(value: Any, name: str) -> str:
     return f"{np.unique(value)[0]:.4g}"
 
 
-def _many(count: int, noun: str) -> str:
+def _count(count: int, noun: str) -> str:
     return f"{count:,} {noun}{'s' * (count != 1)}"

@@ -1,4 +1,4 @@
-"""Sequences of tokens: their distribution given the tokens before, and the rows of next-token prediction."""
+"""Sequences of tokens: their distribution given the earlier tokens, and rows for next-token prediction."""
 
 from numbers import Integral
 from typing import Any, ClassVar
@@ -11,7 +11,7 @@ from numpyro.distributions import constraints
 
 
 class token_or_padding(constraints.Constraint):  # noqa: N801  (reads as a value, as NumPyro's constraints do)
-    """Integers from 0 to num_classes - 1, and the one that marks padding."""
+    """The integers from 0 to num_classes - 1, and the one that marks padding."""
 
     is_discrete = True
 
@@ -37,13 +37,13 @@ class token_or_padding(constraints.Constraint):  # noqa: N801  (reads as a value
 class Tokens(dist.Distribution):
     """A row of T tokens, independent given their logits (..., T, num_classes): a product of Categoricals.
 
-    The log probability of a row is ``sum_t log softmax(logits_t)[y_t]``, over the tokens that are not `padding`. Under
-    teacher forcing the logits of token t are a function of the tokens before it, and this product is the chain rule:
-    ``log p(y_1, ..., y_T)``.
+    The log probability of a row is ``sum_t log softmax(logits_t)[y_t]`` over the tokens that are not `padding`. Under
+    teacher forcing the logits of token t are a function of the earlier tokens, and this product is
+    ``log p(y_1, ..., y_T)`` by the chain rule.
     """
 
     loss: ClassVar[str] = "softmax cross-entropy, summed over tokens"
-    """What its negative log probability is called."""
+    """The name of its negative log probability."""
     arg_constraints: ClassVar = {"logits": constraints.real_matrix}
     pytree_data_fields = ("logits",)
     pytree_aux_fields = ("padding",)
@@ -57,35 +57,35 @@ class Tokens(dist.Distribution):
         return constraints.independent(token_or_padding(jnp.shape(self.logits)[-1], self.padding), 1)
 
     def log_prob(self, value: Array) -> Array:
-        known = value != self.padding
-        each = dist.Categorical(logits=self.logits).log_prob(jnp.where(known, value, 0))
-        return jnp.where(known, each, 0.0).sum(axis=-1)
+        is_token = value != self.padding
+        each = dist.Categorical(logits=self.logits).log_prob(jnp.where(is_token, value, 0))
+        return jnp.where(is_token, each, 0.0).sum(axis=-1)
 
     def sample(self, key: Array, sample_shape: tuple[int, ...] = ()) -> Array:
         return dist.Categorical(logits=self.logits).sample(key, sample_shape)
 
 
-def next_token_rows(tokens: Any, length: int, *, start: int, padding: int = -1) -> tuple[np.ndarray, np.ndarray]:
-    """The rows of next-token prediction: y holds the tokens of a text, x the token before each (teacher forcing).
+def next_token_rows(tokens: Any, num_tokens: int, *, start: int, padding: int = -1) -> tuple[np.ndarray, np.ndarray]:
+    """Cut texts into rows for next-token prediction: y holds the tokens, x the token before each (teacher forcing).
 
-    A text is cut into rows of `length` tokens. Every token stands in y once: the last row is filled up with `padding`,
-    which adds nothing to the likelihood. The first token of a text comes after `start`, that of a later row after the
-    last token of the row before; of what lies further back a row knows nothing.
+    Every token is in y once; the last row of a text is filled with `padding`, which adds nothing to the likelihood. In
+    x the first token of a text follows `start`, and the first token of a later row follows the last token of the row
+    before it; a row has no other memory of earlier rows.
 
     Args:
-        tokens: one text, a vector of integers from 0; or a list of such vectors, texts that know nothing of each other.
-            Of a string they are ``alphabet, tokens = np.unique(list(string), return_inverse=True)``.
-        length: T, the tokens of a row. The memory of a network grows with it.
-        start: the token that is taken to come before a text, such as that of the newline. A token of its own, which y
-            never holds, would be a class whose logits have no maximum of the likelihood.
-        padding: what stands in y where a text has ended; `start` stands in x there.
+        tokens: one text, a vector of integers from 0; or a list of such vectors, which are independent texts. For a
+            string, ``alphabet, tokens = np.unique(list(string), return_inverse=True)``.
+        num_tokens: T, the number of tokens per row. The memory that a fit needs grows with it.
+        start: the token assumed to precede a text, such as that of the newline. A new token, which is never in y,
+            would be a class for which the likelihood has no maximum.
+        padding: the value of y after the end of a text; x is `start` there.
 
     Returns:
-        x and y, (n, length) integers each.
+        x and y, integers of shape (n, num_tokens) each.
 
     Raises:
-        TypeError: when tokens are not integers.
-        ValueError: when a text is empty, or a number is not what it should be.
+        TypeError: when the tokens are not integers.
+        ValueError: when a text is empty, or an argument is out of its range.
 
     Example:
         >>> import numpy as np
@@ -97,16 +97,16 @@ def next_token_rows(tokens: Any, length: int, *, start: int, padding: int = -1) 
         >>> print(x.tolist(), y.tolist())
         [[3, 1, 0], [2, 2, 3]] [[1, 0, 2], [2, 3, -1]]
     """
-    if not isinstance(length, Integral) or isinstance(length, bool) or length < 1:
-        raise ValueError(f"next_token_rows: expected a positive integer as length; got {length!r}.")
+    if not isinstance(num_tokens, Integral) or isinstance(num_tokens, bool) or num_tokens < 1:
+        raise ValueError(f"next_token_rows: expected a positive integer as num_tokens; got {num_tokens!r}.")
     several = isinstance(tokens, list | tuple) and len(tokens) > 0 and np.ndim(tokens[0]) > 0
     texts = [_as_text(text, f", text {i}") for i, text in enumerate(tokens)] if several else [_as_text(tokens, "")]
     if not isinstance(start, Integral) or start < 0:
         raise ValueError(f"next_token_rows: expected a token, an integer from 0, as start; got {start!r}.")
     if padding in np.concatenate(texts):
-        raise ValueError(f"next_token_rows: expected a padding that is no token; got {padding!r}.")
-    x = np.concatenate([_cut(np.append(start, text[:-1]), length, start) for text in texts])
-    return x, np.concatenate([_cut(text, length, padding) for text in texts])
+        raise ValueError(f"next_token_rows: expected a padding that is not a token; got {padding!r}.")
+    x = np.concatenate([_cut(np.append(start, text[:-1]), num_tokens, start) for text in texts])
+    return x, np.concatenate([_cut(text, num_tokens, padding) for text in texts])
 
 
 def _as_text(tokens: Any, which: str) -> np.ndarray:
@@ -127,7 +127,8 @@ def _as_text(tokens: Any, which: str) -> np.ndarray:
     return text.astype(np.int32)
 
 
-def _cut(text: np.ndarray, length: int, fill: int) -> np.ndarray:
-    """A text in rows of so many tokens, the last one filled up."""
-    rows = -(-len(text) // length)
-    return np.append(text, np.full(rows * length - len(text), fill)).reshape(rows, length).astype(np.int32)
+def _cut(text: np.ndarray, num_tokens: int, fill: int) -> np.ndarray:
+    """A text as rows of `num_tokens` tokens, the last row filled up."""
+    num_rows = -(-len(text) // num_tokens)
+    filled = np.append(text, np.full(num_rows * num_tokens - len(text), fill))
+    return filled.reshape(num_rows, num_tokens).astype(np.int32)

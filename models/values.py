@@ -1,4 +1,4 @@
-"""Parts of models as values: a distribution is compared by what it is, and not by where it is in memory."""
+"""Parts of models as values: distributions are compared by content, not by identity."""
 
 from collections.abc import Callable, Hashable
 from dataclasses import fields
@@ -13,10 +13,10 @@ from numpyro.distributions.util import lazy_property
 
 
 def compared_by_value[Part](part: type[Part]) -> type[Part]:
-    """Give a frozen dataclass an equality and a hash by its fields, in which distributions are values.
+    """Give a frozen dataclass equality and a hash by its fields, with distributions compared by content.
 
-    NumPyro compares distributions by identity, so that `Normal(HalfNormal(1.0))` would not equal itself built again:
-    its code would be compiled anew, and its fits could not be compared under several keys.
+    NumPyro compares distributions by identity, so two `Normal(HalfNormal(1.0))` would differ: their code would be
+    compiled twice, and `compare` could not average their fits over keys.
     """
 
     def key(self: Part) -> Hashable:
@@ -32,10 +32,9 @@ def compared_by_value[Part](part: type[Part]) -> type[Part]:
 
 
 def as_value(part: Any) -> Hashable:
-    """A hashable value: of a distribution its type and attributes, of an array its type, shape and bytes.
+    """Return a hashable value: type and attributes of a distribution; type, shape and bytes of an array.
 
-    Attributes that a distribution computes from the others when it is first asked for them do not count. Anything else
-    is its own value.
+    Attributes that a distribution computes lazily from the others do not count. Anything else is its own value.
     """
     if isinstance(part, Distribution | Transform | Constraint):
         attributes = {name: value for name, value in vars(part).items() if not _is_lazy(type(part), name)}
