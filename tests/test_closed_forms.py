@@ -154,7 +154,7 @@ def on_a_grid(size: int) -> Oracle:
     mode = highest(1.0)
     prob = 1 / (1 + np.exp(-x @ mode))
     covariance = np.linalg.inv(np.eye(size) / SPREAD**2 + (x.T * (prob * (1 - prob))) @ x)
-    axis = np.linspace(-4.0, 4.0, 801)
+    axis = np.linspace(-4.0, 4.0, 201)
     grid = np.stack(np.meshgrid(*[axis] * size, indexing="ij"), axis=-1).reshape(-1, size)
     log_share = log_density(grid, 1.0)
     share = np.exp(log_share - logsumexp(log_share))
