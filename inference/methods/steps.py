@@ -105,7 +105,7 @@ class Steps:
         return state._replace(svi=svi, losses=(*state.losses, np.asarray(losses)[:, : end - begin]))
 
     def weights(self, state: State) -> Weights:
-        """Return the weights of all restarts by site, in unconstrained coordinates, as NumPy arrays (restart, *shape)."""
+        """Return the weights of all restarts by site, in unconstrained coordinates, (restart, *shape) in NumPy."""
         params = jax.device_get(self.svi.optim.get_params(state.svi.optim_state))
         return {site: params[_param(site)] for site in self.density.structure.latents}
 
