@@ -42,8 +42,8 @@ def expected_loss(density: Density, u: Weights, centre: Weights, data: Data) -> 
     It is the negative log prior plus the KL divergence of the observed site from that at the centre, whose Hessian
     there is ``J' F J`` with the Fisher information F (Martens 2020).
     """
-    here, scale = density.observation(density.constrain(u, data), data)
-    there, _ = density.observation(density.constrain(centre, data), data)
+    here, scale = density.scaled_observation(density.constrain(u, data), data)
+    there = density.observation(density.constrain(centre, data), data)
     return density.prior_potential(u, data) + jnp.sum(scale * _divergence(there, here))
 
 
@@ -57,7 +57,7 @@ def _has_fisher_information(density: Density, tree: Any, leaves: Any) -> bool:
     data = jax.tree.unflatten(tree, [jax.ShapeDtypeStruct(shape, dtype) for shape, dtype in leaves])
 
     def from_itself(weights: Weights, data: Data) -> Array:
-        d, _ = density.observation(weights, data)
+        d = density.observation(weights, data)
         return _divergence(d, d)
 
     weights = {site: jax.ShapeDtypeStruct(shape, jnp.result_type(float)) for site, shape in density.structure.sites}

@@ -30,17 +30,6 @@ def log_density(model: NumPyroModel, weights: Weights, x: Rows, y: Rows) -> Arra
     return numpyro.infer.util.log_density(model, (x, y), {}, weights)[0]
 
 
-def observation(model: NumPyroModel, weights: Weights, x: Rows, site: str) -> dist.Distribution:
-    """Return p(y | x, w), the distribution of the observed site at one draw of the weights."""
-    return unmasked(trace(seed(substitute(model, data=weights), jax.random.key(0))).get_trace(x)[site]["fn"])
-
-
-def row_log_probs(model: NumPyroModel, weights: Weights, x: Rows, y: Rows, site: str) -> Array:
-    """Return log p(y_i | x_i, w) of every row, (n,), in nats, at one draw of the weights."""
-    observed = trace(substitute(seed(model, jax.random.key(0)), data=weights)).get_trace(x, y)[site]
-    return observed["fn"].log_prob(observed["value"])
-
-
 @dataclass(frozen=True)
 class Density:
     """The density of a model, ``log p(y | x, w) + log p(w)``, at the weights w(u) of unconstrained coordinates u.
@@ -99,11 +88,19 @@ class Density:
         return {site: log_prob(traced[site]) for site in sites}
 
     def log_likelihood(self, u: Weights, data: Data) -> Array:
+        """Return log p(y_i | x_i, w(u)) of every row in nats, (n,)."""
+        return self.row_log_probs(self.constrain(u, data), data)
+
+    def row_log_probs(self, weights: Weights, data: Data) -> Array:
         """Return log p(y_i | x_i, w) of every row in nats, (n,)."""
-        site = self._sites(self.constrain(u, data), data, data.y)[self.structure.observed]
+        site = self._sites(weights, data, data.y)[self.structure.observed]
         return site["fn"].log_prob(site["value"])
 
-    def observation(self, weights: Weights, data: Data) -> tuple[dist.Distribution, Array]:
+    def observation(self, weights: Weights, data: Data) -> dist.Distribution:
+        """Return p(y | x, w), the distribution of the observed site."""
+        return self.scaled_observation(weights, data)[0]
+
+    def scaled_observation(self, weights: Weights, data: Data) -> tuple[dist.Distribution, Array]:
         """Return p(y | x, w), and the scale of its log probability in the density: 1 without a `scale` handler."""
         site = self._sites(weights, data, None)[self.structure.observed]
         return unmasked(site["fn"]), jnp.asarray(1.0 if site["scale"] is None else site["scale"])

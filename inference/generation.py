@@ -10,11 +10,10 @@ import numpy as np
 from jax import Array
 
 from .checks import as_key, check_positive_integer
+from .density import Density
 from .predictive import Predictive, class_log_probs, log_likelihood, sizes
-from .response import Response
 from .result import Fit, check_fit
-from .rows import Weights, count_rows, take_rows
-from .sites import NumPyroModel
+from .rows import Data, Weights, count_rows, take_rows
 
 LOOKS_AHEAD = 1e-3
 """Nats by which a later token may move the probability of an earlier one: rounding."""
@@ -71,12 +70,11 @@ def generate(fit: Fit, prompt: Any, length: int, *, key: Any, shape: tuple[int, 
     check_positive_integer("generate", "length", length)
     key_draw, key_text = jax.random.split(as_key(key))
     predictive, given = _before(fit, prompt, int(length))
-    response, count = fit.structure.response, math.prod(shape)
+    count = math.prod(shape)
     chosen = jax.random.categorical(key_draw, _prompt_log_probs(predictive, given), shape=(count,))
-    _, together = sizes(class_log_probs, fit.model, response, predictive.draws, predictive.x, None)
+    _, together = sizes(class_log_probs, fit.density, predictive.draws, Data(predictive.x))
     texts, changed = _continued(
-        fit.model,
-        response,
+        fit.density,
         together,
         predictive.draws,
         chosen,
@@ -110,7 +108,7 @@ def _before(fit: Fit, prompt: Any, length: int) -> tuple[Predictive, np.ndarray]
         raise TypeError(f"generate: expected integers as prompt; got {given.dtype}.")
     draws = {site: value.reshape(-1, *value.shape[2:]) for site, value in fit.draws.items()}
     row = np.append(given, np.zeros(length - 1)).astype(layout.dtypes[0])
-    predictive = Predictive(fit.model, fit.structure, jax.device_put(draws), jnp.asarray(row)[None])
+    predictive = Predictive(fit.density, jax.device_put(draws), jnp.asarray(row)[None])
     response = fit.structure.response
     if response.kind != "tokens":
         raise TypeError(f"generate: expected y to be a row of tokens; it can be {response.support!r}.")
@@ -129,7 +127,7 @@ def _prompt_log_probs(predictive: Predictive, given: np.ndarray) -> Array:
     if len(given) == 1:
         return jnp.zeros(count_rows(predictive.draws))
     x, y = jnp.asarray(given)[None, :-1], jnp.asarray(given)[None, 1:]
-    values = log_likelihood(predictive.model, predictive.structure, predictive.draws, x, y)[:, 0]
+    values = log_likelihood(predictive.density, predictive.draws, Data(x, y))[:, 0]
     if not np.isfinite(values).any():
         raise ValueError("generate: expected a prompt that is possible; no draw of the weights gives it a probability.")
     return jnp.asarray(values)
@@ -137,8 +135,7 @@ def _prompt_log_probs(predictive: Predictive, given: np.ndarray) -> Array:
 
 @partial(jax.jit, static_argnums=(0, 1, 2))
 def _continued(
-    model: NumPyroModel,
-    response: Response,
+    density: Density,
     together: int,
     draws: Weights,
     chosen: Array,
@@ -153,13 +150,13 @@ def _continued(
 
         def draw(place: Array, state: tuple[Array, Array]) -> tuple[Array, Array]:
             text, log_probs = state
-            after = class_log_probs(model, response, weights, text[None, :-1], None)[0, place - 1]
+            after = class_log_probs(density, weights, Data(text[None, :-1]))[0, place - 1]
             token = jax.random.categorical(jax.random.fold_in(key, place), after)
             return text.at[place].set(token.astype(text.dtype)), log_probs.at[place - 1].set(after[token])
 
         text = jnp.append(row, 0)
         text, as_drawn = jax.lax.fori_loop(num_given, len(text), draw, (text, jnp.zeros(len(row))))
-        log_probs = class_log_probs(model, response, weights, text[None, :-1], None)[0]
+        log_probs = class_log_probs(density, weights, Data(text[None, :-1]))[0]
         as_read = jnp.take_along_axis(log_probs, text[1:, None], axis=-1)[:, 0]
         return text, jnp.where(jnp.arange(len(row)) >= num_given - 1, jnp.abs(as_read - as_drawn), 0.0).max()
 

@@ -8,11 +8,10 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 import numpy as np
-import numpyro.distributions as dist
 from jax import Array
 
 from .checks import as_key, check_labels
-from .density import observation, row_log_probs
+from .density import Density
 from .distributions import moments_of
 from .mixture import (
     by_row,
@@ -26,28 +25,24 @@ from .mixture import (
     quantiles,
 )
 from .response import Response
-from .rows import Rows, Weights, count_rows, take_rows
-from .sites import NumPyroModel
+from .rows import Data, Rows, Weights, take_rows
 from .status import warn_of_nan
-from .structure import Structure
 
 WORKING_BYTES = 2**28
 """The device memory that a prediction may use in addition to x, the draws and its result: about 256 MiB."""
 COPIES = 4
 """The number of arrays of (draw, row) that a summary has in memory at a time."""
 
-PerDraw = Callable[[NumPyroModel, Response, Weights, Rows, Rows], Any]
+PerDraw = Callable[[Density, Weights, Data], Any]
 Summary = Callable[[Any, Rows, Any], Any]
 
 
 def over_rows(
     per_draw: PerDraw,
     summary: Summary,
-    model: NumPyroModel,
-    response: Response,
+    density: Density,
     draws: Weights,
-    x: Rows,
-    y: Rows = None,
+    data: Data,
     extra: Any = None,
 ) -> Any:
     """Evaluate a function at every draw and row, and summarise it over draws, one chunk of rows at a time.
@@ -56,26 +51,24 @@ def over_rows(
     `WORKING_BYTES`, and within a chunk as many draws are evaluated together as their intermediate values allow.
 
     Args:
-        per_draw: (model, response, weights, x, y) -> a pytree with one entry per row, at one draw.
+        per_draw: (density, weights, data) -> a pytree with one entry per row, at one draw.
         summary: (that pytree with a leading axis of draws, y, extra) -> a pytree of arrays with rows first.
-        model: the model.
-        response: the description of y.
+        density: the density of which the draws are.
         draws: site -> (draw, *shape), or (1, *shape) where all draws are equal: values that depend only on such sites
             are then computed once for all draws that are evaluated together.
-        x: n rows.
-        y: n rows, or None.
+        data: n rows of x, and of y where the function needs it.
         extra: passed to the summary.
 
     Returns:
         The summary, with n rows, as NumPy arrays.
     """
-    num_rows = count_rows(x)
-    chunk, together = sizes(per_draw, model, response, draws, x, y)
+    num_rows = data.num_rows
+    chunk, together = sizes(per_draw, density, draws, data)
     whole: Any = None
     for start in range(0, num_rows, chunk):
         rows = np.minimum(np.arange(start, start + chunk), num_rows - 1)  # the last chunk repeats its last row
-        part = (x, y) if chunk == num_rows else (take_rows(x, rows), take_rows(y, rows))
-        result = _evaluate(per_draw, summary, model, response, together, draws, *part, extra)
+        part = data if chunk == num_rows else data.take(rows)
+        result = _evaluate(per_draw, summary, density, together, draws, part, extra)
         if whole is None:
             whole = jax.tree.map(lambda leaf: np.empty((num_rows, *leaf.shape[1:]), leaf.dtype), result)
         for into, leaf in zip(jax.tree.leaves(whole), jax.tree.leaves(result), strict=True):
@@ -83,21 +76,13 @@ def over_rows(
     return whole
 
 
-@partial(jax.jit, static_argnums=(0, 1, 2, 3, 4))
+@partial(jax.jit, static_argnums=(0, 1, 2, 3))
 def _evaluate(
-    per_draw: PerDraw,
-    summary: Summary,
-    model: NumPyroModel,
-    response: Response,
-    together: int,
-    draws: Weights,
-    x: Rows,
-    y: Rows,
-    extra: Any,
+    per_draw: PerDraw, summary: Summary, density: Density, together: int, draws: Weights, data: Data, extra: Any
 ) -> Any:
     several, one = _apart(draws)
-    values = jax.lax.map(lambda weights: per_draw(model, response, weights | one, x, y), several, batch_size=together)
-    return summary(values, y, extra)
+    values = jax.lax.map(lambda weights: per_draw(density, weights | one, data), several, batch_size=together)
+    return summary(values, data.y, extra)
 
 
 def count_draws(draws: Weights) -> int:
@@ -112,15 +97,13 @@ def _apart(draws: Weights) -> tuple[Weights, Weights]:
     return several, {site: value[0] for site, value in draws.items() if site not in several}
 
 
-def sizes(
-    per_draw: PerDraw, model: NumPyroModel, response: Response, draws: Weights, x: Rows, y: Rows
-) -> tuple[int, int]:
+def sizes(per_draw: PerDraw, density: Density, draws: Weights, data: Data) -> tuple[int, int]:
     """Return the number of rows per chunk, and the number of draws that are evaluated together."""
-    num_rows, num_draws = count_rows(x), count_draws(draws)
+    num_rows, num_draws = data.num_rows, count_draws(draws)
     probe = min(num_rows, 64)
     one = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), draws)
-    few = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((probe, *leaf.shape[1:]), leaf.dtype), (x, y))
-    jaxpr, out = jax.make_jaxpr(partial(per_draw, model, response), return_shape=True)(one, *few)
+    few = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((probe, *leaf.shape[1:]), leaf.dtype), data)
+    jaxpr, out = jax.make_jaxpr(partial(per_draw, density), return_shape=True)(one, few)
     result = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(out)) / probe
     values = [v.aval for equation in jaxpr.eqns for v in equation.outvars if isinstance(v.aval, jax.core.ShapedArray)]
     work = sum(aval.size * aval.dtype.itemsize for aval in values) / probe
@@ -130,27 +113,19 @@ def sizes(
     return chunk, together
 
 
-def log_likelihood(model: NumPyroModel, structure: Structure, draws: Weights, x: Rows, y: Rows) -> np.ndarray:
+def log_likelihood(density: Density, draws: Weights, data: Data) -> np.ndarray:
     """Return log p(y_i | x_i, w_s) in nats, (draw, n)."""
-    return _warn_if_nan(over_rows(_log_prob, by_row, model, structure.response, draws, x, y), draws).T
+    return _warn_if_nan(over_rows(Density.row_log_probs, by_row, density, draws, data), draws).T
 
 
-def _log_prob(model: NumPyroModel, response: Response, weights: Weights, x: Rows, y: Rows) -> Array:
-    return row_log_probs(model, weights, x, y, response.site)
-
-
-def _observation(model: NumPyroModel, response: Response, weights: Weights, x: Rows, y: Rows) -> dist.Distribution:
-    return observation(model, weights, x, response.site)
-
-
-def class_log_probs(model: NumPyroModel, response: Response, weights: Weights, x: Rows, y: Rows) -> Array:
+def class_log_probs(density: Density, weights: Weights, data: Data) -> Array:
     """Return log p(y = k | x, w), (n, num_classes), or that of each token, (n, T, num_classes)."""
-    return response.class_log_probs(observation(model, weights, x, response.site))
+    return density.structure.response.class_log_probs(density.observation(weights, data))
 
 
-def moments(model: NumPyroModel, response: Response, weights: Weights, x: Rows, y: Rows) -> tuple[Array, Array]:
+def moments(density: Density, weights: Weights, data: Data) -> tuple[Array, Array]:
     """Return E[y | x, w] and Var[y | x, w] in the shape of y."""
-    return moments_of(observation(model, weights, x, response.site))
+    return moments_of(density.observation(weights, data))
 
 
 @dataclass(frozen=True, eq=False)
@@ -171,8 +146,8 @@ class Predictive:
             a token outside the vocabulary of the network.
     """
 
-    model: NumPyroModel
-    structure: Structure
+    density: Density
+    """The density of which the draws are."""
     draws: Weights
     """The draws by site, (draw, *shape), the chains one after the other; (1, *shape) for a site equal in all draws."""
     x: Rows
@@ -234,7 +209,7 @@ class Predictive:
         Raises:
             TypeError, ValueError: when y is not one observation per row.
         """
-        return self._over_rows(_log_prob, log_mean_exp, self._checked(y))
+        return self._over_rows(Density.row_log_probs, log_mean_exp, self._checked(y))
 
     def cdf(self, y: Any) -> np.ndarray:
         """Return P(Y <= y | x, data), (n,): the probability integral transform of y.
@@ -243,7 +218,7 @@ class Predictive:
             NotImplementedError: when the distribution of the site has no `cdf`.
         """
         self.response.expect("cdf")
-        return self._over_rows(_observation, mean_cdf, self._checked(y))
+        return self._over_rows(Density.observation, mean_cdf, self._checked(y))
 
     def quantile(self, q: Any) -> np.ndarray:
         """Return the q-quantile of y, (n,), or (len(q), n) for an array of q, to the precision of the type.
@@ -259,7 +234,7 @@ class Predictive:
             raise ValueError(f"quantile: expected a number or a vector between 0 and 1; got {q!r}.")
         self.response.expect("quantile")
         summary = integer_quantiles if self.response.is_discrete else quantiles
-        values = self._over_rows(_observation, summary, extra=jnp.asarray(levels))
+        values = self._over_rows(Density.observation, summary, extra=jnp.asarray(levels))
         return values[:, 0] if np.ndim(q) == 0 else values.T
 
     def sample(self, key: Any, shape: tuple[int, ...] = ()) -> np.ndarray:
@@ -268,15 +243,15 @@ class Predictive:
         count = int(np.prod(shape, dtype=int))
         key_draw, key_sample = jax.random.split(as_key(key))
         chosen = jax.random.randint(key_draw, (count,), 0, num_draws)
-        _, together = sizes(_observation, self.model, self.response, self.draws, self.x, None)
+        _, together = sizes(Density.observation, self.density, self.draws, Data(self.x))
         keys = jax.random.split(key_sample, count)
-        samples = _sample(self.model, self.response.site, together, self.draws, chosen, keys, self.x)
+        samples = _sample(self.density, together, self.draws, chosen, keys, Data(self.x))
         return np.asarray(samples).reshape(*shape, *samples.shape[1:])
 
     @property
     def response(self) -> Response:
         """The description of y."""
-        return self.structure.response
+        return self.density.structure.response
 
     @property
     def num_classes(self) -> int | None:
@@ -288,10 +263,10 @@ class Predictive:
         return self._over_rows(moments, mixed_moments)
 
     def _checked(self, y: Any) -> Rows:
-        return jax.device_put(check_labels(self.model, self.x, y))
+        return jax.device_put(check_labels(self.density.model, self.x, y))
 
     def _over_rows(self, per_draw: PerDraw, summary: Summary, y: Rows = None, extra: Any = None) -> Any:
-        values = over_rows(per_draw, summary, self.model, self.response, self.draws, self.x, y, extra)
+        values = over_rows(per_draw, summary, self.density, self.draws, Data(self.x, y), extra)
         return _warn_if_nan(values, self.draws)
 
 
@@ -308,14 +283,12 @@ def _warn_if_nan(values: Any, draws: Weights) -> Any:
     return values
 
 
-@partial(jax.jit, static_argnums=(0, 1, 2))
-def _sample(
-    model: NumPyroModel, site: str, together: int, draws: Weights, chosen: Array, keys: Array, x: Rows
-) -> Array:
+@partial(jax.jit, static_argnums=(0, 1))
+def _sample(density: Density, together: int, draws: Weights, chosen: Array, keys: Array, data: Data) -> Array:
     several, one = _apart(draws)
 
     def sample(pair: tuple[Array, Array]) -> Array:
         index, key = pair
-        return observation(model, take_rows(several, index) | one, x, site).sample(key)
+        return density.observation(take_rows(several, index) | one, data).sample(key)
 
     return jax.lax.map(sample, (chosen, keys), batch_size=together)

@@ -17,7 +17,7 @@ from .datatree import to_datatree
 from .density import Density
 from .method import Kind, Method, Outcome
 from .predictive import Predictive, log_likelihood
-from .rows import Rows, Weights
+from .rows import Data, Rows, Weights
 from .saved import Parts, read, write
 from .sites import NumPyroModel
 from .status import Status, warn_if_failed
@@ -91,7 +91,7 @@ class Fit:
             UndefinedPredictionWarning: when a summary of the distribution is NaN in some rows.
         """
         warn_if_failed(self.status)
-        return Predictive(self.model, self.structure, self._mixture(), self._checked(x))
+        return Predictive(self.density, self._mixture(), self._checked(x))
 
     def log_likelihood(self, x: Any, y: Any) -> np.ndarray:
         """Return log p(y_i | x_i, w) of every draw and row in nats, (chain, draw, n).
@@ -102,8 +102,8 @@ class Fit:
             TypeError, ValueError: when x or y has another layout than in the fit.
         """
         x = self._checked(x)
-        y = check_labels(self.model, x, y)
-        values = log_likelihood(self.model, self.structure, self._mixture(), x, jax.device_put(y))
+        data = Data(x, jax.device_put(check_labels(self.model, x, y)))
+        values = log_likelihood(self.density, self._mixture(), data)
         return values.reshape(*self._chains_and_draws, -1)
 
     def to_datatree(self, x: Any = None, y: Any = None) -> DataTree:

@@ -118,8 +118,8 @@ class Surface:
 
     def _logits(self, u: Weights, data: Data) -> Array | None:
         """The logits of the classes, (n, classes), or of all tokens, (n T, classes); None where there are none."""
-        d, _ = self.density.observation(self.density.constrain(u, data), data)
-        return self.density.structure.response.logits(d)
+        weights = self.density.constrain(u, data)
+        return self.density.structure.response.logits(self.density.observation(weights, data))
 
     def _all_logits(self, u: Weights, data: Data) -> Array | None:
         return self._by_rows(partial(self._logits, u), data)

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpyro.distributions as dist
 from flax import nnx
+from numpyro.handlers import seed, substitute, trace
 
 from flatprior.inference import MAP, MCLMC, MLE, NUTS, Conditional, Ensemble, Fit, Laplace
 from flatprior.models import (
@@ -28,6 +29,12 @@ FindProblem = Callable[[str], tuple[Any, Any, Any]]
 """Name of a model -> (model, x, y)."""
 CommonFit = Callable[[str, str], Fit]
 """(name of a model, method) -> its fit."""
+
+
+def observation(model: Any, weights: Any, x: Any) -> dist.Distribution:
+    """p(y | x, w) by NumPyro itself."""
+    return trace(seed(substitute(model, data=weights), 0)).get_trace(x)["y"]["fn"]
+
 
 NUM_ROWS = 40
 NUM_STEPS = 150

@@ -38,13 +38,14 @@ from flatprior.inference import (
     log_density,
 )
 from flatprior.inference.checks import check_problem
-from flatprior.inference.density import observation
 from flatprior.inference.methods.chains import first_points
 from flatprior.inference.methods.descent import starting_points
 from flatprior.inference.objective.place import weights_at
 from flatprior.inference.sites import abstract_trace, is_latent
 from flatprior.inference.start import START_KEY
 from flatprior.models import MLP, Bernoulli, Categorical, Lift, Model, Normal, fan_in, gaussian, priors
+
+from .tables import observation
 
 RNG = np.random.default_rng(7)
 X = RNG.normal(size=(24, 2))
@@ -93,7 +94,7 @@ def sites_of(model: Any, x: Any = X) -> dict[str, Any]:
 
 def logits_of(model: Model, weights: dict[str, Any]) -> Array:
     """Of Bernoulli or Categorical, at some weights."""
-    return jax.jit(lambda w: observation(model, w, X, "y").logits)(weights)
+    return jax.jit(lambda w: observation(model, w, X).logits)(weights)
 
 
 # One density.

@@ -12,8 +12,9 @@ import pytest
 
 from flatprior.inference import MAP, Fit, Predictive, fit
 from flatprior.inference import predictive as predictive_module
-from flatprior.inference.contract import check_model
-from flatprior.inference.rows import count_rows
+from flatprior.inference.checks import check_problem
+from flatprior.inference.density import Density
+from flatprior.inference.rows import Data, count_rows
 from flatprior.models import MLP, Bernoulli, Categorical, Model, Normal
 
 NUM_DRAWS, NUM_ROWS = 60, 101
@@ -34,10 +35,11 @@ def data(name: str) -> tuple[np.ndarray, np.ndarray]:
 
 def from_prior(model: Model, x: np.ndarray, y: np.ndarray, num_draws: int) -> Predictive:
     """The predictive distribution of the prior: as many draws as are wanted, for nothing."""
-    structure = check_model(model, jnp.asarray(x), jnp.asarray(y))
+    density, _ = check_problem(model, x, y)
     rng = np.random.default_rng(1)
-    draws = {site: jnp.asarray(rng.normal(size=(num_draws, *shape)), x.dtype) for site, shape in structure.sites}
-    return Predictive(model, structure, draws, jnp.asarray(x))
+    sites = density.structure.latents
+    draws = {site: jnp.asarray(rng.normal(size=(num_draws, *shape)), x.dtype) for site, shape in sites.items()}
+    return Predictive(density, draws, jnp.asarray(x))
 
 
 ASKED: dict[str, tuple[Callable[[Predictive, np.ndarray], np.ndarray], set[str]]] = {
@@ -49,7 +51,7 @@ ASKED: dict[str, tuple[Callable[[Predictive, np.ndarray], np.ndarray], set[str]]
     "probs": (lambda p, y: p.probs, {"Bernoulli", "Categorical"}),
     "sample": (lambda p, y: p.sample(0, (7,)), set(MODELS)),
     "log_likelihood": (
-        lambda p, y: predictive_module.log_likelihood(p.model, p.structure, p.draws, p.x, jnp.asarray(y)),
+        lambda p, y: predictive_module.log_likelihood(p.density, p.draws, Data(p.x, jnp.asarray(y))),
         set(MODELS),
     ),
 }
@@ -79,14 +81,7 @@ def test_chunks_change_nothing(
 
 
 def sizes(predictive: Predictive) -> tuple[int, int]:
-    of = (
-        predictive_module._observation,
-        predictive.model,
-        predictive.response,
-        predictive.draws,
-        predictive.x,
-    )
-    return predictive_module.sizes(*of, None)
+    return predictive_module.sizes(Density.observation, predictive.density, predictive.draws, Data(predictive.x))
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -136,7 +131,7 @@ def test_a_dictionary_is_cut_like_an_array(
     array, halves = MODELS["Normal"], lambda x, y=None: MODELS["Normal"](jnp.stack([x["a"], x["b"]], axis=-1), y)
     plain = from_prior(array, x, y, NUM_DRAWS)
     rows = {"a": jnp.asarray(x[:, 0]), "b": jnp.asarray(x[:, 1])}
-    cut = Predictive(halves, check_model(halves, rows, jnp.asarray(y)), plain.draws, rows)
+    cut = Predictive(check_problem(halves, rows, y)[0], plain.draws, rows)
     monkeypatch.setattr(predictive_module, "WORKING_BYTES", 2**14)
     assert count_rows(cut.x) == NUM_ROWS
     np.testing.assert_allclose(cut.mean, plain.mean, rtol=1e-5, atol=1e-6)
@@ -147,7 +142,7 @@ PROGRAM = """
 import json, resource, sys
 import jax.numpy as jnp, numpy as np
 from flatprior.inference import Predictive, predictive
-from flatprior.inference.contract import check_model
+from flatprior.inference.checks import check_problem
 from flatprior.models import MLP, Model, Normal
 
 def peak():
@@ -157,13 +152,14 @@ asked, num_draws, num_rows = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
 rng = np.random.default_rng(0)
 model = Model(MLP((16, 16)), Normal("network"))
 x, y = (jnp.asarray(rng.normal(size=shape), jnp.float32) for shape in ((num_rows, 8), (num_rows,)))
-structure = check_model(model, x, y)
-draws = {site: jnp.asarray(rng.normal(size=(num_draws, *shape)), jnp.float32) for site, shape in structure.sites}
-small = Predictive(model, structure, {site: value[:2] for site, value in draws.items()}, x[:2])
-p = Predictive(model, structure, draws, x)
+density, data = check_problem(model, x, y)
+sites = density.structure.latents
+draws = {site: jnp.asarray(rng.normal(size=(num_draws, *shape)), jnp.float32) for site, shape in sites.items()}
+small = Predictive(density, {site: value[:2] for site, value in draws.items()}, x[:2])
+p = Predictive(density, draws, x)
 ask = {
     "log_prob": lambda p, y: p.log_prob(y),
-    "log_likelihood": lambda p, y: predictive.log_likelihood(model, structure, p.draws, p.x, y),
+    "log_likelihood": lambda p, y: predictive.log_likelihood(density, p.draws, type(data)(p.x, y)),
     "variance": lambda p, y: p.variance,
     "quantile": lambda p, y: p.quantile(0.9),
 }[asked]

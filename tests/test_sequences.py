@@ -36,13 +36,16 @@ from flatprior.inference import predictive as predictive_module
 from flatprior.inference.checks import Layout
 from flatprior.inference.contract import check_model
 from flatprior.inference.criticism import calibration, temperature_scaling, uncertainty
-from flatprior.inference.density import observation, row_log_probs
+from flatprior.inference.density import Density
 from flatprior.inference.generation import generate
 from flatprior.inference.information import code_length, compress, cross_entropy, prequential, weight_of_evidence
 from flatprior.inference.plots import plot_decision, plot_fit
+from flatprior.inference.rows import Data
 from flatprior.models import MLP, Categorical, CategoricalSequence, Lift, Model, gaussian, next_token_rows
 from flatprior.models.architectures import GRU, Transformer
 from flatprior.models.tokens import Tokens
+
+from .tables import observation
 
 K, T, WIDTH = 4, 7, 6
 """Kinds of tokens, tokens in a row, and the width of the networks."""
@@ -118,7 +121,7 @@ def test_the_log_density_is_the_sum_over_tokens_of_the_cross_entropies(name: str
     x, y, w = tokens_at_random((3, T)), tokens_at_random((3, T), 1), weights_of(name)
     by_hand = np.array([BY_HAND[name]({site: np.asarray(v) for site, v in w.items()}, row) for row in x])
     expected = np.take_along_axis(log_softmax(by_hand, axis=-1), y[..., None], axis=-1)[..., 0]
-    each = jax.jit(lambda w: row_log_probs(model_of(name), w, x, y, "y"))(w)
+    each = jax.jit(lambda w: observation(model_of(name), w, x).log_prob(y))(w)
     assert each.dtype == jnp.float64
     np.testing.assert_allclose(each, expected.sum(axis=1), rtol=1e-12)
     density = jax.jit(lambda w: log_density(model_of(name), w, x, y))
@@ -128,7 +131,7 @@ def test_the_log_density_is_the_sum_over_tokens_of_the_cross_entropies(name: str
 @every_network
 def test_a_later_token_never_changes_an_earlier_probability(name: str) -> None:
     model, w = model_of(name), weights_of(name)
-    logits = jax.jit(lambda x: observation(model, w, x, "y").logits)
+    logits = jax.jit(lambda x: observation(model, w, x).logits)
     x = tokens_at_random((8, T))
     before = np.asarray(logits(x))
     for place in range(T):
@@ -169,7 +172,7 @@ def test_a_text_with_another_token_is_no_number() -> None:
     """All of it, as the padding of y may hide the token; a text beside it is what it was."""
     for name, lift in NETWORKS.items():
         model, w, x = model_of(name), weights_of(name), tokens_at_random((2, T))
-        logits = jax.jit(lambda x, model=model, w=w: observation(model, w, x, "y").logits)
+        logits = jax.jit(lambda x, model=model, w=w: observation(model, w, x).logits)
         expected = np.asarray(logits(x))[0]
         for wrong in (-1, -K, K, 2**31 - 1):
             x[1, 4] = wrong
@@ -379,8 +382,8 @@ def test_probabilities_come_in_chunks(fitted: dict[str, Fit], rows: Rows, monkey
     predictive = fitted["draws"].predict(rows.x)
     whole = predictive.probs
     monkeypatch.setattr(predictive_module, "WORKING_BYTES", 2**16)
-    of = predictive_module._observation, predictive.model, predictive.response, predictive.draws, predictive.x
-    assert predictive_module.sizes(*of, None)[0] < len(rows.x)
+    of = Density.observation, predictive.density, predictive.draws, Data(predictive.x)
+    assert predictive_module.sizes(*of)[0] < len(rows.x)
     np.testing.assert_allclose(predictive.probs, whole, rtol=1e-5)
 
 

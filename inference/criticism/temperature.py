@@ -13,6 +13,7 @@ from ..mixture import log_mean_exp
 from ..predictive import Predictive, class_log_probs, over_rows
 from ..response import Response
 from ..result import Fit, check_fit
+from ..rows import Data
 
 RANGE = 1e-3, 1e3
 """Where a temperature is looked for."""
@@ -147,13 +148,13 @@ def _moments(log_probs: np.ndarray, power: float) -> tuple[np.ndarray, np.ndarra
 
 def _log_probs(predictive: Predictive) -> np.ndarray:
     """Log p(y = k | x, data), (n, num_classes), in float64."""
-    of = predictive.model, predictive.response, predictive.draws, predictive.x
+    of = predictive.density, predictive.draws, Data(predictive.x)
     return over_rows(class_log_probs, log_mean_exp, *of).astype(float)
 
 
 def _labels(predictive: Predictive, y: Any, name: str = "y") -> np.ndarray:
     """Classes (n,), one for each row, or an error."""
-    labels = np.asarray(check_labels(predictive.model, predictive.x, y, name))
+    labels = np.asarray(check_labels(predictive.density.model, predictive.x, y, name))
     if labels.ndim != 1:
         raise ValueError(f"{name}: expected classes, shape {labels.shape[:1]}; got {labels.shape}.")
     return labels.astype(int)

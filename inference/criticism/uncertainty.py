@@ -10,7 +10,7 @@ from jax import Array
 from ..mixture import split_variance
 from ..predictive import class_log_probs, moments, over_rows
 from ..result import Fit, check_fit
-from ..rows import Rows
+from ..rows import Data, Rows
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -75,7 +75,7 @@ def uncertainty(fit: Fit, x: Any) -> Uncertainty:
     if not has_classes:
         response.expect("variance", "uncertainty")
     per_draw, split = (class_log_probs, _split_entropy) if has_classes else (moments, split_variance)
-    aleatoric, epistemic = over_rows(per_draw, split, fit.model, response, predictive.draws, predictive.x)
+    aleatoric, epistemic = over_rows(per_draw, split, fit.density, predictive.draws, Data(predictive.x))
     return Uncertainty(aleatoric, epistemic, "nats" if has_classes else "squared units of y")
 
 

@@ -7,17 +7,16 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 import numpy as np
+import numpyro.distributions as dist
 import pandas as pd
 from jax import Array
 
 from ..checks import Layout, as_rows, check_finite, check_like
-from ..density import observation
+from ..density import Density
 from ..predictive import Predictive, over_rows
 from ..report import Report, columns_of
-from ..response import Response
 from ..result import Fit, check_fit
-from ..rows import Rows, Weights
-from ..sites import NumPyroModel
+from ..rows import Data, Rows, Weights
 from .bits import in_double_precision
 
 type Kind = Literal["linear", "ablation"]
@@ -165,9 +164,7 @@ def weight_of_evidence(
     with in_double_precision(predictive) as precise:
         rows = np.asarray(precise.x, np.float64)
         against_rows = np.broadcast_to(reference, rows.shape)
-        parts = over_rows(
-            _Parts(label, others), _summary, fit.model, precise.response, precise.draws, rows, against_rows, levels
-        )
+        parts = over_rows(_Parts(label, others), _summary, fit.density, precise.draws, Data(rows, against_rows), levels)
     scale = max(float(np.abs(parts.pop("size")).max()), 1.0)
     return WeightOfEvidence(
         features=fit.layout.columns or tuple(map(str, range(shape[0]))),
@@ -214,18 +211,17 @@ class _Parts:
     label: int
     others: tuple[int, ...]
 
-    def __call__(self, model: NumPyroModel, response: Response, weights: Weights, x: Rows, y: Rows) -> dict[str, Array]:
+    def __call__(self, density: Density, weights: Weights, data: Data) -> dict[str, Array]:
+        x, y = data.x, data.y  # y is the baseline
         swapped = jnp.where(jnp.eye(x.shape[1], dtype=bool), y[:, None], x[:, None])
         rows = jnp.concatenate([x, y, (x + y) / 2, swapped.reshape(-1, x.shape[1])])
-        here, there, between, without = jnp.split(
-            self._log_odds(model, weights, rows, response), len(x) * np.arange(1, 4)
-        )
+        log_odds = self._log_odds(density.observation(weights, Data(rows)))
+        here, there, between, without = jnp.split(log_odds, len(x) * np.arange(1, 4))
         bits = here[:, None] - without.reshape(x.shape)
         miss = jnp.maximum(jnp.abs(here - there - bits.sum(axis=1)), jnp.abs(between - (here + there) / 2))
         return {"bits": bits, "log_odds": here, "baseline": there, "miss": miss}
 
-    def _log_odds(self, model: NumPyroModel, weights: Weights, x: Rows, response: Response) -> Array:
-        d = observation(model, weights, x, response.site)
+    def _log_odds(self, d: dist.Distribution) -> Array:
         return d.log_prob(self.label) - sum(d.log_prob(k) for k in self.others) / len(self.others)
 
 

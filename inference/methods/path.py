@@ -201,7 +201,7 @@ def _exchange(surface: Surface, u: Weights, power: Array, data: Data) -> tuple[W
 
 
 def _score(density: Density, draws: Weights, data: Data) -> np.ndarray:
-    return log_likelihood(density.model, density.structure, draws, data.x, data.y).sum(axis=1, dtype=np.float64)
+    return log_likelihood(density, draws, data).sum(axis=1, dtype=np.float64)
 
 
 def _as_multiples(multiples: Sequence[float]) -> np.ndarray:
