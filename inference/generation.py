@@ -133,7 +133,7 @@ def _prompt_log_probs(predictive: Predictive, given: np.ndarray) -> Array:
     return jnp.asarray(values)
 
 
-@partial(jax.jit, static_argnums=(0, 1, 2))
+@partial(jax.jit, static_argnums=(0, 1))
 def _continued(
     density: Density,
     together: int,
