@@ -1,7 +1,6 @@
 """Fit a model, and judge the fits: how to choose a method, and where to find the rest.
 
-There is one density, ``log p(y | x, w) + log p(w)``, of any NumPyro model ``model(x, y=None)``. Each method answers it
-in its own way:
+Every method works on the same density, ``log p(y | x, w) + log p(w)``, of any NumPyro model ``model(x, y=None)``:
 
 - `MLE`: the weights under which the data are most probable. Fast, but a point carries no uncertainty, and where the
   data leave room it takes extreme weights. It is `MAP` under a flat prior, ``flat(model)``.

@@ -109,9 +109,9 @@ def _as_array(name: str, leaf: Any) -> np.ndarray | jax.Array:
     if hasattr(leaf, "toarray"):
         raise TypeError(f"{name}: expected a dense array; got a {type(leaf).__name__}. Use {name}.toarray().")
     if isinstance(leaf, np.ma.MaskedArray) and np.ma.is_masked(leaf):
-        places = np.argwhere(np.ma.getmaskarray(leaf))
+        masked = np.argwhere(np.ma.getmaskarray(leaf))
         raise ValueError(
-            f"{name}{index_in_words(places[0])}: expected no masked values; got {len(places)}. Drop or impute them "
+            f"{name}{index_in_words(masked[0])}: expected no masked values; got {len(masked)}. Drop or impute them "
             f"first."
         )
     array = leaf if isinstance(leaf, jax.Array) else np.asarray(leaf)
@@ -131,7 +131,7 @@ def _not_numeric(name: str, leaf: Any, array: np.ndarray | jax.Array, columns: A
     if array.ndim == 0 and leaf is not None:
         return f"{name}: expected numbers in an array, a list or a data frame; got {type(leaf).__name__} {leaf!r:.80}."
     first = next(
-        (place for place, value in np.ndenumerate(array) if not isinstance(value, int | float | np.number)), ()
+        (index for index, value in np.ndenumerate(array) if not isinstance(value, int | float | np.number)), ()
     )
     example = f" ({array[first]!r}{index_in_words(first)})" if first else ""
     where = "" if columns is None else f" (columns: {columns})"

@@ -50,30 +50,30 @@ def _check_model(model: NumPyroModel, tree: Any, leaves: tuple[tuple[tuple[int, 
     observed = {name: site for name, site in sites.items() if is_observation(site)}
     latents = {name: site for name, site in sites.items() if is_latent(site)}
     if len(observed) != 1:
-        found = f"the observed sites {list(observed)}" if observed else "none"
+        got = f"the observed sites {list(observed)}" if observed else "none"
         raise ValueError(
-            f"Expected a model with one observed site; got {found}, among the sites {list(sites)}. Does the model pass "
+            f"Expected a model with one observed site; got {got}, among the sites {list(sites)}. Does the model pass "
             f"obs=y to numpyro.sample?"
         )
     if not latents:
-        others = [site for site, found in sites.items() if found["type"] in ("sample", "plate", "deterministic")]
+        others = [other for other, site in sites.items() if site["type"] in ("sample", "plate", "deterministic")]
         raise ValueError(
             f"Expected a model with latent sites to fit; got only {others}. Sample its weights; in a lifted "
             f"module, give some parameters a prior other than 'fixed'."
         )
-    ((name, site),) = observed.items()
-    _check_row_log_prob(name, site, count_rows(x))
-    row_plates = {frame.name for frame in site["cond_indep_stack"]}
-    for latent, found in latents.items():
-        if found["fn"].support.is_discrete:
-            raise ValueError(f"Latent site {latent!r} is discrete ({found['fn'].support}); expected continuous ones.")
-        inside = row_plates & {frame.name for frame in found["cond_indep_stack"]}
+    ((observed_name, observed_site),) = observed.items()
+    _check_row_log_prob(observed_name, observed_site, count_rows(x))
+    row_plates = {frame.name for frame in observed_site["cond_indep_stack"]}
+    for name, site in latents.items():
+        if site["fn"].support.is_discrete:
+            raise ValueError(f"Latent site {name!r} is discrete ({site['fn'].support}); expected continuous ones.")
+        inside = row_plates & {frame.name for frame in site["cond_indep_stack"]}
         if inside:
             raise ValueError(
-                f"Latent site {latent!r} is sampled inside the plate {inside.pop()!r} of the data: one weight per row. "
+                f"Latent site {name!r} is sampled inside the plate {inside.pop()!r} of the data: one weight per row. "
                 f"Sample it before the plate."
             )
-    return structure_of(sites, _response_without_y(model, x, name, latents))
+    return structure_of(sites, _response_without_y(model, x, observed_name, latents))
 
 
 def structure_of(sites: dict[str, Any], response: Response) -> Structure:
@@ -128,14 +128,14 @@ def _response_without_y(model: NumPyroModel, x: Rows, observed: str, latents: di
                 raise clear from error
             raise ValueError(
                 f"Expected a model that runs without y, model(x, y=None), as predictions call it; without y it raised "
-                f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}{_place(error)}. Take "
+                f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}{_user_line(error)}. Take "
                 f"sizes from x, such as x.shape[0], and pass obs=y whether it is None or not."
             ) from error
     others = [name for name, site in sites.items() if is_latent(site) and name not in (observed, *latents)]
     if observed not in sites or others:
-        found = f"it has the sites {others} as well" if others else f"it has no site {observed!r}"
+        extra = f"it has the sites {others} as well" if others else f"it has no site {observed!r}"
         raise ValueError(
-            f"Expected the model to have the same sites without y, model(x), as with it; without y {found}. Sample the "
+            f"Expected the model to have the same sites without y, model(x), as with it; without y {extra}. Sample the "
             f"same sites either way, and pass obs=y, which may be None."
         )
     for name, site in latents.items():
@@ -177,19 +177,19 @@ def translated_errors(x: Rows, y: Rows) -> Iterator[None]:
 
 def _clear(error: Exception) -> Exception | None:
     """Return an error of JAX or NumPyro in the terms of a model; None where it needs no translation."""
-    message, place = str(error), _place(error)
+    message, line = str(error), _user_line(error)
     if isinstance(error, jax.errors.UnexpectedTracerError):
-        return TypeError(f"Expected a model that stores no values between calls{place}: it uses one from another call.")
+        return TypeError(f"Expected a model that stores no values between calls{line}: it uses one from another call.")
     if isinstance(error, jax.errors.JAXTypeError | jax.errors.JAXIndexError):
         return TypeError(
             f"Expected a model of JAX operations, on values that are known only at run time; it needs one of them as "
-            f"a Python value{place} ({type(error).__name__}). For `if a > 0` write jnp.where(a > 0, ..., ...), for "
+            f"a Python value{line} ({type(error).__name__}). For `if a > 0` write jnp.where(a > 0, ..., ...), for "
             f"np.exp jnp.exp, and take sizes from shapes."
         )
     duplicated, invalid = DUPLICATED.search(message), INVALID.search(message)
     if duplicated:
         return ValueError(
-            f"Expected each site to have a name of its own; got {duplicated[1]!r} twice{place}. Give each of two "
+            f"Expected each site to have a name of its own; got {duplicated[1]!r} twice{line}. Give each of two "
             f"networks in one model its own prefix by numpyro.handlers.scope(prefix=...)."
         )
     if invalid:
@@ -197,13 +197,13 @@ def _clear(error: Exception) -> Exception | None:
         constraint = getattr(getattr(dist, name, None), "arg_constraints", {}).get(parameter)
         words = "another value" if constraint is None else in_words(constraint)
         return ValueError(
-            f"Expected {words} as the parameter {parameter!r} of the distribution {name}{place}; got another value. "
+            f"Expected {words} as the parameter {parameter!r} of the distribution {name}{line}; got another value. "
             f"Where it is computed, jax.nn.softplus or jnp.exp make numbers positive."
         )
     return None
 
 
-def _place(error: Exception) -> str:
+def _user_line(error: Exception) -> str:
     """Return the user's line that raised an error, in words: the last line outside of libraries."""
     paths = sysconfig.get_paths()
     here = Path(__file__).parent

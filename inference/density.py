@@ -62,7 +62,7 @@ class Density:
         Args:
             data: all rows, or a batch of them.
             num_rows: the number of all rows, n; by default those of `data`.
-            prior_power: how many times the log prior counts; for a Normal prior around 0 this is another scale.
+            prior_power: the factor of the log prior; for a Normal prior around 0 this is another scale.
         """
         num_rows = num_rows or data.num_rows
         with scale(scale=1.0 / num_rows), scaled(num_rows / data.num_rows, prior_power):

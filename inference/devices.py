@@ -13,7 +13,7 @@ class Sharding(NamedTuple):
     """The shares of the devices: equal numbers of chains or restarts, except that the last may have fewer."""
 
     mesh: Mesh
-    place: NamedSharding
+    each: NamedSharding
     """The sharding of arrays with one entry per chain or restart along the first axis."""
     all: NamedSharding
     """The sharding of arrays of which every device has a copy."""
@@ -45,11 +45,11 @@ class Sharding(NamedTuple):
             run = jax.shard_map(block, mesh=self.mesh, in_specs=specs, out_specs=each, check_vma=False)
             return self._without_idle(run(self._with_idle(sharded), *others))
 
-        return jax.jit(on_shares, out_shardings=self.place)
+        return jax.jit(on_shares, out_shardings=self.each)
 
     def jit_start(self, start: Callable[..., Any]) -> Callable[..., Any]:
         """Compile ``start(*others)`` with the sharding that blocks return, so that all blocks are one program."""
-        return jax.jit(start, out_shardings=self.place)
+        return jax.jit(start, out_shardings=self.each)
 
     def _with_idle(self, sharded: Any) -> Any:
         if not self.idle:

@@ -274,7 +274,7 @@ BAD_SITES: dict[str, tuple[tuple[str, ...], Any, str]] = {
     "all sites": (
         ("w*", "b*"),
         NUTS(),
-        r"leave some to condition on; .* match all .* To sample all, use NUTS",
+        r"leave some sites fixed; .* match all .* To sample all, use NUTS",
     ),
     "one number by MCLMC": (("b2",), MCLMC(), "MCLMC: expected a model with at least 2 weights"),
 }

@@ -520,7 +520,7 @@ BASE = "squared error / (2 * 1^2) + n/2 log(2 pi 1^2)"
 DECAY = "weight decay, |w|^2 / (2 * {}^2)"
 HANDLED: dict[str, tuple[Any, Any, Any, dict[str, str], Any]] = {
     # model, weights of the rows, weights of w's elements, names, weight decay
-    "factor": (with_factor, 1.0, 1.5, {"ridge": "a term written by hand", "y": BASE, "w": DECAY.format(1)}, 1.0),
+    "factor": (with_factor, 1.0, 1.5, {"ridge": "a term of the user's own", "y": BASE, "w": DECAY.format(1)}, 1.0),
     "scale": (tempered, 0.5, 3.0, {"y": f"{BASE}, times 0.5", "w": f"{DECAY.format(2)}, times 3"}, 0.75),
     "scale a row": (
         weighted_rows,
@@ -534,8 +534,8 @@ HANDLED: dict[str, tuple[Any, Any, Any, dict[str, str], Any]] = {
         KEPT,
         np.array([1.0, 0.0]),
         {
-            "y": f"{BASE}, of the 26 of 40 that are not masked",
-            "w": f"{DECAY.format(2)}, of the 1 of 2 that are not masked",
+            "y": f"{BASE}, for the 26 of 40 not masked",
+            "w": f"{DECAY.format(2)}, for the 1 of 2 not masked",
         },
         None,
     ),
@@ -579,7 +579,7 @@ def test_at_a_fit_it_tells_the_loss_of_that_fit(rows: dict[str, Any]) -> None:
     elsewhere = {site: draws[0, 0] + 0.1 for site, draws in found.draws.items()}
     assert explain(model, x, y, at=elsewhere).loss > told.loss, "the MLE has the least loss"
     assert "the given weights" in explain(model, x, y, at=elsewhere).notes[0]
-    assert "an optimiser starts" in explain(model, x, y).notes[0]
+    assert "the starting point of an optimiser" in explain(model, x, y).notes[0]
 
 
 X, BINARY = np.random.default_rng(0).normal(size=(20, 2)), np.arange(20) % 2

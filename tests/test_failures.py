@@ -75,6 +75,7 @@ SAMPLER = NUTS(
     num_warmup=300,
     num_samples=1000,
     start=None,
+    improper_ok=True,  # the factors make the posterior proper
     max_tree_depth=5,
     init_strategy=init_to_uniform(radius=10.0),
 )

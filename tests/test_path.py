@@ -103,7 +103,11 @@ def test_any_numpyro_model_has_a_path(by_hand: dict[str, Any]) -> None:
 
 
 BAD = {
-    "flat": (lambda x, y: prior_path(flat(LOGISTIC), x, y, key=0), ValueError, "the model's prior is flat"),
+    "flat": (
+        lambda x, y: prior_path(flat(LOGISTIC), x, y, key=0),
+        ValueError,
+        "expected a model with a prior; its prior is flat",
+    ),
     "decreasing": (lambda x, y: prior_path(LOGISTIC, x, y, key=0, multiples=(2, 1)), ValueError, "increasing positive"),
     "zero": (lambda x, y: prior_path(LOGISTIC, x, y, key=0, multiples=(0, 1)), ValueError, "increasing positive"),
     "infinite": (

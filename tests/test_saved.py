@@ -161,7 +161,7 @@ def later_version(tree: xarray.DataTree) -> None:
 
 
 def better_status(tree: xarray.DataTree) -> None:
-    tree.attrs["flatprior"] = tree.attrs["flatprior"].replace("rough", "fine")
+    tree.attrs["flatprior"] = tree.attrs["flatprior"].replace("imprecise", "precise")
 
 
 def no_fit(tree: xarray.DataTree) -> None:

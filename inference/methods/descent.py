@@ -125,7 +125,7 @@ def descend(
         key: the key of starting points and batches.
         progress: show a progress bar.
         start: the starting points of the restarts, like `Descent.weights`; by default random ones.
-        prior_power: how many times the log prior counts, for each restart, (restart,); by default once.
+        prior_power: the factor of the log prior in each restart, (restart,); by default 1.
     """
     num_rows, total = data.num_rows, settings.num_steps
     if settings.batch_size is not None and settings.batch_size > num_rows:

@@ -36,16 +36,16 @@ that the error also exceeds JUMP_NATS. In the adaptation such errors count with 
 JUMP_NATS = 10.0
 """The energy error in nats up to which a step is never rejected: in few dimensions the target is far below harmful
 errors."""
-POWER, EARLY, SETTLING = 0.6, 50, 500
+GAIN_POWER, GAIN_STEPS, SETTLING_STEPS = 0.6, 50, 500
 """The power of the gain, and the steps over which it falls: 50 at the start, and 500 after cooling has ended, where the
 gain falls further, by (1 + k / 500)^-0.6 after k steps (Robbins & Monro 1951)."""
-RECENT = 1 / 3
+RECENT_SHARE = 1 / 3
 """The most recent share of the warm-up, from which the posterior's spread is estimated."""
-SHORTEST = 10
+MIN_MOMENTUM_STEPS = 10
 """The smallest number of steps that the momentum lasts, however narrow the posterior appears."""
 WINDOWS = (0.1, 0.25, 0.5)
 """The shares of the warm-up after which the scales are set, with preconditioning."""
-FLOOR = 1e-6
+VARIANCE_FLOOR = 1e-6
 """The constant that is added to the variances that set the scales, relative to their mean."""
 CAUTION, RECOVERY = 0.5, 1.1
 """The factor of a chain's step size after a rejected step, and the factor of its recovery with each accepted step."""
@@ -231,10 +231,10 @@ class Langevin:
         Chains without adjustment continue to adapt, ever less, while they draw: regions where the density of a network
         is stiff are visited too rarely for the warm-up to find them all.
         """
-        gain = jnp.maximum(GAIN, FIRST_GAIN * (1.0 + i / EARLY) ** -POWER)
-        gain *= (1.0 + jnp.maximum(0.0, i - schedule.cooling_ends) / SETTLING) ** -POWER
+        gain = jnp.maximum(GAIN, FIRST_GAIN * (1.0 + i / GAIN_STEPS) ** -GAIN_POWER)
+        gain *= (1.0 + jnp.maximum(0.0, i - schedule.cooling_ends) / SETTLING_STEPS) ** -GAIN_POWER
         log_step = (chain.log_step + gain * (1.0 - jnp.minimum(ratio, MAX_RATIO))).astype(self.dtype)
-        rate = jnp.minimum(1.0, 1.0 / (RECENT * (i + 1.0))).astype(self.dtype)
+        rate = jnp.minimum(1.0, 1.0 / (RECENT_SHARE * (i + 1.0))).astype(self.dtype)
         off = chain.state.position - chain.mean
         mean, variance = chain.mean + rate * off, (1 - rate) * (chain.variance + rate * off**2)
         adapted = chain._replace(log_step=log_step, mean=mean, variance=variance)
@@ -282,13 +282,13 @@ def _step_size(chain: Chain) -> Array:
 
 def _momentum_length(schedule: Schedule, chain: Chain) -> Array:
     spread = jnp.sqrt((chain.variance / chain.scale).sum())
-    return jnp.maximum(schedule.momentum_length * spread, SHORTEST * jnp.exp(chain.log_step))
+    return jnp.maximum(schedule.momentum_length * spread, MIN_MOMENTUM_STEPS * jnp.exp(chain.log_step))
 
 
 def _rescale(schedule: Schedule, chain: Chain, i: Array) -> Chain:
     """Set the scales at the end of a window; the mean length of a step in the coordinates does not change."""
     now = jnp.isin(i, jnp.array(schedule.windows))
-    scale = chain.variance + FLOOR * chain.variance.mean()
+    scale = chain.variance + VARIANCE_FLOOR * chain.variance.mean()
     scale = jnp.where(now & (scale > 0), scale, chain.scale)
     shift = 0.5 * (jnp.log(chain.scale).mean() - jnp.log(scale).mean())
     return chain._replace(scale=scale, log_step=chain.log_step + shift)

@@ -161,7 +161,7 @@ def prior_path(
 
 
 def _powers(scales: Array) -> Array:
-    """Return how many times the log prior of each member counts: 1 / c^2, and 0 for the flat prior, the last."""
+    """Return the factor of the log prior of each member: 1 / c^2, and 0 for the flat prior, the last."""
     return jnp.append(scales**-2.0, 0.0)
 
 

@@ -121,7 +121,7 @@ def finish(
         u: the end point of the descent.
         losses: the losses of the descent, (step,).
         data: n rows.
-        prior_power: how many times the log prior counts; see `descend`.
+        prior_power: the factor of the log prior; see `descend`.
     """
     surface, end = settings.surface(density, data), Ending(u, math.inf)
     if settings.polish and density.structure.num_weights <= POLISH_WEIGHTS:

@@ -88,7 +88,7 @@ class Steps:
             data: n rows.
             num_steps: the total number of steps, over which the default optimiser anneals.
             start: unconstrained site -> value, (restart, *shape); by default each restart has a random point.
-            prior_power: how many times the log prior counts, (restart,); None is once.
+            prior_power: the factor of the log prior, (restart,); None is 1.
         """
         svi = self._compiled_start(key, data, num_steps, None if start is None else _as_params(start), prior_power)
         return State(svi, jnp.zeros(0, int), ())
