@@ -131,10 +131,10 @@ def test_scores_are_those_of_scikit_learn(case: tuple[str, str], fitted: dict[An
 @every_classifier
 def test_the_curve_is_that_of_scikit_learn(case: tuple[str, str], fitted: dict[Any, Fitted]) -> None:
     has = fitted[case]
-    for of in (None, 1):
-        told = calibration(has.fit, has.x, has.y, of=of)
-        forecast = has.probs.max(axis=1) if of is None else has.probs[:, of]
-        outcome = (has.probs.argmax(axis=1) == has.y) if of is None else has.y == of
+    for label in (None, 1):
+        told = calibration(has.fit, has.x, has.y, label=label)
+        forecast = has.probs.max(axis=1) if label is None else has.probs[:, label]
+        outcome = (has.probs.argmax(axis=1) == has.y) if label is None else has.y == label
         frequency, mean = calibration_curve(outcome, forecast, n_bins=10, strategy="quantile")
         np.testing.assert_allclose(told.curve["forecast"], mean, rtol=1e-6)
         np.testing.assert_allclose(told.curve["frequency"], frequency)
@@ -363,7 +363,7 @@ def test_the_posterior_is_right_on_average_over_the_prior_and_the_mle_is_not() -
         x, w = rng.normal(size=(52, 2)), rng.normal(scale=1.5, size=3)
         y = (rng.random(52) < expit(x @ w[:2] + w[2])).astype(int)
         for name, method in methods.items():
-            rows = calibration(fit(line, method, x[:12], y[:12], key=i, progress=False), x[12:], y[12:], of=1).rows
+            rows = calibration(fit(line, method, x[:12], y[:12], key=i, progress=False), x[12:], y[12:], label=1).rows
             bins = np.digitize(rows["forecast"], edges[1:-1])
             totals[name][i] = np.bincount(bins, rows["forecast"] - rows["outcome"], minlength=5)
     z = {name: total.mean(axis=0) / stats.sem(total, axis=0) for name, total in totals.items()}
@@ -438,9 +438,9 @@ def test_numbers_are_drawn(what: Any, fitted: dict[Any, Fitted]) -> None:
     matplotlib.pyplot.close("all")
 
 
-@pytest.mark.parametrize("of", [None, 1])
-def test_classes_are_drawn_where_they_are(of: int | None, fitted: dict[Any, Fitted]) -> None:
-    told = {by: calibration(has.fit, has.x, has.y, of=of) for by in POINTS for has in [fitted["Bernoulli", by]]}
+@pytest.mark.parametrize("label", [None, 1])
+def test_classes_are_drawn_where_they_are(label: int | None, fitted: dict[Any, Fitted]) -> None:
+    told = {by: calibration(has.fit, has.x, has.y, label=label) for by in POINTS for has in [fitted["Bernoulli", by]]}
     _, given_axes = matplotlib.pyplot.subplots()
     ax = plot_calibration(told, given_axes)
     assert ax is given_axes
@@ -463,13 +463,13 @@ def test_classes_are_drawn_where_they_are(of: int | None, fitted: dict[Any, Fitt
 
 def test_bad_input_raises(fitted: dict[Any, Fitted], given: dict[str, Fit]) -> None:
     binary, classes, real = (fitted[kind, "MLE"] for kind in OBSERVATIONS)
-    with pytest.raises(TypeError, match="calibration: expected a fit, or what temperature_scaling returned; got 'MLE'"):
+    with pytest.raises(TypeError, match="calibration: expected a fit, or the result of temperature_scaling; got 'MLE'"):
         calibration("MLE", binary.x, binary.y)  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match="`of` to be a class, 0 to 2; got 3"):
-        calibration(classes.fit, classes.x, classes.y, of=3)
-    with pytest.raises(TypeError, match="expected no `of`, as y is a number and no class; got 1"):
-        calibration(real.fit, real.x, real.y, of=1)
-    with pytest.raises(ValueError, match=r"at least 2 rows a bin, 20 rows; got 12. Give fewer num_bins"):
+    with pytest.raises(ValueError, match="label to be a class, 0 to 2; got 3"):
+        calibration(classes.fit, classes.x, classes.y, label=3)
+    with pytest.raises(TypeError, match="expected no label, as y is a number and not a class; got 1"):
+        calibration(real.fit, real.x, real.y, label=1)
+    with pytest.raises(ValueError, match=r"at least 2 rows per bin, 20 rows; got 12. Give fewer num_bins"):
         calibration(binary.fit, binary.x[:12], binary.y[:12])
     with pytest.raises(ValueError, match="a positive integer as num_bins; got 0"):
         calibration(binary.fit, binary.x, binary.y, num_bins=0)
@@ -485,10 +485,10 @@ def test_bad_input_raises(fitted: dict[Any, Fitted], given: dict[str, Fit]) -> N
         temperature_scaling(classes.fit, classes.x, classes.probs)
     with pytest.raises(ValueError, match=r"x_validation.*, row 0, column 0: expected finite"):
         temperature_scaling(binary.fit, np.where(np.arange(2) == 0, np.nan, binary.x), binary.y)
-    with pytest.raises(TypeError, match="plot_calibration: expected what calibration returned"):
+    with pytest.raises(TypeError, match="plot_calibration: expected a result of calibration"):
         plot_calibration({"it": binary.fit})  # type: ignore[dict-item]
     told = {"classes": calibration(binary.fit, binary.x, binary.y), "numbers": calibration(real.fit, real.x, real.y)}
-    with pytest.raises(ValueError, match=r"calibrations of one kind; got .*'confidence'.*'intervals'"):
+    with pytest.raises(ValueError, match=r"calibrations of one quantity; got .*'confidence'.*'intervals'"):
         plot_calibration(told)
     with pytest.raises(ValueError, match="expected y to be a number for a histogram"):
         plot_calibration(told["classes"], what="histogram")
