@@ -21,9 +21,9 @@ def draw(fits: Mapping[str, Fit], comparison: Comparison, test: Split, title: st
     matplotlib.use("Agg")
     figure = Figure(figsize=(10, 4.4), layout="constrained")
     scores, frequencies = figure.subplots(1, 2, width_ratios=(3, 2))
-    plot_compare(comparison, scores).set_title("Held-out log density", fontsize=10, loc="left")
+    plot_compare(comparison, scores).set_title("elpd on test rows, minus that of the best", fontsize=10, loc="left")
     num_bins = max(1, min(NUM_BINS, len(test.y) // BIN_ROWS))
-    told = {name: calibration(fits[name], test.x, test.y, num_bins=num_bins) for name in fits}
-    plot_calibration(told, frequencies)
+    calibrations = {name: calibration(fits[name], test.x, test.y, num_bins=num_bins) for name in fits}
+    plot_calibration(calibrations, frequencies)
     figure.suptitle(f"{title}: one network, {len(fits)} answers", x=0.01, ha="left", fontweight="bold")
     return atomic_write(path, lambda file: figure.savefig(file, dpi=150))
