@@ -21,7 +21,7 @@ def draw(fits: Mapping[str, Fit], comparison: Comparison, test: Split, title: st
     matplotlib.use("Agg")
     figure = Figure(figsize=(10, 4.4), layout="constrained")
     scores, frequencies = figure.subplots(1, 2, width_ratios=(3, 2))
-    plot_compare(comparison, scores).set_title("Log predictive density of the test rows", fontsize=10, loc="left")
+    plot_compare(comparison, scores).set_title("elpd on test rows, minus that of the best", fontsize=10, loc="left")
     num_bins = max(1, min(NUM_BINS, len(test.y) // BIN_ROWS))
     calibrations = {name: calibration(fits[name], test.x, test.y, num_bins=num_bins) for name in fits}
     plot_calibration(calibrations, frequencies)

@@ -1,4 +1,4 @@
-"""The printer of all tables: a data frame and notes, as text for a terminal and as HTML for a notebook."""
+"""The printer of all tables: a data frame and notes, as text and as HTML."""
 
 import textwrap
 from collections.abc import Collection, Mapping
@@ -11,27 +11,27 @@ import pandas as pd
 from pandas.api.types import is_float_dtype, is_numeric_dtype
 
 WIDTH = 120
-"""Columns of the terminal that a table and its notes may take."""
+"""The width in characters of a table and its notes."""
 GAP = "  "
-"""Between two columns of the text, and before a line that continues the one above."""
+"""The separator of columns, and the indent of a wrapped line."""
 
 type Columns = Mapping[str, tuple[str, str]]
 """Column -> (heading, format)."""
 
 
 def columns_of(frame: pd.DataFrame, number: str) -> Columns:
-    """All columns of a frame under their own names, real numbers in one format."""
+    """Return all columns of a frame under their own names, with one format for real numbers."""
     return {str(name): (str(name), number if is_float_dtype(frame[name]) else "{}") for name in frame}
 
 
 @dataclass(frozen=True)
 class Report:
-    """A table as it is printed: words to the left and wrapped where the table is too wide, numbers to the right."""
+    """A printed table: words aligned left and wrapped if the table is too wide, numbers aligned right."""
 
     frame: pd.DataFrame
     """Unrounded; its index is the first column."""
     columns: Columns
-    """The columns that are printed, in this order; those that the frame lacks are left out."""
+    """The columns to print, in this order; columns that the frame lacks are skipped."""
     notes: Collection[str] = ()
     """Sentences below the table."""
     printed_nan: Collection[Any] = field(default=(), kw_only=True)
@@ -56,7 +56,7 @@ class Report:
         return "\n".join([*lines, *([""] if notes else []), *notes])
 
     def html(self) -> str:
-        """The table and its notes as HTML; what is special in HTML is escaped."""
+        """Return the table and its notes as HTML, escaped."""
 
         def line(row: tuple[str, ...], tag: str) -> str:
             cells = []
@@ -73,7 +73,7 @@ class Report:
         return f"{table}<p>{notes}</p>" if notes else table
 
     def _rows(self) -> list[tuple[str, ...]]:
-        """The table as strings, the headings first."""
+        """Return the table as strings, the headings first."""
         index = [str(self.frame.index.name or ""), *map(str, self.frame.index)]
         return list(zip(index, *(self._cells(name) for name in self._shown), strict=True))
 
@@ -88,19 +88,19 @@ class Report:
 
     @property
     def _is_words(self) -> list[bool]:
-        """Whether a column holds words: of the index, then of each column."""
+        """Whether the index, then each column, contains words."""
         types = [self.frame.index.dtype, *(self.frame[name].dtype for name in self._shown)]
         return [not is_numeric_dtype(dtype) for dtype in types]
 
     def _widths(self, rows: list[tuple[str, ...]]) -> list[int]:
-        """The width of each column: that of its cells, less where columns of words must be wrapped."""
+        """Return the width of each column: that of its cells, or less if columns of words must be wrapped."""
         widths = [max(map(len, cells)) for cells in zip(*rows, strict=True)]
-        least = [len(heading) for heading in rows[0]]
+        least = [max(len(word) for cell in cells for word in cell.split() or [""]) for cells in zip(*rows, strict=True)]
         while sum(widths) + len(GAP) * (len(widths) - 1) > WIDTH:
-            can = [
-                i for i, is_words in enumerate(self._is_words) if is_words and widths[i] > max(least[i], len(GAP) + 1)
+            narrowable = [
+                i for i, is_words in enumerate(self._is_words) if is_words and widths[i] > least[i] + len(GAP)
             ]
-            if not can:
+            if not narrowable:
                 break
-            widths[max(can, key=lambda i: widths[i])] -= 1
+            widths[max(narrowable, key=lambda i: widths[i])] -= 1
         return widths

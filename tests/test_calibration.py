@@ -122,16 +122,16 @@ def test_scores_are_those_of_scikit_learn(case: tuple[str, str], fitted: dict[An
 @every_classifier
 def test_the_curve_is_that_of_scikit_learn(case: tuple[str, str], fitted: dict[Any, Fitted]) -> None:
     has = fitted[case]
-    for of in (None, 1):
-        told = calibration(has.fit, has.x, has.y, of=of)
-        forecast = has.probs.max(axis=1) if of is None else has.probs[:, of]
-        outcome = (has.probs.argmax(axis=1) == has.y) if of is None else has.y == of
+    for label in (None, 1):
+        result = calibration(has.fit, has.x, has.y, label=label)
+        forecast = has.probs.max(axis=1) if label is None else has.probs[:, label]
+        outcome = (has.probs.argmax(axis=1) == has.y) if label is None else has.y == label
         frequency, mean = calibration_curve(outcome, forecast, n_bins=10, strategy="quantile")
-        np.testing.assert_allclose(told.curve["forecast"], mean, rtol=1e-6)
-        np.testing.assert_allclose(told.curve["frequency"], frequency)
-        assert (told.curve["count"] == 40).all()
+        np.testing.assert_allclose(result.curve["forecast"], mean, rtol=1e-6)
+        np.testing.assert_allclose(result.curve["frequency"], frequency)
+        assert (result.curve["count"] == 40).all()
         np.testing.assert_allclose(
-            told.scores["value"]["calibration_error"], np.abs(frequency - mean).mean(), rtol=1e-5
+            result.scores["value"]["calibration_error"], np.abs(frequency - mean).mean(), rtol=1e-5
         )
 
 
@@ -171,18 +171,18 @@ def test_numbers_are_those_of_scipy(given: dict[str, Fit]) -> None:
     rng = np.random.default_rng(0)
     x = np.stack([rng.normal(size=300), rng.uniform(0.5, 2.0, 300)], axis=1)
     y = rng.normal(x[:, 0], x[:, 1])
-    told = calibration(given["numbers"], x, y)
+    result = calibration(given["numbers"], x, y)
     pit = stats.norm(*x.T).cdf(y)
-    np.testing.assert_allclose(told.rows["pit"], pit, atol=1e-5)
-    np.testing.assert_allclose(told.rows["log_loss"], -stats.norm(*x.T).logpdf(y), rtol=1e-4)
-    low, high = np.stack(stats.norm(*x.T).interval(told.curve["forecast"].to_numpy()[:, None]))
-    np.testing.assert_allclose(told.curve["frequency"], ((low <= y) & (y <= high)).mean(axis=1))
-    assert told.histogram is not None
-    np.testing.assert_allclose(told.histogram["frequency"], np.histogram(pit, 10, (0, 1))[0] / 300)
-    np.testing.assert_allclose(told.histogram[["low", "high"]].iloc[0], np.array([22, 39]) / 300)
+    np.testing.assert_allclose(result.rows["pit"], pit, atol=1e-5)
+    np.testing.assert_allclose(result.rows["log_loss"], -stats.norm(*x.T).logpdf(y), rtol=1e-4)
+    low, high = np.stack(stats.norm(*x.T).interval(result.curve["forecast"].to_numpy()[:, None]))
+    np.testing.assert_allclose(result.curve["frequency"], ((low <= y) & (y <= high)).mean(axis=1))
+    assert result.histogram is not None
+    np.testing.assert_allclose(result.histogram["frequency"], np.histogram(pit, 10, (0, 1))[0] / 300)
+    np.testing.assert_allclose(result.histogram[["low", "high"]].iloc[0], np.array([22, 39]) / 300)
     half = stats.binom(300, 0.5)
-    assert half.cdf(300 * told.curve["high"][4]) - half.cdf(300 * told.curve["low"][4] - 1) >= 0.9
-    assert half.cdf(300 * told.curve["high"][4] - 1) - half.cdf(300 * told.curve["low"][4]) < 0.9
+    assert half.cdf(300 * result.curve["high"][4]) - half.cdf(300 * result.curve["low"][4] - 1) >= 0.9
+    assert half.cdf(300 * result.curve["high"][4] - 1) - half.cdf(300 * result.curve["low"][4]) < 0.9
 
 
 # Bands.
@@ -207,12 +207,12 @@ def test_sums_of_many_events_keep_their_moments() -> None:
 
 def test_certain_events_have_no_band(given: dict[str, Fit]) -> None:
     x = np.array([[0.0, 500.0]] * 20)
-    told = calibration(given["classes"], x, np.arange(20) != 3, num_bins=1)
-    assert told.curve[["forecast", "low", "high"]].to_numpy().tolist() == [[1.0, 1.0, 1.0]]
-    assert told.curve["frequency"].item() == 0.95
-    assert told.scores["value"]["calibration_error_if_calibrated"] < 1e-12
+    result = calibration(given["classes"], x, np.arange(20) != 3, num_bins=1)
+    assert result.curve[["forecast", "low", "high"]].to_numpy().tolist() == [[1.0, 1.0, 1.0]]
+    assert result.curve["frequency"].item() == 0.95
+    assert result.scores["value"]["calibration_error_if_calibrated"] < 1e-12
     wilson = stats.binomtest(19, 20).proportion_ci(0.9, method="wilson")
-    np.testing.assert_allclose(told.curve[["wilson_low", "wilson_high"]].iloc[0], wilson)
+    np.testing.assert_allclose(result.curve[["wilson_low", "wilson_high"]].iloc[0], wilson)
 
 
 REPLICATES = 200
@@ -223,25 +223,25 @@ def test_right_forecasts_are_found_right(key: int) -> None:
     """The same forecasts, classes drawn by them again and again: each claim about right ones."""
     rng = np.random.default_rng(key)
     x, _ = two_classes(rng, 300, 1.0)
-    told = []
+    results = []
     for _ in range(REPLICATES):
         y = (rng.random(300) < expit(x[:, 1])).astype(int)
-        told.append(told_of(x, y))
-    ece = np.array([t.scores["value"]["calibration_error"] for t in told])
-    expected = told[0].scores.loc["calibration_error_if_calibrated"]
-    squared = np.array([t.scores["value"]["squared_calibration_error_debiased"] for t in told])
+        results.append(calibrated(x, y))
+    ece = np.array([t.scores["value"]["calibration_error"] for t in results])
+    expected = results[0].scores.loc["calibration_error_if_calibrated"]
+    squared = np.array([t.scores["value"]["squared_calibration_error_debiased"] for t in results])
     assert abs(ece.mean() - expected["value"]) < 4 * stats.sem(ece)
     assert abs(squared.mean()) < 4 * stats.sem(squared)
     assert ece.std() / expected["se"] == pytest.approx(1, abs=4 / np.sqrt(2 * REPLICATES))
     inside = np.mean(
-        [t.curve["frequency"].between(t.curve["low"] - 1e-9, t.curve["high"] + 1e-9) for t in told], axis=0
+        [t.curve["frequency"].between(t.curve["low"] - 1e-9, t.curve["high"] + 1e-9) for t in results], axis=0
     )
     # Sums of 30 events are coarse: the bands hold 90% or a little more.
     assert (inside > 0.9 - 4 * np.sqrt(0.09 / REPLICATES)).all(), inside
     assert (inside < 0.97 + 4 * np.sqrt(0.03 / REPLICATES)).all(), inside
 
 
-def told_of(logits: np.ndarray, y: np.ndarray) -> Calibration:
+def calibrated(logits: np.ndarray, y: np.ndarray) -> Calibration:
     """What `calibration` makes of these probabilities, without a fit that has them."""
     log_probs = log_softmax(logits, axis=1)
     return _of_classes(log_probs[np.arange(len(y)), y], np.exp(log_probs), y, None, 10)
@@ -251,7 +251,7 @@ def told_of(logits: np.ndarray, y: np.ndarray) -> Calibration:
 def test_standard_errors_are_standard_deviations(sureness: float) -> None:
     """Over data sets drawn anew. Near 0 those of calibration errors are too large, as is said."""
     rng = np.random.default_rng(5)
-    scores = [told_of(*two_classes(rng, 400, sureness)).scores for _ in range(REPLICATES)]
+    scores = [calibrated(*two_classes(rng, 400, sureness)).scores for _ in range(REPLICATES)]
     values, errors = (np.array([s[column] for s in scores]) for column in ("value", "se"))
     ratio = dict(zip(scores[0].index, np.sqrt((errors**2).mean(axis=0)) / values.std(axis=0), strict=True))
     exact = ["log_loss", "brier", "resolution", "uncertainty", "within", "accuracy"]
@@ -268,7 +268,7 @@ def test_standard_errors_are_standard_deviations(sureness: float) -> None:
 def test_the_debiased_error_is_that_of_a_million_rows(sureness: float) -> None:
     """While the plain one of 200 rows is too large."""
     rng = np.random.default_rng(6)
-    draws = [told_of(*two_classes(rng, 200, sureness)).scores["value"] for _ in range(REPLICATES)]
+    draws = [calibrated(*two_classes(rng, 200, sureness)).scores["value"] for _ in range(REPLICATES)]
     logits, _ = two_classes(rng, 1_000_000, sureness)
     confidence = expit(np.abs(logits[:, 1]))
     right = expit(np.abs(logits[:, 1]) / sureness)
@@ -285,13 +285,13 @@ def test_the_debiased_error_is_that_of_a_million_rows(sureness: float) -> None:
 def test_right_intervals_are_found_right(num_rows: int) -> None:
     rng = np.random.default_rng(7)
     x = np.stack([rng.normal(size=num_rows), rng.uniform(0.5, 2.0, num_rows)], axis=1)
-    told = [_of_numbers(np.zeros(num_rows), stats.norm(*x.T).cdf(rng.normal(*x.T)), 10) for _ in range(REPLICATES)]
-    error = np.array([t.scores["value"]["calibration_error"] for t in told])
-    expected = told[0].scores.loc["calibration_error_if_calibrated"]
+    results = [_of_numbers(np.zeros(num_rows), stats.norm(*x.T).cdf(rng.normal(*x.T)), 10) for _ in range(REPLICATES)]
+    error = np.array([t.scores["value"]["calibration_error"] for t in results])
+    expected = results[0].scores.loc["calibration_error_if_calibrated"]
     assert abs(error.mean() - expected["value"]) < 4 * stats.sem(error)
     assert error.std() / expected["se"] == pytest.approx(1, abs=0.2)
     inside = np.mean(
-        [t.curve["frequency"].between(t.curve["low"] - 1e-9, t.curve["high"] + 1e-9) for t in told], axis=0
+        [t.curve["frequency"].between(t.curve["low"] - 1e-9, t.curve["high"] + 1e-9) for t in results], axis=0
     )
     assert (inside > 0.9 - 4 * np.sqrt(0.09 / REPLICATES)).all(), inside
 
@@ -299,12 +299,12 @@ def test_right_intervals_are_found_right(num_rows: int) -> None:
 def test_wrong_intervals_are_found_wrong() -> None:
     rng = np.random.default_rng(8)
     x = np.stack([rng.normal(size=200), np.ones(200)], axis=1)
-    told = [_of_numbers(np.zeros(200), stats.norm(*x.T).cdf(rng.normal(x[:, 0], 2.0)), 10) for _ in range(100)]
-    error = np.array([t.scores["value"]["calibration_error"] for t in told])
+    results = [_of_numbers(np.zeros(200), stats.norm(*x.T).cdf(rng.normal(x[:, 0], 2.0)), 10) for _ in range(100)]
+    error = np.array([t.scores["value"]["calibration_error"] for t in results])
     levels = np.arange(1, 10) / 10
     truth = np.abs(2 * stats.norm.cdf(stats.norm.ppf(0.5 + levels / 2) / 2) - 1 - levels).mean()
     assert abs(error.mean() - truth) < 4 * stats.sem(error)
-    se = np.array([t.scores["se"]["calibration_error"] for t in told])
+    se = np.array([t.scores["se"]["calibration_error"] for t in results])
     assert np.sqrt((se**2).mean()) / error.std() == pytest.approx(1, abs=0.3)
 
 
@@ -319,13 +319,13 @@ def test_the_mle_of_a_network_with_too_many_weights_is_surer_than_it_should_be()
         x = rng.normal(size=(560, 3))
         y = (rng.random(560) < expit(1.5 * x[:, 0])).astype(int)
         found = fit(model, MLE(num_steps=2000, polish=False), x[:60], y[:60], key=key, progress=False)
-        told = calibration(found, x[60:], y[60:])
-        scores = told.scores
+        result = calibration(found, x[60:], y[60:])
+        scores = result.scores
         excess.append(
             (scores["value"]["calibration_error"] - scores["value"]["calibration_error_if_calibrated"])
             / scores["se"]["calibration_error_if_calibrated"]
         )
-        gap.append((told.rows["forecast"] - told.rows["outcome"]).mean())
+        gap.append((result.rows["forecast"] - result.rows["outcome"]).mean())
     assert min(excess) > 4, excess
     assert min(gap) > 0, "it is too sure, and not too little"
 
@@ -354,7 +354,7 @@ def test_the_posterior_is_right_on_average_over_the_prior_and_the_mle_is_not() -
         x, w = rng.normal(size=(52, 2)), rng.normal(scale=1.5, size=3)
         y = (rng.random(52) < expit(x @ w[:2] + w[2])).astype(int)
         for name, method in methods.items():
-            rows = calibration(fit(line, method, x[:12], y[:12], key=i, progress=False), x[12:], y[12:], of=1).rows
+            rows = calibration(fit(line, method, x[:12], y[:12], key=i, progress=False), x[12:], y[12:], label=1).rows
             bins = np.digitize(rows["forecast"], edges[1:-1])
             totals[name][i] = np.bincount(bins, rows["forecast"] - rows["outcome"], minlength=5)
     z = {name: total.mean(axis=0) / stats.sem(total, axis=0) for name, total in totals.items()}
@@ -413,7 +413,12 @@ def test_at_temperature_1_it_is_the_fit(case: tuple[str, str], fitted: dict[Any,
     both = [calibration(one, has.x, labels).scores["value"] for one in (has.fit, scaled)]
     assert both[0]["accuracy"] == both[1]["accuracy"], "the most probable class stays"
     assert both[1]["log_loss"] <= both[0]["log_loss"] + 1e-6
-    assert "not the predictive of the model" in repr(scaled)
+    assert "not the predictive distribution of the model" in repr(scaled)
+    assert scaled.to_dataframe().loc["temperature"].to_dict() == {
+        "value": scaled.temperature,
+        "se": scaled.temperature_se,
+    }
+    assert "<table" in scaled._repr_html_()
     assert not isinstance(scaled, Fit)
 
 
@@ -422,29 +427,31 @@ def test_at_temperature_1_it_is_the_fit(case: tuple[str, str], fitted: dict[Any,
 
 @pytest.mark.parametrize("what", ["curve", "histogram"])
 def test_numbers_are_drawn(what: Any, fitted: dict[Any, Fitted]) -> None:
-    told = {by: calibration(has.fit, has.x, has.y) for by in POINTS for has in [fitted["Normal", by]]}
-    ax = plot_calibration(told, what=what)
+    results = {by: calibration(has.fit, has.x, has.y) for by in POINTS for has in [fitted["Normal", by]]}
+    ax = plot_calibration(results, what=what)
     assert [text.get_text() for text in ax.get_legend().get_texts()] == list(POINTS)
     ax.figure.draw_without_rendering()
     matplotlib.pyplot.close("all")
 
 
-@pytest.mark.parametrize("of", [None, 1])
-def test_classes_are_drawn_where_they_are(of: int | None, fitted: dict[Any, Fitted]) -> None:
-    told = {by: calibration(has.fit, has.x, has.y, of=of) for by in POINTS for has in [fitted["Bernoulli", by]]}
+@pytest.mark.parametrize("label", [None, 1])
+def test_classes_are_drawn_where_they_are(label: int | None, fitted: dict[Any, Fitted]) -> None:
+    results = {
+        by: calibration(has.fit, has.x, has.y, label=label) for by in POINTS for has in [fitted["Bernoulli", by]]
+    }
     _, given_axes = matplotlib.pyplot.subplots()
-    ax = plot_calibration(told, given_axes)
+    ax = plot_calibration(results, given_axes)
     assert ax is given_axes
     lines = {line.get_label(): line for line in ax.lines}
-    for name, one in told.items():
+    for name, one in results.items():
         np.testing.assert_array_equal(lines[name].get_xydata(), one.curve[["forecast", "frequency"]])
     for style in ("get_color", "get_marker"):
-        assert len({getattr(lines[name], style)() for name in told}) == len(told), style
+        assert len({getattr(lines[name], style)() for name in results}) == len(results), style
     (left, right), (low, high) = ax.get_xlim(), ax.get_ylim()
-    for one in told.values():
+    for one in results.values():
         assert one.curve["forecast"].between(left, right).all()
         assert one.curve["frequency"].between(low, high).all()
-    single = plot_calibration(next(iter(told.values())))
+    single = plot_calibration(next(iter(results.values())))
     assert single.get_legend() is None
     matplotlib.pyplot.close("all")
 
@@ -454,13 +461,13 @@ def test_classes_are_drawn_where_they_are(of: int | None, fitted: dict[Any, Fitt
 
 def test_bad_input_raises(fitted: dict[Any, Fitted], given: dict[str, Fit]) -> None:
     binary, classes, real = (fitted[kind, "MLE"] for kind in OBSERVATIONS)
-    with pytest.raises(TypeError, match="calibration: expected a fit, or what temperature_scaling returned; got 'MLE'"):
+    with pytest.raises(TypeError, match="calibration: expected a fit, or the result of temperature_scaling; got 'MLE'"):
         calibration("MLE", binary.x, binary.y)  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match="`of` to be a class, 0 to 2; got 3"):
-        calibration(classes.fit, classes.x, classes.y, of=3)
-    with pytest.raises(TypeError, match="expected no `of`, as y is a number and no class; got 1"):
-        calibration(real.fit, real.x, real.y, of=1)
-    with pytest.raises(ValueError, match=r"at least 2 rows a bin, 20 rows; got 12. Give fewer num_bins"):
+    with pytest.raises(ValueError, match="label to be a class, 0 to 2; got 3"):
+        calibration(classes.fit, classes.x, classes.y, label=3)
+    with pytest.raises(TypeError, match="expected no label, as y is a number and not a class; got 1"):
+        calibration(real.fit, real.x, real.y, label=1)
+    with pytest.raises(ValueError, match=r"at least 2 rows per bin, 20 rows; got 12. Give fewer num_bins"):
         calibration(binary.fit, binary.x[:12], binary.y[:12])
     with pytest.raises(ValueError, match="a positive integer as num_bins; got 0"):
         calibration(binary.fit, binary.x, binary.y, num_bins=0)
@@ -476,15 +483,15 @@ def test_bad_input_raises(fitted: dict[Any, Fitted], given: dict[str, Fit]) -> N
         temperature_scaling(classes.fit, classes.x, classes.probs)
     with pytest.raises(ValueError, match=r"x_validation.*, row 0, column 0: expected finite"):
         temperature_scaling(binary.fit, np.where(np.arange(2) == 0, np.nan, binary.x), binary.y)
-    with pytest.raises(TypeError, match="plot_calibration: expected what calibration returned"):
+    with pytest.raises(TypeError, match="plot_calibration: expected a result of calibration"):
         plot_calibration({"it": binary.fit})  # type: ignore[dict-item]
-    told = {"classes": calibration(binary.fit, binary.x, binary.y), "numbers": calibration(real.fit, real.x, real.y)}
-    with pytest.raises(ValueError, match=r"calibrations of one kind; got .*'confidence'.*'intervals'"):
-        plot_calibration(told)
+    results = {"classes": calibration(binary.fit, binary.x, binary.y), "numbers": calibration(real.fit, real.x, real.y)}
+    with pytest.raises(ValueError, match=r"calibrations of one quantity; got .*'confidence'.*'intervals'"):
+        plot_calibration(results)
     with pytest.raises(ValueError, match="expected y to be a number for a histogram"):
-        plot_calibration(told["classes"], what="histogram")
+        plot_calibration(results["classes"], what="histogram")
     with pytest.raises(ValueError, match="what to be one of curve, histogram; got 'bars'"):
-        plot_calibration(told["numbers"], what="bars")  # type: ignore[arg-type]
+        plot_calibration(results["numbers"], what="bars")  # type: ignore[arg-type]
 
 
 def test_no_temperature_is_best_where_all_rows_are_right_or_the_fit_knows_nothing(given: dict[str, Fit]) -> None:

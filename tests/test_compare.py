@@ -108,23 +108,23 @@ def test_columns_of_keys_come_with_several_keys_alone(case: Any) -> None:
 
 
 def test_chains_have_loo_and_others_a_blank(case: Any) -> None:
-    by_method, training, (x, y) = case
+    by_method, (x_train, y_train), (x, y) = case
     single = {name: members[0] for name, members in by_method.items()}
-    comparison = compare(single, x, y, training=training)
-    num_rows = len(training[1])
+    comparison = compare(single, x, y, x_train=x_train, y_train=y_train)
+    num_rows = len(y_train)
     for name, found in single.items():
         row = comparison.table.loc[name]
         if name not in CHAINS:
             assert np.isnan(row["elpd_loo"])
             assert np.isnan(row["elpd_loo_se"])
             continue
-        expected = arviz_loo(found, *training)
+        expected = arviz_loo(found, x_train, y_train)
         np.testing.assert_allclose(row["elpd_loo"], expected.elpd / num_rows, rtol=1e-5)
         np.testing.assert_allclose(row["elpd_loo_se"], expected.se / num_rows, rtol=1e-4)
         (note,) = (note for note in comparison.notes if note.startswith(f"{name}: Pareto"))
         k = expected.pareto_k.values
-        assert f"is {k.max():.2f} at worst, in row {k.argmax()} of the fit" in note
-        assert ("not to be relied on" in note) == (k > expected.good_k).any()
+        assert f"is at most {k.max():.2f}, in row {k.argmax()} of the fit" in note
+        assert ("LOO is unreliable" in note) == (k > expected.good_k).any()
         if (k > expected.good_k).any():
             assert f"in {(k > expected.good_k).sum()} of {num_rows} rows" in note
     assert "nan" not in str(comparison)
@@ -137,30 +137,30 @@ def arviz_loo(found: Fit, x: Any, y: Any) -> Any:
 
 
 def test_loo_of_several_keys_is_their_mean(case: Any) -> None:
-    by_method, training, (x, y) = case
+    by_method, (x_train, y_train), (x, y) = case
     members = by_method["NUTS"]
-    row = compare({"NUTS": members}, x, y, training=training).table.loc["NUTS"]
-    expected = [arviz_loo(found, *training) for found in members]
+    row = compare({"NUTS": members}, x, y, x_train=x_train, y_train=y_train).table.loc["NUTS"]
+    expected = [arviz_loo(found, x_train, y_train) for found in members]
     np.testing.assert_allclose(row["elpd_loo"], np.mean([each.elpd for each in expected]) / 25, rtol=1e-5)
     rows = np.mean([each.elpd_i.values for each in expected], axis=0)
     np.testing.assert_allclose(row["elpd_loo_se"], scipy.stats.sem(rows), rtol=1e-4)
 
 
-def test_a_bad_pareto_k_is_told_and_not_warned_of(fits: Any, data_sets: Any) -> None:
+def test_a_bad_pareto_k_is_a_note_and_no_warning(fits: Any, data_sets: Any) -> None:
     """A row far from all others: the posterior without it is another one."""
     x, y = (rows[:25] for rows in data_sets["real"])
     y = np.where(np.arange(len(y)) == 7, 60.0, y)
     chains = fit(fits["Normal"]["NUTS"][0].model, METHODS["NUTS"], x, y, key=0, progress=False)
-    (note,) = (note for note in compare({"NUTS": chains}, x, y, training=(x, y)).notes if "Pareto" in note)
+    (note,) = (note for note in compare({"NUTS": chains}, x, y, x_train=x, y_train=y).notes if "Pareto" in note)
     assert "in row 7 of the fit, and above" in note
-    assert "not to be relied on" in note
+    assert "LOO is unreliable" in note
 
 
-def test_loo_of_no_chain_is_said(case: Any) -> None:
-    by_method, training, (x, y) = case
-    comparison = compare({"MAP": by_method["MAP"][0]}, x, y, training=training)
+def test_a_note_states_that_no_fit_has_chains(case: Any) -> None:
+    by_method, (x_train, y_train), (x, y) = case
+    comparison = compare({"MAP": by_method["MAP"][0]}, x, y, x_train=x_train, y_train=y_train)
     assert "elpd_loo" not in comparison.table
-    assert "LOO needs Markov chains, and none of the fits is one." in comparison.notes
+    assert "LOO needs Markov chains, and none of the fits has them." in comparison.notes
 
 
 # The order.
@@ -189,8 +189,8 @@ def test_log_densities_that_are_not_finite_come_last_and_are_named(order: tuple[
     assert comparison.table.index.tolist() == ["high", "low", *order]
     assert np.isfinite(comparison.table.loc[["high", "low"], ["elpd_diff", "dse"]]).all(axis=None)
     for name in order:
-        said = f"{name}: The log density is not finite in 1 of 30 rows ({SPOILT[name]} in row 17); it stands last."
-        assert said in comparison.notes
+        note = f"{name}: The log density is not finite in 1 of 30 rows ({SPOILT[name]} in row 17); the fit is last."
+        assert note in comparison.notes
         assert comparison.table.loc[name, "elpd_diff"] != 0
     assert str(comparison)
     assert len(comparison.notes) == 3
@@ -210,7 +210,7 @@ def box(x: Array, y: Array | None = None) -> None:
         numpyro.sample("y", dist.Uniform(w * x[:, 0] - 1.0, w * x[:, 0] + 1.0), obs=y)
 
 
-def test_impossible_rows_of_a_fit_are_told(data_sets: Any) -> None:
+def test_impossible_rows_of_a_fit_are_noted(data_sets: Any) -> None:
     x = data_sets["real"][0]
     start = init_to_value(values={"w": jnp.array(1.0)})
     found = fit(box, MAP(num_steps=2, polish=False, init_strategy=start), x, 0.9 * x[:, 0], key=0, progress=False)
@@ -218,7 +218,7 @@ def test_impossible_rows_of_a_fit_are_told(data_sets: Any) -> None:
     y[[4, 9]] += 5.0
     comparison = compare({"box": found}, x, y)
     assert comparison.table.loc["box", "elpd"] == -np.inf
-    assert "box: The log density is not finite in 2 of 40 rows (-inf in row 4); it stands last." in comparison.notes
+    assert "box: The log density is not finite in 2 of 40 rows (-inf in row 4); the fit is last." in comparison.notes
 
 
 # What cannot be compared.
@@ -324,12 +324,17 @@ BAD: dict[str, tuple[Callable[[Any], Any], type[Exception], str]] = {
     "two methods": (
         lambda found: {"fits": {"a": [found["Normal"], replace(found["Normal"], method=MLE())]}},
         ValueError,
-        r"one method, under several keys; got MAP\(.*and MLE\(.*Give different ones a name each",
+        r"one method, under several keys; got MAP\(.*and MLE\(.*Give each its own name",
     ),
-    "training is x": (
-        lambda found: {"fits": {"a": found["Normal"]}, "training": X},
+    "x_train without y_train": (
+        lambda found: {"fits": {"a": found["Normal"]}, "x_train": X},
         TypeError,
-        r"expected training to be the rows of the fits, \(x, y\)",
+        "expected x_train and y_train, the rows of the fits, together",
+    ),
+    "y_train without x_train": (
+        lambda found: {"fits": {"a": found["Normal"]}, "y_train": CLASSES},
+        TypeError,
+        "expected x_train and y_train, the rows of the fits, together",
     ),
 }
 
@@ -344,6 +349,6 @@ def test_misuse_raises(name: str, by_model: dict[str, Fit]) -> None:
 
 def test_names_and_notes_are_escaped_in_html() -> None:
     found = entry(ROWS)
-    told = tabulate({"a<b": replace(found, statuses=(Status((), ("R-hat < 1 & more.",)),))}, [])
-    assert isinstance(told, Comparison)
-    assert "a&lt;b: check: R-hat &lt; 1 &amp; more." in told._repr_html_()
+    result = tabulate({"a<b": replace(found, statuses=(Status((), ("R-hat < 1 & more.",)),))}, [])
+    assert isinstance(result, Comparison)
+    assert "a&lt;b: check: R-hat &lt; 1 &amp; more." in result._repr_html_()

@@ -92,9 +92,9 @@ def test_it_is_as_short_as_the_code_length_says_and_read_exactly(name: str, case
     """On rows half of which the fit has not seen, so that some of what maximum likelihood is sure of is wrong."""
     found, x, y = cases[name]
     blob = compress(found, x, y)
-    told = code_length(found, x, y)
-    assert len(blob) <= 1.01 * told.total / 8 + 64
-    floored = np.minimum(told.bits, 24).sum()
+    result = code_length(found, x, y)
+    assert len(blob) <= 1.01 * result.total / 8 + 64
+    floored = np.minimum(result.bits, 24).sum()
     assert 8 * len(blob) >= (1 - WORST) * floored + FIXED_BITS - 64 - 32
     read = decompress(found, x, blob)
     assert read.dtype.kind == "i"
@@ -152,12 +152,12 @@ any_probs = st.one_of(
 @settings(max_examples=300, deadline=None)
 @given(any_probs, st.integers(0, 2**32 - 1))
 def test_values_off_by_less_than_the_margin_have_the_same_cells(values: np.ndarray, seed: int) -> None:
-    place, margin = compression._widest_gap(values)
+    position, margin = compression._widest_gap(values)
     assert margin >= 1 / (2 * compression.CELLS * values.size) - 1e-11
-    written = compression._frequencies(values, place)
+    written = compression._frequencies(values, position)
     rng = np.random.default_rng(seed)
     for noise in (rng.choice([-1.0, 1.0], values.shape), rng.uniform(-1, 1, values.shape), np.ones(values.shape)):
-        read = compression._frequencies(values + 0.999 * (margin - 1e-13) * noise, place)
+        read = compression._frequencies(values + 0.999 * (margin - 1e-13) * noise, position)
         np.testing.assert_array_equal(read, written)
 
 
@@ -194,7 +194,7 @@ def test_a_reader_whose_probabilities_are_off_by_the_margin_reads_the_same(
     monkeypatch.setattr(compression, "_log2_probs", lambda predictive: exact + 0.999 * margin * signs)
     np.testing.assert_array_equal(decompress(found, x, blob), y)
     monkeypatch.setattr(compression, "_log2_probs", lambda predictive: exact + 0.1 * signs)
-    with pytest.raises(ValueError, match="labels that were read are not those"):
+    with pytest.raises(ValueError, match="checksum of the labels does not match"):
         decompress(found, x, blob)
 
 
@@ -319,12 +319,12 @@ BAD_BLOBS: dict[str, tuple[str, Any, Any, type[Exception], str]] = {
     # fit, x, change of the blob
     "no fit": ("none", X, lambda b: b, TypeError, "decompress: expected a fit; got 'it'"),
     "y is a number": ("Normal", X, lambda b: b, TypeError, "decompress: expected y to be a class"),
-    "text": ("Bernoulli", X, lambda b: b.hex(), TypeError, "expected bytes, as compress returns them; got str"),
-    "nothing": ("Bernoulli", X, lambda b: b"", ValueError, "expected bytes that compress wrote, .*; got b''"),
-    "foreign": ("Bernoulli", X, lambda b: b"\x89PNG" + b, ValueError, "expected bytes that compress wrote"),
-    "the header alone": ("Bernoulli", X, lambda b: b[:20], ValueError, "expected bytes that compress wrote"),
-    "cut short": ("Bernoulli", X, lambda b: b[:-1], ValueError, "bytes are damaged or cut short"),
-    "too long": ("Bernoulli", X, lambda b: b + b"\0", ValueError, "bytes are damaged or cut short"),
+    "text": ("Bernoulli", X, lambda b: b.hex(), TypeError, "expected bytes, the result of compress; got str"),
+    "nothing": ("Bernoulli", X, lambda b: b"", ValueError, "expected the bytes of compress, .*; got b''"),
+    "foreign": ("Bernoulli", X, lambda b: b"\x89PNG" + b, ValueError, "expected the bytes of compress"),
+    "the header alone": ("Bernoulli", X, lambda b: b[:20], ValueError, "expected the bytes of compress"),
+    "cut short": ("Bernoulli", X, lambda b: b[:-1], ValueError, "bytes are damaged or truncated"),
+    "too long": ("Bernoulli", X, lambda b: b + b"\0", ValueError, "bytes are damaged or truncated"),
     "another version": (
         "Bernoulli",
         X,
@@ -332,10 +332,10 @@ BAD_BLOBS: dict[str, tuple[str, Any, Any, type[Exception], str]] = {
         ValueError,
         "expected version 1 of the format; got 2",
     ),
-    "odd words": ("Bernoulli", X, lambda b: signed(b[:-4] + b"\0"), ValueError, "bytes are damaged or cut short"),
-    "no words": ("Bernoulli", X, lambda b: signed(b[:25]), ValueError, "labels that were read are not those"),
-    "other draws": ("other", X, lambda b: b, ValueError, "are not those .* Expected the same fit"),
-    "other rows": ("Bernoulli", X[::-1], lambda b: b, ValueError, "the same rows of x in the same order"),
+    "odd words": ("Bernoulli", X, lambda b: signed(b[:-4] + b"\0"), ValueError, "bytes are damaged or truncated"),
+    "no words": ("Bernoulli", X, lambda b: signed(b[:25]), ValueError, "checksum of the labels does not match"),
+    "other draws": ("other", X, lambda b: b, ValueError, "expected the fit, with the same draws"),
+    "other rows": ("Bernoulli", X[::-1], lambda b: b, ValueError, "the rows of x, in the same order"),
     "fewer rows": ("Bernoulli", X[:5], lambda b: b, ValueError, "x of the 12 rows .* compressed; got 5 rows"),
     "other classes": ("Categorical", X, lambda b: b, ValueError, "expected a fit of 2 classes; got one of 3"),
 }
@@ -351,9 +351,9 @@ def test_bad_bytes_raise(name: str, small: dict[str, Any]) -> None:
 
 def test_any_damage_raises(small: dict[str, Any]) -> None:
     blob = compress(small["Bernoulli"], X, BINARY)
-    for place in range(len(blob)):
+    for position in range(len(blob)):
         for bit in (1, 128):
             damaged = bytearray(blob)
-            damaged[place] ^= bit
-            with pytest.raises(ValueError, match=r"damaged|expected bytes that compress wrote"):
+            damaged[position] ^= bit
+            with pytest.raises(ValueError, match=r"damaged|expected the bytes of compress"):
                 decompress(small["Bernoulli"], X, bytes(damaged))

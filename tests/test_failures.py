@@ -159,7 +159,7 @@ WAYS: dict[str, Way] = {
     "lost chains": Way(micro(50.0), micro(0.0), "check", "are lost: their log density is"),
     "a low E-BFMI": Way(sampled(HEAVY), sampled(), "check", "moves in small steps (E-BFMI"),
     "R-hat of predictions": Way(diagnosed(HILLS), diagnosed(), "check", "The chains disagree on predictions: R-hat"),
-    "ESS of predictions": Way(diagnosed(RIDGE), diagnosed(), "check", "Estimates of predictions are rough"),
+    "ESS of predictions": Way(diagnosed(RIDGE), diagnosed(), "check", "Estimates of predictions are imprecise"),
 }
 
 

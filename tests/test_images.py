@@ -120,9 +120,9 @@ def test_its_density_is_softmax_cross_entropy_and_a_normal_prior(fitted: Any, di
     np.testing.assert_allclose(loss, scipys, rtol=1e-6)
     np.testing.assert_allclose(-log_density(model, weights, x, y), loss + penalty, rtol=1e-6)
     np.testing.assert_allclose(-log_density(flat(model), weights, x, y), loss, rtol=1e-6)
-    told = explain(model, x, y, at=weights)
-    assert told.terms[0].name == "softmax cross-entropy"
-    np.testing.assert_allclose([told.loss, told.penalty], [loss, penalty], rtol=1e-6)
+    result = explain(model, x, y, at=weights)
+    assert result.terms[0].name == "softmax cross-entropy"
+    np.testing.assert_allclose([result.loss, result.penalty], [loss, penalty], rtol=1e-6)
 
 
 @pytest.mark.slow

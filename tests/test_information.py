@@ -55,12 +55,12 @@ def fitted(data_sets: dict[str, Any], common_fit: CommonFit) -> dict[str, Fitted
 @every_fit
 def test_soft_labels_cost_their_entropy_and_the_divergence(name: str, fitted: dict[str, Fitted]) -> None:
     case = fitted[name]
-    told = cross_entropy(case.fit, case.x, case.soft)
-    assert told.total.shape == told.entropy.shape == told.kl.shape == (len(case.x),)
-    np.testing.assert_allclose(told.entropy, entropy(case.soft, axis=1), rtol=1e-5, atol=1e-7)
-    np.testing.assert_allclose(told.kl, rel_entr(case.soft, case.probs).sum(axis=1), rtol=1e-4, atol=1e-6)
-    np.testing.assert_allclose(told.total, -(case.soft * np.log(case.probs)).sum(axis=1), rtol=1e-4, atol=1e-6)
-    np.testing.assert_array_equal(told.total, told.entropy + told.kl)
+    result = cross_entropy(case.fit, case.x, case.soft)
+    assert result.total.shape == result.entropy.shape == result.kl.shape == (len(case.x),)
+    np.testing.assert_allclose(result.entropy, entropy(case.soft, axis=1), rtol=1e-5, atol=1e-7)
+    np.testing.assert_allclose(result.kl, rel_entr(case.soft, case.probs).sum(axis=1), rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(result.total, -(case.soft * np.log(case.probs)).sum(axis=1), rtol=1e-4, atol=1e-6)
+    np.testing.assert_array_equal(result.total, result.entropy + result.kl)
 
 
 @every_fit
@@ -82,9 +82,9 @@ def test_hard_labels_cost_their_negative_log_likelihood_and_have_no_entropy(
 def test_the_prediction_itself_costs_its_entropy_and_no_more(name: str, fitted: dict[str, Fitted]) -> None:
     case = fitted[name]
     probs = case.probs / case.probs.sum(axis=1, keepdims=True)
-    told = cross_entropy(case.fit, case.x, probs)
-    np.testing.assert_allclose(told.kl, 0.0, atol=1e-6)
-    np.testing.assert_allclose(told.total, entropy(probs, axis=1), rtol=1e-5)
+    result = cross_entropy(case.fit, case.x, probs)
+    np.testing.assert_allclose(result.kl, 0.0, atol=1e-6)
+    np.testing.assert_allclose(result.total, entropy(probs, axis=1), rtol=1e-5)
     assert (cross_entropy(case.fit, case.x, case.soft).kl > -1e-6).all()
 
 
@@ -92,13 +92,13 @@ def test_it_is_the_loss_that_the_fit_on_soft_labels_minimises(x64: None, data_se
     x, _ = data_sets["classes"]
     y = np.random.default_rng(5).dirichlet(np.ones(3), size=len(x))
     found = fit(Model(MLP(), Categorical(3)), MLE(), x, y, key=0, progress=False)
-    told = cross_entropy(found, x, y)
-    np.testing.assert_allclose(told.total.sum(), explain(found.model, x, y, at=found).loss, rtol=1e-12)
-    np.testing.assert_allclose(told.total, -found.log_likelihood(x, y)[0, 0], rtol=1e-12)
-    np.testing.assert_allclose(told.entropy, entropy(y, axis=1), rtol=1e-12)
-    np.testing.assert_allclose(told.kl, rel_entr(y, found.predict(x).probs).sum(axis=1), rtol=1e-10, atol=1e-12)
+    result = cross_entropy(found, x, y)
+    np.testing.assert_allclose(result.total.sum(), explain(found.model, x, y, at=found).loss, rtol=1e-12)
+    np.testing.assert_allclose(result.total, -found.log_likelihood(x, y)[0, 0], rtol=1e-12)
+    np.testing.assert_allclose(result.entropy, entropy(y, axis=1), rtol=1e-12)
+    np.testing.assert_allclose(result.kl, rel_entr(y, found.predict(x).probs).sum(axis=1), rtol=1e-10, atol=1e-12)
     frames = cross_entropy(found, pd.DataFrame(x), pd.DataFrame(y))
-    np.testing.assert_array_equal(frames.total, told.total)
+    np.testing.assert_array_equal(frames.total, result.total)
 
 
 @pytest.mark.filterwarnings("ignore::flatprior.inference.FailedFitWarning")
@@ -108,9 +108,9 @@ def test_nothing_underflows(x64: None) -> None:
     model = Model(MLP(), Bernoulli(), gaussian(1e4))
     found = fit(model, MAP(num_steps=1, polish=False, init_strategy=_at_4000), x, y, key=0, progress=False)
     assert found.predict(x).probs[1] == 0
-    told = cross_entropy(found, x, np.array([[0.25, 0.75], [0.25, 0.75]]))
-    np.testing.assert_allclose(told.total, [1000.0, 3000.0], rtol=1e-4)
-    np.testing.assert_allclose(told.entropy, entropy([0.25, 0.75]), rtol=1e-12)
+    result = cross_entropy(found, x, np.array([[0.25, 0.75], [0.25, 0.75]]))
+    np.testing.assert_allclose(result.total, [1000.0, 3000.0], rtol=1e-4)
+    np.testing.assert_allclose(result.entropy, entropy([0.25, 0.75]), rtol=1e-12)
 
 
 def _at_4000(site: Any = None) -> Any:
@@ -196,10 +196,10 @@ def test_bad_input_raises(name: str, by_observation: dict[str, Any]) -> None:
 
 
 def test_its_parts_are_fields_and_cannot_be_changed() -> None:
-    told = CrossEntropy(np.array([0.5]), np.array([0.25]))
-    assert told.total == 0.75
+    result = CrossEntropy(np.array([0.5]), np.array([0.25]))
+    assert result.total == 0.75
     with pytest.raises(AttributeError):
-        told.kl = np.zeros(1)  # type: ignore[misc]
+        result.kl = np.zeros(1)  # type: ignore[misc]
 
 
 # Soft labels are hard labels, replicated and weighted.
@@ -280,22 +280,22 @@ def test_the_two_objectives_are_one_at_any_weights(data_sets: dict[str, Any]) ->
 @every_fit
 def test_a_code_length_is_the_sum_of_minus_log2_p(name: str, fitted: dict[str, Fitted]) -> None:
     case = fitted[name]
-    told = code_length(case.fit, case.x, case.y)
+    result = code_length(case.fit, case.x, case.y)
     expected = -np.log2(case.probs[np.arange(len(case.y)), case.y])
-    np.testing.assert_allclose(told.bits, expected, rtol=1e-4, atol=1e-6)
-    np.testing.assert_allclose(told.bits, cross_entropy(case.fit, case.x, case.y).total / math.log(2), rtol=1e-6)
-    assert told.total == pytest.approx(expected.sum(), rel=1e-4)
-    assert told.standard_error == pytest.approx(sem(expected) * len(expected), rel=1e-4)
-    assert told.perplexity == pytest.approx(np.prod(2**expected) ** (1 / len(expected)), rel=1e-4)
-    assert told.uniform == pytest.approx(len(case.y) * math.log2(case.num_classes))
-    assert told.base_rate == pytest.approx(one_by_one(case.y.tolist(), case.num_classes))
-    assert told.saved == pytest.approx(told.base_rate - told.total)
-    table = told.to_dataframe()
-    assert table["bits"].tolist() == [told.total, told.base_rate, told.uniform]
+    np.testing.assert_allclose(result.bits, expected, rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(result.bits, cross_entropy(case.fit, case.x, case.y).total / math.log(2), rtol=1e-6)
+    assert result.total == pytest.approx(expected.sum(), rel=1e-4)
+    assert result.standard_error == pytest.approx(sem(expected) * len(expected), rel=1e-4)
+    assert result.perplexity == pytest.approx(np.prod(2**expected) ** (1 / len(expected)), rel=1e-4)
+    assert result.uniform == pytest.approx(len(case.y) * math.log2(case.num_classes))
+    assert result.base_rate == pytest.approx(one_by_one(case.y.tolist(), case.num_classes))
+    assert result.saved == pytest.approx(result.base_rate - result.total)
+    table = result.to_dataframe()
+    assert table["bits"].tolist() == [result.total, result.base_rate, result.uniform]
     np.testing.assert_allclose(table["bits_per_row"] * len(case.y), table["bits"])
-    assert f"{len(case.y)} rows, each one of {case.num_classes} classes" in str(told)
+    assert f"{len(case.y)} rows, each one of {case.num_classes} classes" in str(result)
     frames = code_length(case.fit, pd.DataFrame(case.x), pd.Series(case.y))
-    np.testing.assert_array_equal(frames.bits, told.bits)
+    np.testing.assert_array_equal(frames.bits, result.bits)
 
 
 def one_by_one(labels: list[int], num_classes: int) -> float:
@@ -312,10 +312,10 @@ def one_by_one(labels: list[int], num_classes: int) -> float:
 def test_the_adaptive_code_is_that_of_krichevsky_and_trofimov(data: st.DataObject, num_classes: int) -> None:
     """And its price for knowing nothing in advance is known: at most (K - 1) / 2 log2 n + log2 K bits."""
     labels = data.draw(st.lists(st.integers(0, num_classes - 1), min_size=1, max_size=60))
-    told = adaptive_bits(np.array(labels), num_classes)
-    assert told == pytest.approx(one_by_one(labels, num_classes), rel=1e-10)
+    result = adaptive_bits(np.array(labels), num_classes)
+    assert result == pytest.approx(one_by_one(labels, num_classes), rel=1e-10)
     known = len(labels) * entropy(np.bincount(labels), base=2)
-    price = told - known
+    price = result - known
     assert -1e-9 <= price <= (num_classes - 1) / 2 * math.log2(len(labels)) + math.log2(num_classes) + 1e-9
 
 
@@ -323,31 +323,31 @@ def test_the_bits_of_a_density_are_relative_to_a_unit_cell(data_sets: dict[str, 
     x, y = data_sets["real"]
     model = Model(MLP(), Normal(0.5), gaussian(1.0))
     found = fit(model, MCLMC(num_warmup=20, num_samples=15, num_chains=2, start=None), x, y, key=0, progress=False)
-    told = code_length(found, x, y)
+    result = code_length(found, x, y)
     means = found.predict(x).component_means
-    np.testing.assert_allclose(told.bits, -np.log2(norm.pdf(y, means, 0.5).mean(axis=0)), rtol=1e-4, atol=1e-5)
-    assert told.uniform is told.base_rate is told.saved is None
-    assert told.to_dataframe().index.tolist() == ["predictive"]
-    assert "a density, relative to a cell of size 1" in str(told)
-    assert "Saved" not in str(told)
+    np.testing.assert_allclose(result.bits, -np.log2(norm.pdf(y, means, 0.5).mean(axis=0)), rtol=1e-4, atol=1e-5)
+    assert result.uniform is result.base_rate is result.saved is None
+    assert result.to_dataframe().index.tolist() == ["predictive"]
+    assert "a density, relative to a cell of size 1" in str(result)
+    assert "Saved" not in str(result)
 
 
 def test_counts_are_values_and_have_no_uniform_code(by_hand: dict[str, Any]) -> None:
     problem = by_hand["dictionary"]
     found = fit(problem.model, MAP(num_steps=50), problem.x, problem.y, key=0, progress=False)
-    told = code_length(found, problem.x, problem.y)
+    result = code_length(found, problem.x, problem.y)
     expected = -poisson.logpmf(problem.y, found.predict(problem.x).mean) / math.log(2)
-    np.testing.assert_allclose(told.bits, expected, rtol=1e-4)
-    assert told.uniform is None
-    assert "each a value." in str(told)
+    np.testing.assert_allclose(result.bits, expected, rtol=1e-4)
+    assert result.uniform is None
+    assert "each a value." in str(result)
 
 
 def test_what_is_impossible_costs_infinitely_many_bits_and_is_printed() -> None:
-    told = CodeLength(np.array([1.0, math.inf]), 2.0, 2.4, "one of 2 classes")
-    assert told.total == told.perplexity == math.inf
-    assert math.isnan(told.standard_error)
-    assert told.saved == -math.inf
-    assert "inf" in str(told)
+    result = CodeLength(np.array([1.0, math.inf]), 2.0, 2.4, "one of 2 classes")
+    assert result.total == result.perplexity == math.inf
+    assert math.isnan(result.standard_error)
+    assert result.saved == -math.inf
+    assert "inf" in str(result)
     assert math.isnan(CodeLength(np.array([1.0]), 1.0, 1.0, "one of 2 classes").standard_error)
     assert CodeLength(np.full(3, 5000.0), None, None, "a value").perplexity == math.inf
 

@@ -466,7 +466,7 @@ BAD: dict[str, tuple[Any, type[Exception], str]] = {
     "picture of something else": (
         lambda: plot_likelihood(np.zeros(3)),
         TypeError,
-        "Expected what likelihood_curve or likelihood_surface returned",
+        "expected the result of likelihood_curve or likelihood_surface",
     ),
 }
 

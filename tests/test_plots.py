@@ -20,9 +20,11 @@ from matplotlib.colors import to_hex
 
 from flatprior.inference import MAP, MCLMC, MLE, Comparison, Ensemble, Fit, compare, cross_validate, fit
 from flatprior.inference.checks import Layout, check_problem
-from flatprior.inference.criticism import uncertainty
+from flatprior.inference.criticism import calibration, uncertainty
 from flatprior.inference.criticism.table import Entry, tabulate
-from flatprior.inference.plots import plot_compare, plot_decision, plot_fit, plot_loss
+from flatprior.inference.plots import plot_calibration, plot_compare, plot_decision, plot_fit, plot_loss
+from flatprior.inference.plots.style import METHODS as STYLES
+from flatprior.inference.plots.style import styles_of
 from flatprior.inference.status import Status
 from flatprior.models import MLP, Bernoulli, Categorical, Model, Normal, fan_in, gaussian
 
@@ -108,6 +110,67 @@ def ends(fill: PolyCollection, grid: np.ndarray) -> np.ndarray:
     """The lower and the upper end of a band, (2, m)."""
     x, y = fill.get_paths()[0].vertices.T
     return np.array([[end(y[np.isclose(x, at)]) for at in grid] for end in (np.min, np.max)])
+
+
+# Styles.
+
+OWN: dict[str, tuple[str, str | None, str | None]] = {
+    # name, method of the fit, method whose style it has
+    "upper case": ("MLE", None, "MLE"),
+    "lower case": ("map", None, "MAP"),
+    "a word of a longer name": ("MAP, tanh", "NUTS", "MAP"),
+    "with digits": ("mle_2", None, "MLE"),
+    "no word": ("mapped", None, None),
+    "NUTS": ("NUTS", None, "posterior"),
+    "MCLMC": ("long MCLMC", None, "posterior"),
+    "an ensemble of MAPs": ("ensemble of 5 MAP", None, "ensemble"),
+    "Laplace at the MAP": ("Laplace (MAP)", None, "Laplace"),
+    "by the method of the fit": ("tanh", "Ensemble", "ensemble"),
+    "by the kind of the fit": ("tanh", "chain", "posterior"),
+    "some weights given others": ("NUTS of w2 given the rest by MAP", None, None),
+    "neither": ("tanh", "point", None),
+}
+
+
+@pytest.mark.parametrize("case", OWN)
+def test_a_fit_has_the_style_of_its_method(case: str) -> None:
+    name, method, expected = OWN[case]
+    style = styles_of(["other", name], {} if method is None else {name: method})[name]
+    own = {key for key, value in STYLES.items() if value == style}
+    assert own == (set() if expected is None else {expected})
+
+
+def test_other_fits_have_styles_that_no_method_has() -> None:
+    names = ["MAP, first", "MAP, again", *(method for method in STYLES if method != "MAP"), *"abcd"]
+    styles = styles_of(names)
+    assert styles.keys() == set(names)
+    assert len({style.color for style in styles.values()}) == len(names)
+    assert len({style.marker for style in styles.values()}) == len(names)
+    assert styles["MAP, first"] == STYLES["MAP"]
+    assert all(styles[name] == STYLES[name] for name in STYLES if name != "MAP")
+    assert styles["MAP, again"].color not in {style.color for style in STYLES.values()}
+    many = styles_of(map(str, range(30)))
+    assert len({style.line["color"] + str(style.dash) for style in many.values()}) == 30
+
+
+def test_a_method_has_one_colour_in_every_figure(fitted: Any) -> None:
+    """Along a line, in losses, in comparisons and in calibrations, whatever the fit is called."""
+    for name, method in [("MLE", "MLE"), ("tanh", "Ensemble"), ("posterior", "MCLMC")]:
+        found, x, y = fitted("Bernoulli", method, 1)
+        other = fitted("Bernoulli", "MAP", 1)[0]
+        fits = {"something": other, name: found}
+        colour = STYLES[{"Ensemble": "ensemble", "MCLMC": "posterior"}.get(method, method)].color
+        along = plot_fit(fits, x, y)
+        assert next(line for line in along.lines if line.get_label() == name).get_color() == colour
+        if "loss" in found.stats:
+            losses = plot_loss(fits)
+            assert next(line for line in losses.lines if line.get_label() == name).get_color() == colour
+        if name != "tanh":  # a comparison knows the names alone, and whether a fit is of chains
+            scores = plot_compare(compare(fits, x, y))
+            assert colour in {line.get_color() for line in scores.lines if line.get_marker() == "o"}
+            curves = plot_calibration({each: calibration(of, x, y) for each, of in fits.items()})
+            assert next(line for line in curves.lines if line.get_label() == name).get_color() == colour
+        plt.close("all")
 
 
 # One dimension.
@@ -243,13 +306,13 @@ def shown_map(ax: Any) -> np.ndarray:
 @every_model
 def test_maps_are_what_is_predicted_and_the_epistemic_part(fitted: Any, name: str, method: str) -> None:
     found, x, y = fitted(name, method, 2)
-    left, right = plot_decision(found, x, y, side=15)
+    left, right = plot_decision(found, x, y, num_points=15)
     reach = [np.linspace(*left.get_xlim(), 15), np.linspace(*left.get_ylim(), 15)]
     places = np.array([[(a, b) for a in reach[0]] for b in reach[1]]).reshape(-1, 2)
     predictive, split = found.predict(places), uncertainty(found, places)
     spread = split.epistemic if name in NUM_CLASSES else predictive.component_means.std(axis=0)
     np.testing.assert_allclose(shown_map(right).ravel(), spread, rtol=1e-3, atol=1e-4)
-    assert ("a point has none" in right.get_title(loc="left")) == (found.kind == "point")
+    assert ("0 for a point estimate" in right.get_title(loc="left")) == (found.kind == "point")
     if name == "Categorical":
         probs, colours = predictive.probs, shown_map(left).reshape(-1, 3)
         for k, colour in enumerate(("#0072b2", "#d55e00", "#009e73")):
@@ -293,7 +356,7 @@ def test_the_boundary_is_where_the_logits_are_equal(fitted: Any) -> None:
 
 def test_each_class_has_a_marker_of_its_own(fitted: Any) -> None:
     found, x, y = fitted("Categorical", "MAP", 2)
-    _, right = plot_decision(found, x, y, side=9)
+    _, right = plot_decision(found, x, y, num_points=9)
     handles, labels = right.get_legend_handles_labels()
     assert labels == ["0", "1", "2"]
     assert len({str(handle.get_paths()[0].vertices.tolist()) for handle in handles}) == 3
@@ -364,11 +427,13 @@ def test_points_are_paired_differences_with_their_errors(name: str) -> None:
     low, high = ax.get_ylim()
     assert low > high, "the best is at the top"
     markers = {int(line.get_ydata()[0]): line for line in ax.lines if line.get_marker() not in ("None", "", None)}
-    bars = [line for line in ax.lines if line.get_marker() == "None" and line.get_color() == "#0072B2"]
+    bars = [line for line in ax.lines if line.get_marker() == "None" and len(set(line.get_ydata())) == 1]
+    colours = styles_of(order)
     for row, fit_name in enumerate(order):
         far = fit_name in FAR.get(name, [])
         own = sorted((line for line in bars if line.get_ydata()[0] == row), key=lambda line: np.ptp(line.get_xdata()))
         assert len(own) == (0 if far else 2)
+        assert {line.get_color() for line in [*own, markers[row]]} == {colours[fit_name].color}
         if far:
             finite = np.isfinite(comparison.table.loc[fit_name, "elpd_diff"])
             assert markers[row].get_marker() == ("<" if finite else "x")
@@ -386,7 +451,7 @@ def test_a_failed_fit_is_hollow_and_numbers_stand_at_the_right() -> None:
     entries = {"good": entry(BASE), "bad": entry(BASE - np.linspace(0, 1, 50), Status(("It failed.",)))}
     ax = plot_compare(tabulate(entries, []))
     faces = [line.get_markerfacecolor() for line in ax.lines if line.get_marker() == "o"]
-    assert faces == ["#0072B2", "white"]
+    assert faces == ["#D55E00", "white"]
     (right,) = ax.child_axes
     error = scipy.stats.sem(np.linspace(0, 1, 50))
     assert [label.get_text() for label in right.get_yticklabels()] == ["best", f"−0.500 ± {error:.3f}"]
@@ -396,10 +461,10 @@ def test_a_failed_fit_is_hollow_and_numbers_stand_at_the_right() -> None:
 def test_what_cross_validate_says_is_drawn_alike(data_sets: Any) -> None:
     x, y = data_sets["binary"]
     model, methods = MODELS["Bernoulli"][0], {"a": METHODS["MLE"], "b": METHODS["MLE"]}
-    told = cross_validate(model, methods, x, y, folds=4, key=0, progress=False)
+    result = cross_validate(model, methods, x, y, num_folds=4, key=0, progress=False)
     _, (one, other) = plt.subplots(1, 2)
-    assert plot_compare(told, one) is one
-    plot_compare(told.comparison, other)
+    assert plot_compare(result, one) is one
+    plot_compare(result.comparison, other)
     assert [line.get_xdata()[0] for line in one.lines] == [line.get_xdata()[0] for line in other.lines]
     plt.close("all")
 
@@ -442,7 +507,7 @@ BAD: dict[str, tuple[Callable[[dict[str, Any]], Any], type[Exception], str]] = {
     "several numbers": (
         lambda f: plot_fit(f["pairs"], X[:, :1], TWO),
         ValueError,
-        "expected one number or class a row",
+        "expected one number or class per row",
     ),
     "a density and a probability": (
         lambda f: plot_fit({"a": f["line"], "b": f["number"]}, X[:, :1], Y),
@@ -471,7 +536,7 @@ BAD: dict[str, tuple[Callable[[dict[str, Any]], Any], type[Exception], str]] = {
         r"'posterior', by MCLMC, has no losses. Chains minimise nothing: arviz.plot_trace\(fit.to_datatree\(\)\)",
     ),
     "no fit for a loss": (lambda f: plot_loss(1), TypeError, "plot_loss: expected a fit"),
-    "fits for a comparison": (lambda f: plot_compare(f), TypeError, "expected what compare or cross_validate returned"),
+    "fits for a comparison": (lambda f: plot_compare(f), TypeError, "expected the result of compare or cross_validate"),
 }
 
 

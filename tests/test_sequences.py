@@ -33,8 +33,7 @@ from flatprior.inference import (
     loo,
 )
 from flatprior.inference import predictive as predictive_module
-from flatprior.inference.checks import Layout
-from flatprior.inference.contract import check_model
+from flatprior.inference.checks import Layout, check_problem
 from flatprior.inference.criticism import calibration, temperature_scaling, uncertainty
 from flatprior.inference.density import Density
 from flatprior.inference.generation import generate
@@ -323,33 +322,33 @@ def test_a_fit_answers_as_any_other(by: str, fitted: dict[str, Fit], rows: Rows)
 
 def test_the_bits_of_a_text_are_those_of_its_tokens(fitted: dict[str, Fit], rows: Rows) -> None:
     found, (x, y) = fitted["draws"], rows
-    told, tokens = code_length(found, x, y), y[y >= 0]
+    result, tokens = code_length(found, x, y), y[y >= 0]
     mixture = logsumexp(by_row(found, x, y), axis=0) - math.log(60)
-    assert told.num_tokens == len(tokens) == 55
-    assert told.total == pytest.approx(-mixture.sum() / math.log(2), rel=1e-5)
-    assert told.per_token == pytest.approx(told.total / 55)
-    assert told.perplexity == pytest.approx(2 ** (told.total / 55))
-    assert told.uniform == pytest.approx(55 * math.log2(3))
+    assert result.num_tokens == len(tokens) == 55
+    assert result.total == pytest.approx(-mixture.sum() / math.log(2), rel=1e-5)
+    assert result.per_token == pytest.approx(result.total / 55)
+    assert result.perplexity == pytest.approx(2 ** (result.total / 55))
+    assert result.uniform == pytest.approx(55 * math.log2(3))
     counts, price = np.zeros(3), 0.0
     for i, token in enumerate(tokens):  # Krichevsky and Trofimov's code, token by token
         price -= math.log2((counts[token] + 0.5) / (i + 1.5))
         counts[token] += 1
-    assert told.base_rate == pytest.approx(price)
-    np.testing.assert_allclose(told.to_dataframe()["bits_per_token"] * 55, told.to_dataframe()["bits"])
-    assert f"{len(y)} rows, 55 tokens, each one of 3 classes" in str(told)
-    assert "bits per token" in str(told)
+    assert result.base_rate == pytest.approx(price)
+    np.testing.assert_allclose(result.to_dataframe()["bits_per_token"] * 55, result.to_dataframe()["bits"])
+    assert f"{len(y)} rows, 55 tokens, each one of 3 classes" in str(result)
+    assert "bits per token" in str(result)
 
 
 @pytest.mark.slow
 def test_a_text_can_be_coded_by_fits_that_are_made_on_the_way(rows: Rows) -> None:
-    told = prequential(BIGRAMS, MAP(num_steps=50, polish=False), *rows, key=0, blocks=2)
-    half, (x, y) = told.ends[0], rows
-    np.testing.assert_allclose(told.bits[:half], (y >= 0).sum(axis=1)[:half] * math.log2(3))
-    assert told.uniform == pytest.approx(55 * math.log2(3))
+    result = prequential(BIGRAMS, MAP(num_steps=50, polish=False), *rows, key=0, num_blocks=2)
+    half, (x, y) = result.ends[0], rows
+    np.testing.assert_allclose(result.bits[:half], (y >= 0).sum(axis=1)[:half] * math.log2(3))
+    assert result.uniform == pytest.approx(55 * math.log2(3))
     first = fit(
         BIGRAMS, MAP(num_steps=50, polish=False), x[:half], y[:half], key=jax.random.split(jax.random.key(0))[0]
     )
-    np.testing.assert_allclose(told.bits[half:], code_length(first, x[half:], y[half:]).bits, rtol=1e-6)
+    np.testing.assert_allclose(result.bits[half:], code_length(first, x[half:], y[half:]).bits, rtol=1e-6)
 
 
 @pytest.mark.slow
@@ -366,11 +365,11 @@ def test_chains_are_judged_by_the_probabilities_of_tokens(rows: Rows) -> None:
 
 
 def test_the_loss_is_softmax_cross_entropy_summed_over_tokens(rows: Rows) -> None:
-    told = explain(BIGRAMS, *rows)
-    assert told.terms[0].name == "softmax cross-entropy, summed over tokens"
-    assert told.terms[0].checked_by == "optax.softmax_cross_entropy_with_integer_labels"
-    assert told.value_difference < 1e-10
-    assert told.gradient_difference < 1e-10
+    result = explain(BIGRAMS, *rows)
+    assert result.terms[0].name == "softmax cross-entropy, summed over tokens"
+    assert result.terms[0].checked_by == "optax.softmax_cross_entropy_with_integer_labels"
+    assert result.value_difference < 1e-10
+    assert result.gradient_difference < 1e-10
 
 
 def test_a_fit_is_read_as_it_was_written(fitted: dict[str, Fit], rows: Rows, tmp_path: Any) -> None:
@@ -398,7 +397,7 @@ def test_a_lifted_network_is_fitted_by_batches(lifted: Fit, rows: Rows) -> None:
 def test_texts_that_the_network_does_not_know_are_told(lifted: Fit, rows: Rows) -> None:
     x, y = rows.x.copy(), rows.y
     x[[2, 5], 3] = -1, 3
-    told = rf"The prediction is NaN in 2 of {len(y)} rows \(row 2 first\).* tokens beyond its vocabulary"
+    result = rf"The prediction is NaN in 2 of {len(y)} rows \(row 2 first\).* tokens beyond its vocabulary"
     answers: dict[str, Any] = {
         "log_prob": lambda: lifted.predict(x).log_prob(y),
         "probs": lambda: lifted.predict(x).probs,
@@ -407,7 +406,7 @@ def test_texts_that_the_network_does_not_know_are_told(lifted: Fit, rows: Rows) 
         "compare": lambda: compare({"it": lifted}, x, y),
     }
     for name, ask in answers.items():
-        with pytest.warns(UndefinedPredictionWarning, match=told) as record:
+        with pytest.warns(UndefinedPredictionWarning, match=result) as record:
             ask()
         assert record[0].filename == __file__, name
     found = lifted.predict(rows.x).log_prob(y)  # of which nothing is to be said
@@ -430,8 +429,8 @@ def test_hand_written_sequences_are_rows_of_tokens_too(fitted: dict[str, Fit], r
     whole = (rows.y >= 0).all(axis=1)
     x, y = rows.x[whole], rows.y[whole]
     found = replace(fitted["MAP"], model=by_hand, structure=check_model(by_hand, x, y))
-    told = code_length(found, x, y)
-    assert told.num_tokens == y.size
+    result = code_length(found, x, y)
+    assert result.num_tokens == y.size
     np.testing.assert_allclose(found.predict(x).probs, np.exp(by_token(found, x))[0], rtol=1e-4, atol=1e-6)
     assert generate(found, [2, 0], 4, key=0).shape == (4,)
     with pytest.raises(NotImplementedError, match="mean: y is a class, and classes have no mean"):
@@ -490,7 +489,7 @@ def test_what_has_no_meaning_is_refused_in_a_sentence(name: str, fitted: dict[st
 def test_other_tokens_cannot_be_compared(fitted: dict[str, Fit], rows: Rows) -> None:
     four = mixture_of(fitted["MAP"], np.full((4, 4), 0.25))
     model = Model(table, CategoricalSequence(4), gaussian(1.5))
-    more = replace(four, model=model, structure=check_model(model, *rows))
+    more = replace(four, density=check_problem(model, *rows)[0])
     with pytest.raises(ValueError, match="'a' has 3 kinds of tokens, and 'b' 4 kinds of tokens"):
         compare({"a": fitted["MAP"], "b": more}, *rows)
 
@@ -548,10 +547,10 @@ def test_maximum_likelihood_pays_the_entropy_rate(key: int) -> None:
     x, y = next_token_rows(markov(6_400, key), 64, start=0)
     found = fit(BIGRAMS, MLE(), x[:50], y[:50], key=key, progress=False)
     assert found.status
-    told = code_length(found, x[50:], y[50:])
-    error = told.standard_error / told.num_tokens
+    result = code_length(found, x[50:], y[50:])
+    error = result.standard_error / result.num_tokens
     assert error < 0.03
-    assert abs(told.per_token - entropy_rate()) < 4 * error
+    assert abs(result.per_token - entropy_rate()) < 4 * error
     truth = np.log(TRANSITIONS[x[:50], y[:50]]).sum()
     gain = 2 * (found.log_likelihood(x[:50], y[:50]).sum() - truth)  # Wilks 1938: six numbers are free
     assert 0 < gain < chi2.isf(1e-5, 6)
@@ -651,29 +650,29 @@ def test_the_same_key_gives_the_same_text(fitted: dict[str, Fit]) -> None:
 BAD_PROMPTS: dict[str, tuple[Any, Any, type[Exception], str]] = {
     "no prompt": ([], 3, ValueError, "expected a vector of one token or more as prompt"),
     "text": (["a"], 3, TypeError, "expected integers as prompt"),
-    "no token": ([0, 3], 3, ValueError, "expected tokens from 0 to 2 as prompt; got 3 at place 1"),
-    "no length": ([0], 0, ValueError, "expected a positive integer as length; got 0"),
+    "no token": ([0, 3], 3, ValueError, "expected tokens from 0 to 2 as prompt; got 3 at position 1"),
+    "no tokens": ([0], 0, ValueError, "expected a positive integer as num_tokens; got 0"),
 }
 
 
 @pytest.mark.parametrize("name", BAD_PROMPTS)
 def test_bad_prompts_raise(name: str, fitted: dict[str, Fit]) -> None:
-    prompt, length, error, message = BAD_PROMPTS[name]
+    prompt, num_tokens, error, message = BAD_PROMPTS[name]
     with pytest.raises(error, match=message):
-        generate(fitted["MAP"], prompt, length, key=0)
+        generate(fitted["MAP"], prompt, num_tokens, key=0)
 
 
 def test_what_cannot_go_on_is_refused(fitted: dict[str, Fit], rows: Rows) -> None:
     with pytest.raises(TypeError, match="generate: expected a fit; got 'a fit'"):
         generate("a fit", [0], 3, key=0)  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match="no draw of the weights gives it a probability"):
+    with pytest.raises(ValueError, match="a prompt of positive probability; it is 0 for every draw"):
         generate(mixture_of(fitted["MAP"], np.full((3, 3), np.nan)), [0, 1], 3, key=0)
     numbers = replace(fitted["MAP"], layout=Layout.of(None, np.zeros((2, 6), np.float32)))
     with pytest.raises(ValueError, match=r"expected a fit whose x is rows of tokens, \(n, T\) integers; got rows of"):
         generate(numbers, [0], 3, key=0)
     model = Model(MLP(), Categorical(3), gaussian(1.5))
-    structure = check_model(model, rows.x.astype(np.float32), rows.y[:, 0])
-    classes = replace(fitted["MAP"], model=model, structure=structure)
+    density, _ = check_problem(model, rows.x.astype(np.float32), rows.y[:, 0])
+    classes = replace(fitted["MAP"], density=density)
     with pytest.raises(TypeError, match="expected y to be a row of tokens"):
         generate(classes, [0], 3, key=0)
 
@@ -684,5 +683,7 @@ def test_a_model_that_looks_ahead_is_refused(fitted: dict[str, Fit]) -> None:
         return MLP()(seen + seen.mean(axis=1, keepdims=True), num_outputs, prior=prior)
 
     found = replace(fitted["draws"], model=Model(unmasked, CategoricalSequence(3), gaussian(1.5)))
-    with pytest.raises(ValueError, match="expected the probabilities of a token to depend on x up to its place alone"):
+    with pytest.raises(
+        ValueError, match="expected the probabilities of a token to depend on x only up to its position"
+    ):
         generate(found, [0], 6, key=0)

@@ -16,8 +16,10 @@ from scipy.stats import beta
 from sklearn.linear_model import LogisticRegression
 
 from flatprior.inference import MAP, MLE, Status, fit
+from flatprior.inference.density import Density
 from flatprior.inference.information import code_length, prequential
 from flatprior.inference.method import Outcome
+from flatprior.inference.rows import Data
 from flatprior.models import MLP, Bernoulli, Categorical, Model, Normal, gaussian
 
 SPREAD = 1.5
@@ -33,7 +35,7 @@ def test_it_is_the_cost_of_each_block_by_another_library(
 ) -> None:
     """Logistic and softmax regression by scikit-learn, with the same penalty on the intercept as on the slopes."""
     x, y = data_sets[kind]
-    found = prequential(Model(MLP(), observation, gaussian(SPREAD)), MAP(), x, y, key=0, blocks=(12, 20, 40))
+    found = prequential(Model(MLP(), observation, gaussian(SPREAD)), MAP(), x, y, key=0, ends=(12, 20, 40))
     num_classes = found.bits[0]  # the first block: log2 K
     np.testing.assert_allclose(found.bits[:12], num_classes)
     with_one = np.column_stack([x, np.ones(len(x))])
@@ -46,13 +48,13 @@ def test_it_is_the_cost_of_each_block_by_another_library(
     assert found.total == pytest.approx(sum(expected), rel=1e-4)
     assert [status.level for status in found.statuses] == ["ok", "ok"]
     labels = fit(Model(MLP(), observation, gaussian(SPREAD)), MAP(num_steps=2, polish=False), x, y, key=0)
-    told = code_length(labels, x, y)
-    assert (found.uniform, found.base_rate) == (told.uniform, told.base_rate)
+    result = code_length(labels, x, y)
+    assert (found.uniform, found.base_rate) == (result.uniform, result.base_rate)
 
 
 def test_maximum_likelihood_of_a_coin_costs_the_frequencies_so_far() -> None:
     y = np.tile([1, 0, 1, 1], 10)
-    found = prequential(Model(MLP(), Bernoulli()), MLE(), CONSTANT, y, key=0, blocks=4)
+    found = prequential(Model(MLP(), Bernoulli()), MLE(), CONSTANT, y, key=0, num_blocks=4)
     assert found.ends == (5, 10, 20, 40)
     for start, end in ((5, 10), (10, 20), (20, 40)):
         p = y[:start].mean()
@@ -62,12 +64,12 @@ def test_maximum_likelihood_of_a_coin_costs_the_frequencies_so_far() -> None:
 @pytest.mark.slow
 def test_a_class_that_the_prefix_lacks_costs_what_it_costs_and_the_status_says_why() -> None:
     y = np.array([0, 1] * 10 + [2] * 20)
-    found = prequential(Model(MLP(), Categorical(3)), MLE(), CONSTANT, y, key=0, blocks=[10, 20, 40])
+    found = prequential(Model(MLP(), Categorical(3)), MLE(), CONSTANT, y, key=0, ends=[10, 20, 40])
     assert found.statuses[-1].level == "failed"
     assert found.block_bits[-1] > 100
     assert found.total > found.uniform
     assert "Fit of the first 20 rows: failed: There is no maximum: class 2 occurs in none" in str(found)
-    prior = prequential(Model(MLP(), Categorical(3), gaussian(1.0)), MAP(), CONSTANT, y, key=0, blocks=[10, 20, 40])
+    prior = prequential(Model(MLP(), Categorical(3), gaussian(1.0)), MAP(), CONSTANT, y, key=0, ends=[10, 20, 40])
     assert prior.block_bits[-1] < found.block_bits[-1]
 
 
@@ -77,13 +79,13 @@ class Exact:
 
     kind: ClassVar = "approximation"
 
-    def run(self, model: Any, structure: Any, x: Any, y: Any, *, key: Any, progress: bool) -> Outcome:
-        ones, n = int(y.sum()), len(y)
+    def run(self, density: Density, data: Data, *, key: Any, progress: bool) -> Outcome:
+        ones, n = int(data.y.sum()), len(data.y)
         draws = beta(1 + ones, 1 + n - ones).ppf((np.arange(4000) + 0.5) / 4000)
         return Outcome({"p": draws[None].astype(np.float32)}, Status())
 
 
-def test_one_row_a_block_and_the_exact_posterior_give_the_evidence() -> None:
+def test_one_row_per_block_and_the_exact_posterior_give_the_evidence() -> None:
     """But for the first row, for which a coin under a uniform prior predicts 1/2 as the uniform code does."""
 
     def coin(x: jax.Array, y: jax.Array | None = None) -> None:
@@ -91,7 +93,7 @@ def test_one_row_a_block_and_the_exact_posterior_give_the_evidence() -> None:
         numpyro.sample("y", dist.Bernoulli(probs=p * jnp.ones(len(x))), obs=y)
 
     y = np.array([1, 1, 0, 1, 1, 1, 0, 1])
-    found = prequential(coin, Exact(), CONSTANT[:8], y, key=0, blocks=range(1, 9))
+    found = prequential(coin, Exact(), CONSTANT[:8], y, key=0, ends=range(1, 9))
     assert found.total == pytest.approx(-betaln(1 + y.sum(), 1 + (1 - y).sum()) / math.log(2), abs=1e-3)
 
 
@@ -99,17 +101,17 @@ def test_the_same_key_gives_the_same_bits_and_frames_are_rows(data_sets: dict[st
     x, y = data_sets["binary"]
     model = Model(MLP((2,)), Bernoulli(), gaussian(1.0))
     method = MAP(num_steps=20, batch_size=5, polish=False)
-    one = prequential(model, method, x, y, key=3, blocks=3)
+    one = prequential(model, method, x, y, key=3, num_blocks=3)
     again = prequential(
-        model, method, pd.DataFrame(x, columns=["a", "b"]), pd.Series(y), key=jax.random.key(3), blocks=3
+        model, method, pd.DataFrame(x, columns=["a", "b"]), pd.Series(y), key=jax.random.key(3), num_blocks=3
     )
     np.testing.assert_array_equal(one.bits, again.bits)
-    assert (prequential(model, method, x, y, key=4, blocks=3).bits != one.bits).any()
+    assert (prequential(model, method, x, y, key=4, num_blocks=3).bits != one.bits).any()
 
 
 @pytest.mark.slow
-def test_the_table_has_a_row_a_block() -> None:
-    found = prequential(MODEL, MAP(num_steps=5, polish=False), CONSTANT, np.arange(40) % 2, key=0, blocks=[8, 20, 40])
+def test_the_table_has_one_row_per_block() -> None:
+    found = prequential(MODEL, MAP(num_steps=5, polish=False), CONSTANT, np.arange(40) % 2, key=0, ends=[8, 20, 40])
     table = found.to_dataframe()
     assert table["fitted"].tolist() == [0, 8, 20]
     assert table["coded"].tolist() == [8, 12, 20]
@@ -119,36 +121,42 @@ def test_the_table_has_a_row_a_block() -> None:
     )
     assert table["status"].tolist() == ["no fit", *(status.level for status in found.statuses)]
     assert str(found).startswith("   fitted  coded")
-    assert prequential(MODEL, MAP(), CONSTANT, np.arange(40) % 2, key=0, blocks=1).total == 40
+    assert prequential(MODEL, MAP(), CONSTANT, np.arange(40) % 2, key=0, num_blocks=1).total == 40
 
 
 ENDS = {3: (10, 20, 40), 7: (1, 2, 3, 5, 10, 20, 40)}
 
 
-@pytest.mark.parametrize("blocks", ENDS)
-def test_blocks_double(blocks: int) -> None:
-    from flatprior.inference.information.sequential import _ends
+@pytest.mark.parametrize("num_blocks", ENDS)
+def test_blocks_double(num_blocks: int) -> None:
+    from flatprior.inference.information.sequential import _doubling_ends
 
-    assert _ends(blocks, 40) == ENDS[blocks]
+    assert _doubling_ends(num_blocks, 40) == ENDS[num_blocks]
     for num_rows in (1, 2, 3, 5, 31, 32, 33):
         most = 1 + (num_rows - 1).bit_length()
-        assert _ends(most, num_rows)[0] == 1
-        with pytest.raises(ValueError, match=f"number of blocks from 1 to {most}, or their ends"):
-            _ends(most + 1, num_rows)
+        assert _doubling_ends(most, num_rows)[0] == 1
+        with pytest.raises(ValueError, match=f"num_blocks from 1 to {most} for {num_rows} rows"):
+            _doubling_ends(most + 1, num_rows)
 
 
 BAD: dict[str, tuple[Any, Any, Any, type[Exception], str]] = {
-    # observation, y, blocks
+    # observation, y, number of blocks or their ends
     "y is a number": (Normal(1.0), np.ones(40), 3, ValueError, r"expected y to be a class.*code_length\(fit, x\[k:\]"),
     "soft labels": (Categorical(2), np.full((40, 2), 0.5), 3, ValueError, r"expected one label per row.*got \(40, 2\)"),
     "another class": (Bernoulli(), np.arange(40), 3, ValueError, "y, row 2: expected 0 or 1; got 2"),
-    "no blocks": (Bernoulli(), np.ones(40), 0, ValueError, "expected a number of blocks from 1 to 7, .*; got 0"),
-    "too many": (Bernoulli(), np.ones(40), 8, ValueError, "expected a number of blocks from 1 to 7, .*; got 8"),
-    "short": (Bernoulli(), np.ones(40), [10, 20], ValueError, r"to the number of rows, 40; got \[10, 20\]"),
+    "no blocks": (Bernoulli(), np.ones(40), 0, ValueError, "expected a positive integer as num_blocks; got 0"),
+    "too many": (Bernoulli(), np.ones(40), 8, ValueError, "expected num_blocks from 1 to 7 for 40 rows; got 8"),
+    "short": (
+        Bernoulli(),
+        np.ones(40),
+        [10, 20],
+        ValueError,
+        r"ends that ascend to the number of rows, 40; got \[10, 20\]",
+    ),
     "too long": (Bernoulli(), np.ones(40), [10, 41], ValueError, "to the number of rows, 40"),
-    "not ascending": (Bernoulli(), np.ones(40), [20, 10, 40], ValueError, "ascending to the number of rows"),
-    "from 0": (Bernoulli(), np.ones(40), [0, 40], ValueError, "ascending to the number of rows"),
-    "none": (Bernoulli(), np.ones(40), [], ValueError, "ascending to the number of rows"),
+    "not ascending": (Bernoulli(), np.ones(40), [20, 10, 40], ValueError, "ascend to the number of rows"),
+    "from 0": (Bernoulli(), np.ones(40), [0, 40], ValueError, "ascend to the number of rows"),
+    "none": (Bernoulli(), np.ones(40), [], ValueError, "ascend to the number of rows"),
     "half a row": (Bernoulli(), np.ones(40), [10.5, 40], TypeError, "integer"),
 }
 
@@ -156,12 +164,13 @@ BAD: dict[str, tuple[Any, Any, Any, type[Exception], str]] = {
 @pytest.mark.parametrize("name", BAD)
 def test_bad_input_raises(name: str) -> None:
     observation, y, blocks, error, message = BAD[name]
+    options: dict[str, Any] = {"num_blocks" if isinstance(blocks, int) else "ends": blocks}
     with pytest.raises(error, match=message):
-        prequential(Model(MLP(), observation), MLE(num_steps=5), CONSTANT, y, key=0, blocks=blocks)
+        prequential(Model(MLP(), observation), MLE(num_steps=5), CONSTANT, y, key=0, **options)
 
 
-def test_what_a_prefix_does_not_allow_says_which() -> None:
+def test_an_error_names_the_prefix() -> None:
     x = np.concatenate([1e6 + np.array([0.0, 1.0] * 4), np.arange(32) * 1e6])[:, None]
     with pytest.raises(ValueError, match="cannot be told apart") as error:
-        prequential(MODEL, MLE(num_steps=5), x, np.arange(40) % 2, key=0, blocks=[8, 40])
+        prequential(MODEL, MLE(num_steps=5), x, np.arange(40) % 2, key=0, ends=[8, 40])
     assert error.value.__notes__ == ["Raised by the fit of the first 8 rows."]

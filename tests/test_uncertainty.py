@@ -142,6 +142,9 @@ def test_numbers_of_a_vector_have_parts_of_their_own() -> None:
     split = uncertainty(with_draws(found, draws), x)
     np.testing.assert_allclose(split.aleatoric, np.tile([1.0, 4.0], (3, 1)))
     np.testing.assert_allclose(split.epistemic, np.hstack([x**2, 0 * x]))
+    table = split.to_dataframe()
+    assert table.index.names == ["row", "component"]
+    assert table.loc[(1, 0)].to_dict() == {"aleatoric": 1.0, "epistemic": 4.0, "total": 5.0}
 
 
 @pytest.mark.parametrize("name", ["mixture_density", "dictionary"])
@@ -173,8 +176,9 @@ def test_bad_input_raises(fits: dict[Any, Any]) -> None:
 
 
 def test_it_says_what_it_is(fits: dict[Any, Any]) -> None:
-    told = uncertainty(*fits["Categorical", "MLE"])
-    assert "40 rows in nats" in repr(told)
-    assert "epistemic 0" in repr(told)
+    split = uncertainty(*fits["Categorical", "MLE"])
+    assert "Means over 40 rows, in nats" in repr(split)
+    assert any(line.split() == ["epistemic", "0"] for line in repr(split).splitlines())
+    assert "<table" in split._repr_html_()
     with pytest.raises(AttributeError):
-        told.epistemic = np.zeros(1)
+        split.epistemic = np.zeros(1)

@@ -13,9 +13,12 @@ from sklearn.model_selection import StratifiedKFold, cross_val_predict, cross_va
 
 from flatprior.inference import MAP, MLE, NUTS, Ensemble, compare, cross_validate, fit
 from flatprior.inference.criticism import CrossValidation, validation
-from flatprior.inference.criticism.validation import deal
+from flatprior.inference.criticism.validation import assign_folds
+from flatprior.inference.density import Density
 from flatprior.inference.method import Outcome
-from flatprior.inference.status import INTERRUPTED, Status
+from flatprior.inference.reasons import Code, Reason
+from flatprior.inference.rows import Data
+from flatprior.inference.status import Status
 from flatprior.models import MLP, Bernoulli, Categorical, Model, Normal, gaussian
 
 METHODS: dict[str, Any] = {
@@ -35,17 +38,17 @@ QUICK = MAP(num_steps=2, polish=False)
 
 @dataclass(frozen=True)
 class Standing:
-    """A method that stays at weights 0, and says after so many fits that it was interrupted."""
+    """A method that stays at weights 0; fit number `interrupted` has the status of an interrupted one."""
 
     kind: ClassVar[str] = "point"
     interrupted: int = 0
     calls: list[int] = field(default_factory=list, compare=False)
 
-    def run(self, model: Any, structure: Any, x: Any, y: Any, *, key: Any, progress: bool) -> Outcome:
+    def run(self, density: Density, data: Data, *, key: Any, progress: bool) -> Outcome:
         self.calls.append(1)
-        said = (INTERRUPTED.format(done=1, total=2, unit="steps"),) if len(self.calls) == self.interrupted else ()
-        draws = {site: np.zeros((1, 1, *shape), np.float32) for site, shape in structure.latents.items()}
-        return Outcome(draws, Status((), said))
+        interrupted = Reason.of(Code.INTERRUPTED, done=1, total=2, unit="steps")
+        draws = {site: np.zeros((1, 1, *shape), np.float32) for site, shape in density.structure.latents.items()}
+        return Outcome(draws, Status((), (interrupted,) if len(self.calls) == self.interrupted else ()))
 
 
 # Against scikit-learn: MAP under a Normal prior is the penalised estimate; a column of ones is the intercept.
@@ -58,17 +61,17 @@ def with_ones(x: np.ndarray) -> np.ndarray:
 @pytest.mark.parametrize("folds", [5, 7])
 def test_log_densities_of_classes_are_those_of_sklearn(folds: int, data_sets: Any) -> None:
     x, y = data_sets["binary"]
-    told = cross_validate(
-        Model(MLP(), Bernoulli(), gaussian(SCALE)), {"MAP": MAP()}, x, y, folds=folds, key=folds, progress=False
+    result = cross_validate(
+        Model(MLP(), Bernoulli(), gaussian(SCALE)), {"MAP": MAP()}, x, y, num_folds=folds, key=folds, progress=False
     )
     penalised = LogisticRegression(C=SCALE**2, fit_intercept=False, tol=1e-10, max_iter=10_000)
     for score, scoring in (("elpd", "neg_log_loss"), ("accuracy", "accuracy"), ("brier", "neg_brier_score")):
-        expected = cross_val_score(penalised, with_ones(x), y, cv=told.splits, scoring=scoring)
+        expected = cross_val_score(penalised, with_ones(x), y, cv=result.splits, scoring=scoring)
         expected = -2 * expected if score == "brier" else expected
-        np.testing.assert_allclose(told.scores.loc["MAP", score], expected, rtol=2e-4, err_msg=score)
-    probs = cross_val_predict(penalised, with_ones(x), y, cv=told.splits, method="predict_proba")
-    np.testing.assert_allclose(told.log_probs["MAP"], np.log(probs[np.arange(len(y)), y]), rtol=2e-4, atol=2e-5)
-    row = told.to_dataframe().loc["MAP"]
+        np.testing.assert_allclose(result.scores.loc["MAP", score], expected, rtol=2e-4, err_msg=score)
+    probs = cross_val_predict(penalised, with_ones(x), y, cv=result.splits, method="predict_proba")
+    np.testing.assert_allclose(result.log_probs["MAP"], np.log(probs[np.arange(len(y)), y]), rtol=2e-4, atol=2e-5)
+    row = result.to_dataframe().loc["MAP"]
     np.testing.assert_allclose(row["accuracy"], (probs.argmax(axis=1) == y).mean())
     np.testing.assert_allclose(row["brier"], ((probs - np.eye(2)[y]) ** 2).sum(axis=1).mean(), rtol=1e-4)
 
@@ -77,21 +80,21 @@ def test_log_densities_of_classes_are_those_of_sklearn(folds: int, data_sets: An
 def test_log_densities_of_numbers_are_those_of_sklearn(folds: int, data_sets: Any) -> None:
     """Of 40 rows in 40 folds each is left out once."""
     x, y = data_sets["real"]
-    told = cross_validate(
-        Model(MLP(), Normal(NOISE), gaussian(SCALE)), {"MAP": MAP()}, x, y, folds=folds, key=folds, progress=False
+    result = cross_validate(
+        Model(MLP(), Normal(NOISE), gaussian(SCALE)), {"MAP": MAP()}, x, y, num_folds=folds, key=folds, progress=False
     )
     ridge = Ridge(alpha=(NOISE / SCALE) ** 2, fit_intercept=False)
-    mean = cross_val_predict(ridge, with_ones(x), y, cv=told.splits)
+    mean = cross_val_predict(ridge, with_ones(x), y, cv=result.splits)
     log_probs = scipy.stats.norm.logpdf(y, mean, NOISE)
-    np.testing.assert_allclose(told.log_probs["MAP"], log_probs, rtol=1e-4, atol=1e-4)
-    row = told.to_dataframe().loc["MAP"]
+    np.testing.assert_allclose(result.log_probs["MAP"], log_probs, rtol=1e-4, atol=1e-4)
+    row = result.to_dataframe().loc["MAP"]
     np.testing.assert_allclose(row["elpd"], log_probs.mean(), rtol=1e-4)
     np.testing.assert_allclose(row["elpd_se"], scipy.stats.sem(log_probs), rtol=1e-3)
     np.testing.assert_allclose(row["rmse"], np.sqrt(np.mean((mean - y) ** 2)), rtol=1e-4)
     covered = np.abs(scipy.stats.norm.cdf(y, mean, NOISE) - 0.5) <= 0.45
     np.testing.assert_allclose(row["coverage"], covered.mean())
-    expected = -cross_val_score(ridge, with_ones(x), y, cv=told.splits, scoring="neg_root_mean_squared_error")
-    np.testing.assert_allclose(told.scores.loc["MAP", "rmse"], expected, rtol=1e-3, atol=1e-5)
+    expected = -cross_val_score(ridge, with_ones(x), y, cv=result.splits, scoring="neg_root_mean_squared_error")
+    np.testing.assert_allclose(result.scores.loc["MAP", "rmse"], expected, rtol=1e-3, atol=1e-5)
 
 
 # The folds.
@@ -104,13 +107,13 @@ def test_folds_part_the_rows_and_are_of_equal_size(num_rows: int, folds: int, se
     classes = rng.choice(3, size=num_rows, p=[0.6, 0.3, 0.1])
     size = -(-num_rows // folds)
     for given in (None, classes):
-        dealt = deal(num_rows, folds, given, np.random.default_rng(seed))
-        np.testing.assert_array_equal(np.sort(np.concatenate([own for _, own, _ in dealt])), np.arange(num_rows))
-        for fitted, own, spare in dealt:
+        assigned = assign_folds(num_rows, folds, given, np.random.default_rng(seed))
+        np.testing.assert_array_equal(np.sort(np.concatenate([own for _, own, _ in assigned])), np.arange(num_rows))
+        for fitted, own, spare in assigned:
             assert len(own) in (size - 1, size)
             assert len(fitted) == num_rows - size
             np.testing.assert_array_equal(np.sort(np.concatenate([fitted, own, spare])), np.arange(num_rows))
-    counts = [np.bincount(classes[own], minlength=3).tolist() for _, own, _ in dealt]
+    counts = [np.bincount(classes[own], minlength=3).tolist() for _, own, _ in assigned]
     stratified = StratifiedKFold(folds) if np.bincount(classes).max() >= folds else None
     if stratified is not None and np.bincount(classes)[np.bincount(classes) > 0].min() >= folds:
         expected = [np.bincount(classes[own], minlength=3).tolist() for _, own in stratified.split(classes, classes)]
@@ -125,9 +128,9 @@ def test_classes_are_stratified_and_numbers_are_not(data_sets: Any) -> None:
         labels = y if kind != "Normal" else (y > np.median(y)).astype(int)
         spreads = []
         for key in range(3):
-            told = cross_validate(model, {"it": Standing()}, x, y, folds=5, key=key, progress=False)
-            spreads.append(np.ptp([np.bincount(labels[own], minlength=3) for _, own in told.splits], axis=0).max())
-            assert ("stratified by class" in str(told)) == (kind != "Normal")
+            result = cross_validate(model, {"it": Standing()}, x, y, num_folds=5, key=key, progress=False)
+            spreads.append(np.ptp([np.bincount(labels[own], minlength=3) for _, own in result.splits], axis=0).max())
+            assert ("stratified by class" in str(result)) == (kind != "Normal")
         assert (max(spreads) > 1) == (kind == "Normal"), spreads  # of numbers the chance is below 1e-3
 
 
@@ -135,14 +138,14 @@ def test_the_key_decides_folds_and_fits_and_methods_share_them(data_sets: Any) -
     x, y = data_sets["classes"]
     model = Model(MLP(), Categorical(3))
     methods = {"one": METHODS["Ensemble"], "other": METHODS["Ensemble"]}
-    told, again, another = (
-        cross_validate(model, methods, x, y, folds=4, key=key, progress=False) for key in (1, jax.random.key(1), 2)
+    result, again, another = (
+        cross_validate(model, methods, x, y, num_folds=4, key=key, progress=False) for key in (1, jax.random.key(1), 2)
     )
-    np.testing.assert_array_equal(told.log_probs["one"], told.log_probs["other"])
-    np.testing.assert_array_equal(told.log_probs["one"], again.log_probs["one"])
-    assert not np.array_equal(told.splits[0][1], another.splits[0][1])
-    assert told.to_dataframe()["elpd_diff"].tolist() == [0.0, 0.0]
-    assert told.to_dataframe().index.tolist() == ["one", "other"]
+    np.testing.assert_array_equal(result.log_probs["one"], result.log_probs["other"])
+    np.testing.assert_array_equal(result.log_probs["one"], again.log_probs["one"])
+    assert not np.array_equal(result.splits[0][1], another.splits[0][1])
+    assert result.to_dataframe()["elpd_diff"].tolist() == [0.0, 0.0]
+    assert result.to_dataframe().index.tolist() == ["one", "other"]
 
 
 # What is returned.
@@ -150,100 +153,106 @@ def test_the_key_decides_folds_and_fits_and_methods_share_them(data_sets: Any) -
 
 @pytest.fixture(scope="module", params=["Bernoulli", "Normal"])
 def whole(request: Any, data_sets: Any) -> tuple[Any, Any, CrossValidation, list[list[int]]]:
-    """The model, its rows, what is told of it, and for each method how much had been compiled after each fold."""
+    """The model, its rows, its scores, and for each method how much had been compiled after each fold."""
     observation, rows = OBSERVATIONS[request.param]
     x, y = data_sets[rows]
     methods = METHODS if request.param == "Bernoulli" else {name: METHODS[name] for name in ("MLE", "MAP")}
     model, compiled, events = Model(MLP(), observation, gaussian(SCALE)), [], []
-    hold_out = validation._hold_out
+    leave_out = validation._leave_out
     listener = lambda event, duration, **_: events.append(event)  # noqa: E731
 
     def counted(*arguments: Any) -> Any:
-        result = hold_out(*arguments)
+        outcome = leave_out(*arguments)
         compiled.append(events.count("/jax/core/compile/backend_compile_duration"))
-        return result
+        return outcome
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(validation, "_hold_out", counted)
+        patch.setattr(validation, "_leave_out", counted)
         jax.monitoring.register_event_duration_secs_listener(listener)
         try:
-            told = cross_validate(model, methods, x[:-1], y[:-1], folds=5, key=0, progress=False)  # 39 rows: 8, ..., 7
+            result = cross_validate(
+                model, methods, x[:-1], y[:-1], num_folds=5, key=0, progress=False
+            )  # 39 rows: 8, ..., 7
         finally:
             jax.monitoring.unregister_event_duration_listener(listener)
-    return model, (x[:-1], y[:-1]), told, np.reshape(compiled, (len(methods), 5)).tolist()
+    return model, (x[:-1], y[:-1]), result, np.reshape(compiled, (len(methods), 5)).tolist()
 
 
 def test_nothing_is_compiled_after_the_first_fold(whole: Any) -> None:
-    _, _, told, compiled = whole
-    assert {len(own) for _, own in told.splits} == {7, 8}
+    _, _, result, compiled = whole
+    assert {len(own) for _, own in result.splits} == {7, 8}
     assert compiled[0][0] > 0
     for after in compiled:
         assert after == [after[0]] * 5
 
 
 def test_a_row_is_scored_by_a_fit_that_has_not_seen_it(whole: Any) -> None:
-    model, (x, y), told, _ = whole
+    model, (x, y), result, _ = whole
     keys = jax.random.split(jax.random.key(0), 6)[1:]
-    for name, log_probs in told.log_probs.items():
+    for name, log_probs in result.log_probs.items():
         assert log_probs.shape == (39,)
         for i in (0, 4):
-            fitted, own = told.splits[i]
+            fitted, own = result.splits[i]
             assert not set(fitted) & set(own)
             found = fit(model, METHODS[name], x[fitted], y[fitted], key=keys[i], progress=False)
             np.testing.assert_allclose(log_probs[own], found.predict(x[own]).log_prob(y[own]), rtol=1e-4, atol=1e-5)
-            assert told.statuses[name][i] == found.status
+            assert result.statuses[name][i] == found.status
 
 
 def test_the_table_is_that_of_compare_over_all_rows(whole: Any) -> None:
-    _, _, told, _ = whole
-    table = told.to_dataframe()
+    _, _, result, _ = whole
+    table = result.to_dataframe()
     assert (np.diff(table["elpd"]) <= 0).all()
-    best = told.log_probs[table.index[0]]
-    for name, log_probs in told.log_probs.items():
+    best = result.log_probs[table.index[0]]
+    for name, log_probs in result.log_probs.items():
         np.testing.assert_allclose(table.loc[name, "elpd"], log_probs.astype(float).mean(), rtol=1e-6)
         np.testing.assert_allclose(
             table.loc[name, "dse"], scipy.stats.sem((log_probs - best).astype(float)), rtol=1e-5, atol=1e-9
         )
         assert table.loc[name, "kind"] == METHODS[name].kind
         for part in ("seconds_compile", "seconds_run"):
-            np.testing.assert_allclose(table.loc[name, part], told.scores.loc[name, part].sum())
-    assert str(told).startswith(str(told.comparison))
-    assert "39 rows, each scored when it was held out: 5 folds" in str(told)
-    assert "fits to 31 rows" in str(told)
-    assert told._repr_html_() == told.comparison._repr_html_()
+            np.testing.assert_allclose(table.loc[name, part], result.scores.loc[name, part].sum())
+    assert str(result).startswith(str(result.comparison))
+    assert "39 rows in 5 folds" in str(result)
+    assert "each scored by a fit to 31 rows" in str(result)
+    assert result._repr_html_() == result.comparison._repr_html_()
 
 
 def test_scores_of_folds_average_to_those_of_all_rows(whole: Any) -> None:
-    _, _, told, _ = whole
-    assert told.scores.index.names == ["method", "fold"]
-    for name in told.log_probs:
-        scores = told.scores.loc[name]
-        assert scores["rows"].tolist() == [len(own) for _, own in told.splits]
-        assert scores["status"].tolist() == [status.level for status in told.statuses[name]]
+    _, _, result, _ = whole
+    assert result.scores.index.names == ["method", "fold"]
+    for name in result.log_probs:
+        scores = result.scores.loc[name]
+        assert scores["rows"].tolist() == [len(own) for _, own in result.splits]
+        assert scores["status"].tolist() == [status.level for status in result.statuses[name]]
         for score in {"elpd", "accuracy", "brier", "coverage"} & set(scores):
             averaged = np.average(scores[score].astype(float), weights=scores["rows"].astype(float))
-            np.testing.assert_allclose(told.to_dataframe().loc[name, score], averaged, rtol=1e-5, err_msg=score)
+            np.testing.assert_allclose(result.to_dataframe().loc[name, score], averaged, rtol=1e-5, err_msg=score)
 
 
-def test_statuses_of_folds_are_told() -> None:
+def test_statuses_of_folds_are_noted() -> None:
     """Separable whichever rows are left out."""
     x = np.concatenate([np.linspace(-3, -1, 12), np.linspace(1, 3, 12)])[:, None]
     y = np.repeat([0, 1], 12)
-    told = cross_validate(Model(MLP(), Bernoulli()), {"MLE": MLE(num_steps=300)}, x, y, folds=3, key=0, progress=False)
-    assert [status.level for status in told.statuses["MLE"]] == ["failed"] * 3
-    assert told.to_dataframe().loc["MLE", "status"] == "failed"
-    assert "MLE: 3 of 3 fits are not ok, the worst: failed: There is no maximum" in str(told)
+    result = cross_validate(
+        Model(MLP(), Bernoulli()), {"MLE": MLE(num_steps=300)}, x, y, num_folds=3, key=0, progress=False
+    )
+    assert [status.level for status in result.statuses["MLE"]] == ["failed"] * 3
+    assert result.to_dataframe().loc["MLE", "status"] == "failed"
+    assert "MLE: 3 of 3 fits are not ok, the worst: failed: There is no maximum" in str(result)
 
 
 def test_soft_labels_frames_and_pytrees_are_rows(data_sets: Any) -> None:
     x, y = (each[:-1] for each in data_sets["classes"])
     soft = 0.8 * np.eye(3)[y] + 0.2 / 3
     model = Model(MLP(), Categorical(3), gaussian(SCALE))
-    told = cross_validate(model, {"MAP": QUICK}, pd.DataFrame(x), pd.DataFrame(soft), folds=5, key=0, progress=False)
-    assert (np.ptp([np.bincount(y[own], minlength=3) for _, own in told.splits], axis=0) <= 1).all()
-    assert np.isfinite(told.log_probs["MAP"]).all()
-    nested = cross_validate(_of_dictionary, {"MAP": MAP()}, {"z": x}, y, folds=5, key=0, progress=False)
-    plain = cross_validate(model, {"MAP": MAP()}, x, y, folds=5, key=0, progress=False)
+    result = cross_validate(
+        model, {"MAP": QUICK}, pd.DataFrame(x), pd.DataFrame(soft), num_folds=5, key=0, progress=False
+    )
+    assert (np.ptp([np.bincount(y[own], minlength=3) for _, own in result.splits], axis=0) <= 1).all()
+    assert np.isfinite(result.log_probs["MAP"]).all()
+    nested = cross_validate(_of_dictionary, {"MAP": MAP()}, {"z": x}, y, num_folds=5, key=0, progress=False)
+    plain = cross_validate(model, {"MAP": MAP()}, x, y, num_folds=5, key=0, progress=False)
     np.testing.assert_allclose(nested.log_probs["MAP"], plain.log_probs["MAP"], rtol=1e-4)
 
 
@@ -258,10 +267,14 @@ BAD: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
     "no methods": ({"methods": {}}, TypeError, "expected a mapping from names to methods"),
     "one method": ({"methods": MAP()}, TypeError, "expected a mapping from names to methods"),
     "a class": ({"methods": {"a": MAP(), "b": MLE}}, TypeError, r"expected 'b' to be a method such as MAP\(\)"),
-    "one fold": ({"folds": 1}, ValueError, "expected from 2 to 12 folds, the number of rows; got 1"),
-    "more folds than rows": ({"folds": 13}, ValueError, "expected from 2 to 12 folds, the number of rows; got 13"),
-    "a share": ({"folds": 0.5}, ValueError, "expected from 2 to 12 folds, the number of rows; got 0.5"),
-    "True": ({"folds": True}, ValueError, "expected from 2 to 12 folds, the number of rows; got True"),
+    "one fold": ({"num_folds": 1}, ValueError, "expected num_folds from 2 to 12, the number of rows; got 1"),
+    "more folds than rows": (
+        {"num_folds": 13},
+        ValueError,
+        "expected num_folds from 2 to 12, the number of rows; got 13",
+    ),
+    "a share": ({"num_folds": 0.5}, ValueError, "expected num_folds from 2 to 12, the number of rows; got 0.5"),
+    "True": ({"num_folds": True}, ValueError, "expected num_folds from 2 to 12, the number of rows; got True"),
     "no key": ({"key": None}, TypeError, "Expected key to be an integer seed"),
     "labels from 1": ({"y": Y + 1}, ValueError, "y, row 1: expected 0 or 1; got 2"),
     "NaN": ({"x": np.where(X > 1, np.nan, X)}, ValueError, "expected finite numbers"),
@@ -271,7 +284,7 @@ BAD: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
 @pytest.mark.parametrize("name", BAD)
 def test_misuse_raises_before_anything_is_compiled(name: str) -> None:
     changed, error, match = BAD[name]
-    given = {"methods": {"MAP": MAP()}, "x": X, "y": Y, "key": 0, "folds": 3, **changed}
+    given = {"methods": {"MAP": MAP()}, "x": X, "y": Y, "key": 0, "num_folds": 3, **changed}
     events: list[str] = []
     listener = lambda event, duration, **_: events.append(event)  # noqa: E731
     jax.monitoring.register_event_duration_secs_listener(listener)
@@ -286,16 +299,16 @@ def test_misuse_raises_before_anything_is_compiled(name: str) -> None:
 def test_an_interrupt_ends_it_all() -> None:
     method = Standing(interrupted=2)
     with pytest.raises(KeyboardInterrupt):
-        cross_validate(Model(MLP(), Bernoulli()), {"it": method}, X, Y, folds=4, key=0, progress=False)
+        cross_validate(Model(MLP(), Bernoulli()), {"it": method}, X, Y, num_folds=4, key=0, progress=False)
     assert len(method.calls) == 2
 
 
 def test_it_closes_the_table_of_compare(data_sets: Any) -> None:
-    """With one fold's rows held out, `compare` says the same of them."""
+    """A fit without the rows of one fold has the same scores in `compare`."""
     x, y = (each[:-1] for each in data_sets["binary"])
     model = Model(MLP(), Bernoulli(), gaussian(SCALE))
-    told = cross_validate(model, {"MAP": MAP()}, x, y, folds=5, key=0, progress=False)
-    fitted, own = told.splits[2]
+    result = cross_validate(model, {"MAP": MAP()}, x, y, num_folds=5, key=0, progress=False)
+    fitted, own = result.splits[2]
     row = compare({"MAP": fit(model, MAP(), x[fitted], y[fitted], key=5, progress=False)}, x[own], y[own]).table.iloc[0]
     for score in ("elpd", "accuracy", "brier", "calibration_error"):
-        np.testing.assert_allclose(told.scores.loc[("MAP", 2), score], row[score], rtol=1e-4, err_msg=score)
+        np.testing.assert_allclose(result.scores.loc[("MAP", 2), score], row[score], rtol=1e-4, err_msg=score)

@@ -1,9 +1,9 @@
-"""What to make of fits: scores on new rows, calibration, convergence, and repairs.
+"""Criticism of fits: scores on new rows, calibration, uncertainty and convergence.
 
 - `compare` scores fits on rows that none of them has seen; `cross_validate` scores methods on every row once.
-- `calibration` compares probabilities with frequencies; `temperature_scaling` repairs them, outside of the one density.
-- `uncertainty` separates noise from what more data would settle.
-- `diagnose` asks whether chains can be trusted; `loo` leaves out one row at a time.
+- `calibration` compares probabilities with frequencies; `temperature_scaling` corrects them after the fit.
+- `uncertainty` separates noise from uncertainty that more data would reduce.
+- `diagnose` checks the convergence of chains; `loo` estimates the score of each row from all other rows.
 """
 
 from .calibration import Calibration, calibration

@@ -1,4 +1,4 @@
-"""Bands: where a frequency lies, and the probability behind one."""
+"""Bands of frequencies, and intervals for the probability behind a frequency."""
 
 from typing import Any
 
@@ -12,9 +12,9 @@ BAND = 0.9
 
 
 def sum_of_events(probs: np.ndarray) -> np.ndarray:
-    """The probabilities of 0, ..., m among m independent events of these probabilities, (m + 1,): Poisson's binomial.
+    """Return the probabilities of 0, ..., m hits among m independent events, (m + 1,): the Poisson binomial.
 
-    The product of the polynomials 1 - p + p z, two by two, so that a million events are no trouble.
+    The product of the polynomials 1 - p + p z is taken pairwise, which is fast for a million events.
     """
     factors = np.stack([1 - probs, probs], axis=1)
     while len(factors) > 1:
@@ -26,13 +26,13 @@ def sum_of_events(probs: np.ndarray) -> np.ndarray:
 
 
 def binomial_band(count: np.ndarray, probability: np.ndarray) -> dict[str, np.ndarray]:
-    """Where the central 90% of a binomial frequency lies: ``low`` to ``high``."""
+    """Return the central 90% range of a binomial frequency, ``low`` to ``high``."""
     ends = {"low": (1 - BAND) / 2, "high": (1 + BAND) / 2}
     return {name: binom.ppf(share, count, probability) / count for name, share in ends.items()}
 
 
 def wilson_intervals(hits: Any, counts: Any) -> pd.DataFrame:
-    """Wilson's (1927) 90% intervals for the probabilities behind frequencies hits / counts."""
+    """Return Wilson's (1927) 90% intervals for the probabilities behind the frequencies hits / counts."""
     hits, counts = np.asarray(hits, float), np.asarray(counts, float)
     z, share = norm.ppf((1 + BAND) / 2), hits / counts
     centre = (share + z**2 / (2 * counts)) / (1 + z**2 / counts)

@@ -1,4 +1,4 @@
-"""Are the probabilities probabilities? What a fit says will happen, against how often it does."""
+"""Calibration: the predicted probabilities of a fit against observed frequencies."""
 
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -20,27 +20,27 @@ LEVELS = np.arange(1, 10) / 10
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Calibration:
-    """How far the probabilities of a fit are frequencies, on some rows; see `calibration`. Prints as a table."""
+    """The calibration of a fit on some rows; see `calibration`. Prints as a table."""
 
-    of: int | Literal["confidence", "intervals"]
-    """What is held against frequencies: the confidence in the most probable class, the probability of one class, or
-    that of central intervals."""
+    quantity: int | Literal["confidence", "intervals"]
+    """What is compared with frequencies: the confidence in the most probable class, the probability of one class, which
+    is then given, or that of central intervals."""
     scores: pd.DataFrame
-    """One row a score: ``value`` and its standard error ``se``."""
+    """One row per score: ``value`` and its standard error ``se``."""
     curve: pd.DataFrame
-    """One row a bin, or an interval: the mean ``forecast``, the ``frequency``, the ``count`` of rows, the band from
-    ``low`` to ``high`` that holds the frequency with 90% where the forecasts are right, and Wilson's 90% interval for
-    the probability behind the frequency, ``wilson_low`` to ``wilson_high``."""
+    """One row per bin, or interval: the mean ``forecast``, the ``frequency``, the ``count`` of rows, the band from
+    ``low`` to ``high`` that contains the frequency with probability 90% if the forecasts are right, and Wilson's 90%
+    interval for the probability behind the frequency, ``wilson_low`` to ``wilson_high``."""
     rows: pd.DataFrame
-    """One row a row: ``log_loss`` in nats; of classes ``forecast``, ``outcome`` and ``brier``, of numbers ``pit``, the
-    probability integral transform. Of two fits on the same rows, differences are paired."""
+    """One row per row of y: ``log_loss`` in nats; for classes ``forecast``, ``outcome`` and ``brier``, for numbers
+    ``pit``, the probability integral transform. Of two fits on the same rows, differences are paired."""
     histogram: pd.DataFrame | None
-    """Of numbers: the ``frequency`` of the transform in bins from ``left`` to ``right``, and the band as above."""
+    """For numbers: the ``frequency`` of the transform in bins from ``left`` to ``right``, and the band as above."""
     notes: tuple[str, ...]
-    """What is to be said below the table."""
+    """The notes below the table."""
 
     def to_dataframe(self) -> pd.DataFrame:
-        """The scores, unrounded: one row for each, with its standard error."""
+        """Return the scores, unrounded: one row per score, with its standard error."""
         return self.scores.copy()
 
     def __str__(self) -> str:
@@ -57,45 +57,52 @@ class Calibration:
         return Report(self.scores, columns_of(self.scores, "{:.4f}"), self.notes, printed_nan=("value", "se"))
 
 
-def calibration(fit: Fit | Tempered, x: Any, y: Any, *, of: int | None = None, num_bins: int = NUM_BINS) -> Calibration:
-    """Hold the probabilities of a fit against frequencies, on rows that it has not seen.
+def calibration(
+    fit: Fit | Tempered, x: Any, y: Any, *, label: int | None = None, num_bins: int = NUM_BINS
+) -> Calibration:
+    """Compare the probabilities of a fit with frequencies, on rows that it has not seen.
 
-    Where y is a class, rows are put in bins of equal count by the confidence in the most probable class, or with `of`
-    by the probability of that class; in each bin the mean forecast is held against the frequency. Where y is a number,
-    the probability integral transform P(Y <= y) should be uniform, and central intervals of 10%, ..., 90% should cover
-    as often. The bands are consistency bands (Broecker & Smith 2007): where a frequency lies, with a probability of
-    90%, if the forecasts are right. They are exact, from the distribution of a sum of events of unequal probability.
+    Where y is a class, rows are grouped in bins of equal count by the confidence in the most probable class, or with
+    `label` by the probability of that class; in each bin the mean forecast is compared with the frequency. Where y is a
+    number, the probability integral transform P(Y <= y) should be uniform, and central intervals of 10%, ..., 90%
+    should cover as often. The bands are consistency bands (Broecker & Smith 2007): the range of a frequency, with
+    probability 90%, if the forecasts are right. They are exact, by the Poisson binomial distribution.
 
     Scores of classes:
 
-    - ``log_loss``, minus the log predictive probability, in nats per row; ``accuracy``, or with `of` the ``frequency``.
+    - ``log_loss``, minus the log predictive probability, in nats per row; ``accuracy``, or with `label` the
+      ``frequency``.
     - ``brier``: the mean of sum_k (p_k - [y = k])^2, from 0 to 2. It is ``reliability - resolution + uncertainty +
-      within`` (Murphy 1973, in bins of equal count of each p_k, summed over classes); ``within`` is what is lost by
-      putting unequal forecasts in one bin (Stephenson et al. 2008), so that the sum is exact.
+      within`` (Murphy 1973, in bins of equal count of each p_k, summed over classes); ``within`` is the loss from
+      grouping unequal forecasts in one bin (Stephenson et al. 2008), which makes the sum exact.
     - ``calibration_error``: the mean over rows of |forecast - frequency| of their bin (Naeini et al. 2015), as in
-      `compare`. It is biased upwards, as no frequency is met exactly: ``calibration_error_if_calibrated`` is its exact
-      expectation if the forecasts are right, with its standard deviation in ``se``.
+      `compare`. It is biased upwards by sampling: ``calibration_error_if_calibrated`` is its exact expectation if the
+      forecasts are right, with its standard deviation in ``se``.
     - ``squared_calibration_error_debiased``: the mean of (forecast - frequency)^2 less its sampling variance (Kumar,
       Liang & Ma 2019, with the sample variance of forecast minus outcome). Its expectation is 0 if the forecasts are
-      right, so that it can be negative.
+      right, so it can be negative.
 
     Scores of numbers: ``log_loss``; ``calibration_error``, the mean over nine intervals of |coverage - probability|, as
     in `compare`; ``calibration_error_if_calibrated`` as above.
 
-    Standard errors are of independent rows, by the delta method in given bins. Those of calibration errors and of
+    Standard errors assume independent rows and fixed bins (delta method). Those of calibration errors and of
     ``reliability`` are too large near 0, by up to two thirds: compare ``calibration_error`` with
     ``calibration_error_if_calibrated`` there.
 
     Args:
-        fit: a fit, by any method, or what `temperature_scaling` returned.
+        fit: a fit, by any method, or the result of `temperature_scaling`.
         x: n rows.
         y: n rows: classes, or numbers whose distribution has a cdf.
-        of: a class, whose probability is looked at; by default the most probable class of each row.
-        num_bins: how many bins of equal count, or of the histogram.
+        label: the class of interest; by default the most probable class of each row.
+        num_bins: the number of bins of equal count, or of the histogram.
+
+    Returns:
+        The scores, the curve of frequencies against forecasts, and the values of each row.
 
     Raises:
-        TypeError: when `fit` is neither, or `of` is given where y is a number.
-        ValueError: when x and y are not rows like those of the fit, `of` is no class, or bins have fewer than 2 rows.
+        TypeError: when `fit` is neither, or `label` is given where y is a number.
+        ValueError: when x and y are not rows like those of the fit, `label` is not a class, or bins have fewer than 2
+            rows.
         NotImplementedError: when y is a count, a vector, or has no cdf.
 
     Example:
@@ -105,21 +112,21 @@ def calibration(fit: Fit | Tempered, x: Any, y: Any, *, of: int | None = None, n
         >>> from flatprior.models import MLP, Bernoulli, Model
         >>> x = np.zeros((10, 1))
         >>> coin = fit(Model(MLP(), Bernoulli()), MLE(), x, np.arange(10) < 8, key=0)  # predicts 0.8
-        >>> told = calibration(coin, x, np.arange(10) < 5, num_bins=1)
-        >>> print(told.curve[["forecast", "frequency", "low", "high"]].round(3).to_string(index=False))
+        >>> reliability = calibration(coin, x, np.arange(10) < 5, num_bins=1)
+        >>> print(reliability.curve[["forecast", "frequency", "low", "high"]].round(3).to_string(index=False))
          forecast  frequency  low  high
               0.8        0.5  0.6   1.0
     """
     if not isinstance(fit, Fit | Tempered):
-        raise TypeError(f"calibration: expected a fit, or what temperature_scaling returned; got {fit!r}.")
+        raise TypeError(f"calibration: expected a fit, or the result of temperature_scaling; got {fit!r}.")
     check_positive_integer("calibration", "num_bins", num_bins)
     y = as_rows("y", y)
-    predictive: Any = fit.predict(x)  # of a tempered fit it has what is asked of classes, and no more
+    predictive: Any = fit.predict(x)  # that of a tempered fit has only what classes need
     forecast = Forecast.of(predictive, y)
     if forecast.probs is not None:
-        return _of_classes(forecast.log_prob, forecast.probs.astype(float), forecast.y, of, num_bins)
-    if of is not None:
-        raise TypeError(f"calibration: expected no `of`, as y is a number and no class; got {of!r}.")
+        return _of_classes(forecast.log_prob, forecast.probs.astype(float), forecast.y, label, num_bins)
+    if label is not None:
+        raise TypeError(f"calibration: expected no label, as y is a number and not a class; got {label!r}.")
     if forecast.transform is None or forecast.transform.ndim != 1:
         raise NotImplementedError(
             "calibration: expected y to be a class, or one continuous number whose distribution has a cdf; it can be "
@@ -128,38 +135,38 @@ def calibration(fit: Fit | Tempered, x: Any, y: Any, *, of: int | None = None, n
     return _of_numbers(forecast.log_prob, forecast.transform.astype(float), num_bins)
 
 
-def _of_classes(log_prob: np.ndarray, probs: np.ndarray, y: Any, of: int | None, num_bins: int) -> Calibration:
+def _of_classes(log_prob: np.ndarray, probs: np.ndarray, y: Any, label: int | None, num_bins: int) -> Calibration:
     if y.ndim != 1:
-        raise ValueError(f"y: expected classes, shape {y.shape[:1]}; got {y.shape}. Soft labels have no frequency.")
+        raise ValueError(f"y: expected classes, shape {y.shape[:1]}; got {y.shape}. Soft labels have no frequencies.")
     num_rows, num_classes = probs.shape
-    if of is not None and (isinstance(of, bool) or of not in range(num_classes)):
-        raise ValueError(f"calibration: expected `of` to be a class, 0 to {num_classes - 1}; got {of!r}.")
+    if label is not None and (isinstance(label, bool) or label not in range(num_classes)):
+        raise ValueError(f"calibration: expected label to be a class, 0 to {num_classes - 1}; got {label!r}.")
     if num_rows < 2 * num_bins:
         raise ValueError(
-            f"calibration: expected at least 2 rows a bin, {2 * num_bins} rows; got {num_rows}. Give fewer num_bins."
+            f"calibration: expected at least 2 rows per bin, {2 * num_bins} rows; got {num_rows}. Give fewer num_bins."
         )
-    happened = np.eye(num_classes)[y.astype(int)]
-    chosen = probs.argmax(axis=1) if of is None else np.full(num_rows, of)
-    forecast, outcome = (values[np.arange(num_rows), chosen] for values in (probs, happened))
+    truth = np.eye(num_classes)[y.astype(int)]
+    chosen = probs.argmax(axis=1) if label is None else np.full(num_rows, label)
+    forecast, outcome = (values[np.arange(num_rows), chosen] for values in (probs, truth))
     bins = equal_bins(forecast, num_bins)
-    brier = ((probs - happened) ** 2).sum(axis=1)
-    # Each is a mean over rows, so that its standard error is that of a mean.
-    by_row = {"log_loss": -log_prob.astype(float), "brier": brier, **_brier_terms(probs, happened, num_bins)}
-    by_row["accuracy" if of is None else "frequency"] = outcome
+    brier = ((probs - truth) ** 2).sum(axis=1)
+    # Each is a mean over rows, so its standard error is that of a mean.
+    by_row = {"log_loss": -log_prob.astype(float), "brier": brier, **_brier_terms(probs, truth, num_bins)}
+    by_row["accuracy" if label is None else "frequency"] = outcome
     scores = {name: (float(values.mean()), standard_error(values)) for name, values in by_row.items()}
-    curve, if_right = _reliability(forecast, outcome, bins)
-    ece, squared = _bin_errors(forecast - outcome, bins)
-    scores["calibration_error"], scores["calibration_error_if_calibrated"] = ece, if_right
+    curve, if_calibrated = _reliability(forecast, outcome, bins)
+    error, squared = _bin_errors(forecast - outcome, bins)
+    scores["calibration_error"], scores["calibration_error_if_calibrated"] = error, if_calibrated
     scores["squared_calibration_error_debiased"] = squared
     table = pd.DataFrame(scores, index=["value", "se"]).T
     rows = pd.DataFrame({"forecast": forecast, "outcome": outcome, "log_loss": by_row["log_loss"], "brier": brier})
-    what = "confidence in the most probable class" if of is None else f"probability of class {of}"
+    quantity = "confidence in the most probable class" if label is None else f"probability of class {label}"
     notes = (
-        f"{num_rows} rows in {num_bins} bins of equal count by the {what}. log_loss in nats per row; brier, from 0 to "
-        f"2, is reliability - resolution + uncertainty + within. se: standard error.",
+        f"{num_rows} rows in {num_bins} bins of equal count by the {quantity}. log_loss in nats per row; brier, from 0 "
+        f"to 2, is reliability - resolution + uncertainty + within. se: standard error.",
         _inside(curve, "bins"),
     )
-    return Calibration("confidence" if of is None else int(of), table, curve, rows, None, notes)
+    return Calibration("confidence" if label is None else int(label), table, curve, rows, None, notes)
 
 
 def _of_numbers(log_prob: np.ndarray, pit: np.ndarray, num_bins: int) -> Calibration:
@@ -171,7 +178,7 @@ def _of_numbers(log_prob: np.ndarray, pit: np.ndarray, num_bins: int) -> Calibra
     scores = {
         "log_loss": (float(log_loss.mean()), standard_error(log_loss)),
         "calibration_error": (interval_calibration_error(pit), standard_error(signed)),
-        "calibration_error_if_calibrated": _interval_error_if_right(num_rows),
+        "calibration_error_if_calibrated": _interval_error_if_calibrated(num_rows),
     }
     count = np.full(len(LEVELS), num_rows)
     curve = pd.DataFrame({"forecast": LEVELS, "frequency": frequency, "count": count, **binomial_band(count, LEVELS)})
@@ -189,14 +196,14 @@ def _of_numbers(log_prob: np.ndarray, pit: np.ndarray, num_bins: int) -> Calibra
     return Calibration("intervals", pd.DataFrame(scores, index=["value", "se"]).T, curve, rows, histogram, notes)
 
 
-def _brier_terms(probs: np.ndarray, happened: np.ndarray, num_bins: int) -> dict[str, np.ndarray]:
-    """The terms of the Brier score, (n,) each, summed over classes: the mean is the term.
+def _brier_terms(probs: np.ndarray, truth: np.ndarray, num_bins: int) -> dict[str, np.ndarray]:
+    """Return the terms of the Brier score by row, (n,) each, summed over classes; the mean over rows is the term.
 
-    What a row adds to the term's derivative is in its value, which its sampling error needs and its mean does not see.
+    The value of a row includes its part in the term's derivative, of mean zero, which the standard error needs.
     """
     names = ("reliability", "resolution", "uncertainty", "within")
     terms = {name: np.zeros(len(probs)) for name in names}
-    for forecast, outcome in zip(probs.T, happened.T, strict=True):
+    for forecast, outcome in zip(probs.T, truth.T, strict=True):
         base = outcome.mean()
         terms["uncertainty"] += base * (1 - base) + (1 - 2 * base) * (outcome - base)
         for rows in equal_bins(forecast, num_bins):
@@ -210,49 +217,51 @@ def _brier_terms(probs: np.ndarray, happened: np.ndarray, num_bins: int) -> dict
 
 
 def _bin_errors(errors: np.ndarray, bins: list[np.ndarray]) -> tuple[tuple[float, float], ...]:
-    """ECE and debiased squared ECE, each with its standard error, from forecast minus outcome, (n,)."""
+    """Return the calibration error and the debiased squared one, each with its standard error, from errors (n,)."""
     share = np.array([len(rows) for rows in bins]) / len(errors)
     gap = np.array([errors[rows].mean() for rows in bins])
     noise = np.array([errors[rows].var(ddof=1) / len(rows) for rows in bins])  # of the gap
     squared = gap**2 - noise
-    of_squared = share**2 @ (2 * noise**2)  # Var (g + e)^2 = 4 g^2 v + 2 v^2, with g^2 estimated without bias
-    of_squared = max(of_squared, of_squared + 4 * share**2 @ (squared * noise))
-    ece = float(share @ np.abs(gap)), float(np.sqrt(share**2 @ noise))
-    return ece, (float(share @ squared), float(np.sqrt(of_squared)))
+    variance = share**2 @ (2 * noise**2)  # Var (g + e)^2 = 4 g^2 v + 2 v^2, with g^2 estimated without bias
+    variance = max(variance, variance + 4 * share**2 @ (squared * noise))
+    absolute = float(share @ np.abs(gap)), float(np.sqrt(share**2 @ noise))
+    return absolute, (float(share @ squared), float(np.sqrt(variance)))
 
 
 def _reliability(
     forecast: np.ndarray, outcome: np.ndarray, bins: list[np.ndarray]
 ) -> tuple[pd.DataFrame, tuple[float, float]]:
-    """The curve; and mean and standard deviation of the ECE where the forecasts are right."""
+    """Return the curve, and the mean and standard deviation of the calibration error if the forecasts are right."""
     num_rows = len(forecast)
     lines, expected, variance = [], 0.0, 0.0
     for rows in bins:
-        size, hits, hoped = len(rows), outcome[rows].sum(), forecast[rows].sum()
+        size, hits, expected_hits = len(rows), outcome[rows].sum(), forecast[rows].sum()
         mass = sum_of_events(forecast[rows])
         low, high = np.searchsorted(np.cumsum(mass), [(1 - BAND) / 2, (1 + BAND) / 2]) / size
-        lines.append({"forecast": hoped / size, "frequency": hits / size, "count": size, "low": low, "high": high})
-        off = np.abs(np.arange(size + 1) - hoped) / num_rows
-        expected += mass @ off
-        variance += mass @ off**2 - (mass @ off) ** 2
+        line = {"forecast": expected_hits / size, "frequency": hits / size, "count": size, "low": low, "high": high}
+        lines.append(line)
+        error = np.abs(np.arange(size + 1) - expected_hits) / num_rows
+        expected += mass @ error
+        variance += mass @ error**2 - (mass @ error) ** 2
     curve = pd.DataFrame(lines)
     wilson = wilson_intervals(curve["frequency"] * curve["count"], curve["count"])
     return curve.join(wilson), (float(expected), float(np.sqrt(variance)))
 
 
-def _interval_error_if_right(num_rows: int) -> tuple[float, float]:
-    """Mean, exactly, and standard deviation, of nearly Normal coverages, of the error of a uniform transform."""
+def _interval_error_if_calibrated(num_rows: int) -> tuple[float, float]:
+    """Return the exact mean, and the standard deviation for Normal coverages, of the error of a uniform transform."""
     counts = np.arange(num_rows + 1)[:, None]
-    off = (binom.pmf(counts, num_rows, LEVELS) * np.abs(counts / num_rows - LEVELS)).sum(axis=0)
+    expected = (binom.pmf(counts, num_rows, LEVELS) * np.abs(counts / num_rows - LEVELS)).sum(axis=0)
     sd = np.sqrt(LEVELS * (1 - LEVELS) / num_rows)
-    together = np.minimum.outer(LEVELS, LEVELS) - np.outer(LEVELS, LEVELS)
-    r = np.clip(together / num_rows / np.outer(sd, sd), -1, 1)
-    of_sizes = 2 / np.pi * (np.sqrt(1 - r**2) + r * np.arcsin(r) - 1)  # Cov(|u|, |v|) of two standard Normals
-    return float(off.mean()), float(np.sqrt((np.outer(sd, sd) * of_sizes).mean()))
+    covariance = np.minimum.outer(LEVELS, LEVELS) - np.outer(LEVELS, LEVELS)
+    r = np.clip(covariance / num_rows / np.outer(sd, sd), -1, 1)
+    of_absolute = 2 / np.pi * (np.sqrt(1 - r**2) + r * np.arcsin(r) - 1)  # Cov(|u|, |v|) of two standard Normals
+    return float(expected.mean()), float(np.sqrt((np.outer(sd, sd) * of_absolute).mean()))
 
 
 def _inside(curve: pd.DataFrame, noun: str) -> str:
     inside = curve["frequency"].between(curve["low"] - 1e-12, curve["high"] + 1e-12)
     return (
-        f"{inside.sum()} of {len(curve)} {noun} lie in the band that holds each with 90% where the forecasts are right."
+        f"{inside.sum()} of {len(curve)} {noun} lie in the band that contains each with probability 90% if the "
+        f"forecasts are right."
     )

@@ -1,4 +1,4 @@
-"""Fits of one data set, held against the same rows."""
+"""Comparison of fits on the same rows."""
 
 import warnings
 from collections.abc import Mapping, Sequence
@@ -10,55 +10,59 @@ import numpy as np
 from ..checks import as_rows
 from ..predictive import Predictive
 from ..result import Fit
-from ..rows import Rows, count_rows
+from ..rows import count_rows
 from ..status import no_failure_warnings
 from .convergence import loo
 from .scores import Forecast, mean, standard_error
 from .table import Comparison, Entry, tabulate
 
-UNITS = "{rows} rows. Log density in nats per row of the predictive distribution; se: standard error."
+UNITS = "{rows} rows. elpd: log predictive density, nats per row; se and dse: standard errors of elpd and elpd_diff."
 PARETO = "Estimated shape parameter"
-"""How ArviZ's warning of a large Pareto k begins."""
+"""The beginning of ArviZ's warning about a large Pareto k."""
 
 
 def compare(
-    fits: Mapping[str, Fit | Sequence[Fit]], x: Any, y: Any, *, training: tuple[Any, Any] | None = None
+    fits: Mapping[str, Fit | Sequence[Fit]], x: Any, y: Any, *, x_train: Any = None, y_train: Any = None
 ) -> Comparison:
     """Score fits on rows that none of them has seen.
 
-    The table has a row a fit, the highest log density first; of fits that are equal, and of those whose log density is
-    not finite, which come last, the first given is first:
+    The table has one row per fit, the highest elpd first; fits whose elpd is not finite come last, and ties stay in the
+    given order:
 
-    - ``elpd``: log p(y | x, data) of the predictive distribution, the mean over rows, in nats per row; its
-      standard error in ``elpd_se``; ``bits`` is the same as a code length in bits per row, its negative / log 2.
-    - ``elpd_diff``: elpd minus that of the best fit, and the standard error of this paired difference in
-      ``dse``: rows that are hard are hard for all fits, so it is smaller than the errors of the two.
+    - ``elpd``: the log predictive density, log p(y | x, data), the mean over rows, in nats per row; its standard error
+      is ``elpd_se``; ``bits`` is the same as a code length in bits per row, -elpd / log 2.
+    - ``elpd_diff``: elpd minus that of the best fit, and ``dse``, the standard error of this paired difference: rows
+      that are hard are hard for all fits, so it is smaller than the errors of the two.
     - ``rmse`` of the predictive mean in units of y and ``coverage`` of the central 90% interval; or ``accuracy`` of the
       most probable class and ``brier``, the mean over rows of sum_k (p_k - [y = k])^2 (Brier 1950; from 0 to 2); or,
-      where y is a row of tokens, ``bits_per_token``, which of characters is the bits per character.
+      where y is a row of tokens, ``bits_per_token`` (for characters, bits per character).
     - ``calibration_error``: for classes the mean over 10 bins of equal count of |confidence - accuracy| of the most
       probable class (Naeini et al. 2015), for numbers the mean over nine central intervals, of 10% to 90%, of
-      |coverage - probability|. Both are biased upwards by about 1 / sqrt(rows in a bin).
+      |coverage - probability|. Both are biased upwards by about 1 / sqrt(rows per bin).
     - ``kind``, ``status``, ``seconds_compile`` and ``seconds_run`` of the fit.
 
     Several fits under one name, of one model by one method under several keys, are one row: every score is their mean,
-    ``keys`` their number, and the status the worst. ``keys_se`` is the standard error over keys of the log density: how
-    far the row would move with other keys. The other standard errors are over rows, of the mean over keys.
+    ``keys`` their number, and the status the worst. ``keys_se`` is the standard error of elpd over keys: how far it
+    would change with other keys. The other standard errors are over rows, of the mean over keys.
 
-    With `training`, fits by Markov chains have ``elpd_loo`` as well, in nats per row, and its standard error
-    ``elpd_loo_se``: the log density of each row of the fit, predicted from all other rows, by Pareto-smoothed
-    importance sampling (`loo`). It estimates what ``elpd`` measures on rows that were held out.
+    With `x_train` and `y_train`, fits by Markov chains also have ``elpd_loo``, in nats per row, and its standard error
+    ``elpd_loo_se``: the log predictive density of each training row given all others, by Pareto-smoothed importance
+    sampling (`loo`). It estimates, from the training rows, what ``elpd`` measures on new rows.
 
     Args:
         fits: name -> a fit, or a list of fits of the same model by the same method under several keys. All have the
             same observed site, and score the same kind of y: densities and probabilities have no common scale.
         x: n rows.
         y: n rows.
-        training: the rows (x, y) of the fits.
+        x_train: the rows of the fits.
+        y_train: the rows of the fits.
+
+    Returns:
+        The table of scores.
 
     Raises:
-        TypeError: when there is no fit, or one is not a fit.
-        ValueError: when x and y are not rows like those of the fits, or what the fits predict cannot be compared.
+        TypeError: when there is no fit, one is not a fit, or only one of `x_train` and `y_train` is given.
+        ValueError: when x and y are not rows like those of the fits, or the predictions are not comparable.
 
     Example:
         >>> import numpy as np
@@ -68,20 +72,21 @@ def compare(
         >>> y = 2 * x[:, 0] + np.tile([0.5, 0.5, -0.5, -0.5], 5)
         >>> model = Model(MLP(), Normal(0.5), gaussian(0.5))
         >>> fits = {method: fit(model, method(), x[::2], y[::2], key=0) for method in (MLE, MAP)}
-        >>> table = compare({method.__name__: found for method, found in fits.items()}, x[1::2], y[1::2]).to_dataframe()
+        >>> table = compare({method.__name__: one for method, one in fits.items()}, x[1::2], y[1::2]).to_dataframe()
         >>> print(table[["elpd", "elpd_diff", "rmse"]].round(3))
               elpd  elpd_diff   rmse
         MLE -0.711      0.000  0.493
         MAP -0.833     -0.121  0.551
     """
-    keys = _as_lists(fits)
+    lists = _as_lists(fits)
     x, y = as_rows("x", x), as_rows("y", y)
-    held_out = None if training is None else _as_pair(training)
+    if (x_train is None) != (y_train is None):
+        raise TypeError("compare: expected x_train and y_train, the rows of the fits, together; got only one of them.")
     with no_failure_warnings():
-        predictives = {name: [fit.predict(x) for fit in members] for name, members in keys.items()}
+        predictives = {name: [fit.predict(x) for fit in members] for name, members in lists.items()}
     families = check_comparable(predictives)
     entries, notes = {}, list(families)
-    for name, members in keys.items():
+    for name, members in lists.items():
         forecasts = [Forecast.of(predictive, y) for predictive in predictives[name]]
         scores = [forecast.scores() for forecast in forecasts]
         entries[name] = Entry(
@@ -92,31 +97,31 @@ def compare(
             float(np.mean([fit.seconds.compile for fit in members])),
             float(np.mean([fit.seconds.run for fit in members])),
         )
-        if held_out is not None and members[0].kind == "chain":
-            left_out, worst = _leave_one_out(members, *held_out)
+        if x_train is not None and members[0].kind == "chain":
+            left_out, worst = _leave_one_out(members, x_train, y_train)
             entries[name].scores.update(left_out)
             notes.append(f"{name}: {worst}")
-    if held_out is not None and not any(members[0].kind == "chain" for members in keys.values()):
-        notes.append("LOO needs Markov chains, and none of the fits is one.")
+    if x_train is not None and not any(members[0].kind == "chain" for members in lists.values()):
+        notes.append("LOO needs Markov chains, and none of the fits has them.")
     return tabulate(entries, [UNITS.format(rows=count_rows(x)), *notes])
 
 
 def check_comparable(predictives: Mapping[str, Sequence[Predictive]]) -> list[str]:
-    """Raise where fits do not score the same y on one scale; say where their observations differ in family."""
+    """Raise if fits do not score the same y on one scale; return a note if their observations differ in family."""
     responses = {name: each.response for name, members in predictives.items() for each in members}
     for (one, its), (other, theirs) in combinations(responses.items(), 2):
-        if found := its.mismatch(theirs):
-            raise ValueError(f"compare: {one!r} has {found[0]}, and {other!r} {found[1]}. {found[2]}")
+        if mismatch := its.mismatch(theirs):
+            raise ValueError(f"compare: {one!r} has {mismatch[0]}, and {other!r} {mismatch[1]}. {mismatch[2]}")
     families: dict[str, list[str]] = {}
     for name, response in responses.items():
         families.setdefault(response.family, []).append(name)
     if len(families) == 1:
         return []
-    return ["Observations: " + "; ".join(f"{family} ({', '.join(of)})" for family, of in families.items()) + "."]
+    return ["Observations: " + "; ".join(f"{family} ({', '.join(names)})" for family, names in families.items()) + "."]
 
 
 def _as_lists(fits: Any) -> dict[str, list[Fit]]:
-    """Name -> the fits of one row of the table."""
+    """Return name -> the fits of one row of the table."""
     if not isinstance(fits, Mapping) or not fits:
         raise TypeError(f"compare: expected a mapping from names to fits, such as {{'MLE': fit(...)}}; got {fits!r}.")
     lists = {name: list(each) if isinstance(each, list | tuple) else [each] for name, each in fits.items()}
@@ -129,7 +134,7 @@ def _as_lists(fits: Any) -> dict[str, list[Fit]]:
                 if other != first:
                     raise ValueError(
                         f"compare: expected the fits of {name!r} to be of one model by one method, under several keys; "
-                        f"got {first!r} and {other!r}. Give different ones a name each."
+                        f"got {first!r} and {other!r}. Give each its own name."
                     )
     _check_layouts(lists)
     return lists
@@ -145,22 +150,16 @@ def _check_layouts(fits: Mapping[str, Sequence[Fit]]) -> None:
             ) from error
 
 
-def _as_pair(training: Any) -> tuple[Rows, Rows]:
-    if not isinstance(training, tuple | list) or len(training) != 2:
-        raise TypeError(f"compare: expected training to be the rows of the fits, (x, y); got {training!r}.")
-    return training[0], training[1]
-
-
-def _leave_one_out(fits: Sequence[Fit], x: Rows, y: Rows) -> tuple[dict[str, float], str]:
-    """The scores in nats per row, the mean over fits, and what Pareto's k says of them."""
+def _leave_one_out(fits: Sequence[Fit], x: Any, y: Any) -> tuple[dict[str, float], str]:
+    """Return the scores in nats per row, the mean over fits, and a note on Pareto's k."""
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message=PARETO)  # said below, with the rows
-        found = [loo(fit, x, y) for fit in fits]
-    rows = np.mean([each.elpd_i.values for each in found], axis=0)
-    k = np.max([each.pareto_k.values for each in found], axis=0)
-    limit = min(each.good_k for each in found)
+        warnings.filterwarnings("ignore", message=PARETO)  # the note has it, with the row
+        results = [loo(fit, x, y) for fit in fits]
+    rows = np.mean([result.elpd_i.values for result in results], axis=0)
+    k = np.max([result.pareto_k.values for result in results], axis=0)
+    limit = min(result.good_k for result in results)
     scores = {"elpd_loo": mean(rows), "elpd_loo_se": standard_error(rows)}
-    worst = f"Pareto's k is {k.max():.2f} at worst, in row {k.argmax()} of the fit"
+    worst = f"Pareto's k is at most {k.max():.2f}, in row {k.argmax()} of the fit"
     if (k > limit).any():
-        worst += f", and above {limit:.2f} in {(k > limit).sum()} of {len(k)} rows: LOO is not to be relied on there"
+        worst += f", and above {limit:.2f} in {(k > limit).sum()} of {len(k)} rows: LOO is unreliable there"
     return scores, f"{worst}."

@@ -1,4 +1,4 @@
-"""Have the chains converged? Asked of what a network predicts, and not of its weights."""
+"""Convergence of chains, judged by the predictions of a network and not by its weights."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -24,56 +24,55 @@ from ..result import Fit, check_fit
 from ..rows import count_rows, take_rows
 
 NUM_PROBES = 50
-"""Rows whose predictions are looked at, evenly spread over those given."""
+"""The number of rows whose predictions are judged, evenly spread over those given."""
 MAX_RHAT = 1.01
-"""R-hat above which chains are said to disagree (Vehtari et al. 2021)."""
+"""R-hat above which chains disagree (Vehtari et al. 2021)."""
 MAX_NESTED_RHAT = 1.05
-"""The same between groups of chains: each group is then worth ten independent draws, 1 / (R-hat^2 - 1)."""
+"""The same between groups of chains: at this limit a group is worth ten independent draws, 1 / (R-hat^2 - 1)."""
 MIN_ESS = 100
-"""Effective draws a chain below which estimates are called rough (Vehtari et al. 2021, section 4)."""
+"""Effective draws per chain below which estimates are imprecise (Vehtari et al. 2021, section 4)."""
 MANY_CHAINS = 8
-"""From so many chains on, and with fewer draws than `LONG` in each, they are judged in groups."""
+"""Chains are judged in groups if there are at least this many, each with fewer than `LONG` draws."""
 LONG = 1000
 MAX_TREE_CAPS = 0.05
-"""Share of a chain's trajectories cut short by the tree cap above which it is said: they cost mixing, however well the
-chain mixes without them. The status speaks of it later, where it is most of them."""
+"""The share of a chain's trajectories cut short by the tree cap above which `diagnose` reports them, as they slow down
+mixing. The status of the fit reports them only when they are most of the trajectories."""
 MIN_MOVED = 0.5
-"""Share of draws that differ from the one before, below which a chain is said to stay where it is."""
-ODD = 1e-3
-"""Nats by which the log density may change where it should not: rounding."""
+"""The share of draws that differ from the one before, below which a chain hardly moves."""
+ROUNDING = 1e-3
+"""Relative difference of log densities that should be equal."""
 GIVEN = (
-    "These chains draw some sites given the others at one point: judged is whether they have converged to that "
-    "conditional posterior, and not what it leaves out of the posterior of all sites."
+    "These chains draw some sites given the others at one point. Judged is their convergence to that conditional "
+    "posterior, not its difference from the posterior of all sites."
 )
 
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Diagnosis:
-    """What the chains of a fit say of their convergence; see `diagnose`. Prints as a table."""
+    """The convergence of the chains of a fit; see `diagnose`. Prints as a table."""
 
     table: pd.DataFrame
-    """One row a kind of quantity: how many there are, the largest R-hat, the smallest bulk and tail ESS."""
+    """One row per kind of quantity: their number, the largest R-hat, the smallest bulk and tail ESS."""
     chains: pd.DataFrame
-    """One row a chain: log density, step size, share of draws that differ from the one before, energy diagnostics, and
-    where y was given the log density of these rows under that chain alone, in nats per row."""
+    """One row per chain: log density, step size, share of draws that differ from the one before, energy diagnostics,
+    and if y is given the log predictive density of these rows under that chain alone, in nats per row."""
     predictions: DataTree
-    """The predictions at the probe rows as ArviZ reads them: `arviz.plot_trace_dist`, `arviz.plot_rank` and all others
-    work on it."""
-    num_modes: float
-    """How many weights give the same predictions as any given ones, at least, as a power of ten; see `diagnose`. 0
-    where the model does not name its hidden units, as lifted modules do not: their symmetries are not known."""
+    """The predictions at the probe rows for ArviZ: `arviz.plot_trace_dist`, `arviz.plot_rank` and the others."""
+    log10_num_modes: float
+    """The log10 of the number of weights, at least, with the same predictions as any given ones; see `diagnose`. 0 if
+    the model does not name its hidden units: the symmetries of lifted modules are unknown."""
     findings: tuple[str, ...]
-    """What did not pass, in words."""
+    """The failed checks, in words."""
     notes: tuple[str, ...]
-    """What is to be said of it, the findings first."""
+    """The notes below the table, the findings first."""
 
     @property
     def ok(self) -> bool:
-        """Whether nothing was found."""
+        """Whether all checks passed."""
         return not self.findings
 
     def to_dataframe(self) -> pd.DataFrame:
-        """The table, unrounded: one row for each kind of quantity; `chains` has one for each chain."""
+        """Return the table, unrounded: one row per kind of quantity; `chains` has one row per chain."""
         return self.table.copy()
 
     def __str__(self) -> str:
@@ -91,39 +90,42 @@ def _report(table: pd.DataFrame, notes: Sequence[str]) -> Report:
 
 
 def diagnose(fit: Fit, x: Any, y: Any = None) -> Diagnosis:
-    """Judge the chains of a fit by what they predict.
+    """Judge the convergence of the chains of a fit by their predictions.
 
-    The same network can be written with its hidden units in another order, and with signs turned: these weights predict
-    the same and have the same density. Chains that sit in different copies agree on everything that can be observed and
-    disagree on every weight, so R-hat of the weights says little. What is judged are functions of the weights that
-    copies share: the predictions at some rows, the log likelihood of each row, and the log density.
+    A network with its hidden units in another order, or with their signs flipped, has the same predictions and the same
+    density. Chains in different copies agree on every observable and disagree on every weight, so R-hat of the weights
+    is uninformative. Judged are functions of the weights that copies share: the predictions at some rows, the log
+    likelihood of each row, and the log density.
 
-    - R-hat (rank-normalised, split; Vehtari et al. 2021) compares the spread between chains with that within. It asks
-      whether *each* chain has seen everything, which of many short chains is not needed: from 8 chains on that are
-      shorter than 1,000 draws nested R-hat (Margossian et al. 2024) takes its place, which asks whether *groups* of
-      chains agree, that is, whether more chains would change the answer. Its limit is 1.05, R-hat's 1.01.
-    - ESS is the number of independent draws that would estimate as well: in the bulk, and of the 5% and 95% quantiles.
-      It should be 100 a chain where each chain is to have seen everything.
+    - R-hat (rank-normalised, split; Vehtari et al. 2021) compares the variation between chains with that within them.
+      It checks whether *each* chain has explored the posterior, which many short chains need not do: for 8 or more
+      chains of fewer than 1,000 draws, nested R-hat (Margossian et al. 2024) checks whether *groups* of chains agree,
+      that is, whether more chains would change the answer. Its limit is 1.05, that of R-hat 1.01.
+    - ESS is the number of independent draws with the same precision: in the bulk, and for the 5% and 95% quantiles. It
+      should be 100 per chain, unless chains are judged in groups.
 
-    Chains of `Conditional` are judged as what they are, draws of some sites given the others; the notes say so.
+    Chains of `Conditional` are judged as draws of some sites given the others; the notes state this.
 
     Args:
         fit: a fit whose draws are Markov chains.
-        x: n rows, as in the fit; up to 50 of them, evenly spread, are the probes (of rows of tokens as many rows as
-            hold 50 tokens).
-        y: n rows; then the pointwise log likelihood is judged as well, and each chain scored by itself.
+        x: n rows, as in the fit; up to 50 of them, evenly spread, are the probes (for rows of tokens, as many rows as
+            contain 50 tokens).
+        y: n rows; if given, the pointwise log likelihood is judged as well, and each chain scored by itself.
+
+    Returns:
+        The table, the values of each chain, and the failed checks.
 
     Raises:
-        ValueError: when the draws of the fit are no Markov chains, or fewer than 4 a chain.
+        ValueError: when the draws of the fit are not Markov chains, or fewer than 4 per chain.
     """
     given_others = isinstance(fit, Fit) and fit.kind == "approximation" and fit.method.draws_chains
     if not given_others:
         _check_chains(fit, "diagnose")
     chains, draws = fit.stats["lp"].shape
     if draws < 4:
-        raise ValueError(f"diagnose: expected at least 4 draws a chain; got {draws}.")
+        raise ValueError(f"diagnose: expected at least 4 draws per chain; got {draws}.")
     all_rows = as_rows("x", x)
-    rows, probes = (_spread_over(count_rows(all_rows), count) for count in (NUM_PROBES, _num_probes(fit)))
+    rows, probes = (_evenly_spaced(count_rows(all_rows), count) for count in (NUM_PROBES, _num_probes(fit)))
     means = fit.predict(take_rows(all_rows, probes)).component_means
     means = means.reshape(chains, draws, *means.shape[1:])
     quantities: dict[str, np.ndarray] = {"predictions": means, "log density": fit.stats["lp"]}
@@ -139,35 +141,35 @@ def diagnose(fit: Fit, x: Any, y: Any = None) -> Diagnosis:
     axes = ["row", "class"][: means.ndim - 2] if means.ndim < 5 else ["row", "token", "class"]
     tree = arviz_base.from_dict(names, dims={"prediction": axes}, coords={"row": probes})
     modes = _equivalent_modes(fit, x, y) if y is not None else _permutations(fit)
-    modes = 0.0 if given_others else modes  # units cannot be exchanged whose other weights are held
+    modes = 0.0 if given_others else modes  # units whose other weights are fixed cannot be exchanged
     per_chain = _per_chain(fit, pointwise)
     findings = tuple(_findings(fit, table, per_chain, nested=nested))
-    notes = [*(findings or ["Predictions agree between the chains, and there are enough draws."])]
+    notes = [*(findings or ["The chains agree on the predictions, and there are enough draws."])]
     kind = f"nested R-hat, groups of {_group(chains)} chains" if nested else "R-hat"
-    notes.append(f"{kind[0].upper()}{kind[1:]}, and ESS, the worst of each: {chains} chains of {draws} draws.")
+    notes.append(f"{kind[0].upper()}{kind[1:]}, and ESS, each at its worst: {chains} chains of {draws} draws.")
     if given_others:
         notes.append(GIVEN)
     if modes:
         notes.append(
-            f"R-hat of the weights misleads: every set of weights has at least 10^{modes:.0f} copies that predict the "
-            f"same, by exchange of hidden units and turns of their signs, and chains may sit in different ones."
+            f"R-hat of the weights is misleading: every set of weights has at least 10^{modes:.0f} copies with the "
+            f"same predictions, by permuted hidden units and flipped signs, and chains may be in different ones."
         )
     return Diagnosis(table, per_chain, tree, modes, findings, tuple(notes))
 
 
 def _num_probes(fit: Fit) -> int:
-    """How many rows are predicted: of rows of tokens as many as hold `NUM_PROBES` tokens, each of them a prediction."""
+    """Return the number of rows to predict; rows of tokens, each of them a prediction, are fewer."""
     response = fit.structure.response
     return -(-NUM_PROBES // math.prod(response.event_shape)) if response.kind == "tokens" else NUM_PROBES
 
 
-def _spread_over(num_rows: int, count: int) -> np.ndarray:
-    """So many rows, evenly spread."""
+def _evenly_spaced(num_rows: int, count: int) -> np.ndarray:
+    """Return `count` evenly spaced row indices, or all."""
     return np.unique(np.linspace(0, num_rows - 1, min(count, num_rows)).round().astype(int))
 
 
 def loo(fit: Fit, x: Any, y: Any) -> Any:
-    """Leave-one-out log predictive density by Pareto-smoothed importance sampling (Vehtari, Gelman & Gabry 2017).
+    """Estimate the leave-one-out elpd by Pareto-smoothed importance sampling (Vehtari, Gelman & Gabry 2017).
 
     Args:
         fit: a fit of kind "chain".
@@ -176,7 +178,7 @@ def loo(fit: Fit, x: Any, y: Any) -> Any:
 
     Returns:
         ArviZ's `ELPDData`, pointwise, with Pareto's k of each row in ``pareto_k``: above 0.7 the estimate of that row
-        is not to be relied on, and ArviZ warns. `arviz.compare` takes several of them by name.
+        is unreliable, and ArviZ warns. `arviz.compare` takes several of them by name.
 
     Raises:
         ValueError: when the fit is not of kind "chain".
@@ -190,20 +192,20 @@ def _check_chains(fit: Fit, name: str) -> None:
     if fit.kind != "chain":
         raise ValueError(
             f"{name}: expected a fit whose draws are Markov chains, such as NUTS(); got {fit.method.name}, "
-            f"whose draws are {'one point' if fit.kind == 'point' else 'an approximation'}: nothing there could "
-            f"converge to the posterior."
+            f"whose draws are {'one point' if fit.kind == 'point' else 'an approximation'} and do not converge to the "
+            f"posterior."
         )
 
 
 def _group(chains: int) -> int:
-    """Chains in a group of nested R-hat: about as many groups as chains in each, and an equal number in all."""
+    """Return the number of chains per group of nested R-hat: equal groups, about as many as chains in each."""
     return min((m for m in range(2, chains) if chains % m == 0), key=lambda m: abs(m - chains**0.5), default=chains)
 
 
 def _worst(values: np.ndarray, *, nested: bool) -> dict[str, float]:
-    """The largest R-hat and the smallest effective sample sizes of quantities shaped (chain, draw, ...)."""
+    """Return the largest R-hat and the smallest effective sample sizes of quantities (chain, draw, ...)."""
     flat = np.moveaxis(values.reshape(*values.shape[:2], -1), -1, 0).astype(float)
-    flat = flat[np.ptp(flat, axis=(1, 2)) > 0]  # what never moves, such as a probability of exactly 1, has no R-hat
+    flat = flat[np.ptp(flat, axis=(1, 2)) > 0]  # a constant, such as a probability of exactly 1, has no R-hat
     if not len(flat):
         return {"quantities": 0, "rhat": math.nan, "ess_bulk": math.nan, "ess_tail": math.nan}
     chains = values.shape[0]
@@ -241,53 +243,57 @@ def _per_chain(fit: Fit, pointwise: np.ndarray | None) -> pd.DataFrame:
 
 
 def _findings(fit: Fit, table: pd.DataFrame, chains: pd.DataFrame, *, nested: bool) -> list[str]:
-    found = []
+    findings = []
     limit = MAX_NESTED_RHAT if nested else MAX_RHAT
     for name in table.index.drop("weights"):
         worst = table.loc[name]
         if worst["rhat"] > limit:
             who, cure = ("Groups of chains", "Run more chains, or longer") if nested else ("The chains", "Run longer")
-            found.append(f"{who} disagree on {name}: R-hat {worst['rhat']:.3f}, above {limit}. {cure}.")
+            findings.append(f"{who} disagree on {name}: R-hat {worst['rhat']:.3f}, above {limit}. {cure}.")
         least = min(worst["ess_bulk"], worst["ess_tail"])
         if not nested and least < MIN_ESS * len(chains):
-            found.append(
-                f"Estimates of {name} are rough: {least:.0f} effective draws, fewer than {MIN_ESS} a chain. Draw more."
+            findings.append(
+                f"Estimates of {name} are imprecise: {least:.0f} effective draws, fewer than {MIN_ESS} per chain. Draw "
+                f"more."
             )
     if "bfmi" in chains and chains["bfmi"].min() < MIN_BFMI:
         bfmi = chains["bfmi"]
-        found.append(str(Reason.of(Code.LOW_BFMI, chain=bfmi.idxmin(), bfmi=bfmi.min(), limit=MIN_BFMI)))
+        findings.append(str(Reason.of(Code.LOW_BFMI, chain=bfmi.idxmin(), bfmi=bfmi.min(), limit=MIN_BFMI)))
     if "tree_cap" in chains and chains["tree_cap"].max() > MAX_TREE_CAPS:
-        found.append(f"{chains['tree_cap'].mean():.0%} of the trajectories were cut short by max_tree_depth: raise it.")
+        findings.append(
+            f"{chains['tree_cap'].mean():.0%} of the trajectories were cut short by max_tree_depth: raise it."
+        )
     if chains["moved"].min() < MIN_MOVED:
-        found.append(f"Chain {chains['moved'].idxmin()} stays where it is in more than half of its draws.")
-    return [*map(str, fit.status.failures), *found]
+        findings.append(f"Chain {chains['moved'].idxmin()} does not move in more than half of its draws.")
+    return [*map(str, fit.status.failures), *findings]
 
 
 def _layers(fit: Fit) -> list[tuple[int, list[tuple[str, int]]]]:
-    """The hidden layers that the model names: (units, [(site, axis) that has them])."""
+    """Return the hidden layers that the model names: (number of units, [(site, axis of the units)])."""
     shapes = fit.structure.latents
-    found: dict[str, list[tuple[str, int]]] = {}
+    layers: dict[str, list[tuple[str, int]]] = {}
     for site, names in fit.structure.dims:
         for axis, name in enumerate(names):
             if name.startswith("hidden"):
-                found.setdefault(name, []).append((site, axis))
-    return [(shapes[places[0][0]][places[0][1]], places) for places in found.values()]
+                layers.setdefault(name, []).append((site, axis))
+    return [(shapes[axes[0][0]][axes[0][1]], axes) for axes in layers.values()]
 
 
-def _orders(units: int) -> float:
-    """The number of orders of so many units, as a power of ten."""
+def _log10_factorial(units: int) -> float:
+    """Return the log10 of the number of permutations of the units of a layer."""
     return math.lgamma(units + 1) / math.log(10)
 
 
 def _permutations(fit: Fit) -> float:
-    """The number of orders of the hidden units, as a power of ten."""
-    return sum(_orders(units) for units, _ in _layers(fit))
+    """Return the log10 of the number of permutations of the hidden units."""
+    return sum(_log10_factorial(units) for units, _ in _layers(fit))
 
 
 def _equivalent_modes(fit: Fit, x: Any, y: Any) -> float:
-    """The number of copies of a set of weights, as a power of ten: orders of the units, and signs where they may turn.
+    """Return the log10 of the number of copies of a set of weights, by permuted units and flipped signs.
 
-    That a copy is one is tried on the density itself: the units of each layer in reverse order, and their signs turned.
+    Whether copies are equivalent is tested on the density itself: with the units of each layer in reverse order, and
+    with their signs flipped.
     """
     weights = {site: value[0, -1] for site, value in fit.draws.items()}
     x, y = as_rows("x", x), as_rows("y", y)
@@ -298,11 +304,11 @@ def _equivalent_modes(fit: Fit, x: Any, y: Any) -> float:
         return float(compiled(dict(changed), x, y))
 
     here, copies = density(weights), 0.0
-    for units, places in _layers(fit):
-        reverse = {site: np.flip(weights[site], axis) for site, axis in places}
-        turned = {site: -weights[site] for site, _ in places}
-        if abs(density({**weights, **reverse}) - here) < ODD * max(1.0, abs(here)):
-            copies += _orders(units)
-        if abs(density({**weights, **turned}) - here) < ODD * max(1.0, abs(here)):
+    for units, axes in _layers(fit):
+        reversed_ = {site: np.flip(weights[site], axis) for site, axis in axes}
+        flipped = {site: -weights[site] for site, _ in axes}
+        if abs(density({**weights, **reversed_}) - here) < ROUNDING * max(1.0, abs(here)):
+            copies += _log10_factorial(units)
+        if abs(density({**weights, **flipped}) - here) < ROUNDING * max(1.0, abs(here)):
             copies += units * math.log10(2)
     return copies

@@ -1,4 +1,4 @@
-"""Scores: what is asked of a predictive distribution where y is known."""
+"""Scores of a predictive distribution, on rows where y is known."""
 
 import math
 from collections.abc import Sequence
@@ -14,31 +14,31 @@ from ..rows import Rows
 INTERVAL = 0.9
 """Probability of the central interval whose coverage is reported."""
 NUM_BINS = 10
-"""Bins of equal count of the calibration error."""
+"""The number of bins of equal count of the calibration error."""
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Forecast:
-    """What a predictive distribution says of rows where y is known: all that its scores are computed from."""
+    """The predictions of rows where y is known: everything that scores are computed from."""
 
     log_prob: np.ndarray
     """Log predictive density in nats, (n,)."""
     y: np.ndarray | None = None
-    """What was observed, (n, ...); None where y is a pytree of several arrays."""
+    """The observed values, (n, ...); None where y is a pytree of several arrays."""
     probs: np.ndarray | None = None
     """p(y = k), (n, num_classes), where y is one of a finite set."""
     mean: np.ndarray | None = None
-    """E[y], shaped as y, where there is one."""
+    """E[y], shaped as y, where it exists."""
     transform: np.ndarray | None = None
     """P(Y <= y), shaped as y, where y is continuous and has a cdf."""
     num_tokens: np.ndarray | None = None
-    """How many tokens, without padding, (n,), where y is a row of tokens."""
+    """The number of tokens without padding, (n,), where y is a row of tokens."""
 
     @classmethod
     def of(cls, predictive: Predictive, y: Rows) -> Self:
-        """The forecast of y, n rows, which `as_rows` has made."""
+        """Return the forecast of y, n rows, as `as_rows` returns them."""
         log_prob, leaves = predictive.log_prob(y), jax.tree.leaves(y)
-        if len(leaves) > 1:  # which leaf the site observes is the model's business
+        if len(leaves) > 1:  # only the model knows which leaf the site observes
             return cls(log_prob=log_prob)
         known: dict[str, Any] = {"log_prob": log_prob, "y": np.asarray(leaves[0])}
         response = predictive.response
@@ -53,20 +53,20 @@ class Forecast:
 
     @classmethod
     def joined(cls, parts: Sequence["Forecast"], order: np.ndarray) -> Self:
-        """The rows of several forecasts of one kind, one after the other, taken in an order (n,)."""
+        """Return the concatenated rows of several forecasts of one kind, in the given order, (n,)."""
         columns: dict[str, Any] = {}
         for field in fields(cls):
-            of_parts = [getattr(part, field.name) for part in parts]
-            columns[field.name] = None if of_parts[0] is None else np.concatenate(of_parts)[order]
+            values = [getattr(part, field.name) for part in parts]
+            columns[field.name] = None if values[0] is None else np.concatenate(values)[order]
         return cls(**columns)
 
     def rows(self, chosen: Any) -> "Forecast":
-        """The forecast of some of the rows."""
+        """Return the forecast of some of the rows."""
         columns: dict[str, Any] = {field.name: getattr(self, field.name) for field in fields(self)}
-        return replace(self, **{name: of[chosen] for name, of in columns.items() if of is not None})
+        return replace(self, **{name: values[chosen] for name, values in columns.items() if values is not None})
 
     def scores(self) -> dict[str, float]:
-        """What is asked of it beside its log density, by the kind of y; `compare` says what each is."""
+        """Return the scores other than elpd, by the kind of y; `compare` defines them."""
         if self.y is None:
             return {}
         if self.probs is not None:
@@ -93,30 +93,30 @@ def _class_scores(probs: np.ndarray, y: np.ndarray) -> dict[str, float]:
 
 
 def confidence_calibration_error(confidence: np.ndarray, correct: np.ndarray) -> float:
-    """The mean of |confidence - accuracy| over bins of equal count, (n,) and (n,)."""
+    """Return the mean of |confidence - accuracy| over bins of equal count, from two arrays (n,)."""
     bins = equal_bins(confidence, min(NUM_BINS, len(confidence)))
     return float(sum(abs((confidence[rows] - correct[rows]).sum()) for rows in bins) / len(confidence))
 
 
 def equal_bins(forecast: np.ndarray, num_bins: int) -> list[np.ndarray]:
-    """Rows in bins of equal count, by their forecasts (n,): indices, a vector a bin."""
+    """Return the indices of rows in bins of equal count, ordered by their forecasts, (n,)."""
     return np.array_split(np.argsort(forecast, kind="stable"), num_bins)
 
 
 def interval_calibration_error(transform: np.ndarray) -> float:
-    """The mean of |coverage - probability| of central intervals, from the probability integral transform, (n,)."""
+    """Return the mean of |coverage - probability| of central intervals, from the transform P(Y <= y), (n,)."""
     levels = np.arange(1, 10) / 10
     coverage = (np.abs(transform - 0.5)[:, None] <= levels / 2).mean(axis=0)
     return float(np.abs(coverage - levels).mean())
 
 
 def mean(values: np.ndarray) -> float:
-    """The mean, added up in float64."""
+    """Return the mean, summed in float64."""
     return float(values.mean(dtype=np.float64))
 
 
 def standard_error(values: np.ndarray) -> float:
-    """Of the mean of independent values, (n,); NaN of one value, and where one is not finite."""
+    """Return the standard error of the mean of independent values, (n,); NaN for n = 1, or a value not finite."""
     if len(values) < 2 or not np.isfinite(values).all():
         return math.nan
     return float(values.std(ddof=1, dtype=np.float64) / math.sqrt(len(values)))

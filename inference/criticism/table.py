@@ -1,4 +1,4 @@
-"""The table of a comparison: entries that were scored on the same rows, best first."""
+"""The table of a comparison: entries scored on the same rows, best first."""
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
@@ -35,7 +35,7 @@ COLUMNS = {
 }
 """Column -> (heading, format) of the printed table."""
 NOT_BLANK = ("elpd", "elpd_se", "bits", "elpd_diff", "dse")
-"""Columns that every row has: NaN is printed. In others it means that there is no such score."""
+"""Columns that every row has, in which NaN is printed. In the others it means that there is no such score."""
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -43,14 +43,14 @@ class Comparison:
     """The scores of several fits on the same rows, best first; see `compare`. Prints as a table."""
 
     table: pd.DataFrame
-    """One row a fit."""
+    """One row per fit."""
     log_probs: Mapping[str, np.ndarray]
-    """Fit -> log predictive density of each row in nats, (n,); of several keys their mean."""
+    """Name of a fit -> log predictive density of each row in nats, (n,); for several keys, their mean."""
     notes: tuple[str, ...]
-    """What is to be said below the table: units, and the reasons of statuses that are not ok."""
+    """The notes below the table: units, and the reasons of statuses that are not ok."""
 
     def to_dataframe(self) -> pd.DataFrame:
-        """The scores, unrounded, one row a fit; `compare` describes the columns."""
+        """Return the scores, unrounded, one row per fit; `compare` describes the columns."""
         return self.table.copy()
 
     def __str__(self) -> str:
@@ -69,7 +69,7 @@ class Comparison:
 
 @dataclass(frozen=True)
 class Entry:
-    """What becomes one row of a table."""
+    """The values of one row of the table."""
 
     log_probs: np.ndarray
     """Log predictive density, (key, n)."""
@@ -81,7 +81,7 @@ class Entry:
 
 
 def tabulate(entries: Mapping[str, Entry], notes: Sequence[str]) -> Comparison:
-    """The table of several entries that were scored on the same rows, best first."""
+    """Return the comparison of several entries scored on the same rows, best first."""
     log_probs = {name: _over_keys(entry.log_probs) for name, entry in entries.items()}
     means = {name: mean(values) for name, values in log_probs.items()}
     order = sorted(means, key=lambda name: -means[name] if math.isfinite(means[name]) else math.inf)  # stable
@@ -89,7 +89,7 @@ def tabulate(entries: Mapping[str, Entry], notes: Sequence[str]) -> Comparison:
     rows = []
     for name in order:
         entry, values = entries[name], log_probs[name]
-        with np.errstate(invalid="ignore"):  # infinite minus infinite is NaN, and stands in the table as such
+        with np.errstate(invalid="ignore"):  # infinite minus infinite is NaN, which the table shows
             difference = values - log_probs[order[0]]
         each = np.array([mean(of_key) for of_key in entry.log_probs])
         rows.append(
@@ -108,8 +108,8 @@ def tabulate(entries: Mapping[str, Entry], notes: Sequence[str]) -> Comparison:
             }
         )
     table = pd.DataFrame(rows, index=order)
-    told = [f"{name}: {said}" for name, entry in entries.items() for said in _reasons(entry)]
-    return Comparison(table[[column for column in COLUMNS if column in table]], log_probs, (*notes, *told))
+    reasons = [f"{name}: {reason}" for name, entry in entries.items() for reason in _reasons(entry)]
+    return Comparison(table[[column for column in COLUMNS if column in table]], log_probs, (*notes, *reasons))
 
 
 def _over_keys(log_probs: np.ndarray) -> np.ndarray:
@@ -118,23 +118,22 @@ def _over_keys(log_probs: np.ndarray) -> np.ndarray:
 
 
 def _reasons(entry: Entry) -> list[str]:
-    """What is to be said of an entry: rows without a finite log density, and statuses that are not ok."""
-    said, values = [], entry.log_probs
+    """Return the notes on an entry: rows whose log density is not finite, and statuses that are not ok."""
+    reasons, values = [], entry.log_probs
     odd = np.flatnonzero(~np.isfinite(values).all(axis=0))
     if odd.size:
         value = next(of_key[odd[0]] for of_key in values if not np.isfinite(of_key[odd[0]]))
-        said.append(
-            f"The log density is not finite in {odd.size} of {values.shape[1]} rows ({value} in row {odd[0]}); it "
-            f"stands last."
+        reasons.append(
+            f"The log density is not finite in {odd.size} of {values.shape[1]} rows ({value} in row {odd[0]}); the fit "
+            f"is last."
         )
     suspect = [status for status in entry.statuses if status.level != "ok"]
     if suspect:
         worst = _worst(suspect)
-        which = (
-            f"{len(suspect)} of {len(entry.statuses)} fits are not ok, the worst: " if len(entry.statuses) > 1 else ""
-        )
-        said.append(f"{which}{worst}")
-    return said
+        many = len(entry.statuses) > 1
+        count = f"{len(suspect)} of {len(entry.statuses)} fits are not ok, the worst: " if many else ""
+        reasons.append(f"{count}{worst}")
+    return reasons
 
 
 def _worst(statuses: Iterable[Status]) -> Status:

@@ -1,22 +1,24 @@
-"""Temperature scaling: probabilities repaired after the fit, by one number, on rows of its own."""
+"""Temperature scaling: probabilities corrected after the fit, by one number, from validation rows."""
 
 import math
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from scipy.optimize import brentq
 from scipy.special import log_softmax
 
 from ..checks import check_labels, check_like
 from ..mixture import log_mean_exp
 from ..predictive import Predictive, class_log_probs, over_rows
+from ..report import Report, columns_of
 from ..response import Response
 from ..result import Fit, check_fit
 from ..rows import Data
 
 RANGE = 1e-3, 1e3
-"""Where a temperature is looked for."""
+"""The range in which the temperature is sought."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -24,34 +26,34 @@ class TemperedPredictive:
     """Probabilities at another temperature, ``p(k | x)^(1 / T)`` normalised; see `temperature_scaling`."""
 
     predictive: Predictive
-    """That of the model, T = 1."""
+    """The predictive distribution of the model, T = 1."""
     temperature: float
 
     @property
     def response(self) -> Response:
-        """What y is: one of a finite set of classes."""
+        """The kind of y: one of a finite set of classes."""
         return self.predictive.response
 
     @property
     def num_classes(self) -> int | None:
-        """How many values y can have: 0, 1, ..."""
+        """The number of values that y can have: 0, 1, ..."""
         return self.predictive.num_classes
 
     @property
     def probs(self) -> np.ndarray:
-        """As of `Predictive`: (n,) of a site on {0, 1}, else (n, num_classes)."""
+        """The probabilities as in `Predictive`: (n,) for a site on {0, 1}, else (n, num_classes)."""
         return self.response.probs(self.class_probs)
 
     @property
     def class_probs(self) -> np.ndarray:
-        """p(y = k | x), (n, num_classes), of two classes as well."""
+        """p(y = k | x), (n, num_classes), also for two classes."""
         return np.exp(self._log_probs)
 
     def log_prob(self, y: Any) -> np.ndarray:
-        """Log probability of classes y in nats, (n,).
+        """Return the log probability of classes y in nats, (n,).
 
         Raises:
-            TypeError, ValueError: when y is not one class a row.
+            TypeError, ValueError: when y is not one class per row.
         """
         labels = _labels(self.predictive, y)
         return self._log_probs[np.arange(len(labels)), labels]
@@ -63,45 +65,64 @@ class TemperedPredictive:
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Tempered:
-    """A fit with its probabilities repaired, which leaves the one density; see `temperature_scaling`. Not a `Fit`."""
+    """A fit with tempered probabilities, which is not a `Fit`; see `temperature_scaling`. Prints as a table."""
 
     fit: Fit
     temperature: float
-    """T: above 1 the fit was too sure of itself, below 1 not sure enough."""
+    """T: above 1 the fit was overconfident, below 1 underconfident."""
     temperature_se: float
-    """Its standard error, from the curvature of the log likelihood of the validation rows."""
+    """The standard error of T, from the curvature of the log likelihood of the validation rows."""
     num_rows: int
-    """How many validation rows it was learned from."""
+    """The number of validation rows."""
 
     def predict(self, x: Any) -> TemperedPredictive:
-        """Probabilities of y at rows of x: ``probs`` and ``log_prob``, and nothing else.
+        """Return the tempered probabilities of y at rows of x.
 
         Raises:
             TypeError, ValueError: when x is not rows like those of the fit.
         """
         return TemperedPredictive(self.fit.predict(x), self.temperature)
 
+    def to_dataframe(self) -> pd.DataFrame:
+        """Return the temperature and its standard error, one row."""
+        return pd.DataFrame({"value": [self.temperature], "se": [self.temperature_se]}, index=["temperature"])
+
+    def __str__(self) -> str:
+        return str(self._report)
+
     def __repr__(self) -> str:
-        return (
-            f"{self.fit.method.name} at temperature {self.temperature:.3g} (se {self.temperature_se:.2g}, "
-            f"from {self.num_rows} validation rows): not the predictive of the model"
+        return str(self)
+
+    def _repr_html_(self) -> str:
+        return self._report.html()
+
+    @property
+    def _report(self) -> Report:
+        table = self.to_dataframe()
+        note = (
+            f"{self.fit.method.name}, tempered on {self.num_rows} validation rows: not the predictive distribution of "
+            f"the model. se: standard error."
         )
+        return Report(table, columns_of(table, "{:.3g}"), [note])
 
 
 def temperature_scaling(fit: Fit, x_validation: Any, y_validation: Any) -> Tempered:
     """Raise the probabilities of a fit to the power 1 / T, with T from validation rows (Guo et al. 2017).
 
     ``p_T(k | x) = p(k | x)^(1 / T) / sum_j p(j | x)^(1 / T)``, with the T that makes the labels of the validation rows
-    most probable. Of one point this divides the logits by T; of many draws it is the mixture that is tempered, not its
-    components (Rahaman & Thiery 2021). The most probable class stays, and so does the accuracy.
+    most probable. For a point estimate this divides the logits by T; for many draws the mixture is tempered, not its
+    components (Rahaman & Thiery 2021). The most probable class does not change, nor does the accuracy.
 
-    This leaves the one density: no prior and likelihood have the result as their predictive distribution, and it costs
-    rows that are neither fitted nor tested on. It is here to be laid beside a fit: `calibration` takes it as one.
+    The result is outside the one density: no prior and likelihood have it as their predictive distribution, and it
+    costs rows that are neither fitted nor tested on. It is here for comparison with a fit: `calibration` takes both.
 
     Args:
         fit: a fit, by any method, whose y is one of a finite set of classes.
-        x_validation: n rows that the fit has not seen, and on which it will not be judged.
+        x_validation: n rows that the fit has not seen, other than those on which it will be tested.
         y_validation: their classes, (n,).
+
+    Returns:
+        The fit with its temperature.
 
     Raises:
         TypeError: when `fit` is not a fit, or y is not a class.
@@ -113,9 +134,9 @@ def temperature_scaling(fit: Fit, x_validation: Any, y_validation: Any) -> Tempe
         >>> from flatprior.inference.criticism import temperature_scaling
         >>> from flatprior.models import MLP, Bernoulli, Model
         >>> x = np.zeros((10, 1))
-        >>> sure = fit(Model(MLP(), Bernoulli()), MLE(), x, np.arange(10) < 9, key=0)  # says 0.9
-        >>> cooler = temperature_scaling(sure, x, np.arange(10) < 6)  # and 0.6 it is: (0.6 / 0.4)^T = 0.9 / 0.1
-        >>> print(f"{cooler.temperature:.3f} {cooler.predict(x[:1]).probs.item():.3f}")
+        >>> overconfident = fit(Model(MLP(), Bernoulli()), MLE(), x, np.arange(10) < 9, key=0)  # predicts 0.9
+        >>> tempered = temperature_scaling(overconfident, x, np.arange(10) < 6)  # (0.6 / 0.4)^T = 0.9 / 0.1
+        >>> print(f"{tempered.temperature:.3f} {tempered.predict(x[:1]).probs.item():.3f}")
         5.419 0.600
     """
     check_fit("temperature_scaling", fit)
@@ -127,19 +148,19 @@ def temperature_scaling(fit: Fit, x_validation: Any, y_validation: Any) -> Tempe
     _check_labels_possible(of_label)
 
     def slope(log_power: float) -> float:
-        """Of the log likelihood in the power 1 / T; it only falls, as the log likelihood is concave in the power."""
+        """Return the derivative of the log likelihood, concave in the power 1 / T, by that power."""
         return float((of_label - _moments(log_probs, math.exp(log_power))[0]).sum())
 
     low, high = (-math.log(temperature) for temperature in reversed(RANGE))
     if slope(low) <= 0 or (of_label == log_probs.max(axis=1)).all() or slope(high) >= 0:
         raise ValueError(_no_temperature(too_large=slope(low) <= 0, num_rows=len(labels)))
     power = math.exp(brentq(slope, low, high, xtol=1e-12))
-    se_log = 1 / (power * math.sqrt(_moments(log_probs, power)[1].sum()))  # of log T, as of log (1 / T)
+    se_log = 1 / (power * math.sqrt(_moments(log_probs, power)[1].sum()))  # that of log T and of log (1 / T)
     return Tempered(fit, 1 / power, se_log / power, len(labels))
 
 
 def _moments(log_probs: np.ndarray, power: float) -> tuple[np.ndarray, np.ndarray]:
-    """Mean and variance, (n,) each, of the log probability of a class drawn from the tempered probabilities."""
+    """Return mean and variance, (n,) each, of the log probability of a class drawn from the tempered probabilities."""
     probs = np.exp(log_softmax(power * log_probs, axis=1))
     finite = np.where(probs > 0, log_probs, 0.0)
     mean = (probs * finite).sum(axis=1)
@@ -147,13 +168,13 @@ def _moments(log_probs: np.ndarray, power: float) -> tuple[np.ndarray, np.ndarra
 
 
 def _log_probs(predictive: Predictive) -> np.ndarray:
-    """Log p(y = k | x, data), (n, num_classes), in float64."""
-    of = predictive.density, predictive.draws, Data(predictive.x)
-    return over_rows(class_log_probs, log_mean_exp, *of).astype(float)
+    """Return log p(y = k | x, data), (n, num_classes), in float64."""
+    source = predictive.density, predictive.draws, Data(predictive.x)
+    return over_rows(class_log_probs, log_mean_exp, *source).astype(float)
 
 
 def _labels(predictive: Predictive, y: Any, name: str = "y") -> np.ndarray:
-    """Classes (n,), one for each row, or an error."""
+    """Return classes (n,), one for each row, or raise."""
     labels = np.asarray(check_labels(predictive.density.model, predictive.x, y, name))
     if labels.ndim != 1:
         raise ValueError(f"{name}: expected classes, shape {labels.shape[:1]}; got {labels.shape}.")
@@ -164,13 +185,13 @@ def _check_labels_possible(of_label: np.ndarray) -> None:
     if not np.isfinite(of_label).all():
         row = int(np.argmin(np.isfinite(of_label)))
         raise ValueError(
-            f"y_validation, row {row}: the fit gives this class the probability 0, and no temperature can change that."
+            f"y_validation, row {row}: the fit gives this class probability 0, which no temperature changes."
         )
 
 
 def _no_temperature(*, too_large: bool, num_rows: int) -> str:
     if too_large:
-        reason = "the labels are not those that the fit holds probable, and the larger T the better"
+        reason = "the fit gives the labels low probabilities, and the larger T the better"
     else:
         reason = f"of {num_rows} rows all or nearly all are classified correctly, and the smaller T the better"
     return f"temperature_scaling: no T from {RANGE[0]:g} to {RANGE[1]:g} is best: {reason}. Give more validation rows."

@@ -1,42 +1,63 @@
-"""What a predictive distribution leaves open: the noise that no fit removes, and what more data would settle."""
+"""Aleatoric and epistemic uncertainty: noise, and what more data would reduce."""
 
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import jax.numpy as jnp
 import numpy as np
+import pandas as pd
 from jax import Array
 
 from ..mixture import split_variance
 from ..predictive import class_log_probs, moments, over_rows
+from ..report import Report, columns_of
 from ..result import Fit, check_fit
 from ..rows import Data, Rows
 
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Uncertainty:
-    """The uncertainty of each row's y, in two parts: ``total = aleatoric + epistemic``; see `uncertainty`."""
+    """The uncertainty of each row's y, ``total = aleatoric + epistemic``; see `uncertainty`. Prints as a table."""
 
     aleatoric: np.ndarray
-    """What a draw of the weights leaves open, the mean over draws, (n,): the noise of y, and no less with more data."""
+    """The uncertainty of y given the weights, the mean over draws, (n,): noise, which more data do not reduce."""
     epistemic: np.ndarray
-    """What the draws disagree on, (n,): never negative, and exactly 0 for a point."""
+    """The disagreement of the draws, (n,): never negative, and exactly 0 for a point estimate."""
     unit: Literal["nats", "squared units of y"]
-    """Nats where y is one of a finite set of values, the parts of an entropy; else the parts of a variance."""
+    """Nats where y is one of a finite set of values, as parts of an entropy; else the unit of a variance."""
 
     @property
     def total(self) -> np.ndarray:
-        """That of the predictive distribution, (n,): its entropy, or its variance."""
+        """The entropy or the variance of the predictive distribution, (n,)."""
         return self.aleatoric + self.epistemic
 
+    def to_dataframe(self) -> pd.DataFrame:
+        """Return ``aleatoric``, ``epistemic`` and ``total``, one row per row of x, or per row and component of y."""
+        parts = {"aleatoric": self.aleatoric, "epistemic": self.epistemic, "total": self.total}
+        index: pd.Index = pd.RangeIndex(len(self.total), name="row")
+        if self.total.ndim > 1:
+            components = range(self.total[0].size)
+            index = pd.MultiIndex.from_product([range(len(self.total)), components], names=["row", "component"])
+        return pd.DataFrame({name: values.ravel() for name, values in parts.items()}, index=index)
+
+    def __str__(self) -> str:
+        return str(self._report)
+
     def __repr__(self) -> str:
-        means = (float(part.mean()) for part in (self.total, self.aleatoric, self.epistemic))
-        words = "total {:.4g} = aleatoric {:.4g} + epistemic {:.4g}".format(*means)
-        return f"Uncertainty of {len(self.aleatoric)} rows in {self.unit}, on average: {words}"
+        return str(self)
+
+    def _repr_html_(self) -> str:
+        return self._report.html()
+
+    @property
+    def _report(self) -> Report:
+        table = pd.DataFrame({"mean": self.to_dataframe().mean()})
+        notes = [f"Means over {len(self.total)} rows, in {self.unit}: total = aleatoric + epistemic."]
+        return Report(table, columns_of(table, "{:.4g}"), notes, printed_nan=("mean",))
 
 
 def uncertainty(fit: Fit, x: Any) -> Uncertainty:
-    """Split the uncertainty of y at rows of x into that of the noise and that of the weights.
+    """Split the uncertainty of y at rows of x into noise and uncertainty about the weights.
 
     Where y is one of a finite set of values, the entropy of the predictive distribution is the expected entropy of a
     draw plus the mutual information of y and the weights (Houlsby et al. 2011; Depeweg et al. 2018), in nats::
@@ -46,12 +67,16 @@ def uncertainty(fit: Fit, x: Any) -> Uncertainty:
     Otherwise the variance is the mean of the draws' variances plus the variance of their means (law of total
     variance), in squared units of y. Both are exact for the mixture over draws, in the memory of a prediction.
 
-    "Aleatoric" is what this model takes for noise, and no property of the world: a network that is too small has more
-    of it. The epistemic part is only as good as the draws: a point has none, and an ensemble that of its modes.
+    The aleatoric part is noise according to the model, not a property of the world: a network that is too small has
+    more of it. The epistemic part is only as good as the draws: a point estimate has none, and an ensemble only the
+    disagreement of its modes.
 
     Args:
         fit: a fit, by any method.
-        x: n rows. Where a row of y is several numbers, or tokens, the parts are those of each, (n, d).
+        x: n rows.
+
+    Returns:
+        The parts of each row, (n,), or of each component of y, (n, d), where a row of y is several numbers or tokens.
 
     Raises:
         TypeError: when `fit` is not a fit.
@@ -60,13 +85,18 @@ def uncertainty(fit: Fit, x: Any) -> Uncertainty:
 
     Example:
         >>> import numpy as np
-        >>> from flatprior.inference import MLE, Ensemble, fit
+        >>> from flatprior.inference import MLE, fit
         >>> from flatprior.inference.criticism import uncertainty
         >>> from flatprior.models import MLP, Categorical, Model
         >>> x, y = np.zeros((4, 1)), np.array([0, 1, 1, 1])
         >>> model = Model(MLP(), Categorical(2))
-        >>> uncertainty(fit(model, MLE(), x, y, key=0), x)  # a coin of 3/4: the entropy is that of the coin
-        Uncertainty of 4 rows in nats, on average: total 0.5623 = aleatoric 0.5623 + epistemic 0
+        >>> print(uncertainty(fit(model, MLE(), x, y, key=0), x))  # the entropy of a coin of 3/4
+                     mean
+        aleatoric  0.5623
+        epistemic       0
+        total      0.5623
+        <BLANKLINE>
+        Means over 4 rows, in nats: total = aleatoric + epistemic.
     """
     check_fit("uncertainty", fit)
     predictive = fit.predict(x)
@@ -80,10 +110,10 @@ def uncertainty(fit: Fit, x: Any) -> Uncertainty:
 
 
 def _split_entropy(log_probs: Array, y: Rows, extra: Any) -> tuple[Array, Array]:
-    """Expected entropy and mutual information of log probabilities (draw, n, num_classes)."""
+    """Return the expected entropy and the mutual information, from log probabilities (draw, n, num_classes)."""
     probs = jnp.exp(log_probs)
     highest = log_probs.max(axis=0)
-    # Relative to the highest, equal draws have a mean of exactly 1, and no divergence from their mean.
+    # Relative to the highest, equal draws have a mean ratio of exactly 1, and divergence 0 from their mean.
     ratios = jnp.exp(log_probs - jnp.where(jnp.isfinite(highest), highest, 0.0))
     log_mean = highest + jnp.log(jnp.where(jnp.isfinite(highest), ratios.mean(axis=0), 1.0))
     aleatoric = _expected(probs, -log_probs)
@@ -91,5 +121,5 @@ def _split_entropy(log_probs: Array, y: Rows, extra: Any) -> tuple[Array, Array]
 
 
 def _expected(probs: Array, values: Array) -> Array:
-    """The mean over draws of sum_k p_k v_k, (n,), or (n, T), in which a class without probability counts nothing."""
+    """Return the mean over draws of sum_k p_k v_k, (n,) or (n, T), with 0 for classes of probability 0."""
     return jnp.where(probs > 0, probs * values, 0.0).sum(axis=-1).mean(axis=0)

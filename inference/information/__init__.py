@@ -1,9 +1,9 @@
-"""Fits as codes: what y costs in bits, and which features pay for it.
+"""Fits as codes: the cost of y in bits, and the contribution of each feature.
 
-- `code_length` gives the bits of y beside those of simpler codes; `cross_entropy` splits the cost of soft labels.
-- `compress` writes labels in as many bytes, and `decompress` reads them.
-- `prequential` counts the cost of the fit as well.
-- `weight_of_evidence` shares the log odds of a row among its features.
+- `code_length` compares the bits of y with those of simpler codes; `cross_entropy` splits the cost of soft labels.
+- `compress` writes labels in as many bits, and `decompress` reads them.
+- `prequential` includes the cost of the fit.
+- `weight_of_evidence` splits the log odds of a row into contributions of its features.
 """
 
 from .attribution import WeightOfEvidence, weight_of_evidence

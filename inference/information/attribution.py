@@ -1,4 +1,4 @@
-"""Weights of evidence: what each feature of a row says for a class, in bits."""
+"""Weights of evidence: the contribution of each feature to the log odds of a class, in bits."""
 
 import math
 from dataclasses import dataclass
@@ -22,41 +22,44 @@ from .bits import in_double_precision
 type Kind = Literal["linear", "ablation"]
 
 LINEAR = 1e-5
-"""Share of the largest log odds by which a logit that is linear may miss the sum of its parts: rounding."""
-MOST_LINES = 12
-"""Features that are printed."""
+"""Share of the largest log odds by which a linear logit may differ from the sum of its parts, by rounding."""
+MAX_LINES = 12
+"""The most features that are printed."""
 
 
 @dataclass(frozen=True, eq=False, repr=False)
 class WeightOfEvidence:
-    """What each feature says for a class, in bits; see `weight_of_evidence`. Prints the largest first."""
+    """The contribution of each feature to the log odds of a class, in bits; see `weight_of_evidence`.
+
+    Prints as a table, the largest contributions first.
+    """
 
     features: tuple[str, ...]
-    """Names of the columns of x; their numbers where x has no names."""
+    """The names of the columns of x, or their numbers."""
     bits: np.ndarray
-    """Contribution of each feature in each row, the mean over draws, (n, features)."""
+    """The contribution of each feature in each row, the mean over draws, (n, features)."""
     low: np.ndarray
-    """The lower end of its central interval over draws, (n, features); of a point the contribution itself."""
+    """The lower end of its central interval over draws, (n, features); for a point estimate the contribution itself."""
     high: np.ndarray
     """The upper end, (n, features)."""
     log_odds: np.ndarray
-    """Log odds of each row, the mean over draws, in bits, (n,)."""
+    """The log odds of each row, the mean over draws, in bits, (n,)."""
     baseline: float
-    """Log odds of the baseline, the mean over draws, in bits."""
+    """The log odds of the baseline, the mean over draws, in bits."""
     kind: Kind
-    """Either "linear": the log odds are linear in x, and contributions add up. Or "ablation"."""
+    """"linear" if the log odds are linear in x, so that contributions add up, else "ablation"."""
     question: str
-    """Which classes the odds are of, in words."""
+    """The classes of the odds, in words."""
     interval: float
-    """Share of the draws in the intervals."""
+    """The share of the draws in the intervals."""
 
     @property
     def remainder(self) -> np.ndarray:
-        """``log_odds - baseline - sum of bits``, (n,): 0 for a linear logit; else what features do together."""
+        """``log_odds - baseline - sum of bits``, (n,): 0 for a linear logit, else the interactions of features."""
         return self.log_odds - self.baseline - self.bits.sum(axis=1)
 
     def to_dataframe(self) -> pd.DataFrame:
-        """One row for each row of x and feature, unsorted: bits, low, high."""
+        """Return bits, low and high, one row per row of x and feature, unsorted."""
         index = pd.MultiIndex.from_product([range(len(self.bits)), self.features], names=["row", "feature"])
         columns = {"bits": self.bits, "low": self.low, "high": self.high}
         return pd.DataFrame({name: values.ravel() for name, values in columns.items()}, index=index)
@@ -73,7 +76,7 @@ class WeightOfEvidence:
     @property
     def _report(self) -> Report:
         order = np.argsort(-np.abs(self.bits).mean(axis=0), kind="stable")
-        shown, rest = order[:MOST_LINES], order[MOST_LINES:]
+        shown, rest = order[:MAX_LINES], order[MAX_LINES:]
         table = pd.DataFrame({name: values[shown] for name, values in self._columns().items()})
         table.index = pd.Index([self.features[i] for i in shown])
         notes = []
@@ -81,13 +84,13 @@ class WeightOfEvidence:
             notes.append(f"And {len(rest)} smaller ones: {self.bits[:, rest].sum(axis=1).mean():+.2f} bits together.")
         parts = f"{self.baseline:.2f} (baseline) {self.bits.sum(axis=1).mean():+.2f} (features)"
         if self.kind == "ablation":
-            parts += f" {self.remainder.mean():+.2f} (what only several features do together)"
+            parts += f" {self.remainder.mean():+.2f} (interactions)"
         many = f", mean over {len(self.bits)} rows" if len(self.bits) > 1 else ""
-        notes.append(f"Bits of log odds of {self.question}{many}: {self.log_odds.mean():.2f} = {parts}.")
+        notes.append(f"Log odds of {self.question} in bits{many}: {self.log_odds.mean():.2f} = {parts}.")
         return Report(table, columns_of(table, "{:.2f}"), notes)
 
     def _columns(self) -> dict[str, np.ndarray]:
-        """What is printed of each feature: of one row with its interval, of several over the rows."""
+        """Return the printed columns: for one row its bits and interval, for several a summary over rows."""
         if len(self.bits) > 1:
             sizes = np.abs(self.bits).mean(axis=0)
             return {"mean |bits|": sizes, "lowest": self.bits.min(axis=0), "highest": self.bits.max(axis=0)}
@@ -99,39 +102,38 @@ class WeightOfEvidence:
 def weight_of_evidence(
     fit: Fit, x: Any, *, baseline: Any, label: int = 1, against: int | None = None, interval: float = 0.9
 ) -> WeightOfEvidence:
-    """How many bits each feature of a row says for a class: its part in the log odds (Good 1950).
+    """Split the log odds of a class into contributions of the features of a row, in bits (Good 1950).
 
-    The log odds of the class are compared with those of a baseline. The contribution of feature j is what they lose
-    when x_j is set to the baseline's b_j and all else stays: for a logit that is linear in x this is ``w_j (x_j - b_j)
-    / log 2``, and for each draw the contributions and the log odds of the baseline add up to those of the row. Of a
-    network they do not, as features act together: the contributions are then those of ablation, and `remainder` says
-    what is missing. Which it is, `kind` says, by trial: whether the contributions add up, and the log odds half-way
-    between row and baseline are half-way, in each draw.
+    The log odds of the class are compared with those of a baseline. The contribution of feature j is the loss of log
+    odds when x_j is set to the baseline's b_j and the other features stay: for a logit that is linear in x this is
+    ``w_j (x_j - b_j) / log 2``, and for each draw the contributions and the log odds of the baseline add up to those of
+    the row. For a network they do not, as features interact: the contributions are then those of ablation, and
+    `remainder` is the difference. `kind` is determined by evaluation: it is "linear" if in each draw the contributions
+    add up, and the log odds half-way between row and baseline are the mean of theirs.
 
-    One bit for a class doubles its odds. Contributions are computed for each draw, in double precision, and given as
-    means over draws with central intervals, which are posterior intervals where the draws are from the posterior. The
-    mean of the log odds is not the log odds of the mean probability that `predict` gives. Contributions say what the
-    model makes of a feature, not what the feature does: where several go together, the data leave open how the evidence
-    is shared among them, and the intervals are wide.
+    One bit for a class doubles its odds. Contributions are computed for each draw, in double precision, and returned as
+    means over draws with central intervals, which are posterior intervals if the draws are from the posterior. The mean
+    of the log odds is not the log odds of the mean probability that `predict` returns. Contributions describe the
+    model, not the effects of the features: if features are correlated, the data do not determine how they share the
+    evidence, and the intervals are wide.
 
     Args:
         fit: a fit, by any method, whose y is one of a finite set of classes.
         x: n rows of one array or data frame, (n, features).
-        baseline: what the row is compared with: rows, (m, features), whose mean is taken, such as the x of the fit
-            (which a fit does not keep); or one row, (features,).
-        label: the class whose odds are meant; of a `Bernoulli` 1.
-        against: the other class; by default, of two classes, the other one, and of more the mean of all others: of
-            their log probabilities, so that the log odds are those of their geometric mean and linear where the logits
-            are.
-        interval: share of the draws in the intervals.
+        baseline: the reference: rows, (m, features), whose mean is taken, such as the x of the fit (which a fit does
+            not store); or one row, (features,).
+        label: the class of interest; of a `Bernoulli` 1.
+        against: the other class; by default, of two classes, the other one, and of more the mean log probability of all
+            others, so that the log odds are against their geometric mean, and linear if the logits are.
+        interval: the share of the draws in the intervals.
 
     Returns:
         The contributions, in bits.
 
     Raises:
         TypeError: when `fit` is not a fit or y is not a class.
-        ValueError: when x is not rows of one array, like those of the fit, or baseline, classes or interval are not
-            what they should be.
+        ValueError: when x is not rows of one array, like those of the fit, or baseline, classes or interval are
+            invalid.
 
     Example:
         >>> import numpy as np
@@ -140,13 +142,13 @@ def weight_of_evidence(
         >>> from flatprior.models import MLP, Bernoulli, Model, gaussian
         >>> x = np.random.default_rng(0).normal(size=(200, 2))
         >>> y = (x @ [1.0, -2.0] > 0).astype(int)
-        >>> known = fit(Model(MLP(), Bernoulli(), gaussian(1.0)), MAP(), x, y, key=0)
-        >>> print(weight_of_evidence(known, np.array([[1.0, 1.0]]), baseline=[0.0, 0.0]))
+        >>> logistic = fit(Model(MLP(), Bernoulli(), gaussian(1.0)), MAP(), x, y, key=0)
+        >>> print(weight_of_evidence(logistic, np.array([[1.0, 1.0]]), baseline=[0.0, 0.0]))
             bits
         1  -6.61
         0   2.86
         <BLANKLINE>
-        Bits of log odds of class 1 against class 0: -3.66 = 0.09 (baseline) -3.75 (features).
+        Log odds of class 1 against class 0 in bits: -3.66 = 0.09 (baseline) -3.75 (features).
     """
     check_fit("weight_of_evidence", fit)
     predictive = fit.predict(x)
@@ -177,7 +179,7 @@ def weight_of_evidence(
 
 
 def _others(predictive: Predictive, label: int, against: int | None) -> tuple[int, ...]:
-    """The classes against which the odds are."""
+    """Return the classes that the class of interest is compared with."""
     classes = range(predictive.response.expect_class("weight_of_evidence"))
     if label not in classes or (against is not None and against not in classes) or label == against:
         raise ValueError(
@@ -192,7 +194,7 @@ def _question(label: int, others: tuple[int, ...]) -> str:
 
 
 def _mean_row(layout: Layout, baseline: Any) -> np.ndarray:
-    """The row that others are compared with, (features,), in float64."""
+    """Return the row that others are compared with, (features,), in float64."""
     rows = np.asarray(as_rows("baseline", baseline))
     if rows.shape[-1:] != layout.shapes[0] or rows.ndim > 2:
         raise ValueError(
@@ -206,7 +208,7 @@ def _mean_row(layout: Layout, baseline: Any) -> np.ndarray:
 
 @dataclass(frozen=True)
 class _Parts:
-    """The log odds of each row, of its baseline, and with one feature after the other at the baseline, at one draw."""
+    """The log odds of each row, of its baseline, and with each feature in turn at the baseline, for one draw."""
 
     label: int
     others: tuple[int, ...]
@@ -226,7 +228,7 @@ class _Parts:
 
 
 def _summary(parts: dict[str, Array], y: Rows, levels: Array) -> dict[str, Array]:
-    """Over draws: means, the ends of the intervals, and the largest that is missed."""
+    """Return, over draws, the means, the ends of the intervals, and the largest deviation from linearity."""
     low, high = jnp.quantile(parts["bits"], levels, axis=0)
     size = jnp.maximum(jnp.abs(parts["log_odds"]), jnp.abs(parts["baseline"])).max(axis=0)
     means = {name: parts[name].mean(axis=0) for name in ("bits", "log_odds", "baseline")}

@@ -1,4 +1,4 @@
-"""Information: what y costs under the predictive distribution, in nats and in bits, and what any model would pay."""
+"""Information: the cost of y under the predictive distribution, in nats and in bits."""
 
 import math
 from collections.abc import Iterator
@@ -41,9 +41,9 @@ class CrossEntropy:
     """
 
     entropy: np.ndarray
-    """H(y) = -sum_k y_k log y_k, (n,): what no model can avoid; 0 where the label is certain."""
+    """H(y) = -sum_k y_k log y_k, (n,): the least cross-entropy of any model; 0 for a hard label."""
     kl: np.ndarray
-    """KL(y || p) = sum_k y_k log(y_k / p_k), (n,): what this model pays beyond it; 0 where p = y."""
+    """KL(y || p) = sum_k y_k log(y_k / p_k), (n,): the excess of this model; 0 if p = y."""
 
     @property
     def total(self) -> np.ndarray:
@@ -51,7 +51,7 @@ class CrossEntropy:
         return self.entropy + self.kl
 
     def to_dataframe(self) -> pd.DataFrame:
-        """One row for each row of y: ``entropy``, ``kl`` and ``total``, in nats."""
+        """Return ``entropy``, ``kl`` and ``total`` in nats, one row per row of y."""
         return pd.DataFrame({"entropy": self.entropy, "kl": self.kl, "total": self.total})
 
     def __str__(self) -> str:
@@ -71,20 +71,23 @@ class CrossEntropy:
 
 
 def cross_entropy(fit: Fit, x: Any, y: Any) -> CrossEntropy:
-    """The cross-entropy of labels y with the predictive distribution p(. | x, data), as entropy plus KL divergence.
+    """Split the cross-entropy of labels y with the predictive distribution into entropy and KL divergence.
 
-    Hard labels have no entropy, so that cross-entropy, KL divergence and negative log likelihood are one number, and
-    minimising one is minimising the others. Soft labels have one, which is then the least value of the loss. (For
-    hard labels see also `Predictive.log_prob`.)
+    Hard labels have entropy 0, so cross-entropy, KL divergence and negative log likelihood are equal, and minimising
+    one minimises the others. The entropy of soft labels is the least value of the loss. (For hard labels see also
+    `Predictive.log_prob`.)
 
     Args:
         fit: a fit, by any method, whose y is one of a finite set of classes.
         x: n rows.
         y: classes, (n,), or rows of probabilities, (n, num_classes); of a `Bernoulli` those of 0 and of 1.
 
+    Returns:
+        The entropy and the KL divergence of each row, in nats.
+
     Raises:
         TypeError: when `fit` is not a fit or y is not a class.
-        ValueError: when x and y are not rows like those of the fit, or y not probabilities.
+        ValueError: when x and y are not rows like those of the fit, or y are not probabilities.
 
     Example:
         >>> import numpy as np
@@ -93,8 +96,8 @@ def cross_entropy(fit: Fit, x: Any, y: Any) -> CrossEntropy:
         >>> from flatprior.models import MLP, Categorical, Model
         >>> x, y = np.zeros((2, 1)), np.array([[0.5, 0.5], [1.0, 0.0]])
         >>> even = fit(Model(MLP(), Categorical(2)), MLE(), x, y, key=0)  # predicts 3/4 and 1/4, the mean of the rows
-        >>> told = cross_entropy(even, x, y)
-        >>> print(told.entropy.round(3), told.kl.round(3), told.total.round(3))
+        >>> split = cross_entropy(even, x, y)
+        >>> print(split.entropy.round(3), split.kl.round(3), split.total.round(3))
         [0.693 0.   ] [0.144 0.288] [0.837 0.288]
     """
     check_fit("cross_entropy", fit)
@@ -106,12 +109,12 @@ def cross_entropy(fit: Fit, x: Any, y: Any) -> CrossEntropy:
         if (y != np.round(y)).any():
             row = int(np.argmax(y != np.round(y)))
             raise ValueError(
-                f"y, row {row}: expected a class; got {y[row]:.6g}. Soft labels are rows of probabilities, one a "
-                f"class: for two classes np.stack([1 - y, y], axis=1)."
+                f"y, row {row}: expected a class; got {y[row]:.6g}. Soft labels are rows of probabilities, one "
+                f"per class: for two classes np.stack([1 - y, y], axis=1)."
             )
         return CrossEntropy(np.zeros(len(y)), -predictive.log_prob(y))
     y = _probabilities(y, (count_rows(predictive.x), num_classes))
-    # Class by class, so that they are those of hard labels to the bit, and do not underflow.
+    # Class by class, so that they equal those of hard labels exactly, and do not underflow.
     labels = np.zeros(len(y), int)
     log_probs = np.stack([predictive.log_prob(labels + k) for k in range(y.shape[1])], axis=1)
     log_y = np.log(np.where(y > 0, y, 1.0))
@@ -120,7 +123,7 @@ def cross_entropy(fit: Fit, x: Any, y: Any) -> CrossEntropy:
 
 
 def _probabilities(y: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
-    """Rows of probabilities, in float64, or an error."""
+    """Return rows of probabilities in float64, or raise."""
     if y.shape != shape:
         raise ValueError(
             f"y: expected classes, shape {shape[:1]}, or rows of probabilities, shape {shape}; got {y.shape}."
@@ -135,18 +138,18 @@ def _probabilities(y: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
 
 @dataclass(frozen=True, eq=False, repr=False)
 class CodeLength:
-    """What rows of y cost, as the length of a code in bits; see `code_length`. Prints as a table."""
+    """The cost of rows of y, as the length of a code in bits; see `code_length`. Prints as a table."""
 
     bits: np.ndarray
     """-log2 p(y_i | x_i, data), (n,). Infinite where y_i has probability 0."""
     uniform: float | None
-    """n log2 K: the code that gives each of K classes the same length. None where y is not one of a finite set."""
+    """n log2 K: the code with the same length for each of K classes. None where y is not one of a finite set."""
     base_rate: float | None
-    """What the labels cost without x, by an adaptive code. None where y is not one of a finite set."""
+    """The cost of the labels without x, by an adaptive code. None where y is not one of a finite set."""
     unit: str
-    """What a row, or token, is coded as, in words: a class, a value, or a density, relative to a cell of size 1."""
+    """The unit that is coded, in words: a class, a value, or a density, relative to a cell of size 1."""
     num_tokens: int | None = None
-    """How many tokens, without padding, the rows hold; None where a row is no row of tokens."""
+    """The number of tokens without padding; None where y is not a row of tokens."""
 
     @property
     def total(self) -> float:
@@ -162,27 +165,27 @@ class CodeLength:
 
     @property
     def perplexity(self) -> float:
-        """2^(total / n): as many equally probable classes would cost the same; of a density 1 / its geometric mean.
+        """2^(total / n): the number of equally probable classes with the same cost; 1 / geometric mean of a density.
 
-        Of rows of tokens it is that of a token, 2^(bits per token).
+        For rows of tokens it is the perplexity per token, 2^(bits per token).
         """
         with np.errstate(over="ignore"):
             return float(np.exp2(self.bits.mean() if self.per_token is None else self.per_token))
 
     @property
     def per_token(self) -> float | None:
-        """Bits per token without padding: of characters, bits per character. None where y is no row of tokens."""
+        """Bits per token without padding (bits per character). None where y is not a row of tokens."""
         if self.num_tokens is None:
             return None
         return self.total / self.num_tokens if self.num_tokens else math.nan
 
     @property
     def saved(self) -> float | None:
-        """`base_rate` minus `total`, in bits: what x, the model and the data of the fit are worth for these labels."""
+        """`base_rate` minus `total`, in bits: the value of x, the model and the data of the fit for these labels."""
         return None if self.base_rate is None else self.base_rate - self.total
 
     def to_dataframe(self) -> pd.DataFrame:
-        """One row a code: the predictive distribution, then where they exist the base rate and the uniform code."""
+        """Return one row per code: the predictive, and if they exist the base rate and the uniform code."""
         codes = {"predictive": self.total, "base rate": self.base_rate, "uniform": self.uniform}
         table = pd.DataFrame({"bits": {name: bits for name, bits in codes.items() if bits is not None}})
         table = table.assign(bits_per_row=table["bits"] / len(self.bits))
@@ -210,23 +213,26 @@ class CodeLength:
 
 
 def code_length(fit: Fit, x: Any, y: Any) -> CodeLength:
-    """The bits that y costs someone who knows x and the fit: ``-log2 p(y_i | x_i, data)``, summed over rows.
+    """Return the length of the code for y given x and the fit, ``-log2 p(y_i | x_i, data)`` summed over rows, in bits.
 
-    A code of this length exists (Shannon 1948): `compress` writes it. Beside it, for classes, what they cost who knows
-    less: the uniform code, log2 K a row, and an adaptive code that sees the labels one by one and no x, which codes
-    label k at place i by ``(count of k so far + 1/2) / (i + K/2)`` (Krichevsky & Trofimov 1981). It needs to know
-    nothing in advance, and its length does not depend on the order of the labels. Where y is a row of tokens, both are
-    codes of its tokens, and `CodeLength.per_token` is the usual bits per character.
+    A code of this length exists (Shannon 1948): `compress` writes it. For classes it is compared with codes that know
+    less: the uniform code, log2 K per row, and an adaptive code without x, which codes label k at position i by
+    ``(count of k so far + 1/2) / (i + K/2)`` (Krichevsky & Trofimov 1981). It needs no prior knowledge, and its length
+    does not depend on the order of the labels. Where y is a row of tokens, both are codes of its tokens, and
+    `CodeLength.per_token` is the usual bits per character.
 
-    The code of rows that were not in the fit says what the fit is worth to others. That of its own rows does not count
-    what the fit itself would cost to tell: `prequential` does, and so does the evidence p(y | x) of a model, where a
-    fit has a ``log_evidence`` in nats, by ``-fit.log_evidence / math.log(2)`` bits.
+    On new rows the code length measures the value of the fit. On the rows of the fit it omits the cost of communicating
+    the fit itself: `prequential` includes it, and so does the evidence p(y | x) of a model: if a fit has a
+    ``log_evidence``, in nats, ``-fit.log_evidence / math.log(2)`` bits.
 
     Args:
-        fit: a fit, by any method. Of numbers, the bits are those of the density, relative to a cell of size 1 in units
-            of y: they may be negative, and only their differences between fits have a meaning.
+        fit: a fit, by any method. For numbers, the bits are those of the density, relative to a cell of size 1 in units
+            of y: they can be negative, and only their differences between fits are meaningful.
         x: n rows.
-        y: n rows; of classes labels, (n,), of tokens (n, T), in which padding costs nothing.
+        y: n rows; labels, (n,), or tokens, (n, T), in which padding costs nothing.
+
+    Returns:
+        The bits of each row, and the lengths of the other codes.
 
     Raises:
         TypeError: when `fit` is not a fit.
@@ -238,8 +244,8 @@ def code_length(fit: Fit, x: Any, y: Any) -> CodeLength:
         >>> from flatprior.inference.information import code_length
         >>> from flatprior.models import MLP, Bernoulli, Model
         >>> x, y = np.zeros((8, 1)), np.array([1, 1, 1, 0, 1, 1, 0, 1])
-        >>> known = fit(Model(MLP(), Bernoulli()), MLE(), x, y, key=0)  # 3/4, the frequency of the ones
-        >>> print(code_length(known, x, y))
+        >>> coin = fit(Model(MLP(), Bernoulli()), MLE(), x, y, key=0)  # predicts 3/4, the frequency of the ones
+        >>> print(code_length(coin, x, y))
                     bits  bits per row
         predictive  6.49         0.811
         base rate   8.37         1.046
@@ -262,42 +268,42 @@ def code_length(fit: Fit, x: Any, y: Any) -> CodeLength:
 
 @dataclass(frozen=True, eq=False)
 class Symbols:
-    """What rows of y are written in, where that is a finite set: a class a row, or the tokens of a row."""
+    """The symbols of rows of y, from a finite set: one class per row, or the tokens of a row."""
 
     num_classes: int
     values: np.ndarray
-    """All of them, in the order of the rows, without padding."""
+    """All symbols, in the order of the rows, without padding."""
     counts: np.ndarray
-    """How many of them are in each row, (n,)."""
+    """The number of symbols in each row, (n,)."""
 
     @classmethod
     def of(cls, name: str, response: Response, y: Any) -> "Symbols | None":
-        """The symbols of y, n rows; None where it is not one of a finite set. Soft labels are an error."""
-        found = response.symbols(y)
-        if found is None:
+        """Return the symbols of y, n rows; None where y is not one of a finite set. Soft labels raise."""
+        symbols = response.symbols(y)
+        if symbols is None:
             return None
         if response.labels(y).shape != np.shape(y):
             raise ValueError(NO_CODE.format(caller=name, shape=np.shape(y)))
-        return cls(*found)
+        return cls(*symbols)
 
     @property
     def uniform(self) -> float:
-        """Log2 K for each, in bits."""
+        """The length of the uniform code, log2 K per symbol, in bits."""
         return len(self.values) * math.log2(self.num_classes)
 
     @property
     def base_rate(self) -> float:
-        """By the adaptive code, in bits."""
+        """The length of the adaptive code, in bits."""
         return adaptive_bits(self.values, self.num_classes)
 
 
 def row_bits(predictive: Predictive, y: Any) -> np.ndarray:
-    """-log2 p(y_i | x_i, data), (n,), in float64."""
+    """Return -log2 p(y_i | x_i, data), (n,), in float64."""
     return 0.0 - predictive.log_prob(y).astype(np.float64) / math.log(2)
 
 
 def check_classes(name: str, y: Any) -> np.ndarray:
-    """Labels, (n,), or an error: soft labels have no code."""
+    """Return labels, (n,), or raise: soft labels have no code."""
     labels = np.asarray(y)
     if labels.ndim != 1:
         raise ValueError(NO_CODE.format(caller=name, shape=labels.shape))
@@ -305,7 +311,7 @@ def check_classes(name: str, y: Any) -> np.ndarray:
 
 
 def adaptive_bits(labels: np.ndarray, num_classes: int) -> float:
-    """The length of labels in the code of Krichevsky and Trofimov (1981), in bits: KT's product in closed form."""
+    """Return the length of labels in the code of Krichevsky and Trofimov (1981), in bits, in closed form."""
     counts = np.bincount(labels.astype(int), minlength=num_classes)
     nats = gammaln(len(labels) + num_classes / 2) - gammaln(num_classes / 2)
     return float((nats - (gammaln(counts + 0.5) - gammaln(0.5)).sum()) / math.log(2))
@@ -313,7 +319,7 @@ def adaptive_bits(labels: np.ndarray, num_classes: int) -> float:
 
 @contextmanager
 def in_double_precision(predictive: Predictive) -> Iterator[Predictive]:
-    """The same distribution, draws and x as they are in the precision of the fit, computed in float64 inside."""
+    """Provide the predictive distribution in float64, of the same draws and x as in the precision of the fit."""
     dtype = next(iter(predictive.draws.values())).dtype
 
     def widen(leaf: Any) -> np.ndarray:

@@ -1,19 +1,17 @@
-"""Pictures of calibration: what was said would happen, against how often it did."""
+"""Figures of calibration: predicted probabilities against observed frequencies."""
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Literal, get_args
 
 import numpy as np
 
 from ..criticism.calibration import Calibration
-from .likelihood import DASHES, FONT, GREY, LINES
+from .style import BLACK, FONT, GREY, Style, styles_of
 
-if TYPE_CHECKING:  # it takes half a second to import: only who draws waits for it
+if TYPE_CHECKING:  # importing it takes half a second
     from matplotlib.axes import Axes
 
 type What = Literal["curve", "histogram"]
-
-MARKERS = ("o", "s", "D", "^", "v", "P", "X")
 
 
 def plot_calibration(
@@ -21,23 +19,22 @@ def plot_calibration(
 ) -> "Axes":
     """Draw reliability diagrams, or the coverages of intervals, one over the other.
 
-    A fit whose probabilities are frequencies follows the diagonal. Each has its consistency band behind it (Broecker &
-    Smith 2007), around the diagonal and not around the points: a point outside is one that happens in one of ten bins
-    if the forecasts are right. Lines differ in marker and in dashes as well as in colour.
+    A calibrated fit follows the diagonal. The consistency bands (Broecker & Smith 2007) lie around the diagonal, not
+    around the points: if the forecasts are right, one bin in ten falls outside.
 
     Args:
-        calibrations: name -> what `calibration` returned, all of the same kind; or one of them.
-        ax: where to draw; by default a new figure.
-        what: ``"curve"``, frequencies against forecasts; or, of numbers, ``"histogram"``, that of the probability
-            integral transform, which should be level: a hump says that the predictive distribution is too wide, a
-            valley that it is too narrow.
+        calibrations: name -> result of `calibration`, all of the same quantity; or one result.
+        ax: the axes to draw in; by default those of a new figure.
+        what: ``"curve"``, frequencies against forecasts; or, where y is a number, ``"histogram"``, the histogram of the
+            probability integral transform, which should be level: a hump means that the predictive distribution is too
+            wide, a valley that it is too narrow.
 
     Returns:
         The axes.
 
     Raises:
-        TypeError: when `calibrations` is something else.
-        ValueError: when they differ in kind, or a histogram is asked of classes.
+        TypeError: when `calibrations` are not results of `calibration`.
+        ValueError: when their quantities differ, or a histogram is asked for where y is a class.
 
     Example:
         >>> import numpy as np
@@ -49,83 +46,80 @@ def plot_calibration(
         >>> y = 2 * x[:, 0] + np.tile([0.5, 0.5, -0.5, -0.5], 5)
         >>> model = Model(MLP(), Normal(0.5), gaussian(0.5))
         >>> fits = {method.__name__: fit(model, method(), x[::2], y[::2], key=0) for method in (MLE, MAP)}
-        >>> ax = plot_calibration({name: calibration(found, x[1::2], y[1::2]) for name, found in fits.items()})
+        >>> ax = plot_calibration({name: calibration(one, x[1::2], y[1::2]) for name, one in fits.items()})
         >>> print(ax.get_xlabel(), [text.get_text() for text in ax.get_legend().get_texts()])
         probability of the central interval ['MLE', 'MAP']
     """
     named = {"": calibrations} if isinstance(calibrations, Calibration) else calibrations
     if not isinstance(named, Mapping) or not named or not all(isinstance(c, Calibration) for c in named.values()):
-        raise TypeError(f"plot_calibration: expected what calibration returned, or names of such; got {named!r}.")
+        raise TypeError(
+            f"plot_calibration: expected a result of calibration, or a mapping from names to such; got {named!r}."
+        )
     if what not in get_args(What.__value__):
         raise ValueError(f"Expected what to be one of {', '.join(get_args(What.__value__))}; got {what!r}.")
-    kinds = {name: told.of for name, told in named.items()}
-    if len(set(kinds.values())) > 1:
-        raise ValueError(f"plot_calibration: expected calibrations of one kind; got {kinds}.")
-    (kind,) = set(kinds.values())
-    if what == "histogram" and kind != "intervals":
+    quantities = {name: each.quantity for name, each in named.items()}
+    if len(set(quantities.values())) > 1:
+        raise ValueError(f"plot_calibration: expected calibrations of one quantity; got {quantities}.")
+    if what == "histogram" and set(quantities.values()) != {"intervals"}:
         raise ValueError("plot_calibration: expected y to be a number for a histogram of its transform; it is a class.")
     if ax is None:
         import matplotlib.pyplot as plt
 
         _, ax = plt.subplots(figsize=(4.6, 4.6) if what == "curve" else None, layout="constrained")
-    (_draw_curves if what == "curve" else _draw_histograms)(ax, named)
+    (_draw_curves if what == "curve" else _draw_histograms)(ax, named, styles_of(named))
     ax.spines[["top", "right"]].set_visible(False)
     if named.keys() != {""}:
         ax.legend(frameon=False, fontsize=FONT)
     return ax
 
 
-def _draw_curves(ax: "Axes", named: Mapping[str, Calibration]) -> None:
+def _draw_curves(ax: "Axes", named: Mapping[str, Calibration], styles: Mapping[str, Style]) -> None:
     first = next(iter(named.values()))
-    low = 0.0 if first.of != "confidence" else _lowest(named)
-    ax.plot([low, 1], [low, 1], color="0.1", linewidth=0.9, zorder=1)
-    alpha = 0.05 + 0.15 / len(named)  # where bands lie over each other, the lines stay in front
-    for i, (name, told) in enumerate(named.items()):
-        curve, style = told.curve, _style(i)
-        band = GREY if first.of == "intervals" else style["color"]
-        if first.of != "intervals" or i == 0:  # one band for all: it depends on the number of rows alone
+    low = 0.0 if first.quantity != "confidence" else _lowest(named)
+    ax.plot([low, 1], [low, 1], color=BLACK, linewidth=0.9, zorder=1)
+    alpha = 0.05 + 0.15 / len(named)  # bands overlap, and lines must stay visible
+    for i, (name, each) in enumerate(named.items()):
+        curve, style = each.curve, styles[name]
+        band = GREY if first.quantity == "intervals" else style.color
+        if first.quantity != "intervals" or i == 0:  # one band for all: it depends on the number of rows alone
             ax.fill_between(curve["forecast"], curve["low"], curve["high"], color=band, alpha=alpha, linewidth=0)
-        marker = MARKERS[i % len(MARKERS)]
-        ax.plot(curve["forecast"], curve["frequency"], label=name, marker=marker, markersize=6, **style)
+        looks = {**style.line, "linewidth": 1.7, "marker": style.marker, "markersize": 6}
+        ax.plot(curve["forecast"], curve["frequency"], label=name, **looks)
     ax.set(xlim=(low, 1.01), ylim=(low, 1.01), aspect="equal", **_labels(first))
     ax.set_title(_counts(first), loc="left", fontsize=FONT, color="0.3")
 
 
-def _draw_histograms(ax: "Axes", named: Mapping[str, Calibration]) -> None:
-    for i, (name, told) in enumerate(named.items()):
-        assert told.histogram is not None
-        left, right, frequency, low, high = (told.histogram[c] for c in ("left", "right", "frequency", "low", "high"))
+def _draw_histograms(ax: "Axes", named: Mapping[str, Calibration], styles: Mapping[str, Style]) -> None:
+    for i, (name, each) in enumerate(named.items()):
+        assert each.histogram is not None
+        left, right, frequency, low, high = (each.histogram[c] for c in ("left", "right", "frequency", "low", "high"))
         edges, width = np.append(left, right.iloc[-1]), right - left
         if i == 0:
             ax.stairs(high / width, edges, baseline=(low / width).to_numpy(), fill=True, color=GREY, alpha=0.2)
-            ax.axhline(1.0, color="0.1", linewidth=0.9)
-        ax.stairs(frequency / width, edges, label=name, **_style(i))
+            ax.axhline(1.0, color=BLACK, linewidth=0.9)
+        ax.stairs(frequency / width, edges, label=name, linewidth=1.7, **styles[name].line)
     first = next(iter(named.values()))
     ax.set(xlabel="P(Y ≤ y), the probability integral transform", ylabel="density", xlim=(0, 1), ylim=(0, None))
     ax.set_title(_counts(first), loc="left", fontsize=FONT, color="0.3")
 
 
-def _style(i: int) -> dict[str, Any]:
-    return {"color": LINES[i % len(LINES)], "linestyle": DASHES[i % len(DASHES)], "linewidth": 1.7}
-
-
 def _lowest(named: Mapping[str, Calibration]) -> float:
-    """Where the axes of a confidence begin: it is never below 1 / num_classes, and often far above."""
+    """Return where the axes of a confidence begin: it is never below 1 / num_classes, and often far above."""
     columns = ("forecast", "frequency", "low")
-    least = min(float(told.curve[column].min()) for told in named.values() for column in columns)
+    least = min(float(each.curve[column].min()) for each in named.values() for column in columns)
     return max(0.0, np.floor(10 * least - 1e-9) / 10)
 
 
-def _labels(told: Calibration) -> dict[str, str]:
-    if told.of == "intervals":
+def _labels(calibration: Calibration) -> dict[str, str]:
+    if calibration.quantity == "intervals":
         return {"xlabel": "probability of the central interval", "ylabel": "share of rows inside"}
-    if told.of == "confidence":
-        return {"xlabel": "confidence in the most probable class", "ylabel": "how often it is right"}
-    return {"xlabel": f"probability of class {told.of}", "ylabel": "how often it is this class"}
+    if calibration.quantity == "confidence":
+        return {"xlabel": "confidence in the most probable class", "ylabel": "accuracy"}
+    return {"xlabel": f"probability of class {calibration.quantity}", "ylabel": "frequency of this class"}
 
 
-def _counts(told: Calibration) -> str:
-    counts = sorted(set(told.curve["count"]))
-    if told.of == "intervals":
+def _counts(calibration: Calibration) -> str:
+    counts = sorted(set(calibration.curve["count"]))
+    if calibration.quantity == "intervals":
         return f"{counts[0]} rows"
-    return f"{' or '.join(map(str, counts))} rows a point"
+    return f"{' or '.join(map(str, counts))} rows per point"

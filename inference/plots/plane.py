@@ -1,4 +1,4 @@
-"""Rows of one or two numbers as the points of a picture."""
+"""Rows of one or two numbers as points of a figure."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -11,11 +11,11 @@ from ..result import Fit
 from ..rows import Rows
 
 MARGIN = 0.05
-"""How far a picture goes beyond the data, as a share of their range."""
+"""How far a figure extends beyond the data, as a share of their range."""
 
 
 def named_fits(fits: Any, caller: str) -> dict[str, Fit]:
-    """Name -> fit; one fit alone has the name of its method."""
+    """Return name -> fit; a single fit has the name of its method."""
     named = {fits.method.name: fits} if isinstance(fits, Fit) else fits
     if not isinstance(named, Mapping) or not named or not all(isinstance(fit, Fit) for fit in named.values()):
         raise TypeError(f"{caller}: expected a fit, or a mapping from names to fits; got {fits!r}.")
@@ -23,46 +23,48 @@ def named_fits(fits: Any, caller: str) -> dict[str, Fit]:
 
 
 def points_of(fit: Fit, x: Any, *, dimensions: int) -> np.ndarray:
-    """The rows of x as points, (n, dimensions)."""
+    """Return the rows of x as points, (n, dimensions)."""
     leaves = jax.tree.leaves(check_like(fit.layout, x))
     shape = leaves[0].shape[1:]
     if len(leaves) > 1 or shape not in ((dimensions,), () if dimensions == 1 else (dimensions,)):
-        which = "one number" if dimensions == 1 else "two numbers"
+        numbers = "one number" if dimensions == 1 else "two numbers"
         shapes = ", ".join(map(str, fit.layout.shapes))
-        other = " plot_decision draws two." if dimensions == 1 and shape == (2,) else ""
-        raise ValueError(f"x: expected rows of {which}, shape ({dimensions},); got {shapes}.{other}")
+        cure = " plot_decision draws two." if dimensions == 1 and shape == (2,) else ""
+        raise ValueError(f"x: expected rows of {numbers}, shape ({dimensions},); got {shapes}.{cure}")
     return np.asarray(leaves[0], float).reshape(-1, dimensions)
 
 
 def rows_at(fit: Fit, points: np.ndarray) -> Rows:
-    """Points, (m, dimensions), laid out as the rows of a fit."""
+    """Return points, (m, dimensions), in the layout of the rows of a fit."""
     (shape,) = fit.layout.shapes
     return jax.tree.unflatten(fit.layout.tree, [points.reshape(-1, *shape)])
 
 
 def labels_of(fit: Fit, x: Any, y: Any) -> np.ndarray:
-    """The numbers or classes of y, (n,), of soft labels the most probable ones."""
+    """Return the numbers or classes of y, (n,); for soft labels, the most probable classes."""
     leaves = jax.tree.leaves(check_labels(fit.model, check_like(fit.layout, x), y))
     labels = fit.structure.response.labels(leaves[0])
     if len(leaves) > 1 or labels.ndim > 1:
-        raise ValueError(f"y: expected one number or class a row; got {', '.join(str(leaf.shape) for leaf in leaves)}.")
+        raise ValueError(
+            f"y: expected one number or class per row; got {', '.join(str(leaf.shape) for leaf in leaves)}."
+        )
     return labels
 
 
 def reach_of(values: np.ndarray) -> tuple[float, float]:
-    """The range of values and a little beyond."""
+    """Return the range of values, extended by `MARGIN` on both sides."""
     room = MARGIN * (np.ptp(values) or 1.0)
     return float(values.min() - room), float(values.max() + room)
 
 
 def num_draws(fit: Fit) -> int:
-    """How many draws of the weights a fit has, over all chains."""
+    """Return the number of draws of the weights, over all chains."""
     chains, draws = next(iter(fit.draws.values())).shape[:2]
     return chains * draws
 
 
 def new_axes(count: int) -> "np.ndarray[Any, Any]":
-    """The axes of a new figure, side by side, (count,)."""
+    """Return the axes of a new figure, side by side, (count,)."""
     import matplotlib.pyplot as plt
 
     width = 6.4 if count == 1 else 10.0

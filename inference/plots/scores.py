@@ -1,7 +1,6 @@
-"""Pictures of how fits compare, and of how they were found."""
+"""Figures of the scores of fits, and of their losses during optimisation."""
 
 from collections.abc import Mapping
-from itertools import cycle
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -9,36 +8,36 @@ import numpy as np
 from ..criticism.table import Comparison
 from ..criticism.validation import CrossValidation
 from ..result import Fit
-from .likelihood import BLUE, DASHES, FONT, GREY, LINES
 from .plane import named_fits, new_axes
+from .style import DASHED, FONT, GREY, styles_of
 
-if TYPE_CHECKING:  # it takes half a second to import: only who draws waits for it
+if TYPE_CHECKING:  # importing it takes half a second
     from matplotlib.axes import Axes
 
-NEAR = 0.1
-"""Nats a row: smaller differences count as one."""
-REACH = 30.0
-"""A difference as many times the one above it is not drawn to scale, nor are those below."""
+MIN_DIFFERENCE = 0.1
+"""Nats per row: smaller differences count as this one."""
+MAX_JUMP = 30.0
+"""A difference more than this factor larger than the one above it is not drawn to scale, nor are those below."""
 SPAN = 10.0
-"""Losses that are positive and span more than this factor have a logarithmic axis."""
+"""Positive losses that span more than this factor have a logarithmic axis."""
 
 
 def plot_compare(comparison: Comparison | CrossValidation, ax: "Axes | None" = None) -> "Axes":
-    """Draw the log density of each fit minus that of the best, in the order of the table.
+    """Draw the elpd of each fit minus that of the best, ``elpd_diff``, in the order of the table.
 
-    A thick line is one standard error of the paired difference on either side, a thin one two; the numbers are at the
-    right. The marker of a failed fit is hollow. A fit so far behind that the others would fall on one place is an arrow
-    at the left, and one whose log density is not finite a cross.
+    Thick lines are one standard error of the paired difference, ``dse``, on either side, thin lines two; the numbers
+    are at the right. The marker of a failed fit is hollow. A fit so far behind that the others would coincide is an
+    arrow at the left, and a fit whose elpd is not finite a cross.
 
     Args:
-        comparison: what `compare` or `cross_validate` returned.
-        ax: where to draw; by default a new figure.
+        comparison: the result of `compare` or `cross_validate`.
+        ax: the axes to draw in; by default those of a new figure.
 
     Returns:
         The axes.
 
     Raises:
-        TypeError: when `comparison` is something else.
+        TypeError: when `comparison` is not such a result.
 
     Example:
         >>> import numpy as np
@@ -54,7 +53,7 @@ def plot_compare(comparison: Comparison | CrossValidation, ax: "Axes | None" = N
         ['MLE', 'MAP']
     """
     if not isinstance(comparison, Comparison | CrossValidation):
-        raise TypeError(f"plot_compare: expected what compare or cross_validate returned; got {comparison!r}.")
+        raise TypeError(f"plot_compare: expected the result of compare or cross_validate; got {comparison!r}.")
     table = comparison.to_dataframe()
     if ax is None:
         import matplotlib.pyplot as plt
@@ -66,13 +65,16 @@ def plot_compare(comparison: Comparison | CrossValidation, ax: "Axes | None" = N
     low, high = np.nanmin(ends), np.nanmax(ends)
     room = 0.08 * ((high - low) or 1.0)
     edge = low - 1.5 * room
-    ax.axvline(0.0, color=GREY, linewidth=1.0, linestyle=DASHES[1], zorder=1)
-    for row, (value, error, level) in enumerate(zip(values, errors, table["status"], strict=True)):
-        fill = "white" if level == "failed" else BLUE
-        style: dict[str, Any] = {"color": BLUE, "markerfacecolor": fill, "markersize": 7, "zorder": 3, "clip_on": False}
+    ax.axvline(0.0, color=GREY, linewidth=1.0, linestyle=DASHED, zorder=1)
+    styles = styles_of(table.index, dict(zip(table.index, table["kind"], strict=True)))
+    for row, (name, value, error, level) in enumerate(zip(table.index, values, errors, table["status"], strict=True)):
+        colour = styles[name].color
+        fill = "white" if level == "failed" else colour
+        style: dict[str, Any] = {"color": colour, "markerfacecolor": fill, "markersize": 7}
+        style |= {"zorder": 3, "clip_on": False}
         if near[row]:
             for width, reach in ((3.0, 1), (1.2, 2)):
-                ax.plot([value - reach * error, value + reach * error], [row, row], color=BLUE, linewidth=width)
+                ax.plot([value - reach * error, value + reach * error], [row, row], color=colour, linewidth=width)
             ax.plot(value, row, "o", **style)
         else:
             ax.plot(edge, row, "<" if np.isfinite(value) else "x", **style)
@@ -88,9 +90,9 @@ def plot_compare(comparison: Comparison | CrossValidation, ax: "Axes | None" = N
 
 
 def _near(values: np.ndarray, errors: np.ndarray) -> np.ndarray:
-    """Which differences, falling, are drawn to scale, (fit,)."""
-    size = np.maximum(np.abs(values), NEAR)
-    jumps = np.append(False, ~(size[1:] <= REACH * size[:-1]))  # a difference that is NaN is one
+    """Return which of the differences, in falling order, are drawn to scale, (fit,)."""
+    size = np.maximum(np.abs(values), MIN_DIFFERENCE)
+    jumps = np.append(False, ~(size[1:] <= MAX_JUMP * size[:-1]))  # NaN is a jump
     return np.isfinite(values) & ~np.logical_or.accumulate(jumps)
 
 
@@ -104,37 +106,37 @@ def _number(value: float, error: float) -> str:
 
 
 def plot_loss(fits: Fit | Mapping[str, Fit], ax: "Axes | None" = None, *, num_rows: int | None = None) -> "Axes":
-    """Draw the loss of each step of the descents that found points and ensembles.
+    """Draw the loss at each step of the optimisation of point estimates and ensembles.
 
-    The loss is what the method minimises: for MLE the negative log likelihood, for MAP with the negative log prior, so
-    that the two are not compared by their height. Under minibatches it is that of the batches, scaled to all rows.
-    Steps are on a logarithmic axis; losses too where they are positive and span more than a factor of 10. Each restart
-    or member is a line; of restarts the one that was kept is thick.
+    The loss is what the method minimises: for MLE the negative log likelihood, for MAP that plus the negative log
+    prior, so their heights cannot be compared. With minibatches it is the loss of each batch, scaled to all rows. The
+    axis of steps is logarithmic; so is that of losses if they are positive and span more than a factor of 10. Each
+    restart or member is a line; the restart that became the fit is thick.
 
     Args:
         fits: a fit, or name -> fit.
-        ax: where to draw; by default a new figure.
-        num_rows: the number of rows of the fits; then the loss is in nats per row, and not of all rows.
+        ax: the axes to draw in; by default those of a new figure.
+        num_rows: the number of rows of the fits; if given, the loss is in nats per row, else in nats over all rows.
 
     Returns:
         The axes.
 
     Raises:
         TypeError: when `fits` are not fits.
-        ValueError: when a fit has no losses: chains minimise nothing.
+        ValueError: when a fit has no losses, such as chains, which minimise nothing.
     """
     named = named_fits(fits, "plot_loss")
     curves = {name: _losses(name, fit) / (num_rows or 1) for name, fit in named.items()}
     ax = new_axes(1)[0] if ax is None else ax
-    for (name, losses), colour, dash in zip(curves.items(), cycle(LINES), cycle(DASHES), strict=False):
+    styles = styles_of(named, {name: fit.method.name for name, fit in named.items()})
+    for name, losses in curves.items():
         steps = np.arange(1, losses.shape[1] + 1)
-        kept = int(np.argmin(_last(losses))) if named[name].kind == "point" else None
+        best = int(np.argmin(_last(losses))) if named[name].kind == "point" else None
         for i, loss in enumerate(losses):
-            many = len(losses) > 1 and i != kept
-            style: dict[str, Any] = {"linewidth": 0.9 if many else 1.8, "alpha": 0.6 if many else 1.0}
-            style["zorder"] = 2 if many else 3
-            label = name if i == (kept or 0) else None
-            ax.plot(steps, loss, color=colour, linestyle=dash, label=label, **style)
+            thin = len(losses) > 1 and i != best
+            style: dict[str, Any] = {"linewidth": 1.0 if thin else 1.8, "zorder": 2 if thin else 3}
+            label = name if i == (best or 0) else None
+            ax.plot(steps, loss, label=label, **styles[name].line, **style)
     finite = np.concatenate([losses[np.isfinite(losses)] for losses in curves.values()])
     logarithmic = finite.size and finite.min() > 0 and finite.max() > SPAN * finite.min()
     ax.set(xscale="log", yscale="log" if logarithmic else "linear", xlabel="step")
@@ -145,15 +147,15 @@ def plot_loss(fits: Fit | Mapping[str, Fit], ax: "Axes | None" = None, *, num_ro
 
 
 def _losses(name: str, fit: Fit) -> np.ndarray:
-    """The losses of a fit in nats, (restart, step)."""
+    """Return the losses of a fit in nats, (restart, step)."""
     if "loss" not in fit.stats:
         raise ValueError(
-            f"plot_loss: expected points or ensembles; {name!r}, by {fit.method.name}, has no losses. Chains "
-            f"minimise nothing: arviz.plot_trace(fit.to_datatree()) draws their draws."
+            f"plot_loss: expected point estimates or ensembles; {name!r}, by {fit.method.name}, has no losses. Chains "
+            f"minimise nothing: arviz.plot_trace(fit.to_datatree()) shows their draws."
         )
     return np.atleast_2d(fit.stats["loss"])
 
 
 def _last(losses: np.ndarray) -> np.ndarray:
-    """The last finite loss of each restart, infinite where there is none."""
+    """Return the last finite loss of each restart, infinite where there is none."""
     return np.array([loss[np.isfinite(loss)][-1] if np.isfinite(loss).any() else np.inf for loss in losses])
