@@ -36,7 +36,7 @@ from flatprior.inference import predictive as predictive_module
 from flatprior.inference.checks import Layout
 from flatprior.inference.contract import check_model
 from flatprior.inference.criticism import calibration, temperature_scaling, uncertainty
-from flatprior.inference.density import observation, row_log_probs
+from flatprior.inference.density import Density, observation, row_log_probs
 from flatprior.inference.generation import generate
 from flatprior.inference.information import code_length, compress, cross_entropy, prequential, weight_of_evidence
 from flatprior.inference.plots import plot_decision, plot_fit
@@ -426,7 +426,7 @@ def test_hand_written_sequences_are_rows_of_tokens_too(fitted: dict[str, Fit], r
 
     whole = (rows.y >= 0).all(axis=1)
     x, y = rows.x[whole], rows.y[whole]
-    found = replace(fitted["MAP"], model=by_hand, structure=check_model(by_hand, x, y))
+    found = replace(fitted["MAP"], density=Density(by_hand, check_model(by_hand, x, y)))
     result = code_length(found, x, y)
     assert result.num_tokens == y.size
     np.testing.assert_allclose(found.predict(x).probs, np.exp(by_token(found, x))[0], rtol=1e-4, atol=1e-6)
@@ -487,7 +487,7 @@ def test_what_has_no_meaning_is_refused_in_a_sentence(name: str, fitted: dict[st
 def test_other_tokens_cannot_be_compared(fitted: dict[str, Fit], rows: Rows) -> None:
     four = mixture_of(fitted["MAP"], np.full((4, 4), 0.25))
     model = Model(table, CategoricalSequence(4), gaussian(1.5))
-    more = replace(four, model=model, structure=check_model(model, *rows))
+    more = replace(four, density=Density(model, check_model(model, *rows)))
     with pytest.raises(ValueError, match="'a' has 3 kinds of tokens, and 'b' 4 kinds of tokens"):
         compare({"a": fitted["MAP"], "b": more}, *rows)
 
@@ -670,7 +670,7 @@ def test_what_cannot_go_on_is_refused(fitted: dict[str, Fit], rows: Rows) -> Non
         generate(numbers, [0], 3, key=0)
     model = Model(MLP(), Categorical(3), gaussian(1.5))
     structure = check_model(model, rows.x.astype(np.float32), rows.y[:, 0])
-    classes = replace(fitted["MAP"], model=model, structure=structure)
+    classes = replace(fitted["MAP"], density=Density(model, structure))
     with pytest.raises(TypeError, match="expected y to be a row of tokens"):
         generate(classes, [0], 3, key=0)
 
@@ -680,7 +680,8 @@ def test_a_model_that_looks_ahead_is_refused(fitted: dict[str, Fit]) -> None:
         seen = jax.nn.one_hot(x, num_outputs)
         return MLP()(seen + seen.mean(axis=1, keepdims=True), num_outputs, prior=prior)
 
-    found = replace(fitted["draws"], model=Model(unmasked, CategoricalSequence(3), gaussian(1.5)))
+    model = Model(unmasked, CategoricalSequence(3), gaussian(1.5))
+    found = replace(fitted["draws"], density=Density(model, fitted["draws"].structure))
     with pytest.raises(
         ValueError, match="expected the probabilities of a token to depend on x only up to its position"
     ):
