@@ -428,7 +428,7 @@ def test_hand_written_sequences_are_rows_of_tokens_too(fitted: dict[str, Fit], r
 
     whole = (rows.y >= 0).all(axis=1)
     x, y = rows.x[whole], rows.y[whole]
-    found = replace(fitted["MAP"], model=by_hand, structure=check_model(by_hand, x, y))
+    found = replace(fitted["MAP"], density=Density(by_hand, check_model(by_hand, x, y)))
     result = code_length(found, x, y)
     assert result.num_tokens == y.size
     np.testing.assert_allclose(found.predict(x).probs, np.exp(by_token(found, x))[0], rtol=1e-4, atol=1e-6)
@@ -682,7 +682,8 @@ def test_a_model_that_looks_ahead_is_refused(fitted: dict[str, Fit]) -> None:
         seen = jax.nn.one_hot(x, num_outputs)
         return MLP()(seen + seen.mean(axis=1, keepdims=True), num_outputs, prior=prior)
 
-    found = replace(fitted["draws"], model=Model(unmasked, CategoricalSequence(3), gaussian(1.5)))
+    model = Model(unmasked, CategoricalSequence(3), gaussian(1.5))
+    found = replace(fitted["draws"], density=Density(model, fitted["draws"].structure))
     with pytest.raises(
         ValueError, match="expected the probabilities of a token to depend on x only up to its position"
     ):

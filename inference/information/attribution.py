@@ -228,7 +228,7 @@ class _Parts:
 
 
 def _summary(parts: dict[str, Array], y: Rows, levels: Array) -> dict[str, Array]:
-    """Return, over draws, the means, the ends of the intervals, and the largest deviation from linearity."""
+    """Return the means over draws, the ends of the intervals, and the largest deviation from linearity."""
     low, high = jnp.quantile(parts["bits"], levels, axis=0)
     size = jnp.maximum(jnp.abs(parts["log_odds"]), jnp.abs(parts["baseline"])).max(axis=0)
     means = {name: parts[name].mean(axis=0) for name in ("bits", "log_odds", "baseline")}
