@@ -5,9 +5,9 @@
 Every peer trains the same network (softmax, Adam at 1e-3) for the same number of updates, each in a process of its own,
 one after the other, round after round. A process generates its data, times its first fit (including compilation) and
 then three more; the table gives medians over rounds. The networks are multilayer perceptrons (1 to 4), a small
-convolutional network in Flax NNX (5) and a small causal transformer (6). The lower limit is a hand-written optax loop in
-one jitted scan; for Flax modules there is also the loop of Flax's own documentation, a jitted step. A peer that is not
-installed is skipped; `--torch` names a Python that has PyTorch, if it is another one.
+convolutional network in Flax NNX (5) and a small causal transformer (6). The lower limit is a hand-written optax loop
+in one jitted scan; for Flax modules there is also the loop of Flax's own documentation, a jitted step. A peer that is
+not installed is skipped; `--torch` names a Python that has PyTorch, if it is another one.
 """
 
 import argparse
@@ -366,9 +366,7 @@ def main() -> None:
     if arguments.worker:
         print(json.dumps(measure(arguments.worker[0], int(arguments.worker[1]))))
         return
-    print(
-        "seconds of the first fit, including compilation, and of a second fit; x: ratio to the optax scan, above 1 is slower"
-    )
+    print("seconds of the first fit, compilation included, and of a further fit; x: ratio to the optax scan")
     for workload in map(int, arguments.workloads.split(",")):
         print(f"\n{WORKLOADS[workload]}")
         results: dict[str, list[dict[str, Any]]] = {peer: [] for peer in PEERS[type(WORKLOADS[workload])]}

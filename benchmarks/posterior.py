@@ -5,11 +5,11 @@
 
 The protocol is that of the bde package (arXiv 2605.14146): `train_test_split` with random_state=0 makes 20% of the rows
 test rows, x and y are standardised on the training rows, and scores are in standard deviations of y. All peers fit the
-same network, by default [16]*4, with a second output for the scale, under a Normal(0, 1) prior. "NLL, Gaussian" is bde's
-score: for one Gaussian with the mean and standard deviation of the mixture; "NLL, mixture" is minus the elpd of the
-mixture itself. The two are not comparable. "ESS" is the effective sample size of the network's output at a test row,
-within chains: the bulk ESS summed over chains, and its median over 50 rows. It does not measure whether chains agree;
-and for a chain that has not converged, no estimate is below about 5 to 10 per chain.
+same network, by default [16]*4, with a second output for the scale, under a Normal(0, 1) prior. "NLL, Gaussian" is the
+score of bde, for one Gaussian with the mean and standard deviation of the mixture; "NLL, mixture" is minus the elpd of
+the mixture itself. The two are not comparable. "ESS" is the effective sample size of the network's output at a test
+row, within chains: the bulk ESS summed over chains, and its median over 50 rows. It does not measure whether chains
+agree; and for a chain that has not converged, no estimate is below about 5 to 10 per chain.
 
 Each peer runs in a process of its own, one after the other, round after round; round r has seed r. Seconds are wall
 time, from the data in memory to the predictions, including compilation; the table gives medians over rounds, and the
