@@ -88,7 +88,7 @@ BUGS = [
         "test_contract.py",
     ),
     Bug(
-        "the variance omits the variance of the means",
+        "the variance leaves out that of the means",
         "inference/mixture.py",
         "return moments[0].mean(axis=0), within + between",
         "return moments[0].mean(axis=0), within",
