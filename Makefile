@@ -1,31 +1,31 @@
-# `make demo` and `make test` do all the set-up by themselves: .venv is built from requirements.lock when it is missing
-# or older than the lock. PYTHON=/path/to/python chooses another interpreter (3.12 or newer).
+# All targets set up what they need: .venv is built from requirements.lock if it is missing or older than the lock.
+# PYTHON=/path/to/python chooses another interpreter (3.12 or newer).
 
 PYTHON ?= $(shell for p in python3 python3.12 python3.13 python3.14 python; do \
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 12))' >/dev/null 2>&1 && { echo $$p; break; }; done)
 BIN := .venv/bin
 READY := .venv/.ready
-# Compiling keeps one core busy; a file's tests stay together, since they share their fits. A process that dies ends the
-# run: another one in its place would wait for ever.
+# Compilation keeps one core busy. The tests of a file stay in one process, since they share fits. A worker that dies ends
+# the run: its replacement would wait forever.
 PARALLEL := --numprocesses auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder --max-worker-restart 0
 
 .PHONY: demo test test-all bench notebooks lint format lock clean
 
-demo: $(READY)  ## The main job on real data: one network by MLE, MAP and posterior; a table and a figure.
+demo: $(READY)  ## The main task on real data: one network by MLE, MAP and posterior; a table and a figure.
 	$(BIN)/flatprior compare --out demo
 
 test: lint  ## Everything that a change must pass.
 	$(BIN)/pytest $(PARALLEL)
 
-test-all: lint  ## The same, and the long statistical tests; tests/RESULTS.md is the table of the last run.
+test-all: lint  ## The same, and long statistical tests; writes the table tests/RESULTS.md.
 	@mkdir -p build
 	$(BIN)/pytest $(PARALLEL) -m "slow or not slow" --junitxml build/test-all.xml; status=$$?; \
 		$(BIN)/python tests/results.py build/test-all.xml > tests/RESULTS.md; exit $$status
 
-bench: $(READY)  ## Speed against a hand-written loop and against peers.
+bench: $(READY)  ## Speed against a hand-written loop and other libraries.
 	$(BIN)/python benchmarks/point.py
 
-notebooks: $(READY)  ## Run the notebooks at full size and keep their outputs.
+notebooks: $(READY)  ## Run the notebooks at full size and store their outputs.
 	$(BIN)/python -m nbconvert --to notebook --execute --inplace notebooks/*.ipynb
 
 lint: $(READY)  ## Style and types.
@@ -37,7 +37,7 @@ format: $(READY)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-lock: $(READY)  ## Take up newer releases: rewrites requirements.lock.
+lock: $(READY)  ## Update requirements.lock to newer releases.
 	$(BIN)/python -m pip install --quiet uv
 	$(BIN)/uv pip compile --universal --python-version 3.12 --generate-hashes --extra dev --upgrade --quiet \
 		--no-emit-index-url --custom-compile-command "make lock" --output-file requirements.lock pyproject.toml
@@ -46,7 +46,7 @@ $(READY): requirements.lock pyproject.toml
 	@test -n "$(PYTHON)" || { echo "flatprior needs Python 3.12 or newer; give one as PYTHON=/path/to/python"; exit 1; }
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile --require-hashes \
-		--requirement requirements.lock  # most modules are never imported; those that are compile then
+		--requirement requirements.lock  # most modules are never imported; the others compile on import
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
 	@mkdir -p .venv/typing/flatprior && cd .venv/typing/flatprior && \
 		ln -sfn ../../../models models && ln -sfn ../../../inference inference && ln -sfn ../../../command command

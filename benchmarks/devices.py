@@ -1,12 +1,13 @@
-"""What a second device gives: ten chains of `MCLMC` on a network of 946 weights and 1,200 rows.
+"""The gain from a second device: ten chains of `MCLMC` on a network of 946 weights and 1,200 rows.
 
     python benchmarks/devices.py [--rounds 5] [--devices 2]
 
-A CPU is one device until `jax.config.update("jax_num_cpu_devices", n)`; XLA gives one device parts of other cores all
-the same. So the table has one device on all cores and on one of them, and as the limit of the machine as many processes
-as devices at the same time, on a core and with a share of the chains each, which wait for nothing of one another.
-Each is a process of its own (or several), in turn, round after round. Seconds are those of a fit whose program is
-compiled; medians over rounds, and the median over rounds of the ratio to one device. Linux only: it pins processes.
+A CPU is one device until `jax.config.update("jax_num_cpu_devices", n)`, but XLA uses other cores for one device too.
+The table therefore has one device on all cores and one device on one core, and as the limit of the machine as many
+independent processes as devices, each on a core of its own with its share of the chains. Every entry runs in a process
+of its own (or several), one after the other, round after round. Seconds are those of a fit that is already compiled;
+the table gives medians over rounds, and the median over rounds of the ratio to one device. Linux only: it pins
+processes to cores.
 """
 
 import argparse
@@ -20,7 +21,7 @@ NUM_CHAINS = 10
 
 
 def work(devices: int, chains: int, cores: set[int], seed: int) -> None:
-    """Compile, say that all is ready, wait for a line, fit, and print the seconds."""
+    """Compile, print "ready", wait for a line, fit, and print the seconds."""
     os.sched_setaffinity(0, cores)
     import jax
 
@@ -44,7 +45,7 @@ def work(devices: int, chains: int, cores: set[int], seed: int) -> None:
 
 
 def seconds(settings: list[tuple[int, int, set[int]]], seed: int) -> float:
-    """Of processes that begin together, (devices, chains, cores) each: that of the last to end."""
+    """Start processes together, (devices, chains, cores) each, and return the seconds of the last to end."""
     processes = []
     for devices, chains, cores in settings:
         command = [sys.executable, __file__, "--worker", *map(str, (devices, chains, ",".join(map(str, cores)), seed))]
@@ -78,18 +79,20 @@ def main() -> None:
         "one device, one core": [(1, NUM_CHAINS, {cores[0]})],
         f"one device, {count} cores": [(1, NUM_CHAINS, used)],
         f"{count} devices, {count} cores": [(count, NUM_CHAINS, used)],
-        f"{count} processes, a core each": [(1, NUM_CHAINS // count, {core}) for core in cores[:count]],
+        f"{count} processes, one core each": [(1, NUM_CHAINS // count, {core}) for core in cores[:count]],
     }
-    found: dict[str, list[float]] = {name: [] for name in peers}
+    results: dict[str, list[float]] = {name: [] for name in peers}
     for seed in range(arguments.rounds):
         for name, settings in peers.items():
-            found[name].append(seconds(settings, seed))
-            print(f"{name}, seed {seed}: {found[name][-1]:.2f} s", file=sys.stderr, flush=True)
+            results[name].append(seconds(settings, seed))
+            print(f"{name}, seed {seed}: {results[name][-1]:.2f} s", file=sys.stderr, flush=True)
     first, second = list(peers)[:2]
-    print(f"{'':32}{'seconds':>9}{'against ' + first:>32}{'against ' + second:>32}")
-    for name, values in found.items():
-        ratios = [statistics.median(a / b for a, b in zip(found[one], values, strict=True)) for one in (first, second)]
-        print(f"{name:32}{statistics.median(values):9.2f}{ratios[0]:32.2f}{ratios[1]:32.2f}")
+    print(f"{'':32}{'seconds':>9}{'speed-up over ' + first:>36}{'speed-up over ' + second:>36}")
+    for name, values in results.items():
+        ratios = [
+            statistics.median(a / b for a, b in zip(results[one], values, strict=True)) for one in (first, second)
+        ]
+        print(f"{name:32}{statistics.median(values):9.2f}{ratios[0]:36.2f}{ratios[1]:36.2f}")
 
 
 if __name__ == "__main__":

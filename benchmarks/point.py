@@ -1,13 +1,13 @@
-"""Speed of a maximum likelihood fit, against the limit and against peers, in one interleaved run.
+"""Speed of a maximum likelihood fit, against a hand-written loop and other libraries, in one interleaved run.
 
     python benchmarks/point.py [--rounds 3] [--workloads 1,2,3,4,5,6] [--torch PYTHON]
 
-Every peer trains the same network (softmax, Adam at 1e-3) for the same number of updates, each as a process of its own,
-in turn, round after round. A process makes its data, times its first fit (compiling included) and then three more; the
-table gives medians over rounds. The networks are multilayer perceptrons (1 to 4), a small convolutional network of Flax
-NNX (5) and a small causal transformer (6). The limit is a hand-written optax loop in one jitted scan; of Flax modules
-there is beside it the loop of Flax's own documentation, a jitted step. A peer that is not installed is skipped;
-`--torch` names a Python that has PyTorch, if it is another one.
+Every peer trains the same network (softmax, Adam at 1e-3) for the same number of updates, each in a process of its own,
+one after the other, round after round. A process generates its data, times its first fit (including compilation) and
+then three more; the table gives medians over rounds. The networks are multilayer perceptrons (1 to 4), a small
+convolutional network in Flax NNX (5) and a small causal transformer (6). The lower limit is a hand-written optax loop
+in one jitted scan; for Flax modules there is also the loop of Flax's own documentation, a jitted step. A peer that is
+not installed is skipped; `--torch` names a Python that has PyTorch, if it is another one.
 """
 
 import argparse
@@ -59,7 +59,7 @@ class Workload:
 
 @dataclass(frozen=True)
 class Lifted:
-    """A module of Flax NNX, on generated images or generated text."""
+    """A workload of a Flax NNX module on generated images or generated text."""
 
     name: str
     rows: int
@@ -71,7 +71,7 @@ class Lifted:
 
     def data(self) -> tuple[np.ndarray, np.ndarray]:
         rng = np.random.default_rng(0)
-        if self.name == "CNN":  # ten prototypes under noise, and a tenth of the labels wrong, or there were no maximum
+        if self.name == "CNN":  # ten noisy prototypes; a tenth of the labels is random, so that there is a maximum
             y = rng.integers(0, CLASSES, self.rows, dtype=np.int32)
             prototypes = rng.standard_normal((CLASSES, 16, 16), dtype=np.float32)
             x = prototypes[y] + 2 * rng.standard_normal((self.rows, 16, 16), dtype=np.float32)
@@ -123,7 +123,7 @@ def lifted(work: Lifted) -> Callable[[], float]:
 
 
 def flax_loss(module: Any, x: Any, y: Any) -> Any:
-    """The mean over rows of the cross-entropy, of a row of tokens summed."""
+    """The mean over rows of the cross-entropy, summed over the tokens of a row."""
     import optax
 
     each = optax.softmax_cross_entropy_with_integer_labels(module(x), y)
@@ -131,7 +131,7 @@ def flax_loss(module: Any, x: Any, y: Any) -> Any:
 
 
 def flax_scan(work: Lifted) -> Callable[[], float]:
-    """The limit: all updates in one jitted scan."""
+    """The lower limit: all updates in one jitted scan."""
     import jax
     import jax.numpy as jnp
     import optax
@@ -162,7 +162,7 @@ def flax_scan(work: Lifted) -> Callable[[], float]:
 
 
 def flax_loop(work: Lifted) -> Callable[[], float]:
-    """As Flax's documentation has it: nnx.Optimizer, and a step under nnx.jit, batch after batch."""
+    """The loop of Flax's documentation: nnx.Optimizer, and a step under nnx.jit for each batch."""
     import optax
     from flax import nnx
 
@@ -200,7 +200,7 @@ def flatprior(work: Workload) -> Callable[[], float]:
 
 
 def scan(work: Workload) -> Callable[[], float]:
-    """The limit: what one would write by hand for this one network."""
+    """The lower limit: code written by hand for this one network."""
     import jax
     import jax.numpy as jnp
     import optax
@@ -246,7 +246,7 @@ def scan(work: Workload) -> Callable[[], float]:
 
 
 def svi_run(work: Workload) -> Callable[[], float]:
-    """NumPyro as its documentation has it: AutoDelta, a subsampled plate, `SVI.run` without a progress bar."""
+    """NumPyro as in its documentation: AutoDelta, a subsampled plate, `SVI.run` without a progress bar."""
     import jax
     import jax.numpy as jnp
     import numpyro
@@ -342,7 +342,7 @@ PEERS: dict[type, dict[str, Callable[[Any], Callable[[], float]]]] = {
 
 
 def measure(peer: str, workload: int) -> dict[str, Any]:
-    """The seconds of the first fit and of each of the next ones, in this process."""
+    """Measure the seconds of the first fit and the median of the next ones, in this process."""
     try:
         work = WORKLOADS[workload]
         run = PEERS[type(work)][peer](work)
@@ -366,7 +366,7 @@ def main() -> None:
     if arguments.worker:
         print(json.dumps(measure(arguments.worker[0], int(arguments.worker[1]))))
         return
-    print("seconds: the first fit, compiling included / a fit again; x: ratio to the optax scan, above 1 is slower")
+    print("seconds of the first fit, compilation included, and of a further fit; x: ratio to the optax scan")
     for workload in map(int, arguments.workloads.split(",")):
         print(f"\n{WORKLOADS[workload]}")
         results: dict[str, list[dict[str, Any]]] = {peer: [] for peer in PEERS[type(WORKLOADS[workload])]}

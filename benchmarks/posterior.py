@@ -1,19 +1,19 @@
-"""Quality against seconds of a network's posterior, on the UCI airfoil data, in one interleaved run.
+"""Quality of a network's posterior against seconds, on the UCI airfoil data, in one interleaved run.
 
     python benchmarks/posterior.py [--rounds 5] [--peers "MCLMC;NUTS"] [--activation relu] [--devices 2] [--bde PYTHON]
                                    [--widths 16 16 16 16] [--plot PNG] [--data CSV]
 
-The protocol is that of the bde package (arXiv 2605.14146): 20% of the rows are held out by `train_test_split` with
-random_state=0, x and y are standardised on the training rows, and scores are in standard deviations of y. Everyone fits
-the same network, [16]*4 unless said, with a second output for the scale, under a Normal(0, 1) prior. "NLL, Gaussian" is
-bde's: of one Gaussian with the mean and standard deviation of the mixture; "NLL, mixture" is the negative log density
-of the mixture itself. The two must not be compared. "ESS" is the effective sample size of the network's value at a
-held-out row, within chains: the sum over chains of the bulk ESS of each, the median over 50 rows. It does not ask
-whether chains agree; and no estimate from a chain that is still on its way is below some 5 to 10 a chain.
+The protocol is that of the bde package (arXiv 2605.14146): `train_test_split` with random_state=0 makes 20% of the rows
+test rows, x and y are standardised on the training rows, and scores are in standard deviations of y. All peers fit the
+same network, by default [16]*4, with a second output for the scale, under a Normal(0, 1) prior. "NLL, Gaussian" is the
+score of bde, for one Gaussian with the mean and standard deviation of the mixture; "NLL, mixture" is minus the elpd of
+the mixture itself. The two are not comparable. "ESS" is the effective sample size of the network's output at a test
+row, within chains: the bulk ESS summed over chains, and its median over 50 rows. It does not measure whether chains
+agree; and for a chain that has not converged, no estimate is below about 5 to 10 per chain.
 
-Each peer is a process of its own, in turn, round after round; round r has seed r. Seconds are of wall time, from the
-data in memory to the predictions, compiling included; the table gives medians over rounds, and the picture each run
-beside them. `--bde` names a Python in which bde is installed; without it bde is skipped.
+Each peer runs in a process of its own, one after the other, round after round; round r has seed r. Seconds are wall
+time, from the data in memory to the predictions, including compilation; the table gives medians over rounds, and the
+figure also shows each run. `--bde` names a Python in which bde is installed; without it bde is skipped.
 """
 
 import argparse
@@ -33,32 +33,32 @@ import numpy as np
 
 DATA = Path(os.environ.get("FLATPRIOR_DATA", Path(__file__).parents[2] / "shared" / "data")) / "bde" / "airfoil.csv"
 NUM_CHAIN_DRAWS = 20
-"""Fewest draws of what is a chain."""
+"""The smallest number of draws that counts as a chain."""
 NUM_PROBES = 50
-"""Held-out rows at which the network's value is followed along the chains."""
+"""The number of test rows at which the network's output is recorded along the chains."""
 Scores = dict[str, float]
-Found = tuple[Scores, Callable[[], np.ndarray]]
-"""Scores, and what gives the network's values at the probes, (chain, draw, row), when the clock has stopped."""
+Measured = tuple[Scores, Callable[[], np.ndarray]]
+"""Scores, and a function for the network's outputs at the probes, (chain, draw, row), called after the timing."""
 
 
 def split(path: str) -> tuple[np.ndarray, ...]:
-    """(x, y) to fit and (x, y) held out, standardised."""
+    """Return x, y, x_test, y_test, standardised."""
     from sklearn.model_selection import train_test_split
 
     table = np.loadtxt(path, delimiter=",", skiprows=1)
     x, x_test, y, y_test = train_test_split(table[:, :-1], table[:, -1], test_size=0.2, random_state=0)
-    (mean, scale), (level, spread) = (x.mean(axis=0), x.std(axis=0)), (y.mean(), y.std())
-    return (x - mean) / scale, (y - level) / spread, (x_test - mean) / scale, (y_test - level) / spread
+    x_mean, x_sd, y_mean, y_sd = x.mean(axis=0), x.std(axis=0), y.mean(), y.std()
+    return (x - x_mean) / x_sd, (y - y_mean) / y_sd, (x_test - x_mean) / x_sd, (y_test - y_mean) / y_sd
 
 
 def gaussian_nll(y: np.ndarray, mean: np.ndarray, variance: np.ndarray) -> float:
     return float(np.mean(0.5 * (y - mean) ** 2 / variance + 0.5 * np.log(2 * math.pi * variance)))
 
 
-def flatprior(method: Callable[[Any], Any]) -> Callable[..., Found]:
-    """A method of the library, given `flatprior.inference`."""
+def flatprior(method: Callable[[Any], Any]) -> Callable[..., Measured]:
+    """Return a peer for a method of the library; `method` maps `flatprior.inference` to it."""
 
-    def run(data: tuple[np.ndarray, ...], network: dict[str, Any], devices: int, seed: int) -> Found:
+    def run(data: tuple[np.ndarray, ...], network: dict[str, Any], devices: int, seed: int) -> Measured:
         import jax
 
         jax.config.update("jax_num_cpu_devices", devices)
@@ -67,23 +67,23 @@ def flatprior(method: Callable[[Any], Any]) -> Callable[..., Found]:
 
         x, y, x_test, y_test = data
         model = Model(MLP(tuple(network["widths"]), network["activation"]), Normal("network"), gaussian(1.0))
-        found = inference.fit(model, method(inference), x, y, key=seed, progress=False)
-        predictive = found.predict(x_test)
+        fit = inference.fit(model, method(inference), x, y, key=seed, progress=False)
+        predictive = fit.predict(x_test)
         mean, variance = np.asarray(predictive.mean, float), np.asarray(predictive.variance, float)
         scores = {
             "rmse": float(np.sqrt(np.mean((mean - y_test) ** 2))),
             "gaussian": gaussian_nll(y_test, mean, variance),
             "mixture": -float(np.asarray(predictive.log_prob(y_test), float).mean()),
         }
-        chains, draws = next(iter(found.draws.values())).shape[:2]
-        probes = found.predict(x_test[:NUM_PROBES])
+        chains, draws = next(iter(fit.draws.values())).shape[:2]
+        probes = fit.predict(x_test[:NUM_PROBES])
         return scores, lambda: probes.component_means.reshape(chains, draws, NUM_PROBES)
 
     return run
 
 
-def bde(data: tuple[np.ndarray, ...], network: dict[str, Any], devices: int, seed: int) -> Found:
-    """The settings of its paper."""
+def bde(data: tuple[np.ndarray, ...], network: dict[str, Any], devices: int, seed: int) -> Measured:
+    """Fit bde with the settings of its paper."""
     os.environ["XLA_FLAGS"] = f"--xla_force_host_platform_device_count={devices}"
     from bde import BdeRegressor
     from bde.loss import GaussianNLL
@@ -115,7 +115,7 @@ def bde(data: tuple[np.ndarray, ...], network: dict[str, Any], devices: int, see
     return scores, lambda: chains[:, :, :NUM_PROBES, 0]
 
 
-PEERS: dict[str, Callable[..., Found]] = {
+PEERS: dict[str, Callable[..., Measured]] = {
     "MAP": flatprior(lambda lib: lib.MAP(num_steps=10_000)),
     "MLE ensemble of 10": flatprior(lambda lib: lib.Ensemble(base=lib.MLE(validation_fraction=0.1), num_members=10)),
     "MAP ensemble of 10": flatprior(lambda lib: lib.Ensemble(base=lib.MAP(num_steps=10_000), num_members=10)),
@@ -123,15 +123,15 @@ PEERS: dict[str, Callable[..., Found]] = {
     "MCLMC, half": flatprior(lambda lib: lib.MCLMC(num_warmup=10_000, num_samples=100)),
     "MCLMC": flatprior(lambda lib: lib.MCLMC()),
     "MCLMC, double": flatprior(lambda lib: lib.MCLMC(num_warmup=40_000, num_samples=400)),
-    "MCLMC, hotter": flatprior(lambda lib: lib.MCLMC(warmup_energy_variance=3.0)),
+    "MCLMC, larger steps": flatprior(lambda lib: lib.MCLMC(warmup_energy_variance=3.0)),
     "MCLMC, fourfold": flatprior(lambda lib: lib.MCLMC(num_warmup=80_000, num_samples=800)),
     "NUTS, short": flatprior(lambda lib: lib.NUTS(num_warmup=50, num_samples=25, num_chains=10, max_tree_depth=8)),
     "NUTS": flatprior(lambda lib: lib.NUTS(num_warmup=150, num_samples=100, num_chains=10, max_tree_depth=8)),
     "bde": bde,
 }
-"""NUTS is NumPyro's, in chains that begin where those of MCLMC do, side by side on all devices. "MCLMC" is the default;
-the others have the same settings and a multiple of its steps, but for the hotter one, which explores with larger steps.
-The deep ensemble's members stop early, by 10% of the rows; without a prior they go on to fit the noise."""
+"""NUTS is NumPyro's, with the starting points of MCLMC, its chains spread over all devices. "MCLMC" is the default; the
+others have the same settings with a multiple of its steps, except one, which explores with larger steps. The members of
+the deep ensemble stop early, by 10% validation rows; without a prior they would go on to fit the noise."""
 
 
 def measure(peer: str, data: str, network: dict[str, Any], devices: int, seed: int, values: str) -> dict[str, Any]:
@@ -148,10 +148,11 @@ def measure(peer: str, data: str, network: dict[str, Any], devices: int, seed: i
 
 FAMILIES = {"MCLMC": ("#009E73", "o"), "NUTS": ("#0072B2", "^"), "MAP": ("#E69F00", "D"), "bde": ("0.1", "s")}
 FAMILIES |= {"MLE ensemble": ("#CC79A7", "v"), "MAP ensemble": ("#56B4E9", "P")}
+"""Family of peers -> (colour, marker)."""
 
 
 def effective_size(values: np.ndarray) -> float:
-    """Within chains, of the median row; values are (chain, draw, row)."""
+    """The effective sample size within chains at the median row; values are (chain, draw, row)."""
     from arviz_stats.base import array_stats
 
     if values.shape[1] < NUM_CHAIN_DRAWS:
@@ -161,7 +162,7 @@ def effective_size(values: np.ndarray) -> float:
 
 
 def run(peer: str, arguments: argparse.Namespace, seed: int) -> dict[str, Any]:
-    """One peer in a process of its own."""
+    """Run one peer in a process of its own."""
     with tempfile.TemporaryDirectory() as folder:
         values = str(Path(folder, "values.npy"))
         python = arguments.bde if peer == "bde" else sys.executable
@@ -176,7 +177,7 @@ def run(peer: str, arguments: argparse.Namespace, seed: int) -> dict[str, Any]:
 
 
 def plot(results: dict[str, list[dict[str, Any]]], title: str, path: str) -> None:
-    """Quality against seconds: every run small, medians large; the lengths of MCLMC and NUTS joined."""
+    """Plot quality against seconds: runs as small markers, medians as large ones, joined within a family."""
     import matplotlib
 
     matplotlib.use("agg")
@@ -184,13 +185,13 @@ def plot(results: dict[str, list[dict[str, Any]]], title: str, path: str) -> Non
 
     figure, axes = plt.subplots(1, 2, figsize=(10.0, 4.2), layout="constrained")
     panels = (
-        ("mixture", "negative log density, nats a row", 0.0),
+        ("mixture", "-elpd, nats per row", 0.0),
         ("rmse", "RMSE, standard deviations of y", math.inf),
     )
     for ax, (column, label, highest) in zip(axes, panels, strict=True):
         for family, (color, marker) in FAMILIES.items():
-            of_it = [runs for name, runs in results.items() if name.split(",")[0].removesuffix(" of 10") == family]
-            points = [[(run["seconds"], run[column]) for run in runs] for runs in of_it if "missing" not in runs[0]]
+            members = [runs for name, runs in results.items() if name.split(",")[0].removesuffix(" of 10") == family]
+            points = [[(run["seconds"], run[column]) for run in runs] for runs in members if "missing" not in runs[0]]
             if not points:
                 continue
             each = np.concatenate(points)
@@ -200,7 +201,7 @@ def plot(results: dict[str, list[dict[str, Any]]], title: str, path: str) -> Non
             ax.plot(middle[:, 0], np.minimum(middle[:, 1], highest), label=family, **style)
             for seconds, value in middle[middle[:, 1] > highest]:
                 ax.annotate(f"{value:+.3g}", (seconds, highest), (9, -3), textcoords="offset points", va="top")
-        ax.set(xscale="log", xlabel="seconds, compiling included", ylabel=label)
+        ax.set(xscale="log", xlabel="seconds, including compilation", ylabel=label)
         ax.grid(alpha=0.25, which="both")
     axes[1].legend(frameon=False)
     figure.suptitle(title)
@@ -211,22 +212,25 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--peers", help="separated by semicolons; all by default")
-    parser.add_argument("--activation", default="relu", help="bde's is relu, the library's default silu")
-    parser.add_argument("--widths", type=int, nargs="+", default=[16] * 4, help="hidden units; bde's are 16 16 16 16")
-    parser.add_argument("--devices", type=int, default=os.cpu_count() or 1, help="by default one a core")
+    parser.add_argument("--activation", default="relu", help="default relu, as in bde; the library's default is silu")
+    parser.add_argument(
+        "--widths", type=int, nargs="+", default=[16] * 4, help="hidden units per layer; in bde 16 16 16 16"
+    )
+    parser.add_argument("--devices", type=int, default=os.cpu_count() or 1, help="by default one per core")
     parser.add_argument("--data", default=str(DATA))
     parser.add_argument("--bde", help="a Python in which bde is installed")
-    parser.add_argument("--plot", help="where to draw quality against seconds")
+    parser.add_argument("--plot", help="the file for the figure of quality against seconds")
     parser.add_argument("--worker", nargs=3, metavar=("PEER", "SEED", "NPY"), help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.worker:
         peer, seed, values = arguments.worker
         network = {"widths": arguments.widths, "activation": arguments.activation}
-        found = measure(peer, arguments.data, network, arguments.devices, int(seed), values)
-        print(json.dumps(found))
+        print(json.dumps(measure(peer, arguments.data, network, arguments.devices, int(seed), values)))
         return
     if not Path(arguments.data).exists():
-        raise SystemExit(f"There is no {arguments.data}: give the airfoil table as --data.")
+        raise SystemExit(
+            f"Expected the airfoil table at {arguments.data}, which does not exist; give its path as --data."
+        )
     peers = arguments.peers.split(";") if arguments.peers else list(PEERS)
     results: dict[str, list[dict[str, Any]]] = {peer: [] for peer in peers if peer != "bde" or arguments.bde}
     for seed in range(arguments.rounds):
@@ -236,7 +240,7 @@ def main() -> None:
     title = f"airfoil, {arguments.widths} {arguments.activation}, Normal(0, 1) prior, {arguments.devices} devices"
     print(f"{title}; medians of {arguments.rounds}")
     columns = ("seconds", "rmse", "gaussian", "mixture", "ess")
-    print(f"{'':20}{'seconds':>9}{'RMSE':>9}{'NLL, Gaussian':>16}{'NLL, mixture':>16}{'ESS':>8}{'ESS a second':>14}")
+    print(f"{'':20}{'seconds':>9}{'RMSE':>9}{'NLL, Gaussian':>16}{'NLL, mixture':>16}{'ESS':>8}{'ESS per second':>16}")
     for peer in peers:
         runs = results.get(peer, [{"missing": "bde"}])
         if "missing" in runs[0]:
@@ -244,7 +248,7 @@ def main() -> None:
             continue
         seconds, rmse, gaussian, mixture, ess = (statistics.median(run[name] for run in runs) for name in columns)
         rate = statistics.median(run["ess"] / run["seconds"] for run in runs)
-        size = "" if math.isnan(ess) else f"{ess:8.0f}{rate:14.2f}"
+        size = "" if math.isnan(ess) else f"{ess:8.0f}{rate:16.2f}"
         print(f"{peer:20}{seconds:9.1f}{rmse:9.4f}{gaussian:16.3f}{mixture:16.3f}{size}")
     if arguments.plot:
         plot(results, title, arguments.plot)

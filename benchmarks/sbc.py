@@ -1,12 +1,12 @@
-"""Simulation-based calibration (Talts et al. 2018): draws that are from the posterior have ranks that are uniform.
+"""Simulation-based calibration (Talts et al. 2018): if draws are from the posterior, ranks of the truth are uniform.
 
     python benchmarks/sbc.py [--replicates 256] [--problems NAME;...] [--methods NAME;...] [--plot PNG] [--processes 2]
 
-A replicate draws weights from the prior and y given them, fits y, and counts how many of 63 thinned draws lie below the
-truth, for every quantity: weights where they are identified, values of the function where they are not (hidden units
-can be exchanged), and the log likelihood, which also tells a posterior that has not seen all rows (Modrak et al. 2023).
-A method is right where no chi-square test of uniformity over 8 bins has a p-value below .01, by Bonferroni over all the
-tests of a run. Nothing is left out or run again. Two samplers are broken on purpose, and must be found.
+A replicate draws weights from the prior and y given the weights, fits y, and counts how many of 63 thinned draws lie
+below the truth, for every quantity: the weights if they are identified, otherwise values of the function (hidden units
+can be permuted), and the log likelihood, which also detects a posterior that ignores some rows (Modrak et al. 2023). A
+method passes if no chi-square test of uniformity over 8 bins has a p-value below .01, with a Bonferroni correction over
+all tests of a run. No replicate is left out or repeated. Two samplers are broken on purpose, and must be detected.
 """
 
 import argparse
@@ -30,16 +30,16 @@ from flatprior.inference import MAP, MCLMC, NUTS, Ensemble, Laplace, fit
 from flatprior.models import MLP, Bernoulli, Model, Normal, gaussian
 
 DRAWS, THINNING, BINS = 63, 4, 8
-"""Draws that a rank is among, how many were drawn for each, and bins of the 64 ranks."""
+"""The number of draws that a rank is based on, the thinning of NUTS, and the number of bins of the 64 ranks."""
 LEVEL = 0.01
 NARROW = 0.7
-"""By how much a broken sampler narrows its draws."""
+"""The factor by which a broken sampler shrinks its draws towards their mean."""
 X = np.linspace(-1.5, 1.5, 12)[:, None]
 PROBES = np.array([[-2.0], [0.3], [2.0]])
 
 
 class Problem(NamedTuple):
-    """A model, its rows, and whether its weights mean something by themselves."""
+    """A model, its rows, and whether its weights are identified."""
 
     model: Model
     x: np.ndarray
@@ -66,7 +66,7 @@ BROKEN = ("too narrow", "half the rows")
 
 
 def quantities(problem: Problem, weights: dict[str, Array], x: Array, y: Array) -> dict[str, Array]:
-    """What is ranked, at one draw."""
+    """Return the quantities to rank, at one draw."""
     model = problem.model
     eta = lambda at: substitute(model.network, weights)(at, prior=model.prior)[:, 0]  # noqa: E731
     observed = trace(substitute(seed(model, 0), weights)).get_trace(x, y)["y"]
@@ -77,7 +77,7 @@ def quantities(problem: Problem, weights: dict[str, Array], x: Array, y: Array) 
 
 
 def ranks(name: str, method: str, replicates: range) -> dict[str, np.ndarray]:
-    """Quantity -> the rank of the truth among the draws, (replicate,), each from 0 to 63."""
+    """Return quantity -> the ranks of the truth among the draws, (replicate,), each from 0 to 63."""
     problem = PROBLEMS[name]
     model, x = problem.model, jnp.asarray(problem.x, jnp.float32)
     of_draws = jax.jit(jax.vmap(partial(quantities, problem), in_axes=(0, None, None)))
@@ -89,7 +89,7 @@ def ranks(name: str, method: str, replicates: range) -> dict[str, np.ndarray]:
         y = values.pop("y")
         return values, y
 
-    found: dict[str, list[int]] = {}
+    below: dict[str, list[int]] = {}
     for replicate in replicates:
         key_truth, key_fit = jax.random.split(jax.random.fold_in(jax.random.key(2018), replicate))
         truth, y = simulate(key_truth)
@@ -103,24 +103,24 @@ def ranks(name: str, method: str, replicates: range) -> dict[str, np.ndarray]:
         one = of_draws({site: value[None] for site, value in truth.items()}, x, y)
         for quantity, values in of_draws(draws, x, y).items():
             assert len(values) == DRAWS
-            found.setdefault(quantity, []).append(int((np.asarray(values) < np.asarray(one[quantity])).sum()))
-    return {quantity: np.array(values) for quantity, values in found.items()}
+            below.setdefault(quantity, []).append(int((np.asarray(values) < np.asarray(one[quantity])).sum()))
+    return {quantity: np.array(values) for quantity, values in below.items()}
 
 
 def p_value(rank: np.ndarray) -> float:
-    """Of the hypothesis that ranks are uniform."""
+    """Return the p-value of the hypothesis that ranks are uniform."""
     return float(chisquare(np.bincount(rank * BINS // (DRAWS + 1), minlength=BINS)).pvalue)
 
 
-def right(found: dict[str, np.ndarray], tests: int = 1) -> bool:
-    """Whether no quantity's ranks are too far from uniform, by Bonferroni over its quantities and so many runs."""
-    return min(map(p_value, found.values())) > LEVEL / (len(found) * tests)
+def right(of_quantity: dict[str, np.ndarray], tests: int = 1) -> bool:
+    """Whether the ranks of all quantities pass, with a Bonferroni correction over quantities and `tests` runs."""
+    return min(map(p_value, of_quantity.values())) > LEVEL / (len(of_quantity) * tests)
 
 
 def measured(
     names: list[str], methods: list[str], replicates: int, processes: int
 ) -> Iterator[tuple[str, str, dict[str, np.ndarray]]]:
-    """Problem, method and ranks, as they are done."""
+    """Yield problem, method and ranks as they become available."""
     with ProcessPoolExecutor(processes, mp_context=get_context("spawn")) as pool:
         pending = {
             (name, method): pool.submit(ranks, name, method, range(replicates)) for name in names for method in methods
@@ -130,7 +130,7 @@ def measured(
 
 
 def plot(results: dict[tuple[str, str], dict[str, np.ndarray]], path: Path) -> None:
-    """A histogram of ranks a problem and method, over all of its quantities, with the band of chance of one."""
+    """Plot the histograms of ranks for each problem and method, with the sampling band of one quantity."""
     import matplotlib.pyplot as plt
     from scipy.stats import binom
 
@@ -138,11 +138,11 @@ def plot(results: dict[tuple[str, str], dict[str, np.ndarray]], path: Path) -> N
     figure, axes = plt.subplots(
         len(methods), len(names), figsize=(3 * len(names), 1.5 * len(methods)), sharex=True, squeeze=False
     )
-    for (name, method), found in results.items():
+    for (name, method), of_quantity in results.items():
         ax = axes[methods.index(method), names.index(name)]
-        total = len(next(iter(found.values())))
+        total = len(next(iter(of_quantity.values())))
         ax.axhspan(*(binom.ppf(q, total, 1 / BINS) for q in (0.005, 0.995)), color="0.9")
-        for rank in found.values():
+        for rank in of_quantity.values():
             ax.stairs(np.bincount(rank * BINS // (DRAWS + 1), minlength=BINS), np.arange(BINS + 1), lw=1)
         ax.set(ylim=(0, None), xticks=[], ylabel=method if ax is axes[methods.index(method), 0] else "")
     for ax, name in zip(axes[0], names, strict=True):
@@ -153,7 +153,7 @@ def plot(results: dict[tuple[str, str], dict[str, np.ndarray]], path: Path) -> N
 
 
 def main() -> None:
-    """Print a row a problem and method."""
+    """Print one line for each problem and method."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--replicates", type=int, default=256)
     parser.add_argument("--problems", default=";".join(PROBLEMS), help="separated by semicolons")
@@ -163,16 +163,17 @@ def main() -> None:
     chosen = parser.parse_args()
     names, methods = chosen.problems.split(";"), chosen.methods.split(";")
     tests, results, wrong = len(names) * len(methods), {}, []
-    print(f"{'':10}{'':17}{'smallest p':>12}  of                uniform")
-    for name, method, found in measured(names, methods, chosen.replicates, chosen.processes):
-        results[name, method] = found
-        worst = min(found, key=lambda quantity: p_value(found[quantity]))
-        passed = right(found, tests)
-        print(f"{name:10}{method:17}{p_value(found[worst]):12.2g}  {worst:17} {'yes' if passed else 'no'}", flush=True)
+    print(f"{'':10}{'':17}{'smallest p':>12}  quantity          uniform")
+    for name, method, of_quantity in measured(names, methods, chosen.replicates, chosen.processes):
+        results[name, method] = of_quantity
+        p_values = {quantity: p_value(rank) for quantity, rank in of_quantity.items()}
+        worst = min(p_values, key=lambda quantity: p_values[quantity])
+        passed = right(of_quantity, tests)
+        print(f"{name:10}{method:17}{p_values[worst]:12.2g}  {worst:17} {'yes' if passed else 'no'}", flush=True)
         wrong += [f"{method} on {name}"] * ((method in EXACT and not passed) or (method in BROKEN and passed))
     if chosen.plot:
         plot(results, chosen.plot)
-    sys.exit(f"Not as it should be: {', '.join(wrong)}" if wrong else 0)
+    sys.exit(f"Unexpected results: {', '.join(wrong)}" if wrong else 0)
 
 
 if __name__ == "__main__":

@@ -1,12 +1,13 @@
-"""Draws held against posteriors that are known: six of posteriordb's, and three that have a closed form or a grid.
+"""Draws compared with known posteriors: six from posteriordb, and three with a closed form or a grid.
 
     python benchmarks/truth.py [--keys 4] [--posteriors NAME;...] [--methods NAME;...] [--data FOLDER] [--processes 2]
 
-For every parameter the mean and the mean square of the draws are compared with the reference's. z is the difference in
-standard errors, those of the draws and of the reference together; a run passes when no |z| reaches 4. Beside it stands
-the bias: the largest difference of a mean and of a standard deviation, in standard deviations of the posterior, from
-the draws of all keys together; of parameters, and of predictions, the linear predictor at 20 rows. Every key counts;
-nothing is run again. In float64: two of the posteriors have an intercept far from their data.
+For every parameter the mean and the mean square of the draws are compared with those of the reference. z is the
+difference in standard errors, combined over the draws and the reference; a run passes if no |z| reaches 4. The table
+also gives the bias: the largest difference of a mean and of a standard deviation, in standard deviations of the
+posterior, from the draws of all keys together; for parameters, and for predictions (the linear predictor at 20 rows).
+Every key counts; nothing is repeated. All runs are in float64, since two of the posteriors have an intercept far from
+their data.
 """
 
 import argparse
@@ -30,13 +31,13 @@ from flatprior.inference import MCLMC, NUTS, fit
 
 FOLDER = Path(os.environ.get("FLATPRIOR_DATA", Path(__file__).parents[2] / "shared" / "data")) / "posteriordb"
 BOUND = 4.0
-"""Standard errors."""
+"""The bound of |z|, in standard errors."""
 NUM_PREDICTIONS = 20
-"""Rows, evenly spread, at which the linear predictor is looked at."""
+"""The number of evenly spaced rows at which the linear predictor is compared."""
 
 
 class Posterior(NamedTuple):
-    """A model, its rows, and the moments of its posterior, one entry a parameter."""
+    """A model, its rows, and the moments of its posterior, one entry per parameter."""
 
     model: Callable[..., None]
     x: np.ndarray
@@ -54,12 +55,12 @@ class Posterior(NamedTuple):
 
 
 def some(x: np.ndarray) -> np.ndarray:
-    """The rows of the predictions."""
+    """Return the rows of the predictions."""
     return np.asarray(x[np.linspace(0, len(x) - 1, NUM_PREDICTIONS).astype(int)])
 
 
 def regression(prior: dist.Distribution, scale: dist.Distribution) -> Callable[..., None]:
-    """A linear regression; x holds the intercept's column, where there is one."""
+    """Return a linear regression; x includes the column of the intercept, if there is one."""
 
     def model(x: Array, y: Array | None = None) -> None:
         beta = numpyro.sample("beta", prior.expand((x.shape[1],)).to_event(1))
@@ -151,7 +152,7 @@ def exact(
 
 
 def conjugate(num_weights: int) -> Posterior:
-    """Normal prior, Normal likelihood of known scale: in closed form."""
+    """A Normal prior and a Normal likelihood of known scale, in closed form."""
     rng = np.random.default_rng(num_weights)
     x = rng.normal(size=(4 * num_weights, num_weights))
     y = x @ rng.normal(size=num_weights) + 0.5 * rng.normal(size=len(x))
@@ -189,18 +190,17 @@ METHODS: dict[str, Any] = {
     "MCLMC, .02": MCLMC(**MANY, precondition=True, energy_variance=0.02),
     "MCLMC, .2": MCLMC(**MANY, precondition=True, energy_variance=0.2),
 }
-"""MCLMC by the energy variance of its draws, of which .0002 is the default; and with all of its defaults."""
+"""MCLMC for several energy variances of its draws (.0002 is the default), and with all of its defaults."""
 
 
 class Result(NamedTuple):
-    """What one run gave, one entry a parameter but for the last."""
+    """The result of one run, one entry per parameter, or per row of the predictions for `eta_...`."""
 
     mean: np.ndarray
     mean_square: np.ndarray
     z_mean: np.ndarray
     z_mean_square: np.ndarray
     eta_mean: np.ndarray
-    """At the rows of the predictions."""
     eta_mean_square: np.ndarray
     status: str
 
@@ -214,11 +214,11 @@ def get(name: str, folder: Path = FOLDER) -> Posterior:
 
 
 def run(name: str, method: str, key: int, folder: Path = FOLDER) -> Result:
-    """One fit, held against its reference."""
+    """Run one fit and compare it with its reference."""
     posterior = get(name, folder)
     with jax.enable_x64(True):
-        found = fit(posterior.model, METHODS[method], posterior.x, posterior.y, key=key, progress=False)
-    sites = [found.draws[site] for site in ("beta", "sigma") if site in found.draws]
+        fitted = fit(posterior.model, METHODS[method], posterior.x, posterior.y, key=key, progress=False)
+    sites = [fitted.draws[site] for site in ("beta", "sigma") if site in fitted.draws]
     draws = np.concatenate([site.reshape(*site.shape[:2], -1) for site in sites], axis=2)
 
     def moment(values: np.ndarray, expected: np.ndarray, expected_error: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -230,25 +230,25 @@ def run(name: str, method: str, key: int, folder: Path = FOLDER) -> Result:
     square, z_square = moment(draws**2, posterior.mean_square, posterior.mcse_mean_square)
     eta = sites[0] @ some(posterior.x).T
     moments = eta.mean(axis=(0, 1)), (eta**2).mean(axis=(0, 1))
-    return Result(mean, square, z_mean, z_square, *moments, str(found.status))
+    return Result(mean, square, z_mean, z_square, *moments, str(fitted.status))
 
 
 def biases(posterior: Posterior, results: list[Result]) -> tuple[float, ...]:
-    """The largest bias of a mean and of a standard deviation, of parameters and of predictions.
+    """Return the largest bias of a mean and of a standard deviation, for parameters and for predictions.
 
     In standard deviations of the posterior.
     """
-    found = (
+    groups = (
         (posterior.mean, posterior.sd, [(result.mean, result.mean_square) for result in results]),
         (*posterior.predictions, [(result.eta_mean, result.eta_mean_square) for result in results]),
     )
     worst = []
-    for expected, spread, moments in found:
+    for expected, scale, moments in groups:
         mean = np.mean([mean for mean, _ in moments], axis=0)
-        # Of each run about its own mean, so that the scatter of the means is not taken for spread.
+        # The variance of each run is around its own mean, so that errors of the means do not add to it.
         sd = np.sqrt(np.mean([square - mean**2 for mean, square in moments], axis=0))
-        off, wide = (mean - expected) / spread, sd / spread - 1
-        worst += [float(off[np.abs(off).argmax()]), float(wide[np.abs(wide).argmax()])]
+        for bias in ((mean - expected) / scale, sd / scale - 1):
+            worst.append(float(bias[np.abs(bias).argmax()]))
     return tuple(worst)
 
 
@@ -275,7 +275,7 @@ def main() -> None:
     arguments = parser.parse_args()
     names = arguments.posteriors.split(";") if arguments.posteriors else [*CLOSED, *POSTERIORDB]
     if not arguments.data.exists():
-        print(f"There is no {arguments.data}: give posteriordb's folder as --data. Its posteriors are left out.")
+        print(f"{arguments.data} does not exist, so posteriordb's posteriors are left out; give its folder as --data.")
         names = [name for name in names if name in CLOSED]
     methods = arguments.methods.split(";") if arguments.methods else list(METHODS)
     print(f"{'':46}{'passed':>8}{'worst |z|':>11}{'bias: mean':>12}{'sd':>8}{'predictions: mean':>19}{'sd':>8}  status")
@@ -283,9 +283,8 @@ def main() -> None:
         passed = sum(result.worst < BOUND for result in results)
         mean, sd, eta_mean, eta_sd = biases(get(name, arguments.data), results)
         worst = max(result.worst for result in results)
-        said = next((result.status for result in results if result.status != "ok"), "ok")
-        bad = sum(result.status != "ok" for result in results)
-        status = said if said == "ok" else f"{bad} of {len(results)}: {said}"
+        bad = [result.status for result in results if result.status != "ok"]
+        status = f"{len(bad)} of {len(results)}: {bad[0]}" if bad else "ok"
         print(
             f"{name:28}{method:18}{passed:>4} of {len(results)}{worst:11.2f}{mean:12.3f}{sd:8.3f}"
             f"{eta_mean:19.3f}{eta_sd:8.3f}  {status}",

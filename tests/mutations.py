@@ -1,9 +1,9 @@
-"""Bugs planted one at a time: for each of them a test must fail. Run after changes to the density or to the tests.
+"""Planted bugs, one at a time: for each of them a test must fail. Run after changes to the density or to the tests.
 
     python tests/mutations.py [--only WORD] [--processes 2]
 
-Every bug is a line changed in a copy of the library; the tests named beside it run against that copy. Prints a table,
-and ends with an error where a bug survives, or where its line is no longer there.
+Each bug changes one line in a copy of the library, and the tests listed with it run on that copy. Prints a table, and
+exits with an error if a bug survives or its line no longer exists.
 """
 
 import argparse
@@ -21,7 +21,7 @@ ROOT = Path(__file__).parents[1]
 
 
 class Bug(NamedTuple):
-    """A line, what it is changed to, and the tests that should find it."""
+    """A line, its replacement, and the tests that should detect it."""
 
     name: str
     file: str
@@ -33,7 +33,7 @@ class Bug(NamedTuple):
 BUGS = [
     Bug(
         "the prior has the wrong sign",
-        "inference/density.py",
+        "inference/handlers.py",
         "            return self.latent\n",
         "            return -1.0\n",
         "test_identities.py",
@@ -41,41 +41,40 @@ BUGS = [
     Bug(
         "a batch is not scaled to all rows",
         "inference/density.py",
-        "_Scale(num_rows / count_rows(x), prior_power)",
-        "_Scale(1.0, prior_power)",
+        "scaled(num_rows / data.num_rows, prior_power)",
+        "scaled(1.0, prior_power)",
         "test_identities.py",
     ),
     Bug(
-        "a flat prior leaves the prior as it was",
-        "inference/density.py",
+        "a flat prior does not change the prior",
+        "inference/handlers.py",
         'msg["fn"] = msg["fn"].mask(False)',
         'msg["fn"] = msg["fn"].mask(True)',
         "test_identities.py",
     ),
     Bug(
-        "NUTS drops the Jacobian",
-        "inference/methods/nuts.py",
-        "return potential_energy(self.model, (x, y), {}, z)",
-        "from ..density import log_density; "
-        "return -log_density(self.model, constrain_fn(self.model, (x, y), {}, z), x, y)",
-        "test_oracles.py::test_nuts_draws_a_learned_scale",
+        "the potential omits the Jacobian",
+        "inference/density.py",
+        "return potential_energy(self.model, (data.x, data.y), _given(data), u)",
+        "return -log_density(self.model, self.constrain(u, data), data.x, data.y)",
+        "test_laplace.py test_oracles.py::test_nuts_draws_a_learned_scale",
     ),
     Bug(
         "MCLMC accepts every step",
-        "inference/methods/mclmc.py",
-        "moved = jnp.where(i < self.cooling_ends, sound, metropolis)",
-        "moved = sound",
+        "inference/methods/langevin.py",
+        "moved = jnp.where(i < schedule.cooling_ends, valid, metropolis)",
+        "moved = valid",
         "test_mclmc.py",
     ),
     Bug(
-        "Laplace forgets 2 pi in the evidence",
+        "Laplace uses pi for 2 pi in the evidence",
         "inference/methods/laplace.py",
         "len(self.centre) * math.log(2 * math.pi) - log_det",
         "len(self.centre) * math.log(math.pi) - log_det",
         "test_laplace.py",
     ),
     Bug(
-        "chains are mixed up",
+        "chains and draws are exchanged",
         "inference/result.py",
         "return values.reshape(*self._chains_and_draws, -1)",
         "return values.reshape(*self._chains_and_draws[::-1], -1).swapaxes(0, 1)",
@@ -97,23 +96,23 @@ BUGS = [
     ),
     Bug(
         "every epoch has the same batches: a stale key",
-        "inference/methods/descent.py",
-        "lambda epoch: jax.random.fold_in(key, epoch)",
-        "lambda epoch: jax.random.fold_in(key, 0 * epoch)",
+        "inference/methods/steps.py",
+        "np.random.default_rng([*seed, first + i])",
+        "np.random.default_rng([*seed, 0])",
         "test_blocks.py",
     ),
     Bug(
-        "every restart begins at the same place: a key used again",
-        "inference/methods/descent.py",
-        "keys = jax.random.split(jax.random.fold_in(key, STARTS), self.settings.num_restarts)",
-        "keys = jnp.stack([key] * self.settings.num_restarts)",
+        "every restart has the same starting point: a reused key",
+        "inference/methods/steps.py",
+        "keys = jax.random.split(jax.random.fold_in(key, START_KEY), self.num_restarts)",
+        "keys = jnp.stack([key] * self.num_restarts)",
         "test_ensemble.py",
     ),
     Bug(
-        "held-out rows are fitted as well",
+        "validation rows are fitted as well",
         "inference/methods/descent.py",
-        "take_rows(x, training),\n        take_rows(y, training),",
-        "x,\n        y,",
+        "return data.take(order[count:]), data.take(order[:count])",
+        "return data, data.take(order[:count])",
         "test_ensemble.py test_blocks.py",
     ),
     Bug(
@@ -131,14 +130,14 @@ BUGS = [
         "test_models.py test_information.py",
     ),
     Bug(
-        "the shape of y is not looked at",
+        "the shape of y is not checked",
         "inference/contract.py",
         "    _check_row_log_prob(name, site, count_rows(x))\n",
         "",
         "test_rows.py test_bad_input.py",
     ),
     Bug(
-        "the standard error is of one row",
+        "the standard error is that of a single row",
         "inference/criticism/scores.py",
         "values.std(ddof=1, dtype=np.float64) / math.sqrt(len(values))",
         "values.std(ddof=1, dtype=np.float64)",
@@ -148,7 +147,7 @@ BUGS = [
 
 
 def outcome(bug: Bug) -> str:
-    """The first test that found it; or what went wrong."""
+    """Return the first test that detects a bug, or a sentence on its survival."""
     with tempfile.TemporaryDirectory() as folder:
         copy = Path(folder)
         shutil.copytree(ROOT / "tests", copy / "tests", ignore=shutil.ignore_patterns("__pycache__"))
@@ -160,7 +159,7 @@ def outcome(bug: Bug) -> str:
         file = package / bug.file
         text = file.read_text()
         if text.count(bug.line) != 1:
-            return f"SURVIVES: its line is {text.count(bug.line)} times in {bug.file}"
+            return f"SURVIVES: its line occurs {text.count(bug.line)} times in {bug.file}"
         file.write_text(text.replace(bug.line, bug.instead))
         paths = [str(copy / "tests" / test) for test in bug.tests.split()]
         ran = subprocess.run(
@@ -175,17 +174,17 @@ def outcome(bug: Bug) -> str:
 
 
 def main() -> None:
-    """Print what finds each bug."""
+    """Print the test that detects each bug."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", default="", help="bugs whose name holds this")
+    parser.add_argument("--only", default="", help="only bugs whose name contains this")
     parser.add_argument("--processes", type=int, default=2)
     chosen = parser.parse_args()
     bugs = [bug for bug in BUGS if chosen.only in bug.name]
     survivors = 0
     with ThreadPoolExecutor(chosen.processes) as pool:
-        for bug, found in zip(bugs, pool.map(outcome, bugs), strict=True):
-            survivors += found.startswith("SURVIVES")
-            print(f"{bug.name:60}{found}", flush=True)
+        for bug, result in zip(bugs, pool.map(outcome, bugs), strict=True):
+            survivors += result.startswith("SURVIVES")
+            print(f"{bug.name:60}{result}", flush=True)
     sys.exit(f"{survivors} of {len(bugs)} bugs survive" if survivors else 0)
 
 
