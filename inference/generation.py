@@ -14,6 +14,7 @@ from .density import Density
 from .predictive import Predictive, class_log_probs, log_likelihood, sizes
 from .result import Fit, check_fit
 from .rows import Data, Weights, count_rows, take_rows
+from .status import warn_if_failed
 
 MAX_CHANGE = 1e-3
 """Nats by which a later token may change the log probability of an earlier one, by rounding."""
@@ -67,6 +68,7 @@ def generate(fit: Fit, prompt: Any, num_tokens: int, *, key: Any, shape: tuple[i
         acababadacadacacadac
     """
     check_fit("generate", fit)
+    warn_if_failed(fit.status)
     check_positive_integer("generate", "num_tokens", num_tokens)
     key_draw, key_text = jax.random.split(as_key(key))
     predictive, given = _predictive(fit, prompt, int(num_tokens))
@@ -109,10 +111,7 @@ def _predictive(fit: Fit, prompt: Any, num_tokens: int) -> tuple[Predictive, np.
     draws = {site: value.reshape(-1, *value.shape[2:]) for site, value in fit.draws.items()}
     row = np.append(given, np.zeros(num_tokens - 1)).astype(layout.dtypes[0])
     predictive = Predictive(fit.density, jax.device_put(draws), jnp.asarray(row)[None])
-    response = fit.structure.response
-    if response.kind != "tokens":
-        raise TypeError(f"generate: expected y to be a row of tokens; it can be {response.support!r}.")
-    num_classes = response.num_classes or 0
+    num_classes = fit.structure.response.expect_tokens("generate")
     outside = (given < 0) | (given >= num_classes)
     if outside.any():
         position = int(outside.argmax())

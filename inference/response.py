@@ -7,15 +7,11 @@ depends on the kind of y: the values that it can have, its classes, and the summ
 
 - ``support``: `constraints.boolean` makes y binary, ``constraints.integer_interval(0, K - 1)`` one of K classes (with
   integers as bounds), any other discrete support a count; a continuous support makes y a number, or a vector;
-- ``mean``, ``variance`` and ``cdf``, where they exist: without them the summaries that need them raise. K classes that
-  have no mean are names, not numbers: plots show their probabilities;
+- ``mean``, ``variance`` and ``cdf``, where they exist; K classes without a mean are names, not numbers;
 - ``arg_constraints``: a parameter ``logits`` holds unnormalised log probabilities, (..., K), or the log odds of 1;
-
-and, optionally, by two attributes of this library:
-
-- ``loss``, a string: the name of its negative log probability in deep learning (`NamesLoss`), which `explain` prints;
-- ``padding``, an integer, with ``logits`` of shape (..., T, K): each row of y is then T tokens, and `padding` is the
-  value of y where there is no token (`Padded`).
+- ``loss``, optional, of this library: what deep learning calls its negative log probability (`NamesLoss`);
+- ``padding``, optional, of this library, an integer, with ``logits`` of shape (..., T, K): each row of y is then T
+  tokens, and `padding` is the value of y where there is no token (`Padded`).
 
 To add a kind of y, write one class here that implements the abstract methods of `Response`, and list it in `KINDS`.
 """
@@ -38,7 +34,8 @@ from .sites import element, unmasked
 from .words import in_words, index_in_words, title
 
 type Kind = Literal["binary", "classes", "tokens", "counts", "numbers"]
-type Missing = dict[Literal["probs", "mean", "variance", "cdf", "quantile"], str]
+type Summary = Literal["probs", "mean", "variance", "cdf", "quantile"]
+type Missing = dict[Summary, str]
 """The reason why a summary of a predictive distribution does not exist, by summary, as the end of a sentence."""
 
 CATEGORICALS = dist.CategoricalLogits | dist.CategoricalProbs
@@ -91,10 +88,7 @@ class Response(ABC):
 
     @abstractmethod
     def logits(self, d: Distribution) -> Array | None:
-        """Return the logits of the classes, (n, K), or of the tokens of all rows, one after the other, (n T, K).
-
-        None where the distribution has no parameter called ``logits``, or y has no classes.
-        """
+        """Return the logits of the classes, (n, K), or of all tokens, (n T, K); None without a ``logits`` or classes."""
 
     # These hold for all kinds.
 
@@ -115,11 +109,18 @@ class Response(ABC):
 
     def expect_class(self, caller: str) -> int:
         """Return the number of classes; raise TypeError where y is not one of a finite set."""
-        if self.num_classes is None or not self.is_class:
-            raise TypeError(f"{caller}: expected y to be a class; it can be {self.support!r}.")
+        return self._expect(caller, "a class", self.is_class)
+
+    def expect_tokens(self, caller: str) -> int:
+        """Return the number of kinds of tokens; raise TypeError where y is not a row of tokens."""
+        return self._expect(caller, "a row of tokens", self.kind == "tokens")
+
+    def _expect(self, caller: str, what: str, is_met: bool) -> int:
+        if self.num_classes is None or not is_met:
+            raise TypeError(f"{caller}: expected y to be {what}; it can be {self.support!r}.")
         return self.num_classes
 
-    def expect(self, summary: Literal["probs", "mean", "variance", "cdf", "quantile"], caller: str = "") -> None:
+    def expect(self, summary: Summary, caller: str = "") -> None:
         """Raise NotImplementedError, with the reason, where a summary of a prediction does not exist."""
         if summary in self.missing:
             raise NotImplementedError(f"{caller or summary}: {self.missing[summary]}")

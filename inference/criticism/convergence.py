@@ -158,9 +158,8 @@ def diagnose(fit: Fit, x: Any, y: Any = None) -> Diagnosis:
 
 
 def _num_probes(fit: Fit) -> int:
-    """Return the number of rows to predict; rows of tokens, each of them a prediction, are fewer."""
-    response = fit.structure.response
-    return -(-NUM_PROBES // math.prod(response.event_shape)) if response.kind == "tokens" else NUM_PROBES
+    """Return the number of rows to predict: fewer where a row has several predictions, as rows of tokens do."""
+    return -(-NUM_PROBES // math.prod(fit.structure.response.event_shape))
 
 
 def _evenly_spaced(num_rows: int, count: int) -> np.ndarray:

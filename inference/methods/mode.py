@@ -82,7 +82,7 @@ def _evidence(data: Data) -> str:
 def quasi_separable(surface: Surface, u: Weights, data: Data) -> tuple[Reason, ...]:
     """Return a reason if some rows are separable from a class, at a point that counts as a mode: the second rule."""
     structure, observed = surface.density.structure, np.asarray(jax.tree.leaves(data.y)[0])
-    shape = surface.logits_shape(u, data) if structure.response.num_classes else None
+    shape = surface.logits_shape(u, data)
     if shape is None or shape[0] != observed.size:
         return ()
     labels = observed.ravel()  # for rows of tokens all tokens, one after the other
