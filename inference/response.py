@@ -88,7 +88,7 @@ class Response(ABC):
 
     @abstractmethod
     def logits(self, d: Distribution) -> Array | None:
-        """Return the logits of the classes, (n, K), or of all tokens, (n T, K); None without a ``logits`` or classes."""
+        """Return the logits of the classes, (n, K), or of all tokens, (n T, K); None without ``logits``."""
 
     # These hold for all kinds.
 
