@@ -93,14 +93,19 @@ class Report:
         return [not is_numeric_dtype(dtype) for dtype in types]
 
     def _widths(self, rows: list[tuple[str, ...]]) -> list[int]:
-        """Return the width of each column: that of its cells, or less if columns of words must be wrapped."""
-        widths = [max(map(len, cells)) for cells in zip(*rows, strict=True)]
-        least = [max(len(word) for cell in cells for word in cell.split() or [""]) for cells in zip(*rows, strict=True)]
+        """Return the width of each column: that of its cells, or less if columns of words are wrapped between words."""
+        columns = list(zip(*rows, strict=True))
+        widths = [max(map(len, cells)) for cells in columns]
+        least = [max(len(cells[0]), *map(_least_width, cells)) for cells in columns]
         while sum(widths) + len(GAP) * (len(widths) - 1) > WIDTH:
-            narrowable = [
-                i for i, is_words in enumerate(self._is_words) if is_words and widths[i] > least[i] + len(GAP)
-            ]
+            narrowable = [i for i, is_words in enumerate(self._is_words) if is_words and widths[i] > least[i]]
             if not narrowable:
                 break
             widths[max(narrowable, key=lambda i: widths[i])] -= 1
         return widths
+
+
+def _least_width(cell: str) -> int:
+    """Return the least width in which a cell is wrapped without breaking a word."""
+    first, *others = map(len, cell.split() or [""])
+    return max(first, *(len(GAP) + length for length in others), len(GAP) + 1)

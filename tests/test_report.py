@@ -43,3 +43,11 @@ def test_wide_words_and_notes_are_wrapped() -> None:
 def test_all_columns_of_a_frame() -> None:
     frame = pd.DataFrame({"count": [1], "value": [0.12345]}, index=pd.Index([7], name="row"))
     assert str(Report(frame, columns_of(frame, "{:.2f}"))).splitlines() == ["row  count  value", "  7      1   0.12"]
+
+
+def test_no_word_is_broken() -> None:
+    """Where the numbers alone are too wide, the table is wider than the terminal."""
+    frame = pd.DataFrame({"status": ["check this"], **{f"column {i}": [1] for i in range(13)}}, index=["posterior"])
+    lines = str(Report(frame, columns_of(frame, "{}"))).splitlines()
+    assert [line.split()[0] for line in lines] == ["status", "posterior", "this"]
+    assert len(lines[0]) > WIDTH
