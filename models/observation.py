@@ -144,7 +144,7 @@ class CategoricalSequence:
         """The number of outputs that the network must have at every token: one logit per class."""
         return self.num_classes
 
-    def __call__(self, eta: Float[Array, "n t k"], y: Shaped[AnyArray, "..."] | None = None) -> AnyArray:
+    def __call__(self, eta: Float[Array, "..."], y: Shaped[AnyArray, "..."] | None = None) -> AnyArray:
         """Sample or observe y.
 
         Raises:

@@ -475,7 +475,7 @@ def test_flat_priors_are_seen_by_what_needs_a_posterior() -> None:
         with pytest.raises(ValueError, match=r"prior is flat at the sites"):
             fit(model, method, X, BINARY, key=0)
     with pytest.raises(
-        ValueError, match=r"latent sites to fit; got only \['row', 'y'\]. .* another prior than 'fixed'"
+        ValueError, match=r"latent sites to fit; got only \['row', 'y'\]. .* a prior other than 'fixed'"
     ):
         fit(Model(Lift(perceptron()), Bernoulli(), "fixed"), MAP(), X, BINARY, key=0)
 
