@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax import Array
-from jaxtyping import Float, Int, Num
+from jaxtyping import Float, Num
 
 
 class CNN(nnx.Module):
@@ -113,7 +113,7 @@ class GRU(nnx.Module):
         self.cell = nnx.GRUCell(width, width, rngs=rngs)
         self.head = nnx.Linear(width, vocabulary, rngs=rngs)
 
-    def __call__(self, x: Int[Array, "n t"]) -> Float[Array, "n t k"]:
+    def __call__(self, x: Num[Array, "..."]) -> Float[Array, "n t k"]:
         inputs = jnp.moveaxis(_embedded(self.embedding, x), 1, 0)
         _, states = jax.lax.scan(self.cell, jnp.zeros_like(inputs[0]), inputs)
         return self.head(jnp.moveaxis(states, 0, 1))
@@ -158,7 +158,7 @@ class Transformer(nnx.Module):
         self.norm = nnx.LayerNorm(width, rngs=rngs)
         self.head = nnx.Linear(width, vocabulary, rngs=rngs)
 
-    def __call__(self, x: Int[Array, "n t"]) -> Float[Array, "n t k"]:
+    def __call__(self, x: Num[Array, "..."]) -> Float[Array, "n t k"]:
         length, context = x.shape[1], self.place.num_embeddings
         if length > context:
             raise ValueError(f"Transformer: expected rows of at most {context} tokens, its context; got {length}.")
@@ -198,7 +198,7 @@ def _causal_attention(
     return jnp.einsum("nhts,nshd->nthd", jax.nn.softmax(jnp.where(mask, scores, -jnp.inf)), value)
 
 
-def _embedded(table: nnx.Embed, tokens: Int[Array, "... t"]) -> Float[Array, "... t d"]:
+def _embedded(table: nnx.Embed, tokens: Num[Array, "... t"]) -> Float[Array, "... t d"]:
     """The embeddings of tokens; calling the module would round them to float32 under float64.
 
     A row with a token outside the table becomes NaN as a whole. If only that token were NaN, the padding of y could

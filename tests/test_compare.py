@@ -270,7 +270,7 @@ APART: dict[tuple[str, str], str] = {
     ): "'Normal' has a density of y, and 'Bernoulli' a probability of y. A density has units of y",
     ("Laplace", "Poisson"): "a density of y, and 'Poisson' a probability of y",
     ("Normal", "StudentT of another name"): "has the observed site 'y', and .* the observed site 'target'. .* one name",
-    ("Normal", "two numbers"): r"a y of shape \(\) in each row, and 'two numbers' a y of shape \(2,\) in each row",
+    ("Normal", "two numbers"): r"a y of shape \(\) per row, and 'two numbers' a y of shape \(2,\) per row",
     ("two classes", "three classes"): "'two classes' has 2 classes, and 'three classes' 3 classes. .* same classes",
     ("Poisson", "Bernoulli"): "'Poisson' has no classes, and 'Bernoulli' 2 classes",
     ("Bernoulli", "one column"): r"were fitted to different kinds of rows. x: expected rows shaped \(2,\).*got \(1,\)",

@@ -19,7 +19,7 @@ from jax import Array
 from scipy.special import expit, logsumexp, softmax
 from sklearn.metrics import accuracy_score, brier_score_loss, log_loss, root_mean_squared_error
 
-from flatprior.inference import MLE, Fit, Predictive, Status, compare, fit
+from flatprior.inference import MAP, MLE, Fit, Predictive, Status, compare, fit
 from flatprior.models import (
     MLP,
     Bernoulli,
@@ -560,7 +560,7 @@ def test_settings_that_do_not_exist_raise(method: str) -> None:
     with pytest.raises(TypeError, match="unexpected keyword argument 'learning_rate'"):
         kind(learning_rate=1e-3)
     with pytest.raises(TypeError, match="positional argument"):
-        kind(100)
+        kind(MAP(), 100)
 
 
 def test_predict_gives_a_predictive(common_fit: CommonFit, data_sets: Any) -> None:

@@ -225,9 +225,9 @@ BAD_ROWS: dict[str, tuple[Any, dict[str, Any], type[Exception], str]] = {
         ValueError,
         "text 1, token 1: expected integers from 0; got -1",
     ),
-    "length": ([1, 2], {"length": 0}, ValueError, "expected a positive integer as length; got 0"),
+    "length": ([1, 2], {"num_tokens": 0}, ValueError, "expected a positive integer as num_tokens; got 0"),
     "start": ([1, 2], {"start": -1}, ValueError, "expected a token, an integer from 0, as start; got -1"),
-    "padding": ([1, 2], {"padding": 2}, ValueError, "expected a padding that is no token; got 2"),
+    "padding": ([1, 2], {"padding": 2}, ValueError, "expected a padding that is not a token; got 2"),
 }
 
 
@@ -235,7 +235,7 @@ BAD_ROWS: dict[str, tuple[Any, dict[str, Any], type[Exception], str]] = {
 def test_bad_texts_raise(name: str) -> None:
     tokens, options, error, message = BAD_ROWS[name]
     with pytest.raises(error, match=message):
-        next_token_rows(tokens, **{"length": 3, "start": 0, **options})
+        next_token_rows(tokens, **{"num_tokens": 3, "start": 0, **options})
 
 
 # Fits: a table of the logits of each token after each other one, which is a Markov chain.
@@ -428,7 +428,7 @@ def test_hand_written_sequences_are_rows_of_tokens_too(fitted: dict[str, Fit], r
 
     whole = (rows.y >= 0).all(axis=1)
     x, y = rows.x[whole], rows.y[whole]
-    found = replace(fitted["MAP"], density=Density(by_hand, check_model(by_hand, x, y)))
+    found = replace(fitted["MAP"], density=Density(by_hand, check_problem(by_hand, x, y)[0].structure))
     result = code_length(found, x, y)
     assert result.num_tokens == y.size
     np.testing.assert_allclose(found.predict(x).probs, np.exp(by_token(found, x))[0], rtol=1e-4, atol=1e-6)
@@ -442,7 +442,7 @@ def test_hand_written_sequences_are_rows_of_tokens_too(fitted: dict[str, Fit], r
 REFUSED: dict[str, tuple[Any, type[Exception], str]] = {
     "mean": (lambda f, x, y: f.predict(x).mean, NotImplementedError, "classes have no mean; use probs"),
     "variance": (lambda f, x, y: f.predict(x).variance, NotImplementedError, "classes have no variance; use probs"),
-    "cdf": (lambda f, x, y: f.predict(x).cdf(y), NotImplementedError, "a row of tokens, which have no order"),
+    "cdf": (lambda f, x, y: f.predict(x).cdf(y), NotImplementedError, "tokens, which have no order"),
     "quantile": (
         lambda f, x, y: f.predict(x).quantile(0.5),
         NotImplementedError,
@@ -500,7 +500,7 @@ BAD_PARTS: dict[str, tuple[Any, type[Exception], str]] = {
     "padding alone": (
         lambda: fit(BIGRAMS, MLE(), np.zeros((5, 2), int), np.full((5, 2), -1), key=0),
         ValueError,
-        "y: expected tokens to fit; got -1, which is padding, in every place",
+        "y: expected tokens to fit; got only padding, -1",
     ),
     "a token too many": (
         lambda: fit(BIGRAMS, MLE(), np.zeros((5, 2), int), np.array([[0, 1]] * 4 + [[2, 3]]), key=0),

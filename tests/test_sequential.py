@@ -171,6 +171,6 @@ def test_bad_input_raises(name: str) -> None:
 
 def test_an_error_names_the_prefix() -> None:
     x = np.concatenate([1e6 + np.array([0.0, 1.0] * 4), np.arange(32) * 1e6])[:, None]
-    with pytest.raises(ValueError, match="cannot be told apart") as error:
+    with pytest.raises(ValueError, match="cannot be distinguished") as error:
         prequential(MODEL, MLE(num_steps=5), x, np.arange(40) % 2, key=0, ends=[8, 40])
     assert error.value.__notes__ == ["Raised by the fit of the first 8 rows."]
