@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpyro.distributions as dist
 from jax import Array
+from jaxtyping import Float
 from numpyro.distributions import kl_divergence
 
 from .density import Density
@@ -27,7 +28,7 @@ def hessian(f: Callable[..., Array]) -> Callable[..., Array]:
     """Return the Hessian of f in its first argument, a vector: ``(u, *args) -> (d, d)``."""
     times = product(f)
 
-    def columns(u: Array, *args: Any) -> Array:
+    def columns(u: Float[Array, " d"], *args: Any) -> Float[Array, "d d"]:
         together = min(u.size, COLUMNS_TOGETHER)
         count = -(-u.size // together) * together  # padded by zeros: a smaller last batch would be compiled separately
         directions = jnp.eye(count, u.size, dtype=u.dtype)

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpyro
 import numpyro.distributions as dist
 from jax import Array
+from jaxtyping import Float
 from numpyro.handlers import block, scale, seed, substitute, trace
 from numpyro.infer.util import constrain_fn, potential_energy
 
@@ -68,12 +69,14 @@ class Density:
         with scale(scale=1.0 / num_rows), scaled(num_rows / data.num_rows, prior_power):
             self.model(data.x, data.y, **_given(data))
 
-    def loss(self, u: Weights, data: Data, num_rows: int | None = None, prior_power: Array | None = None) -> Array:
+    def loss(
+        self, u: Weights, data: Data, num_rows: int | None = None, prior_power: Array | None = None
+    ) -> Float[Array, ""]:
         """Return the objective of `MAP` divided by the number of rows, in nats; of a batch, its estimate: `per_row`."""
         weights = self.constrain(u, data)
         return -numpyro.infer.util.log_density(self.per_row, (data, num_rows, prior_power), {}, weights)[0]
 
-    def potential(self, u: Weights, data: Data) -> Array:
+    def potential(self, u: Weights, data: Data) -> Float[Array, ""]:
         """Return the negative log density over u in nats: ``-log p(y | x, w(u)) - log p(w(u)) - log |dw/du|``."""
         return potential_energy(self.model, (data.x, data.y), _given(data), u)
 
@@ -87,11 +90,11 @@ class Density:
         traced = self._sites(weights, data, data.y)
         return {site: log_prob(traced[site]) for site in sites}
 
-    def log_likelihood(self, u: Weights, data: Data) -> Array:
+    def log_likelihood(self, u: Weights, data: Data) -> Float[Array, " n"]:
         """Return log p(y_i | x_i, w(u)) of every row in nats, (n,)."""
         return self.row_log_probs(self.constrain(u, data), data)
 
-    def row_log_probs(self, weights: Weights, data: Data) -> Array:
+    def row_log_probs(self, weights: Weights, data: Data) -> Float[Array, " n"]:
         """Return log p(y_i | x_i, w) of every row in nats, (n,)."""
         site = self._sites(weights, data, data.y)[self.structure.observed]
         return site["fn"].log_prob(site["value"])

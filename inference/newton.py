@@ -6,6 +6,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 from jax import Array
+from jaxtyping import Float
 
 from .curvature import hessian
 
@@ -24,7 +25,7 @@ class _Iterate(NamedTuple):
     convex: Array
 
 
-def newton(f: Callable[[Array], Array], u: Array) -> tuple[Array, Array]:
+def newton(f: Callable[[Array], Array], u: Float[Array, " d"]) -> tuple[Float[Array, " d"], Float[Array, ""]]:
     """Minimise f from u while its Hessian is positive definite (Boyd & Vandenberghe 2004, algorithm 9.5).
 
     Ends where the Newton decrement ``g' H^-1 g / 2``, the decrease that is still to be had, no longer gets smaller:

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
+from jaxtyping import Float
 
 from .checks import as_key, check_labels
 from .density import Density
@@ -118,7 +119,7 @@ def log_likelihood(density: Density, draws: Weights, data: Data) -> np.ndarray:
     return _warn_if_nan(over_rows(Density.row_log_probs, by_row, density, draws, data), draws).T
 
 
-def class_log_probs(density: Density, weights: Weights, data: Data) -> Array:
+def class_log_probs(density: Density, weights: Weights, data: Data) -> Float[Array, "n *t k"]:
     """Return log p(y = k | x, w), (n, num_classes), or that of each token, (n, T, num_classes)."""
     return density.structure.response.class_log_probs(density.observation(weights, data))
 

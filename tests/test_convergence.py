@@ -115,7 +115,7 @@ def many(found: Fit, spread: float) -> Fit:
 
 
 def test_many_short_chains_are_judged_in_groups(chains: Fit, rows: Rows) -> None:
-    slightly, grossly = (diagnose(many(chains, spread), *rows) for spread in (0.1, 4.0))
+    slightly, grossly = (diagnose(many(chains, spread), *rows) for spread in (0.1, 8.0))
     assert slightly.ok, slightly
     assert "Nested R-hat, groups of 4 chains" in str(slightly)
     values = np.moveaxis(slightly.predictions["posterior"]["prediction"].to_numpy(), -1, 0)

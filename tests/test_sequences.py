@@ -397,7 +397,7 @@ def test_a_lifted_network_is_fitted_by_batches(lifted: Fit, rows: Rows) -> None:
 def test_texts_that_the_network_does_not_know_are_told(lifted: Fit, rows: Rows) -> None:
     x, y = rows.x.copy(), rows.y
     x[[2, 5], 3] = -1, 3
-    result = rf"The prediction is NaN in 2 of {len(y)} rows \(row 2 first\).* tokens beyond its vocabulary"
+    result = rf"The prediction is NaN in 2 of {len(y)} rows \(row 2 first\).* tokens outside its vocabulary"
     answers: dict[str, Any] = {
         "log_prob": lambda: lifted.predict(x).log_prob(y),
         "probs": lambda: lifted.predict(x).probs,
@@ -413,9 +413,9 @@ def test_texts_that_the_network_does_not_know_are_told(lifted: Fit, rows: Rows) 
     assert np.isfinite(found).all()
     padded = np.where(y == -1, -1, rows.x)  # also where nothing is lost, as y has no token there
     assert (padded != rows.x).any()
-    failed = fit(lifted.model, lifted.method, padded, y, key=0, progress=False)
+    failed = fit(lifted.model, replace(lifted.method, batch_size=None), padded, y, key=0, progress=False)
     assert failed.status.level == "failed"
-    assert "at the starting point, before any step. Look for values of x that the network does not know" in str(
+    assert "at the starting point, before any step. Look for values of x that the network cannot take" in str(
         failed.status
     )
 

@@ -5,7 +5,6 @@ from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
-from scipy.stats import binom
 
 from ..checks import as_rows, check_positive_integer
 from ..report import Report, columns_of
@@ -250,6 +249,8 @@ def _reliability(
 
 def _interval_error_if_calibrated(num_rows: int) -> tuple[float, float]:
     """Return the exact mean, and the standard deviation for Normal coverages, of the error of a uniform transform."""
+    from scipy.stats import binom  # imported late; see `binomial_band`
+
     counts = np.arange(num_rows + 1)[:, None]
     expected = (binom.pmf(counts, num_rows, LEVELS) * np.abs(counts / num_rows - LEVELS)).sum(axis=0)
     sd = np.sqrt(LEVELS * (1 - LEVELS) / num_rows)

@@ -7,11 +7,9 @@ from functools import partial
 from typing import Any
 
 import arviz_base
-import arviz_stats
 import jax
 import numpy as np
 import pandas as pd
-from arviz_stats.base import array_stats  # type: ignore[attr-defined]
 from scipy.special import logsumexp
 from xarray import DataTree
 
@@ -183,6 +181,8 @@ def loo(fit: Fit, x: Any, y: Any) -> Any:
         ValueError: when the fit is not of kind "chain".
     """
     _check_chains(fit, "loo")
+    import arviz_stats  # a third of the time of importing this library, which only chains need
+
     return arviz_stats.loo(fit.to_datatree(x, y), pointwise=True)  # type: ignore[attr-defined]
 
 
@@ -203,6 +203,8 @@ def _group(chains: int) -> int:
 
 def _worst(values: np.ndarray, *, nested: bool) -> dict[str, float]:
     """Return the largest R-hat and the smallest effective sample sizes of quantities (chain, draw, ...)."""
+    from arviz_stats.base import array_stats  # type: ignore[attr-defined]  # imported late; see `loo`
+
     flat = np.moveaxis(values.reshape(*values.shape[:2], -1), -1, 0).astype(float)
     flat = flat[np.ptp(flat, axis=(1, 2)) > 0]  # a constant, such as a probability of exactly 1, has no R-hat
     if not len(flat):
@@ -222,6 +224,8 @@ def _worst(values: np.ndarray, *, nested: bool) -> dict[str, float]:
 
 
 def _per_chain(fit: Fit, pointwise: np.ndarray | None) -> pd.DataFrame:
+    from arviz_stats.base import array_stats  # type: ignore[attr-defined]  # imported late; see `loo`
+
     stats = fit.stats
     lp = stats["lp"]
     columns: dict[str, Any] = {

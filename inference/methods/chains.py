@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
+from jaxtyping import Bool, Float
 
 from ..blocks import run_in_blocks
 from ..density import Density
@@ -266,7 +267,7 @@ def draw_rows(draw: Callable[[Array, Any], tuple[Any, Any]], state: Any, num_row
     return jax.lax.fori_loop(0, num_rows, one, (state, empty))
 
 
-def stuck_chains(lp: np.ndarray) -> np.ndarray:
+def stuck_chains(lp: Float[np.ndarray, "chain draw"]) -> Bool[np.ndarray, " chain"]:
     """Return which chains never moved: their log density, (chain, draw), is constant or not finite."""
     return ~np.isfinite(lp).all(axis=1) | ((lp == lp[:, :1]).all(axis=1) & (lp.shape[1] > 1))
 

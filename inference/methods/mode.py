@@ -22,6 +22,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
+from jaxtyping import Float
 from scipy.optimize import linprog
 from scipy.special import softmax
 
@@ -221,7 +222,7 @@ def _densest_row(surface: Surface, u: Weights, data: Data) -> tuple[float, int]:
     return math.exp(min(700.0, log_probs[row] / values.shape[1] + np.log(spread).mean())), row
 
 
-def still_falling(losses: np.ndarray) -> tuple[Reason, ...]:
+def still_falling(losses: Float[np.ndarray, " step"]) -> tuple[Reason, ...]:
     """Return a reason if the loss fell by more than a nat, and more than its noise, in the last tenth of the steps."""
     tenth = len(losses) // 10
     if tenth < 2:
