@@ -75,9 +75,14 @@ def _divergence(p: dist.Distribution, q: dist.Distribution) -> Array:
     Raises:
         NotImplementedError: when the divergence is not known.
     """
-    if isinstance(p, dist.Poisson):
-        return q.rate - p.rate * jnp.log(q.rate)
     if p.has_enumerate_support and not p.event_shape:
         values = p.enumerate_support(expand=False)
         return -jnp.sum(jnp.exp(p.log_prob(values)) * q.log_prob(values), axis=0)
     return kl_divergence(p, q)
+
+
+def _poisson_divergence(p: dist.Poisson, q: dist.Poisson) -> Array:
+    return q.rate - p.rate + p.rate * (jnp.log(p.rate) - jnp.log(q.rate))
+
+
+kl_divergence.add((dist.Poisson, dist.Poisson), _poisson_divergence)  # NumPyro's table has no entry for it
