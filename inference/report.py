@@ -1,6 +1,7 @@
 """The printer of all tables: a data frame and notes, as text and as HTML."""
 
 import textwrap
+from abc import ABC, abstractmethod
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from html import escape
@@ -103,6 +104,24 @@ class Report:
                 break
             widths[max(narrowable, key=lambda i: widths[i])] -= 1
         return widths
+
+
+class Printed(ABC):
+    """A result that prints as a table, in a terminal and in a notebook."""
+
+    @property
+    @abstractmethod
+    def _report(self) -> Report:
+        """The table that is printed."""
+
+    def __str__(self) -> str:
+        return str(self._report)
+
+    def __repr__(self) -> str:
+        return str(self)
+
+    def _repr_html_(self) -> str:
+        return self._report.html()
 
 
 def _least_width(cell: str) -> int:

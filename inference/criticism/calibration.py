@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 
 from ..checks import as_rows, check_positive_integer
-from ..report import Report, columns_of
+from ..report import Printed, Report, columns_of
 from ..result import Fit
 from .bands import BAND, binomial_band, sum_of_events, wilson_intervals
 from .scores import NUM_BINS, Forecast, equal_bins, interval_calibration_error, standard_error
@@ -18,7 +18,7 @@ LEVELS = np.arange(1, 10) / 10
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class Calibration:
+class Calibration(Printed):
     """The calibration of a fit on some rows; see `calibration`. Prints as a table."""
 
     quantity: int | Literal["confidence", "intervals"]
@@ -41,15 +41,6 @@ class Calibration:
     def to_dataframe(self) -> pd.DataFrame:
         """Return the scores, unrounded: one row per score, with its standard error."""
         return self.scores.copy()
-
-    def __str__(self) -> str:
-        return str(self._report)
-
-    def __repr__(self) -> str:
-        return str(self)
-
-    def _repr_html_(self) -> str:
-        return self._report.html()
 
     @property
     def _report(self) -> Report:

@@ -8,7 +8,7 @@ from typing import get_args
 import numpy as np
 import pandas as pd
 
-from ..report import Report
+from ..report import Printed, Report
 from ..status import Level, Status
 from .scores import mean, standard_error
 
@@ -39,7 +39,7 @@ NOT_BLANK = ("elpd", "elpd_se", "bits", "elpd_diff", "dse")
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class Comparison:
+class Comparison(Printed):
     """The scores of several fits on the same rows, best first; see `compare`. Prints as a table."""
 
     table: pd.DataFrame
@@ -52,15 +52,6 @@ class Comparison:
     def to_dataframe(self) -> pd.DataFrame:
         """Return the scores, unrounded, one row per fit; `compare` describes the columns."""
         return self.table.copy()
-
-    def __str__(self) -> str:
-        return str(self._report)
-
-    def __repr__(self) -> str:
-        return str(self)
-
-    def _repr_html_(self) -> str:
-        return self._report.html()
 
     @property
     def _report(self) -> Report:

@@ -12,7 +12,7 @@ from scipy.special import log_softmax
 from ..checks import check_labels, check_like
 from ..mixture import log_mean_exp
 from ..predictive import Predictive, class_log_probs, over_rows
-from ..report import Report, columns_of
+from ..report import Printed, Report, columns_of
 from ..response import Response
 from ..result import Fit, check_fit
 from ..rows import Data
@@ -64,7 +64,7 @@ class TemperedPredictive:
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class Tempered:
+class Tempered(Printed):
     """A fit with tempered probabilities, which is not a `Fit`; see `temperature_scaling`. Prints as a table."""
 
     fit: Fit
@@ -86,15 +86,6 @@ class Tempered:
     def to_dataframe(self) -> pd.DataFrame:
         """Return the temperature and its standard error, one row."""
         return pd.DataFrame({"value": [self.temperature], "se": [self.temperature_se]}, index=["temperature"])
-
-    def __str__(self) -> str:
-        return str(self._report)
-
-    def __repr__(self) -> str:
-        return str(self)
-
-    def _repr_html_(self) -> str:
-        return self._report.html()
 
     @property
     def _report(self) -> Report:

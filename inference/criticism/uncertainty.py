@@ -10,13 +10,13 @@ from jax import Array
 
 from ..mixture import split_variance
 from ..predictive import class_log_probs, moments, over_rows
-from ..report import Report, columns_of
+from ..report import Printed, Report, columns_of
 from ..result import Fit, check_fit
 from ..rows import Data, Rows
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class Uncertainty:
+class Uncertainty(Printed):
     """The uncertainty of each row's y, ``total = aleatoric + epistemic``; see `uncertainty`. Prints as a table."""
 
     aleatoric: np.ndarray
@@ -39,15 +39,6 @@ class Uncertainty:
             components = range(self.total[0].size)
             index = pd.MultiIndex.from_product([range(len(self.total)), components], names=["row", "component"])
         return pd.DataFrame({name: values.ravel() for name, values in parts.items()}, index=index)
-
-    def __str__(self) -> str:
-        return str(self._report)
-
-    def __repr__(self) -> str:
-        return str(self)
-
-    def _repr_html_(self) -> str:
-        return self._report.html()
 
     @property
     def _report(self) -> Report:

@@ -12,6 +12,7 @@ from tqdm import tqdm
 
 from ..checks import as_key, check_problem
 from ..method import Method
+from ..report import Printed, Report
 from ..response import Response
 from ..result import Fit
 from ..rows import Rows, count_rows, take_rows
@@ -29,7 +30,7 @@ NOTES = (
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class CrossValidation:
+class CrossValidation(Printed):
     """The scores of several methods on rows that they have not seen; see `cross_validate`. Prints as a table."""
 
     comparison: Comparison
@@ -50,14 +51,9 @@ class CrossValidation:
         """Return the scores over all rows, unrounded, one row per method; `compare` describes the columns."""
         return self.comparison.to_dataframe()
 
-    def __str__(self) -> str:
-        return str(self.comparison)
-
-    def __repr__(self) -> str:
-        return str(self)
-
-    def _repr_html_(self) -> str:
-        return self.comparison._repr_html_()
+    @property
+    def _report(self) -> Report:
+        return self.comparison._report
 
 
 def cross_validate(

@@ -14,7 +14,7 @@ from jax import Array
 from ..checks import Layout, as_rows, check_finite, check_like
 from ..density import Density
 from ..predictive import Predictive, over_rows
-from ..report import Report, columns_of
+from ..report import Printed, Report, columns_of
 from ..result import Fit, check_fit
 from ..rows import Data, Rows, Weights
 from .bits import in_double_precision
@@ -28,7 +28,7 @@ MAX_LINES = 12
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class WeightOfEvidence:
+class WeightOfEvidence(Printed):
     """The contribution of each feature to the log odds of a class, in bits; see `weight_of_evidence`.
 
     Prints as a table, the largest contributions first.
@@ -63,15 +63,6 @@ class WeightOfEvidence:
         index = pd.MultiIndex.from_product([range(len(self.bits)), self.features], names=["row", "feature"])
         columns = {"bits": self.bits, "low": self.low, "high": self.high}
         return pd.DataFrame({name: values.ravel() for name, values in columns.items()}, index=index)
-
-    def __str__(self) -> str:
-        return str(self._report)
-
-    def __repr__(self) -> str:
-        return str(self)
-
-    def _repr_html_(self) -> str:
-        return self._report.html()
 
     @property
     def _report(self) -> Report:

@@ -13,7 +13,7 @@ from scipy.special import gammaln
 
 from ..checks import as_rows, check_finite
 from ..predictive import Predictive
-from ..report import Report, columns_of
+from ..report import Printed, Report, columns_of
 from ..response import Response
 from ..result import Fit, check_fit
 from ..rows import count_rows, in_double
@@ -34,7 +34,7 @@ NO_CODE = (
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class CrossEntropy:
+class CrossEntropy(Printed):
     """The cross-entropy of labels with a predictive distribution, row by row, in nats: ``total = entropy + kl``.
 
     Prints as a table of the means over rows.
@@ -53,15 +53,6 @@ class CrossEntropy:
     def to_dataframe(self) -> pd.DataFrame:
         """Return ``entropy``, ``kl`` and ``total`` in nats, one row per row of y."""
         return pd.DataFrame({"entropy": self.entropy, "kl": self.kl, "total": self.total})
-
-    def __str__(self) -> str:
-        return str(self._report)
-
-    def __repr__(self) -> str:
-        return str(self)
-
-    def _repr_html_(self) -> str:
-        return self._report.html()
 
     @property
     def _report(self) -> Report:
@@ -137,7 +128,7 @@ def _probabilities(y: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class CodeLength:
+class CodeLength(Printed):
     """The cost of rows of y, as the length of a code in bits; see `code_length`. Prints as a table."""
 
     bits: np.ndarray
@@ -190,15 +181,6 @@ class CodeLength:
         table = pd.DataFrame({"bits": {name: bits for name, bits in codes.items() if bits is not None}})
         table = table.assign(bits_per_row=table["bits"] / len(self.bits))
         return table if not self.num_tokens else table.assign(bits_per_token=table["bits"] / self.num_tokens)
-
-    def __str__(self) -> str:
-        return str(self._report)
-
-    def __repr__(self) -> str:
-        return str(self)
-
-    def _repr_html_(self) -> str:
-        return self._report.html()
 
     @property
     def _report(self) -> Report:

@@ -12,7 +12,7 @@ import pandas as pd
 
 from ..checks import as_key, check_positive_integer, check_problem
 from ..method import Method
-from ..report import Report
+from ..report import Printed, Report
 from ..rows import Rows
 from ..run import fit
 from ..sites import NumPyroModel
@@ -21,7 +21,7 @@ from .bits import COLUMNS, Symbols, row_bits
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class Prequential:
+class Prequential(Printed):
     """The prequential code of labels, block by block; see `prequential`. Prints as a table."""
 
     ends: tuple[int, ...]
@@ -53,15 +53,6 @@ class Prequential:
         table["bits_per_row"] = table["bits"] / coded
         table["status"] = ["no fit", *(status.level for status in self.statuses)]
         return table.rename_axis("block")
-
-    def __str__(self) -> str:
-        return str(self._report)
-
-    def __repr__(self) -> str:
-        return str(self)
-
-    def _repr_html_(self) -> str:
-        return self._report.html()
 
     @property
     def _report(self) -> Report:

@@ -13,7 +13,7 @@ from jax import Array
 from ..checks import Layout, as_key, check_labels, check_like, check_problem
 from ..density import Density
 from ..predictive import log_likelihood
-from ..report import Report, columns_of
+from ..report import Printed, Report, columns_of
 from ..rows import Data, Weights
 from ..sites import NumPyroModel
 from ..status import Status
@@ -29,7 +29,7 @@ SWEEPS = 4
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class PriorPath:
+class PriorPath(Printed):
     """MAP estimates under priors of growing scale, the MLE last; see `prior_path`. Prints as a table."""
 
     multiples: np.ndarray
@@ -59,15 +59,6 @@ class PriorPath:
             columns[site] = np.sqrt((value.reshape(len(value), -1) ** 2).mean(axis=1))
         columns["status"] = [status.level for status in self.statuses]
         return pd.DataFrame(columns, index=pd.Index(self.multiples, name="prior_scale"))
-
-    def __str__(self) -> str:
-        return str(self._report)
-
-    def __repr__(self) -> str:
-        return str(self)
-
-    def _repr_html_(self) -> str:
-        return self._report.html()
 
     @property
     def _report(self) -> Report:

@@ -12,7 +12,7 @@ from jax import Array
 
 from ..checks import check_problem
 from ..density import log_density
-from ..report import Report
+from ..report import Printed, Report
 from ..result import Fit
 from ..rows import Weights, count_rows, in_double
 from ..sites import NumPyroModel
@@ -37,7 +37,7 @@ COLUMNS = {
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class Explanation:
+class Explanation(Printed):
     """The objective of a model, term by term; see `explain`. Prints as a table."""
 
     terms: tuple[Term, ...]
@@ -94,15 +94,6 @@ class Explanation:
             )
             notes.append(f"As weight_decay of an optimiser (weight_decay times w is added to the gradient): {listed}.")
         return (*notes, ADAMW)
-
-    def __str__(self) -> str:
-        return str(self._report)
-
-    def __repr__(self) -> str:
-        return str(self)
-
-    def _repr_html_(self) -> str:
-        return self._report.html()
 
     @property
     def _report(self) -> Report:
