@@ -2,19 +2,21 @@
 
 Every method works on the same density, ``log p(y | x, w) + log p(w)``, of any NumPyro model ``model(x, y=None)``:
 
-- `MLE`: the weights under which the data are most probable. Fast, but a point carries no uncertainty, and where the
-  data leave room it takes extreme weights. It is `MAP` under a flat prior, ``flat(model)``.
+- `MLE`: the weights under which the data are most probable. It is fast, but a point estimate has no uncertainty, and
+  the weights become extreme where the data do not determine them. It is `MAP` under a flat prior, ``flat(model)``.
 - `MAP`: the most probable weights under the prior. The prior is the regulariser: weight decay is a Normal prior.
-- `Ensemble`: the average of many `MAP` or `MLE` fits from different starting points. Cheap, and usually better than any
-  one of them; the spread of its members is that of the modes the optimiser reaches, not that of the posterior.
-- `Laplace`: a Gaussian around the mode of the posterior, and the evidence. Good where many rows determine few weights;
-  the posterior of a network is not Gaussian.
-- `NUTS`: draws from the posterior, by Markov chains. Exact where the chains mix; its predictions average over all
-  weights that the data leave possible. For small networks, and for models written by hand.
-- `MCLMC`: draws from the posterior, by many microcanonical Langevin chains, each from its own mode. For networks of
-  hundreds of weights and more. The bias of its draws has a stated size; with ``adjusted=True`` there is none.
-- `Conditional`: some weights fixed at a point, the others by one of the methods above given those, such as the last
-  layer of a network that is too large to sample. It leaves out the uncertainty of the fixed weights.
+- `Ensemble`: the average of many `MAP` or `MLE` fits from different starting points. It is cheap, and usually better
+  than any one of them. Its members differ by the modes that the optimiser reaches, which is not the uncertainty of the
+  posterior.
+- `Laplace`: a Gaussian around the mode of the posterior, and the evidence. It is good where many rows determine few
+  weights; the posterior of a network is not Gaussian.
+- `NUTS`: draws from the posterior, by Markov chains. It is exact where the chains mix, and suits small networks and
+  models written by hand.
+- `MCLMC`: draws from the posterior, by many microcanonical Langevin chains, each from its own mode. It suits networks
+  of hundreds of weights and more. The bias of its draws has a stated size; with ``adjusted=True`` there is none.
+- `Conditional`: some weights are fixed at a point estimate, and the others are fitted by one of the methods above given
+  these, such as the last layer of a network that is too large to sample. The uncertainty of the fixed weights is left
+  out.
 
 Start with `MAP`. Where predictions need honest uncertainty, use `NUTS` for small models and `MCLMC` for networks, and
 `Ensemble` or `Conditional` where chains take too long. Then let `compare` decide, on rows that no fit has seen.

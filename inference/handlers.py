@@ -14,7 +14,7 @@ from .sites import NumPyroModel, is_factor, log_prob
 
 @dataclass(frozen=True)
 class flat:  # noqa: N801  (reads as a function, and is compared and hashed as a value)
-    """The model under a flat prior: the log probability of every latent site is masked out of its density.
+    """Return the model under a flat prior: the log probability of every latent site is masked out of its density.
 
     ``fit(model, MLE(), ...)`` is ``fit(flat(model), MAP(), ...)``. The prior is flat in the coordinates of the
     model: a scale gets the density 1 on (0, inf), not its logarithm. Supports, initial values and draws from the prior

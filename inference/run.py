@@ -33,7 +33,7 @@ def fit(
             with one observed site, one log probability per row, and continuous latent sites shared by all rows.
         method: `MLE`, `MAP`, `Ensemble`, `Laplace`, `NUTS`, `MCLMC` or `Conditional`, with its settings.
         x: n rows: an array, a data frame, or a pytree (dict or tuple) of arrays with n rows first.
-        y: n rows likewise.
+        y: n rows, in the order of x.
         key: a typed JAX key or an integer seed; the same key gives the same bits.
         progress: show a progress bar when the fit takes more than a second.
         resume: a folder to which a method of chains writes its draws and state as it runs. If it contains a run of the

@@ -144,7 +144,7 @@ def test_the_picture_has_a_line_a_weight_and_says_whether_there_is_a_limit(label
     for label, values in {"w1[0, 0]": path.weights["w1"][:-1, 0, 0], "b1": path.weights["b1"][:-1, 0]}.items():
         np.testing.assert_array_equal(drawn[label], values)
     assert [text.get_text() for text in estimates.texts] == ["flat: the MLE"]
-    assert {"rows of the fit", "test rows"} <= {line.get_label() for line in scores.get_lines()}
+    assert {"training rows", "test rows"} <= {line.get_label() for line in scores.get_lines()}
 
     y = (x[:, 0] > 0).astype(int)
     path = prior_path(LOGISTIC, x, y, key=0, multiples=(0.1, 1.0, 10.0), progress=False)

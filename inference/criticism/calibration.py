@@ -55,8 +55,8 @@ def calibration(
     Where y is a class, rows are grouped in bins of equal count by the confidence in the most probable class, or with
     `label` by the probability of that class; in each bin the mean forecast is compared with the frequency. Where y is a
     number, the probability integral transform P(Y <= y) should be uniform, and central intervals of 10%, ..., 90%
-    should cover as often. The bands are consistency bands (Broecker & Smith 2007): the range of a frequency, with
-    probability 90%, if the forecasts are right. They are exact, by the Poisson binomial distribution.
+    should contain y equally often. The bands are consistency bands (Broecker & Smith 2007): the range of a frequency,
+    with probability 90%, if the forecasts are right. They are exact, by the Poisson binomial distribution.
 
     Scores of classes:
 

@@ -54,8 +54,8 @@ def compare(
             same observed site, and score the same kind of y: densities and probabilities have no common scale.
         x: n rows.
         y: n rows.
-        x_train: the rows of the fits.
-        y_train: the rows of the fits.
+        x_train: the training rows of the fits.
+        y_train: the training rows of the fits.
 
     Returns:
         The table of scores.

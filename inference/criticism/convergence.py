@@ -40,8 +40,8 @@ MIN_MOVED = 0.5
 ROUNDING = 1e-3
 """Relative difference of log densities that should be equal."""
 GIVEN = (
-    "These chains draw some sites given the others at one point. Judged is their convergence to that conditional "
-    "posterior, not its difference from the posterior of all sites."
+    "These chains draw some sites given the others at one point. What is judged is their convergence to that "
+    "conditional posterior, not its difference from the posterior of all sites."
 )
 
 
@@ -92,8 +92,8 @@ def diagnose(fit: Fit, x: Any, y: Any = None) -> Diagnosis:
 
     A network with its hidden units in another order, or with their signs flipped, has the same predictions and the same
     density. Chains in different copies agree on every observable and disagree on every weight, so R-hat of the weights
-    is uninformative. Judged are functions of the weights that copies share: the predictions at some rows, the log
-    likelihood of each row, and the log density.
+    is uninformative. The chains are judged by functions of the weights that are equal in all copies: the predictions at
+    some rows, the log likelihood of each row, and the log density.
 
     - R-hat (rank-normalised, split; Vehtari et al. 2021) compares the variation between chains with that within them.
       It checks whether *each* chain has explored the posterior, which many short chains need not do: for 8 or more
@@ -106,8 +106,8 @@ def diagnose(fit: Fit, x: Any, y: Any = None) -> Diagnosis:
 
     Args:
         fit: a fit whose draws are Markov chains.
-        x: n rows, as in the fit; up to 50 of them, evenly spread, are the probes (for rows of tokens, as many rows as
-            contain 50 tokens).
+        x: n rows, as in the fit; up to 50 of them, at equal distances, are the probes (for rows of tokens, as many rows
+            as contain 50 tokens).
         y: n rows; if given, the pointwise log likelihood is judged as well, and each chain scored by itself.
 
     Returns:
@@ -170,8 +170,8 @@ def loo(fit: Fit, x: Any, y: Any) -> Any:
 
     Args:
         fit: a fit of kind "chain".
-        x: the rows of the fit.
-        y: the rows of the fit.
+        x: the training rows of the fit.
+        y: the training rows of the fit.
 
     Returns:
         ArviZ's `ELPDData`, pointwise, with Pareto's k of each row in ``pareto_k``: above 0.7 the estimate of that row

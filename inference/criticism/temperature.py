@@ -104,8 +104,9 @@ def temperature_scaling(fit: Fit, x_validation: Any, y_validation: Any) -> Tempe
     most probable. For a point estimate this divides the logits by T; for many draws the mixture is tempered, not its
     components (Rahaman & Thiery 2021). The most probable class does not change, nor does the accuracy.
 
-    The result is outside the one density: no prior and likelihood have it as their predictive distribution, and it
-    costs rows that are neither fitted nor tested on. It is here for comparison with a fit: `calibration` takes both.
+    The result does not follow from the model: no prior and likelihood have it as their predictive distribution, and it
+    needs validation rows that are used neither for training nor for testing. It is here for comparison with a fit:
+    `calibration` accepts both.
 
     Args:
         fit: a fit, by any method, whose y is one of a finite set of classes.

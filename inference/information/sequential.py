@@ -80,8 +80,9 @@ def prequential(
     ``sum_b -log2 p(y_b | x_b, y_1, ..., y_{b-1})``, where the predictive distribution of each block is that of a fit of
     the rows before it (Dawid 1984; Blier & Ollivier 2018). Sender and receiver both have x, model, method and key, and
     both make the fits, so the count is complete: the weights are never sent. It scores a model and a method without
-    test rows, and learning late costs more. With the exact posterior and one row per block it is, except for the first
-    row, the negative log evidence. Rows are coded in the given order: shuffle them if the order has a meaning.
+    test rows, and a method that needs many rows to learn pays for it. With the exact posterior and one row per block it
+    is, except for the first row, the negative log evidence. Rows are coded in the given order: shuffle them if the
+    order has a meaning.
 
     The first block has no fit before it and costs the uniform code. Maximum likelihood may give a class that a short
     prefix lacks a probability near 0, or be overconfident; the cost of that in the next block is counted.

@@ -23,8 +23,8 @@ class Ensemble:
 
     With `MLE` this is a deep ensemble (Lakshminarayanan et al. 2017, section 2.4), with `MAP` an ensemble of modes of
     the posterior. The members differ only by their starting points: each is fitted to all rows. Where the density has
-    one mode, all members end there, and the ensemble equals a single fit. Its spread is that of the modes that the
-    optimiser reaches, not that of the posterior.
+    one mode, all members end there, and the ensemble equals a single fit. Its members differ by the modes that the
+    optimiser reaches, which is not the uncertainty of the posterior.
 
     Args:
         base: the method that fits each member. Members are restarts on the same batches.

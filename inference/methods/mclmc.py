@@ -73,7 +73,7 @@ class MCLMC:
             a Gaussian with 100 correlated weights the worst standard deviation was too large by 7%, at 0.02 by 44%.
         cooling: the share of the warm-up, at its end, in which the target moves from the first to the second:
             geometrically in the first half of it, constant in the second half.
-        momentum_length: L, the distance over which the momentum is forgotten, in units of the posterior's spread
+        momentum_length: L, the distance over which the momentum is forgotten, in units of the posterior's scale
             ``sqrt(sum_i Var[w_i])``, estimated in the warm-up within each chain. For Gaussian posteriors 1 and 3 are
             equivalent; the posterior of a network is wider than what one chain explores, and 3 finds better modes.
         precondition: scale each coordinate by its standard deviation, estimated in the warm-up. This suits posteriors

@@ -37,7 +37,7 @@ class PriorPath(Printed):
     weights: Mapping[str, np.ndarray]
     """The estimates by latent site, (m, *shape)."""
     log_likelihood: np.ndarray
-    """Log p(y | x, w) of the rows of the fit, in nats, (m,)."""
+    """Log p(y | x, w) of the training rows, in nats, (m,)."""
     num_rows: int
     test_log_likelihood: np.ndarray | None
     """Log p(y | x, w) of the test rows, in nats, (m,)."""
@@ -101,11 +101,11 @@ def prior_path(
     Args:
         model: a NumPyro model with a prior.
         x: n rows, as for `fit`.
-        y: n rows likewise.
+        y: n rows, as for `fit`.
         key: a typed JAX key or an integer seed.
         multiples: scales of the prior as multiples of the model's own, increasing; the flat prior is added.
         x_test: test rows, on which the estimates are scored as well.
-        y_test: test rows likewise.
+        y_test: the y of the test rows.
         method: the settings of the fits; by default ``MAP()``.
         progress: show progress bars.
 

@@ -110,7 +110,7 @@ def explain(model: NumPyroModel, x: Any, y: Any, *, at: Point | None = None) -> 
     Args:
         model: a NumPyro model.
         x: n rows, as for `fit`.
-        y: n rows likewise.
+        y: n rows, as for `fit`.
         at: the weights at which the terms are evaluated: a fit (its first draw) or a mapping from sites to values. The
             default is the starting point of an optimiser (key 0). Only the numbers depend on it, not the words.
 

@@ -102,7 +102,7 @@ def likelihood_curve(
     Args:
         model: a NumPyro model.
         x: n rows, as for `fit`.
-        y: n rows likewise.
+        y: n rows, as for `fit`.
         along: the axis: a site with one element (``"p"``), an element of a site (``"w1[0, 2]"``), or a direction:
             a mapping from every latent site to an array, or a fit, for the direction from `at` to it.
         values: the grid (m,): values of the weight, in the coordinates of the model, or steps along the direction (0 is
@@ -115,7 +115,7 @@ def likelihood_curve(
             site.
 
     Example:
-        The likelihood of a coin that fell 0, 0, 0, 1, 0 is highest at one in five:
+        The likelihood of the tosses 0, 0, 0, 1, 0 of a coin is highest at 1/5:
 
         >>> import numpy as np, numpyro, numpyro.distributions as dist
         >>> from flatprior.inference.objective import likelihood_curve
@@ -145,7 +145,7 @@ def likelihood_surface(
     Args:
         model: a NumPyro model.
         x: n rows, as for `fit`.
-        y: n rows likewise.
+        y: n rows, as for `fit`.
         along: the two axes; see `likelihood_curve`.
         values: the grid along each axis, (m,) and (k,); the result has shape (m, k).
         at: the values of all other weights; see `likelihood_curve`.

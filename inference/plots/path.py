@@ -43,7 +43,7 @@ def plot_path(path: PriorPath, axes: "Sequence[Axes] | None" = None) -> "np.ndar
     estimates, scores = pair
     lines, ylabel = _estimates(path)
     _draw_path(estimates, path, lines, ylabel)
-    rows = {"rows of the fit": path.log_likelihood / path.num_rows}
+    rows = {"training rows": path.log_likelihood / path.num_rows}
     if path.test_log_likelihood is not None:
         test = rows["test rows"] = path.test_log_likelihood / path.num_test_rows
         best = int(np.argmax(test[:-1]))
