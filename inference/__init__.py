@@ -17,6 +17,7 @@ Every method works on the same density, ``log p(y | x, w) + log p(w)``, of any N
 - `Conditional`: some weights are fixed at a point estimate, and the others are fitted by one of the methods above given
   these, such as the last layer of a network that is too large to sample. The uncertainty of the fixed weights is left
   out.
+- `Prior`: draws from the prior alone. They show what the model believes before it sees the data, and what the data add.
 
 Start with `MAP`. Where predictions need honest uncertainty, use `NUTS` for small models and `MCLMC` for networks, and
 `Ensemble` or `Conditional` where chains take too long. Then let `compare` decide, on rows that no fit has seen.
@@ -44,7 +45,7 @@ from . import criticism, generation, information, methods, objective, plots
 from .criticism import Comparison, compare, cross_validate, diagnose, loo
 from .density import log_density
 from .handlers import flat
-from .methods import MAP, MCLMC, MLE, NUTS, Conditional, Ensemble, Laplace
+from .methods import MAP, MCLMC, MLE, NUTS, Conditional, Ensemble, Laplace, Prior
 from .objective import explain
 from .predictive import Predictive
 from .reasons import Code, Reason
@@ -65,6 +66,7 @@ __all__ = [
     "Fit",
     "Laplace",
     "Predictive",
+    "Prior",
     "Reason",
     "Status",
     "UndefinedPredictionWarning",

@@ -20,24 +20,27 @@ def to_datatree(
     columns: tuple[str, ...] | None,
     *,
     attrs: dict[str, Any],
-    pointwise: np.ndarray | None,
-    x: Rows,
-    y: Rows,
+    pointwise: np.ndarray | None = None,
+    predicted: np.ndarray | None = None,
+    x: Rows = None,
+    y: Rows = None,
 ) -> DataTree:
-    """Return draws, statistics and, where given, pointwise log likelihood and data, under ArviZ's names.
+    """Return draws, statistics and, where given, predictions, log likelihood and data, under ArviZ's names.
 
     Args:
         outcome: the result of the method.
         structure: the structure of the model, with the names of dimensions.
         columns: the names of the features, where x was a data frame.
-        attrs: the attributes of the tree.
+        attrs: the attributes of the tree. Those of kind "prior" have draws from the prior.
         pointwise: the log likelihood, (chain, draw, n).
+        predicted: draws of y, (chain, draw, n).
         x: n rows, or None.
         y: n rows, or None.
     """
     names = names_in_tree([*outcome.draws, structure.observed])
     structure = renamed(structure, names)
-    groups: dict[str, Any] = {"posterior": {names[site]: draws for site, draws in outcome.draws.items()}}
+    group = "prior" if attrs["kind"] == "prior" else "posterior"
+    groups: dict[str, Any] = {group: {names[site]: draws for site, draws in outcome.draws.items()}}
     dims: dict[str, list[str]] = {site: list(names) for site, names in structure.dims}
     coords: dict[str, Any] = {"feature": list(columns)} if columns and _names_features(structure, columns) else {}
     if outcome.sample_stats:
@@ -45,11 +48,14 @@ def to_datatree(
     if pointwise is not None:
         groups["log_likelihood"] = {structure.observed: pointwise}
         groups["observed_data"] = _named(structure.observed, y, dims)
+    if predicted is not None:
+        groups[f"{group}_predictive"] = {structure.observed: predicted}
+    if x is not None:
         groups["constant_data"] = _named("x", x, dims)
-        dims[structure.observed] = ["row", *dims[structure.observed][1:]]
+        dims[structure.observed] = ["row", *dims.get(structure.observed, [])[1:]]
     tree = from_dict(groups, dims=dims, coords=coords)
     tree.attrs.update(attrs)
-    tree["posterior"].attrs.update(attrs)
+    tree[group].attrs.update(attrs)
     return tree
 
 

@@ -11,8 +11,8 @@ from .density import Density
 from .rows import Data
 from .status import Status
 
-Kind = Literal["point", "approximation", "chain"]
-"""The kind of draws of a fit: one point, draws from an approximation, or a Markov chain."""
+Kind = Literal["point", "approximation", "chain", "prior"]
+"""The kind of draws of a fit: one point, draws from an approximation, a Markov chain, or draws from the prior."""
 
 
 @dataclass(frozen=True)

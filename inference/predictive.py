@@ -204,6 +204,10 @@ class Predictive:
         self.response.expect("probs")
         return np.moveaxis(self._over_rows(class_log_probs, exp_by_row), 1, 0)
 
+    def component_samples(self, key: Any) -> np.ndarray:
+        """Draw one y from p(y | x, w_s) for every draw of the weights, (draw, n), or (draw, n, T)."""
+        return self._sampled(np.arange(count_draws(self.draws)), as_key(key))
+
     def log_prob(self, y: Any) -> np.ndarray:
         """Return log p(y | x, data) in nats, (n,): the log of the mean, over draws, of the likelihood of each row.
 
@@ -243,11 +247,14 @@ class Predictive:
         num_draws = count_draws(self.draws)
         count = int(np.prod(shape, dtype=int))
         key_draw, key_sample = jax.random.split(as_key(key))
-        chosen = jax.random.randint(key_draw, (count,), 0, num_draws)
+        samples = self._sampled(jax.random.randint(key_draw, (count,), 0, num_draws), key_sample)
+        return samples.reshape(*shape, *samples.shape[1:])
+
+    def _sampled(self, chosen: Any, key: Array) -> np.ndarray:
+        """Draw one y at each of some draws of the weights, given by their numbers, (sample, n)."""
         _, together = sizes(Density.observation, self.density, self.draws, Data(self.x))
-        keys = jax.random.split(key_sample, count)
-        samples = _sample(self.density, together, self.draws, chosen, keys, Data(self.x))
-        return np.asarray(samples).reshape(*shape, *samples.shape[1:])
+        keys = jax.random.split(key, len(chosen))
+        return np.asarray(_sample(self.density, together, self.draws, jnp.asarray(chosen), keys, Data(self.x)))
 
     @property
     def response(self) -> Response:

@@ -59,7 +59,7 @@ class Fit:
 
     @property
     def kind(self) -> Kind:
-        """The kind of draws: a "point", draws from an "approximation", or a Markov "chain"."""
+        """The kind of draws: a "point", draws from an "approximation", a Markov "chain", or draws from the "prior"."""
         return self.method.kind
 
     @property
@@ -106,23 +106,32 @@ class Fit:
         values = log_likelihood(self.density, self._mixture(), data)
         return values.reshape(*self._chains_and_draws, -1)
 
-    def to_datatree(self, x: Any = None, y: Any = None) -> DataTree:
-        """Return the fit for ArviZ: posterior and sample_stats; with x and y also their log_likelihood and the data.
+    def to_datatree(self, x: Any = None, y: Any = None, *, key: Any = None) -> DataTree:
+        """Return the fit for ArviZ: posterior (for `Prior`, prior) and sample_stats, and more where x is given.
 
         Its attributes are kind, status, method and seconds.
 
+        Args:
+            x: n rows, which the tree then contains.
+            y: n rows, for the groups observed_data and log_likelihood.
+            key: a typed JAX key or an integer seed, for the group posterior_predictive (for `Prior`, prior_predictive):
+                one y drawn at every row of x for each draw of the weights.
+
         Raises:
-            TypeError, ValueError: when only one of x and y is given, or one has another layout than in the fit.
+            TypeError, ValueError: when x is missing, or given without y and key, or has another layout than in the fit.
         """
-        if (x is None) != (y is None):
-            raise TypeError("to_datatree: expected x and y together, or neither.")
-        pointwise = None if x is None else self.log_likelihood(x, y)
+        if (x is None) != (y is None and key is None):
+            raise TypeError("to_datatree: expected x together with y, key or both, or none of them.")
+        pointwise = None if y is None else self.log_likelihood(x, y)
+        samples = None if key is None else self.predict(x).component_samples(key)
+        predicted = None if samples is None else samples.reshape(*self._chains_and_draws, *samples.shape[1:])
         return to_datatree(
             self.outcome,
             self.structure,
             self.layout.columns,
             attrs=self._attrs(),
             pointwise=pointwise,
+            predicted=predicted,
             x=None if x is None else as_rows("x", x),
             y=None if y is None else as_rows("y", y),
         )

@@ -31,7 +31,7 @@ def fit(
     Args:
         model: a NumPyro model ``model(x, y=None)``: a `flatprior.models.Model` or any function of NumPyro primitives
             with one observed site, one log probability per row, and continuous latent sites shared by all rows.
-        method: `MLE`, `MAP`, `Ensemble`, `Laplace`, `NUTS`, `MCLMC` or `Conditional`, with its settings.
+        method: `MLE`, `MAP`, `Ensemble`, `Laplace`, `NUTS`, `MCLMC`, `Conditional` or `Prior`, with its settings.
         x: n rows: an array, a data frame, or a pytree (dict or tuple) of arrays with n rows first.
         y: n rows, in the order of x.
         key: a typed JAX key or an integer seed; the same key gives the same bits.

@@ -78,9 +78,7 @@ def write(path: str | os.PathLike[str], parts: Parts, attrs: Mapping[str, Any]) 
         outcome.status,
         {names[name]: np.asarray(value) for name, value in outcome.sample_stats.items()},
     )
-    tree = to_datatree(
-        written, renamed(structure, names), layout.columns, attrs=dict(attrs), pointwise=None, x=None, y=None
-    )
+    tree = to_datatree(written, renamed(structure, names), layout.columns, attrs=dict(attrs))
     stats = {names[name]: np.asarray(value) for name, value in outcome.stats.items()}
     tree["stats"] = DataTree(_dataset(stats))
     y, densities = probe(model, structure, layout, _first(outcome.draws))
@@ -133,7 +131,8 @@ def read(path: str | os.PathLike[str], model: NumPyroModel) -> Parts:
             f"of flatprior that wrote it, or a later one."
         )
     written, names = about.pop("digest"), about["names"]
-    groups = {"draws": "posterior", "sample_stats": "sample_stats", "stats": "stats"}
+    draws_group = "prior" if about["method"]["kind"] == "prior" else "posterior"
+    groups = {"draws": draws_group, "sample_stats": "sample_stats", "stats": "stats"}
     arrays = {
         kind: {name: tree[group][names[name]].to_numpy() for name in about[kind]}
         for kind, group in groups.items()

@@ -10,7 +10,7 @@ import numpyro.distributions as dist
 from flax import nnx
 from numpyro.handlers import seed, substitute, trace
 
-from flatprior.inference import MAP, MCLMC, MLE, NUTS, Conditional, Ensemble, Fit, Laplace
+from flatprior.inference import MAP, MCLMC, MLE, NUTS, Conditional, Ensemble, Fit, Laplace, Prior
 from flatprior.models import (
     MLP,
     Bernoulli,
@@ -47,6 +47,7 @@ METHODS: dict[str, Callable[[], Any]] = {
     "Laplace": lambda: Laplace(base=MAP(**POINT), num_samples=12),
     "NUTS": lambda: NUTS(num_warmup=30, num_samples=20, num_chains=2, start=None, max_tree_depth=4),
     "MCLMC": lambda: MCLMC(num_warmup=100, num_samples=15, thinning=3, num_chains=3, start=None),
+    "Prior": lambda: Prior(num_samples=12),
 }
 """Each time a new one, equal to the last. `Conditional` names sites, and so belongs to a model: see `method_of`."""
 KINDS = {
@@ -57,6 +58,7 @@ KINDS = {
     "NUTS": "chain",
     "MCLMC": "chain",
     "Conditional": "approximation",
+    "Prior": "prior",
 }
 LEADING = {
     "MLE": (1, 1),
@@ -66,6 +68,7 @@ LEADING = {
     "NUTS": (2, 20),
     "MCLMC": (3, 15),
     "Conditional": (1, 12),
+    "Prior": (1, 12),
 }
 """Chains and draws."""
 

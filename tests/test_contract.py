@@ -92,6 +92,11 @@ def found(common_fit: CommonFit, name: str, method: str) -> Fit:
 
 
 @pytest.fixture
+def fitted_pair(common_fit: CommonFit, problem: FindProblem, name: str, method: str) -> tuple[Fit, Any, Any]:
+    return common_fit(name, method), *problem(name)[1:]
+
+
+@pytest.fixture
 def model_x_y(problem: FindProblem, name: str) -> tuple[Any, Any, Any]:
     return problem(name)
 
@@ -161,6 +166,8 @@ def test_a_fit_has_a_status_seconds_and_stats(found: Fit, method: str) -> None:
     if KINDS[method] == "chain":
         assert {"diverging", "n_steps", "lp", "step_size"} <= set(found.stats)
         assert all(value.shape == LEADING[method] for value in found.outcome.sample_stats.values())
+    elif KINDS[method] == "prior":
+        assert not found.stats
     else:
         assert found.stats["loss"].shape == (3 if method == "Ensemble" else 1, NUM_STEPS)
         assert np.isfinite(found.stats["loss"]).all()
@@ -312,34 +319,49 @@ def test_to_datatree_names_its_groups_and_dimensions(
 ) -> None:
     _, x, y = model_x_y
     tree = found.to_datatree(x, y)
-    site = found.structure.observed
-    assert {"posterior", "log_likelihood", "observed_data", "constant_data"} <= set(tree.children)
+    site, group = found.structure.observed, "prior" if method == "Prior" else "posterior"
+    assert {group, "log_likelihood", "observed_data", "constant_data"} <= set(tree.children)
     assert ("sample_stats" in tree.children) == (KINDS[method] == "chain")
     assert tree["log_likelihood"][site].dims == ("chain", "draw", "row")
     assert tree["observed_data"][site].dims == ("row", "y_dim1")[: y.ndim]
-    assert tree.attrs["kind"] == tree["posterior"].attrs["kind"] == found.kind
+    assert tree.attrs["kind"] == tree[group].attrs["kind"] == found.kind
     assert tree.attrs["status"] == found.status.level
     if name == "Normal, scale of the network":
-        assert tree["posterior"]["w1"].dims == ("chain", "draw", "feature", "hidden1")
-        assert tree["posterior"]["b1"].dims == ("chain", "draw", "hidden1")
-        assert tree["posterior"]["w2"].dims == ("chain", "draw", "hidden1", "output")
+        assert tree[group]["w1"].dims == ("chain", "draw", "feature", "hidden1")
+        assert tree[group]["b1"].dims == ("chain", "draw", "hidden1")
+        assert tree[group]["w2"].dims == ("chain", "draw", "hidden1", "output")
         assert tree["constant_data"]["x"].dims == ("row", "feature")
     path = tmp_path / "fit.nc"
     tree.to_netcdf(path, engine="netcdf4")
     with xarray.open_datatree(path, engine="netcdf4") as opened:
         for draws in found.draws:
-            np.testing.assert_array_equal(opened["posterior"][draws].values, found.draws[draws])
+            np.testing.assert_array_equal(opened[group][draws].values, found.draws[draws])
         np.testing.assert_array_equal(opened["log_likelihood"][site].values, found.log_likelihood(x, y))
         assert opened.attrs["kind"] == found.kind
         assert opened.attrs["status"] == found.status.level
         assert list(np.atleast_1d(opened.attrs["status_reasons"])) == list(map(str, found.status.reasons))
 
 
-def test_to_datatree_needs_x_and_y_together(common_fit: CommonFit, data_sets: Any) -> None:
-    found = common_fit("Bernoulli", "MAP")
-    assert set(found.to_datatree().children) == {"posterior"}
-    with pytest.raises(TypeError, match="x and y together"):
-        found.to_datatree(data_sets["binary"][0])
+def test_to_datatree_needs_x_with_y_or_a_key(common_fit: CommonFit, data_sets: Any) -> None:
+    fitted, (x, y) = common_fit("Bernoulli", "MAP"), data_sets["binary"]
+    assert set(fitted.to_datatree().children) == {"posterior"}
+    for rows in ({"x": x}, {"y": y}, {"key": 0}):
+        with pytest.raises(TypeError, match="x together with y, key or both"):
+            fitted.to_datatree(**rows)
+
+
+@pytest.mark.parametrize(("name", "method"), [("Poisson", "Prior"), ("CategoricalSequence", "Laplace")])
+def test_to_datatree_draws_one_y_for_each_draw_of_the_weights(fitted_pair: tuple[Fit, Any, Any], method: str) -> None:
+    fitted, x, y = fitted_pair
+    group = "prior_predictive" if method == "Prior" else "posterior_predictive"
+    tree = fitted.to_datatree(x, key=3)
+    assert group in tree.children
+    assert "log_likelihood" not in tree.children
+    drawn = tree[group]["y"]
+    assert drawn.shape == (*LEADING[method], *y.shape)
+    assert drawn.dims[:3] == ("chain", "draw", "row")
+    np.testing.assert_array_equal(drawn.values[0], fitted.predict(x).component_samples(3))
+    np.testing.assert_array_equal(drawn.values, fitted.to_datatree(x, y, key=3)[group]["y"].values)
 
 
 def test_to_datatree_is_what_arviz_reads(common_fit: CommonFit, data_sets: Any) -> None:

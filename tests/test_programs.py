@@ -10,7 +10,7 @@ import optax
 import pytest
 from numpyro.infer import init_to_uniform
 
-from flatprior.inference import MAP, MCLMC, MLE, NUTS, fit
+from flatprior.inference import MAP, MCLMC, MLE, NUTS, Prior, fit
 from flatprior.models import MLP, Bernoulli, Model, gaussian
 
 X = np.random.default_rng(0).normal(size=(40, 2))
@@ -54,6 +54,7 @@ SAME: dict[str, tuple[Any, list[Any]]] = {
         lambda radius: MAP(num_steps=20, init_strategy=init_to_uniform(radius=radius), polish=False),
         [1.0, 1.0],
     ),
+    "draws from the prior": (lambda draws: Prior(num_samples=draws), [3, 4, 300]),
     "draws of NUTS": (lambda draws: NUTS(num_warmup=20, num_samples=draws, num_chains=2, start=START), [4, 6, 5]),
     "warm-up of NUTS": (lambda steps: NUTS(num_warmup=steps, num_samples=4, num_chains=2, start=START), [10, 30, 160]),
     "draws of MCLMC": (lambda draws: MCLMC(num_warmup=60, num_samples=draws, num_chains=2, start=START), [8, 9, 12]),

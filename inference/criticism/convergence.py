@@ -39,6 +39,8 @@ MIN_MOVED = 0.5
 """The share of draws that differ from the one before, below which a chain hardly moves."""
 ROUNDING = 1e-3
 """Relative difference of log densities that should be equal."""
+NO_CHAINS = {"point": "one point", "approximation": "an approximation", "prior": "from the prior"}
+"""Kind of fit -> its draws, where they are not Markov chains."""
 GIVEN = (
     "These chains draw some sites given the others at one point. What is judged is their convergence to that "
     "conditional posterior, not its difference from the posterior of all sites."
@@ -191,8 +193,7 @@ def _check_chains(fit: Fit, name: str) -> None:
     if fit.kind != "chain":
         raise ValueError(
             f"{name}: expected a fit whose draws are Markov chains, such as NUTS(); got {fit.method.name}, "
-            f"whose draws are {'one point' if fit.kind == 'point' else 'an approximation'} and do not converge to the "
-            f"posterior."
+            f"whose draws are {NO_CHAINS[fit.kind]} and do not converge to the posterior."
         )
 
 

@@ -3,6 +3,7 @@
 - Points: `MLE` and `MAP`. `prior_path` follows the MAP estimate to the MLE, as the scale of the prior grows.
 - Approximations of the posterior: `Ensemble`, `Laplace` and `Conditional`.
 - Markov chains: `NUTS` and `MCLMC`.
+- `Prior`: draws that no data have informed.
 
 A method is a frozen dataclass: its fields are its settings, and `Method` is the protocol that it follows.
 """
@@ -15,5 +16,18 @@ from .mclmc import MCLMC
 from .nuts import NUTS
 from .path import PriorPath, prior_path
 from .point import MAP, MLE
+from .prior import Prior
 
-__all__ = ["MAP", "MCLMC", "MLE", "NUTS", "Conditional", "Ensemble", "Laplace", "Method", "PriorPath", "prior_path"]
+__all__ = [
+    "MAP",
+    "MCLMC",
+    "MLE",
+    "NUTS",
+    "Conditional",
+    "Ensemble",
+    "Laplace",
+    "Method",
+    "Prior",
+    "PriorPath",
+    "prior_path",
+]

@@ -46,6 +46,7 @@ METHODS = {
     "posterior": Style(GREEN, SOLID, "o"),
     "MAP": Style(BLUE, (0, (5, 2, 1, 2)), "D"),
     "MLE": Style(ORANGE, DASHED, "s"),
+    "prior": Style(GREY, DOTTED, "P"),
 }
 """Method -> its style in every figure. In a name with the words of several methods, the first of them counts."""
 WORDS = {name.lower(): name for name in METHODS} | dict.fromkeys(("nuts", "mclmc", "chain"), "posterior")
@@ -117,7 +118,7 @@ def _method_in(name: str) -> str | None:
     words = re.findall("[a-z]+", name.lower())
     if "given" in words:  # the draws of some weights given the others are not those of the method named
         return None
-    found = {WORDS[word] for word in words if word in WORDS}
+    found = {WORDS[word] for word in words if word in WORDS and (word != "prior" or len(words) == 1)}  # "wide prior"
     return next((method for method in METHODS if method in found), None)
 
 
