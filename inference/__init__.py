@@ -49,6 +49,7 @@ from .reasons import Code, Reason
 from .result import Fit
 from .run import fit
 from .status import FailedFitWarning, Status, UndefinedPredictionWarning
+from .threads import separate_handlers
 
 __all__ = [
     "MAP",
@@ -81,3 +82,5 @@ __all__ = [
     "objective",
     "plots",
 ]
+
+separate_handlers()

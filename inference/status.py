@@ -3,6 +3,7 @@
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -63,13 +64,16 @@ class Status:
         return ": ".join([self.level, " ".join(map(str, self.reasons))]) if self.reasons else self.level
 
 
+_SUPPRESSED: ContextVar[bool] = ContextVar("_SUPPRESSED", default=False)
+
+
 class FailedFitWarning(UserWarning):
     """A failed fit is used to predict."""
 
 
 def warn_if_failed(status: Status) -> None:
     """Warn, at the user's line, about predictions of a failed fit."""
-    if not status:
+    if not (status or _SUPPRESSED.get()):
         _warn(
             f"This fit has failed; its predictions use the weights at which it ended. {status.reasons[0]}",
             FailedFitWarning,
@@ -96,7 +100,12 @@ def _warn(message: str, category: type[Warning]) -> None:
 
 @contextmanager
 def no_failure_warnings() -> Iterator[None]:
-    """Suppress warnings of failed fits, where their status is shown next to the predictions."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", FailedFitWarning)
+    """Suppress warnings of failed fits, where their status is shown next to the predictions.
+
+    Only in this thread: `warnings.catch_warnings` changes the filters of all, and two threads may leave them changed.
+    """
+    token = _SUPPRESSED.set(True)
+    try:
         yield
+    finally:
+        _SUPPRESSED.reset(token)

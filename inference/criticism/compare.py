@@ -3,6 +3,7 @@
 import warnings
 from collections.abc import Mapping, Sequence
 from itertools import combinations
+from threading import Lock
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,9 @@ from .table import Comparison, Entry, tabulate
 UNITS = "{rows} rows. elpd: log predictive density, nats per row; se and dse: standard errors of elpd and elpd_diff."
 PARETO = "Estimated shape parameter"
 """The beginning of ArviZ's warning about a large Pareto k."""
+
+FILTERS = Lock()
+"""The filters of warnings are those of the process: two threads that change and restore them may leave them changed."""
 
 
 def compare(
@@ -152,7 +156,7 @@ def _check_layouts(fits: Mapping[str, Sequence[Fit]]) -> None:
 
 def _leave_one_out(fits: Sequence[Fit], x: Any, y: Any) -> tuple[dict[str, float], str]:
     """Return the scores in nats per row, the mean over fits, and a note on Pareto's k."""
-    with warnings.catch_warnings():
+    with FILTERS, warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=PARETO)  # the note has it, with the row
         results = [loo(fit, x, y) for fit in fits]
     rows = np.mean([result.elpd_i.values for result in results], axis=0)
