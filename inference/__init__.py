@@ -48,7 +48,7 @@ from .predictive import Predictive
 from .reasons import Code, Reason
 from .result import Fit
 from .run import fit
-from .status import FailedFitWarning, Status, UndefinedPredictionWarning
+from .status import FailedFitWarning, PrecisionWarning, Status, UndefinedPredictionWarning
 from .threads import separate_handlers
 
 __all__ = [
@@ -63,6 +63,7 @@ __all__ = [
     "FailedFitWarning",
     "Fit",
     "Laplace",
+    "PrecisionWarning",
     "Predictive",
     "Reason",
     "Status",

@@ -94,6 +94,21 @@ def warn_of_nan(rows: np.ndarray) -> None:
     )
 
 
+class PrecisionWarning(UserWarning):
+    """Log probabilities are computed in a precision in which they may be inexact."""
+
+
+def warn_of_precision(error: Exception) -> None:
+    """Warn, at the user's line, about a model that cannot be evaluated in float64, for the reason in an error."""
+    reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+    _warn(
+        f"The model cannot be evaluated in float64 ({reason}), so its log probabilities are those of float32, which "
+        f"are inexact where they are differences of large numbers, such as the log gammas of counts above 1,000. Let "
+        f"the types of its arrays follow from its arguments: jnp.zeros_like(x) in place of jnp.zeros(n, jnp.float32).",
+        PrecisionWarning,
+    )
+
+
 def _warn(message: str, category: type[Warning]) -> None:
     warnings.warn(message, category, skip_file_prefixes=(str(Path(__file__).parent),))
 
