@@ -28,7 +28,7 @@ import numpyro.distributions as dist
 from jax import Array
 from numpyro.distributions import Distribution, constraints
 
-from .distributions import Padded, implements, log_probs_of_values, num_values, of_one_value, stated_logits
+from .distributions import Padded, cancels, implements, log_probs_of_values, num_values, of_one_value, stated_logits
 from .rows import Rows
 from .sites import element, unmasked
 from .words import in_words, index_in_words, title
@@ -63,8 +63,8 @@ class Response(ABC):
     has_moments: bool
     """Whether the distribution has a mean and a variance."""
     has_cdf: bool
-    has_logits: bool
-    """Whether a parameter of the distribution is named ``logits``."""
+    needs_double: bool
+    """Whether log probabilities are computed in float64; see `cancels`."""
     num_classes: int | None = None
     """K, where y, or each of its tokens, is one of 0, ..., K - 1."""
     padding: int | None = None
@@ -108,15 +108,6 @@ class Response(ABC):
     def has_uniform_transform(self) -> bool:
         """Whether P(Y <= y) is known, and uniform where the predictions are calibrated, as for continuous y alone."""
         return self.has_cdf and not self.is_discrete
-
-    @property
-    def needs_double(self) -> bool:
-        """Whether log probabilities are computed in float64: log gammas of large numbers, for one, cancel in float32.
-
-        Those of classes do not, where they are computed from logits.
-        """
-        is_name = self.num_classes is not None and not (self.kind == "classes" and self.has_moments)
-        return not (is_name and self.has_logits)
 
     def expect_class(self, caller: str) -> int:
         """Return the number of classes; raise TypeError where y is not one of a finite set."""
@@ -340,9 +331,7 @@ COMPARED: tuple[tuple[Callable[[Response], str], str], ...] = (
 
 
 def response_of(site: str, d: Distribution) -> Response:
-    """Return the response, read from the distribution of the observed site without y.
-
-    Labels that are soft in the fit are classes without y, so they are described as well.
+    """Return the response, read from the distribution of the observed site without y, where soft labels are classes.
 
     Args:
         site: the name of the observed site.
@@ -355,7 +344,7 @@ def response_of(site: str, d: Distribution) -> Response:
         "event_shape": d.event_shape,
         "has_moments": not isinstance(element(d), CATEGORICALS) and implements(d, lambda d: (d.mean, d.variance)),
         "has_cdf": implements(d, lambda d: d.cdf(jnp.zeros(d.shape()))),
-        "has_logits": "logits" in element(d).arg_constraints,
+        "needs_double": cancels(d),
         "support": d.support,
     }
     return next(response for kind in KINDS if (response := kind.read(d, facts)) is not None)
