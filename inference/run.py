@@ -7,6 +7,7 @@ import jax
 
 from .blocks import stopwatch
 from .checks import Layout, as_key, check_problem
+from .fingerprint import digest_of_rows
 from .method import Method
 from .result import Fit
 from .sites import NumPyroModel
@@ -64,9 +65,9 @@ def fit(
     key = as_key(key)
     with stopwatch() as seconds:
         density, data = check_problem(model, x, y)
-        data = jax.device_put(data)
+        rows, data = digest_of_rows(data.x, data.y), jax.device_put(data)
         store = {}
         if resume is not None:
             store["store"] = Store(resume, identity(density, data, method, key))
         outcome = method.run(density, data, key=key, progress=progress, **store)
-    return Fit(density, method, Layout.of(x, data.x), outcome, seconds)
+    return Fit(density, method, Layout.of(x, data.x), outcome, seconds, rows)

@@ -164,6 +164,41 @@ BUGS = [
         "return False",
         "test_oracles.py::test_scores_of_large_numbers_are_those_of_scipy",
     ),
+    Bug(
+        "a change of one number is no change of the rows",
+        "inference/fingerprint.py",
+        "total += int(numbers.view(np.uint64).sum())",
+        "total += numbers.size",
+        "test_fingerprint.py",
+    ),
+    Bug(
+        "other rows are left out than those of the fit",
+        "inference/criticism/convergence.py",
+        "if fit.was_fitted_to(x, y) is False:",
+        "if False:",
+        "test_convergence.py::test_loo_of_other_rows_is_refused",
+    ),
+    Bug(
+        "a comparison on the rows of a fit says nothing",
+        "inference/criticism/compare.py",
+        "any(fit.rows == rows for fit in members)",
+        "False",
+        "test_compare.py",
+    ),
+    Bug(
+        "a partial fit codes its block",
+        "inference/information/sequential.py",
+        "if result.status.is_interrupted:",
+        "if False:",
+        "test_sequential.py::test_an_interrupt_ends_it",
+    ),
+    Bug(
+        "a part of a fit that was interrupted is scored",
+        "inference/methods/conditional.py",
+        'status = base_status + outcome.status.within(f"In {self.method.name} given the base")',
+        "status = base_status",
+        "test_validation.py::test_an_interrupt_inside_of_a_conditional_ends_it_all",
+    ),
 ]
 
 
