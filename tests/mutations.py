@@ -199,6 +199,13 @@ BUGS = [
         "status = base_status",
         "test_validation.py::test_an_interrupt_inside_of_a_conditional_ends_it_all",
     ),
+    Bug(
+        "two fits write to one folder",
+        "inference/store.py",
+        "fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)",
+        "pass",
+        "test_store.py::test_a_folder_is_that_of_one_fit_at_a_time",
+    ),
 ]
 
 
