@@ -45,7 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except (ValueError, TypeError, OSError) as error:
         parser.exit(2, f"flatprior: {error}\n")
     except KeyboardInterrupt:
-        parser.exit(130, "flatprior: interrupted before the first result\n")
+        parser.exit(130, "flatprior: interrupted\n")
 
 
 def _parser() -> argparse.ArgumentParser:

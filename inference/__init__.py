@@ -51,7 +51,8 @@ from .predictive import Predictive
 from .reasons import Code, Reason
 from .result import Fit
 from .run import fit
-from .status import FailedFitWarning, Status, UndefinedPredictionWarning
+from .status import FailedFitWarning, PrecisionWarning, Status, UndefinedPredictionWarning
+from .threads import separate_handlers
 
 __all__ = [
     "MAP",
@@ -65,6 +66,7 @@ __all__ = [
     "FailedFitWarning",
     "Fit",
     "Laplace",
+    "PrecisionWarning",
     "Predictive",
     "Prior",
     "Reason",
@@ -85,3 +87,5 @@ __all__ = [
     "objective",
     "plots",
 ]
+
+separate_handlers()

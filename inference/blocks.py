@@ -4,6 +4,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from threading import get_ident
 from time import perf_counter
 from typing import Literal
 
@@ -101,11 +102,14 @@ class Seconds:
 
 @contextmanager
 def stopwatch() -> Iterator[Seconds]:
-    """Measure the wall time of a block of code. The result is filled in when the block ends."""
-    seconds, spans = Seconds(), []
+    """Measure the wall time of a block of code. The result is filled in when the block ends.
+
+    What other threads compile in the meantime is not counted.
+    """
+    seconds, spans, thread = Seconds(), [], get_ident()
 
     def note(event: str, duration_secs: float, **kwargs: str | int) -> None:
-        if event.startswith(COMPILE_EVENTS):
+        if get_ident() == thread and event.startswith(COMPILE_EVENTS):
             spans.append((perf_counter() - duration_secs, perf_counter()))
 
     jax.monitoring.register_event_duration_secs_listener(note)

@@ -41,6 +41,14 @@ def stated_logits(d: Distribution, *num_classes: int | None) -> Array | None:
     return jnp.broadcast_to(each.logits, (*d.shape(), *num_classes)) if "logits" in each.arg_constraints else None
 
 
+def cancels(d: Distribution) -> bool:
+    """Return whether log probabilities may be differences of large numbers, such as log gammas, inexact in float32.
+
+    Those of a distribution whose only parameter is ``logits`` are not: of classes, but not of a binomial's counts.
+    """
+    return set(element(d).arg_constraints) != {"logits"}
+
+
 def num_values(support: constraints.Constraint) -> int | None:
     """Return K of a support {0, ..., K - 1}; None for others, also for bounds that are not integers but arrays."""
     if not isinstance(support, IntegerInterval) or not isinstance(support.upper_bound, int):

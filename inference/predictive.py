@@ -27,7 +27,7 @@ from .mixture import (
 )
 from .response import Response
 from .rows import Data, Rows, Weights, take_rows
-from .status import warn_of_nan
+from .status import warn_of_nan, warn_of_precision
 
 WORKING_BYTES = 2**28
 """The device memory that a prediction may use in addition to x, the draws and its result: about 256 MiB."""
@@ -116,7 +116,39 @@ def sizes(per_draw: PerDraw, density: Density, draws: Weights, data: Data) -> tu
 
 def log_likelihood(density: Density, draws: Weights, data: Data) -> np.ndarray:
     """Return log p(y_i | x_i, w_s) in nats, (draw, n)."""
-    return _warn_if_nan(over_rows(Density.row_log_probs, by_row, density, draws, data), draws).T
+    return log_probs_over_rows(by_row, density, draws, data).T
+
+
+def log_probs_over_rows(summary: Summary, density: Density, draws: Weights, data: Data) -> np.ndarray:
+    """Return a summary over draws of log p(y_i | x_i, w_s) in nats, rows first.
+
+    Where y has probabilities or densities that cancel in float32, the model and the summary are evaluated in float64,
+    at the given draws and rows; the result has the default precision.
+
+    Warns:
+        PrecisionWarning: where that is not possible, as for a network that fixes the type of its state.
+        UndefinedPredictionWarning: when the result is NaN in some rows although the draws are finite.
+    """
+    dtype, where = jax.dtypes.canonicalize_dtype(float), (summary, density, draws, data)
+    if density.structure.response.needs_double and dtype != np.float64:
+        try:
+            with jax.enable_x64(True):
+                values = over_rows(_row_log_probs_in_double, *where).astype(dtype)
+        except TypeError as error:
+            values = over_rows(Density.row_log_probs, *where)
+            warn_of_precision(error)
+    else:
+        values = over_rows(Density.row_log_probs, *where)
+    return _warn_if_nan(values, draws)
+
+
+def _row_log_probs_in_double(density: Density, weights: Weights, data: Data) -> Array:
+    """Return `Density.row_log_probs` of the same numbers in float64: widened here, a chunk at a time."""
+
+    def widened(leaf: Array) -> Array:
+        return leaf.astype(jnp.float64) if jnp.issubdtype(leaf.dtype, jnp.floating) else leaf
+
+    return density.row_log_probs(*jax.tree.map(widened, (weights, data)))
 
 
 def class_log_probs(density: Density, weights: Weights, data: Data) -> Float[Array, "n *t k"]:
@@ -214,7 +246,7 @@ class Predictive:
         Raises:
             TypeError, ValueError: when y is not one observation per row.
         """
-        return self._over_rows(Density.row_log_probs, log_mean_exp, self._checked(y))
+        return log_probs_over_rows(log_mean_exp, self.density, self.draws, Data(self.x, self._checked(y)))
 
     def cdf(self, y: Any) -> np.ndarray:
         """Return P(Y <= y | x, data), (n,): the probability integral transform of y.

@@ -28,7 +28,7 @@ import numpyro.distributions as dist
 from jax import Array
 from numpyro.distributions import Distribution, constraints
 
-from .distributions import Padded, implements, log_probs_of_values, num_values, of_one_value, stated_logits
+from .distributions import Padded, cancels, implements, log_probs_of_values, num_values, of_one_value, stated_logits
 from .rows import Rows
 from .sites import element, unmasked
 from .words import in_words, index_in_words, title
@@ -63,6 +63,8 @@ class Response(ABC):
     has_moments: bool
     """Whether the distribution has a mean and a variance."""
     has_cdf: bool
+    needs_double: bool
+    """Whether log probabilities are computed in float64; see `cancels`."""
     num_classes: int | None = None
     """K, where y, or each of its tokens, is one of 0, ..., K - 1."""
     padding: int | None = None
@@ -329,9 +331,7 @@ COMPARED: tuple[tuple[Callable[[Response], str], str], ...] = (
 
 
 def response_of(site: str, d: Distribution) -> Response:
-    """Return the response, read from the distribution of the observed site without y.
-
-    Labels that are soft in the fit are classes without y, so they are described as well.
+    """Return the response, read from the distribution of the observed site without y, where soft labels are classes.
 
     Args:
         site: the name of the observed site.
@@ -344,6 +344,7 @@ def response_of(site: str, d: Distribution) -> Response:
         "event_shape": d.event_shape,
         "has_moments": not isinstance(element(d), CATEGORICALS) and implements(d, lambda d: (d.mean, d.variance)),
         "has_cdf": implements(d, lambda d: d.cdf(jnp.zeros(d.shape()))),
+        "needs_double": cancels(d),
         "support": d.support,
     }
     return next(response for kind in KINDS if (response := kind.read(d, facts)) is not None)

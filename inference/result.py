@@ -15,6 +15,7 @@ from .blocks import Seconds
 from .checks import Layout, as_rows, check_labels, check_like
 from .datatree import to_datatree
 from .density import Density
+from .fingerprint import digest_of_rows
 from .method import Kind, Method, Outcome
 from .predictive import Predictive, log_likelihood
 from .rows import Data, Rows, Weights
@@ -38,6 +39,8 @@ class Fit:
     """The result of the method: draws, status and statistics."""
     seconds: Seconds
     """The wall time: `seconds.compile` and `seconds.run`."""
+    rows: str | None = None
+    """A digest of the rows that were fitted; None in a fit from a file of an earlier release. See `was_fitted_to`."""
 
     @property
     def model(self) -> NumPyroModel:
@@ -106,8 +109,24 @@ class Fit:
         values = log_likelihood(self.density, self._mixture(), data)
         return values.reshape(*self._chains_and_draws, -1)
 
+<<<<<<< HEAD
     def to_datatree(self, x: Any = None, y: Any = None, *, key: Any = None) -> DataTree:
         """Return the fit for ArviZ: posterior (for `Prior`, prior) and sample_stats, and more where x is given.
+=======
+    def was_fitted_to(self, x: Any, y: Any) -> bool | None:
+        """Return whether these are the rows of the fit, in their order; None where that is not known.
+
+        Rows are compared by a digest, which takes the time of a sum; some of them among others are not recognised.
+
+        Raises:
+            TypeError, ValueError: when x has another layout than in the fit, or x or y are no rows.
+        """
+        x, y = check_like(self.layout, x), as_rows("y", y)
+        return None if self.rows is None else digest_of_rows(x, y) == self.rows
+
+    def to_datatree(self, x: Any = None, y: Any = None) -> DataTree:
+        """Return the fit for ArviZ: posterior and sample_stats; with x and y also their log_likelihood and the data.
+>>>>>>> work-threads
 
         Its attributes are kind, status, method and seconds.
 
@@ -152,7 +171,7 @@ class Fit:
         Raises:
             TypeError: when x is a pytree with containers other than dicts, tuples and lists.
         """
-        parts = Parts(self.density, self.method, self.layout, self.outcome, self.seconds)
+        parts = Parts(self.density, self.method, self.layout, self.outcome, self.seconds, self.rows)
         return write(path, parts, self._attrs())
 
     @classmethod
@@ -183,7 +202,7 @@ class Fit:
             Fit by MAP: point, 1 chain of 1 draw, 2 weights, ok True
         """
         parts = read(path, model)
-        return cls(parts.density, parts.method, parts.layout, parts.outcome, parts.seconds)
+        return cls(parts.density, parts.method, parts.layout, parts.outcome, parts.seconds, parts.rows)
 
     def _attrs(self) -> dict[str, Any]:
         """Return the attributes of the fit in files and trees."""

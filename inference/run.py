@@ -1,5 +1,6 @@
 """`fit`: the one entry point of fitting."""
 
+from contextlib import ExitStack
 from os import PathLike
 from typing import Any
 
@@ -7,10 +8,11 @@ import jax
 
 from .blocks import stopwatch
 from .checks import Layout, as_key, check_problem
+from .fingerprint import digest_of_rows
 from .method import Method
 from .result import Fit
 from .sites import NumPyroModel
-from .store import Store, identity
+from .store import Store, held, identity
 
 
 def fit(
@@ -38,7 +40,8 @@ def fit(
         progress: show a progress bar when the fit takes more than a second.
         resume: a folder to which a method of chains writes its draws and state as it runs. If it contains a run of the
             same model, method, data and key, that run is continued, after a crash or with a larger `num_samples`; the
-            draws are those of a run that was never interrupted. Memory then does not grow with the number of draws.
+            draws are those of a run that was never interrupted. One fit at a time can use it. Memory then does not grow
+            with the number of draws.
 
     Returns:
         The fit. Check its `status`: a numerical failure is a status, not an exception.
@@ -62,11 +65,12 @@ def fit(
     if resume is not None and not method.draws_chains:
         raise ValueError(f"resume: expected a method of chains, NUTS() or MCLMC(); got {type(method).__name__}.")
     key = as_key(key)
-    with stopwatch() as seconds:
+    with stopwatch() as seconds, ExitStack() as folder:
         density, data = check_problem(model, x, y)
-        data = jax.device_put(data)
+        rows, data = digest_of_rows(data.x, data.y), jax.device_put(data)
         store = {}
         if resume is not None:
+            folder.enter_context(held(resume))
             store["store"] = Store(resume, identity(density, data, method, key))
         outcome = method.run(density, data, key=key, progress=progress, **store)
-    return Fit(density, method, Layout.of(x, data.x), outcome, seconds)
+    return Fit(density, method, Layout.of(x, data.x), outcome, seconds, rows)

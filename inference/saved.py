@@ -66,6 +66,8 @@ class Parts:
     layout: Layout
     outcome: Outcome
     seconds: Seconds
+    rows: str | None
+    """The digest of the rows that were fitted; None in files of earlier releases."""
 
 
 def write(path: str | os.PathLike[str], parts: Parts, attrs: Mapping[str, Any]) -> Path:
@@ -97,6 +99,7 @@ def write(path: str | os.PathLike[str], parts: Parts, attrs: Mapping[str, Any]) 
         "sites": [[site, list(shape)] for site, shape in structure.sites],
         "layout": _layout_to_json(layout),
         "seconds": [parts.seconds.compile, parts.seconds.run],
+        "rows": parts.rows,
         "densities": densities,
     }
     about["digest"] = _digest(about, {**outcome.draws, **outcome.sample_stats, **outcome.stats, "the probe": y})
@@ -146,7 +149,8 @@ def read(path: str | os.PathLike[str], model: NumPyroModel) -> Parts:
     structure = _check_model(path, model, about, layout, draws, y)
     failures, warnings = (tuple(map(_reason_from_json, reasons)) for reasons in about["status"])
     outcome = Outcome(draws, Status(failures, warnings), sample_stats, stats, about["log_evidence"])
-    return Parts(Density(model, structure), SavedMethod(**about["method"]), layout, outcome, Seconds(*about["seconds"]))
+    method, seconds, rows = SavedMethod(**about["method"]), Seconds(*about["seconds"]), about.get("rows")
+    return Parts(Density(model, structure), method, layout, outcome, seconds, rows)
 
 
 def probe(

@@ -3,6 +3,7 @@
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -63,13 +64,16 @@ class Status:
         return ": ".join([self.level, " ".join(map(str, self.reasons))]) if self.reasons else self.level
 
 
+_SUPPRESSED: ContextVar[bool] = ContextVar("_SUPPRESSED", default=False)
+
+
 class FailedFitWarning(UserWarning):
     """A failed fit is used to predict."""
 
 
 def warn_if_failed(status: Status) -> None:
     """Warn, at the user's line, about predictions of a failed fit."""
-    if not status:
+    if not (status or _SUPPRESSED.get()):
         _warn(
             f"This fit has failed; its predictions use the weights at which it ended. {status.reasons[0]}",
             FailedFitWarning,
@@ -90,13 +94,33 @@ def warn_of_nan(rows: np.ndarray) -> None:
     )
 
 
+class PrecisionWarning(UserWarning):
+    """Log probabilities are computed in a precision in which they may be inexact."""
+
+
+def warn_of_precision(error: Exception) -> None:
+    """Warn, at the user's line, about a model that cannot be evaluated in float64, for the reason in an error."""
+    reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+    _warn(
+        f"The model cannot be evaluated in float64 ({reason}), so its log probabilities are those of float32, which "
+        f"are inexact where they are differences of large numbers, such as the log gammas of counts above 1,000. Let "
+        f"the types of its arrays follow from its arguments: jnp.zeros_like(x) in place of jnp.zeros(n, jnp.float32).",
+        PrecisionWarning,
+    )
+
+
 def _warn(message: str, category: type[Warning]) -> None:
     warnings.warn(message, category, skip_file_prefixes=(str(Path(__file__).parent),))
 
 
 @contextmanager
 def no_failure_warnings() -> Iterator[None]:
-    """Suppress warnings of failed fits, where their status is shown next to the predictions."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", FailedFitWarning)
+    """Suppress warnings of failed fits, where their status is shown next to the predictions.
+
+    Only in this thread: `warnings.catch_warnings` changes the filters of all, and two threads may leave them changed.
+    """
+    token = _SUPPRESSED.set(True)
+    try:
         yield
+    finally:
+        _SUPPRESSED.reset(token)

@@ -9,7 +9,9 @@ code.
 import json
 import os
 import re
-from collections.abc import Mapping
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 from zipfile import BadZipFile
@@ -24,9 +26,41 @@ from .files import atomic_write
 from .fingerprint import digest, log_density_at_random, same_log_density, without_addresses
 from .rows import Data, Rows
 
+if sys.platform != "win32":
+    import fcntl
+
 VERSION = 1
 """The version of the format of the folder."""
 Identity = Mapping[str, str | float]
+
+
+@contextmanager
+def held(path: str | os.PathLike[str]) -> Iterator[None]:
+    """Hold a folder, which is made if it is missing, so that no other fit writes to it; it is released at the end.
+
+    The lock ends with the process, however that ends. Windows and some network file systems have no such lock; there
+    the folder is not protected.
+
+    Raises:
+        ValueError: when another fit holds the folder, in this process or another.
+    """
+    Path(path).mkdir(parents=True, exist_ok=True)
+    if sys.platform == "win32":
+        yield
+        return
+    folder = os.open(path, os.O_RDONLY)
+    try:
+        with suppress(OSError):
+            try:
+                fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                raise ValueError(
+                    f"resume: expected a folder that no other fit writes to; another fit is using {path}. Wait for its "
+                    f"end, or give another folder."
+                ) from error
+        yield
+    finally:
+        os.close(folder)
 
 
 class Store:

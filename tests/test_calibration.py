@@ -20,8 +20,9 @@ from flatprior.inference import MAP, MLE, NUTS, Fit, compare, fit
 from flatprior.inference.criticism import Calibration, calibration, temperature_scaling
 from flatprior.inference.criticism.bands import sum_of_events
 from flatprior.inference.criticism.calibration import _of_classes, _of_numbers
+from flatprior.inference.criticism.temperature import Tempered
 from flatprior.inference.plots import plot_calibration
-from flatprior.models import MLP, Bernoulli, Model, fan_in
+from flatprior.models import MLP, Bernoulli, Model, fan_in, gaussian
 
 from .tables import CommonFit
 
@@ -522,3 +523,14 @@ def test_it_prints_as_a_table(fitted: dict[Any, Fitted]) -> None:
     for word in ("calibration_error_if_calibrated", "400 rows in 10 bins", "bins lie in the band"):
         assert word in words
     assert "<table" in calibration(has.fit, has.x, has.y)._repr_html_()
+
+
+def test_the_rows_of_the_fit_are_noticed() -> None:
+    x, y = np.random.default_rng(0).normal(size=(40, 2)), np.arange(40) % 2
+    own = fit(Model(MLP(), Bernoulli(), gaussian(1.0)), MAP(num_steps=5, polish=False), x, y, key=0, progress=False)
+    with pytest.raises(ValueError, match="validation rows that the fit has not seen; got the rows that it was fitted"):
+        temperature_scaling(own, x, y)
+    assert "These are the rows of the fit: on rows that it has not seen" in str(calibration(own, x, y, num_bins=2))
+    tempered = Tempered(own, 2.0, 0.1, 5)
+    assert "These are the rows of the fit" in str(calibration(tempered, x, y, num_bins=2))
+    assert "These are the rows of the fit" not in str(calibration(own, x, y[::-1], num_bins=2))

@@ -163,6 +163,29 @@ def test_a_note_states_that_no_fit_has_chains(case: Any) -> None:
     assert "LOO needs Markov chains, and none of the fits has them." in comparison.notes
 
 
+# Rows that a fit has seen.
+
+
+def test_a_note_names_the_fits_that_have_seen_the_rows(case: Any) -> None:
+    by_method, (x_train, y_train), (x, y) = case
+    names = [*by_method][:2]
+    two = {name: by_method[name][0] for name in names}
+    both, none = f"Fitted to these rows: {', '.join(names)}. On rows", "Fitted to these rows"
+    assert both in str(compare(two, x_train, y_train))
+    assert none not in str(compare(two, x, y))
+    assert none not in str(compare(two, x_train[:-1], y_train[:-1]))
+    one = {**two, names[1]: replace(two[names[1]], rows=None)}  # from a file of an earlier release
+    assert f"Fitted to these rows: {names[0]}. On rows" in str(compare(one, x_train, y_train))
+
+
+def test_training_rows_are_those_of_the_chains(case: Any) -> None:
+    by_method, _, (x, y) = case
+    with pytest.raises(
+        ValueError, match=r"x_train and y_train to be the rows of the fits.*'NUTS' was fitted to others"
+    ):
+        compare({"MAP": by_method["MAP"][0], "NUTS": by_method["NUTS"]}, x, y, x_train=x, y_train=y)
+
+
 # The order.
 
 

@@ -7,6 +7,7 @@ from dataclasses import replace
 import arviz as az
 import numpy as np
 import numpyro.distributions as dist
+import pandas as pd
 import pytest
 from arviz_stats.base import array_stats
 from scipy.special import logsumexp
@@ -178,3 +179,14 @@ def test_loo_is_arviz_own_with_a_pareto_k_for_each_row(chains: Fit, rows: Rows) 
     assert found.elpd < (logsumexp(pointwise, axis=0) - math.log(1600)).sum()  # held out is less than fitted
     table = az.compare({"a": chains.to_datatree(*rows), "b": copied(chains).to_datatree(*rows)})
     assert set(table.index) == {"a", "b"}
+
+
+def test_loo_of_other_rows_is_refused(chains: Fit, rows: Rows) -> None:
+    x, y = rows
+    for others in ((x[:50], y[:50]), (x[::-1], y), (x, 1 - y), (x + 1e-6, y)):
+        with pytest.raises(ValueError, match="loo: expected the rows of the fit, in the order"):
+            loo(chains, *others)
+    with pytest.raises(ValueError, match="expected rows shaped"):
+        loo(chains, x[:, :1], y)
+    assert loo(chains, x.tolist(), pd.Series(y.astype(float))).elpd == loo(chains, *rows).elpd
+    assert loo(replace(chains, rows=None), x[:50], y[:50]).n_data_points == 50  # from a file of an earlier release

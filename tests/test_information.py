@@ -340,6 +340,8 @@ def test_counts_are_values_and_have_no_uniform_code(by_hand: dict[str, Any]) -> 
     np.testing.assert_allclose(result.bits, expected, rtol=1e-4)
     assert result.uniform is None
     assert "each a value." in str(result)
+    assert "These are the rows of the fit; the cost of the fit itself is not included." in str(result)
+    assert "the rows of the fit" not in str(code_length(found, problem.x, problem.y + 1))
 
 
 def test_what_is_impossible_costs_infinitely_many_bits_and_is_printed() -> None:

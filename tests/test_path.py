@@ -9,7 +9,8 @@ from matplotlib.figure import Figure
 from sklearn.linear_model import Ridge
 
 from flatprior.inference import MAP, MLE, fit, flat
-from flatprior.inference.methods import prior_path
+from flatprior.inference.blocks import Run
+from flatprior.inference.methods import descent, prior_path
 from flatprior.inference.plots import plot_path
 from flatprior.models import MLP, Bernoulli, Model, Normal, gaussian
 
@@ -154,3 +155,9 @@ def test_the_picture_has_a_line_a_weight_and_says_whether_there_is_a_limit(label
         plot_path(path, [estimates])
     with pytest.raises(TypeError, match="plot_path: expected the result of prior_path"):
         plot_path(LOGISTIC)
+
+
+def test_an_interrupt_before_the_path_ends_it(labels: Rows, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(descent, "run_in_blocks", lambda block, state, *_, **__: Run(state, 0, "interrupted"))
+    with pytest.raises(KeyboardInterrupt):
+        prior_path(LOGISTIC, *labels, key=0, multiples=(1.0,), progress=False)

@@ -250,3 +250,9 @@ def test_rows_in_a_container_that_json_does_not_know_are_refused(tmp_path: Path)
     found = fit(on_own, QUICK, _made(np.arange(5.0)), np.arange(5.0), key=0, progress=False)
     with pytest.raises(TypeError, match="save: expected x to be an array, or dicts with names as keys"):
         found.save(tmp_path / "fit.nc")
+
+
+def test_a_file_remembers_the_rows_of_the_fit(saved: Path, problems: Any) -> None:
+    _, x, y = problems["classes"]
+    assert Fit.load(saved, CLASSES).was_fitted_to(x, y) is True
+    assert Fit.load(saved, CLASSES).was_fitted_to(x[1:], y[1:]) is False

@@ -22,7 +22,11 @@ from flatprior.inference import (
     MAP,
     MLE,
     NUTS,
+    Code,
+    FailedFitWarning,
     Fit,
+    Reason,
+    Status,
     UndefinedPredictionWarning,
     compare,
     diagnose,
@@ -645,6 +649,13 @@ def test_the_same_key_gives_the_same_text(fitted: dict[str, Fit]) -> None:
     one, same, other = (generate(fitted["draws"], [0, 1], 9, key=key) for key in (0, jax.random.key(0), 1))
     np.testing.assert_array_equal(one, same)
     assert (one != other).any()
+
+
+def test_a_text_by_a_failed_fit_comes_with_a_warning(fitted: dict[str, Fit]) -> None:
+    good = fitted["draws"]
+    failed = replace(good, outcome=replace(good.outcome, status=Status((Reason.of(Code.NO_CURVATURE),))))
+    with pytest.warns(FailedFitWarning, match="This fit has failed"):
+        generate(failed, [0, 1], 9, key=0)
 
 
 BAD_PROMPTS: dict[str, tuple[Any, Any, type[Exception], str]] = {

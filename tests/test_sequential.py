@@ -15,7 +15,7 @@ from scipy.special import betaln
 from scipy.stats import beta
 from sklearn.linear_model import LogisticRegression
 
-from flatprior.inference import MAP, MLE, Status, fit
+from flatprior.inference import MAP, MLE, Code, Reason, Status, fit
 from flatprior.inference.density import Density
 from flatprior.inference.information import code_length, prequential
 from flatprior.inference.method import Outcome
@@ -174,3 +174,19 @@ def test_an_error_names_the_prefix() -> None:
     with pytest.raises(ValueError, match="cannot be distinguished") as error:
         prequential(MODEL, MLE(num_steps=5), x, np.arange(40) % 2, key=0, ends=[8, 40])
     assert error.value.__notes__ == ["Raised by the fit of the first 8 rows."]
+
+
+@dataclass(frozen=True)
+class Interrupted:
+    """A method whose run was ended by Ctrl-C."""
+
+    kind: ClassVar = "point"
+
+    def run(self, density: Density, data: Data, *, key: Any, progress: bool) -> Outcome:
+        draws = {site: np.zeros((1, 1, *shape), np.float32) for site, shape in density.structure.latents.items()}
+        return Outcome(draws, Status((), (Reason.of(Code.INTERRUPTED, done=1, total=2, unit="steps"),)))
+
+
+def test_an_interrupt_ends_it() -> None:
+    with pytest.raises(KeyboardInterrupt):
+        prequential(MODEL, Interrupted(), CONSTANT, np.arange(40) % 2, key=0)

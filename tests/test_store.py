@@ -21,6 +21,7 @@ import pytest
 
 from flatprior.inference import MAP, MCLMC, NUTS, Fit, fit
 from flatprior.inference.methods import chains, nuts
+from flatprior.inference.store import held
 from flatprior.models import MLP, Bernoulli, Lift, Model, gaussian
 
 LOGISTIC = Model(MLP(), Bernoulli(), gaussian(1.0))
@@ -123,6 +124,24 @@ def test_ctrl_c_keeps_finished_blocks_and_the_run_goes_on(
         assert part.status.is_interrupted
         assert 0 < part.stats["lp"].shape[1] < 60
     assert_same(run(rows, 60, tmp_path / "run", **settings), expected)
+
+
+def test_a_folder_is_that_of_one_fit_at_a_time(rows: Rows, folder: Path, whole: Fit) -> None:
+    elsewhere = (
+        "import fcntl, os, sys\n"
+        "fcntl.flock(os.open(sys.argv[1], os.O_RDONLY), fcntl.LOCK_EX)\n"
+        "print('held', flush=True); sys.stdin.read()"
+    )
+    command = [sys.executable, "-c", elsewhere, str(folder)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
+        assert other.stdout is not None
+        assert other.stdout.readline() == "held\n"
+        with pytest.raises(ValueError, match="resume: expected a folder that no other fit writes to"):
+            run(rows, 60, folder)
+        other.kill()  # however it ends, the folder is free again
+    with held(folder), pytest.raises(ValueError, match=r"resume: .* another fit is using"):
+        run(rows, 60, folder)  # in one process as well
+    assert_same(run(rows, 60, folder), whole)
 
 
 def spoil_json(folder: Path) -> None:

@@ -11,11 +11,13 @@ import scipy.stats
 from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.model_selection import StratifiedKFold, cross_val_predict, cross_val_score
 
-from flatprior.inference import MAP, MLE, NUTS, Ensemble, compare, cross_validate, fit
+from flatprior.inference import MAP, MLE, NUTS, Conditional, Ensemble, compare, cross_validate, fit
+from flatprior.inference.blocks import Run, run_in_blocks
 from flatprior.inference.criticism import CrossValidation, validation
 from flatprior.inference.criticism.validation import assign_folds
 from flatprior.inference.density import Density
 from flatprior.inference.method import Outcome
+from flatprior.inference.methods import descent
 from flatprior.inference.reasons import Code, Reason
 from flatprior.inference.rows import Data
 from flatprior.inference.status import Status
@@ -301,6 +303,25 @@ def test_an_interrupt_ends_it_all() -> None:
     with pytest.raises(KeyboardInterrupt):
         cross_validate(Model(MLP(), Bernoulli()), {"it": method}, X, Y, num_folds=4, key=0, progress=False)
     assert len(method.calls) == 2
+
+
+def test_an_interrupt_inside_of_a_conditional_ends_it_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The base has ended, and the method of the last layer returns what it has: that is not to be scored."""
+    runs: list[str] = []
+
+    def interrupted(block: Any, state: Any, num_steps: int, **options: Any) -> Any:
+        runs.append(options["label"])
+        return Run(state, 0, "interrupted") if len(runs) == 2 else run_in_blocks(block, state, num_steps, **options)
+
+    monkeypatch.setattr(descent, "run_in_blocks", interrupted)
+    method = Conditional(base=QUICK, sites=("b1",), method=Ensemble(base=QUICK, num_members=2))
+    x, y = X[:-1], Y[:-1]
+    model = Model(MLP(), Bernoulli(), gaussian(1.0))
+    assert fit(model, method, x, y, key=0, progress=False).status.codes == (Code.INTERRUPTED,)
+    runs.clear()
+    with pytest.raises(KeyboardInterrupt):
+        cross_validate(model, {"last layer": method}, X, Y, num_folds=len(X), key=0, progress=False)
+    assert len(runs) == 2
 
 
 def test_it_closes_the_table_of_compare(data_sets: Any) -> None:

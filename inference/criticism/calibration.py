@@ -1,13 +1,18 @@
 """Calibration: the predicted probabilities of a fit against observed frequencies."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
 
 from ..checks import as_rows, check_positive_integer
+<<<<<<< HEAD
 from ..report import Printed, Report, columns_of
+=======
+from ..report import Report, columns_of
+from ..response import Response
+>>>>>>> work-threads
 from ..result import Fit
 from .bands import BAND, binomial_band, sum_of_events, wilson_intervals
 from .scores import NUM_BINS, Forecast, equal_bins, interval_calibration_error, standard_error
@@ -15,6 +20,7 @@ from .temperature import Tempered
 
 LEVELS = np.arange(1, 10) / 10
 """Probabilities of the central intervals."""
+SEEN = "These are the rows of the fit: on rows that it has not seen it is usually less well calibrated."
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -113,6 +119,13 @@ def calibration(
     y = as_rows("y", y)
     predictive: Any = fit.predict(x)  # that of a tempered fit has only what classes need
     forecast = Forecast.of(predictive, y)
+    result = _of_forecast(forecast, predictive.response, label, num_bins)
+    if (fit.fit if isinstance(fit, Tempered) else fit).was_fitted_to(x, y):
+        return replace(result, notes=(*result.notes, SEEN))
+    return result
+
+
+def _of_forecast(forecast: Forecast, response: Response, label: int | None, num_bins: int) -> Calibration:
     if forecast.probs is not None:
         return _of_classes(forecast.log_prob, forecast.probs.astype(float), forecast.y, label, num_bins)
     if label is not None:
@@ -120,7 +133,7 @@ def calibration(
     if forecast.transform is None or forecast.transform.ndim != 1:
         raise NotImplementedError(
             "calibration: expected y to be a class, or one continuous number whose distribution has a cdf; it can be "
-            f"{predictive.response.support!r}."
+            f"{response.support!r}."
         )
     return _of_numbers(forecast.log_prob, forecast.transform.astype(float), num_bins)
 

@@ -3,11 +3,13 @@
 import warnings
 from collections.abc import Mapping, Sequence
 from itertools import combinations
+from threading import Lock
 from typing import Any
 
 import numpy as np
 
 from ..checks import as_rows
+from ..fingerprint import digest_of_rows
 from ..predictive import Predictive
 from ..result import Fit
 from ..rows import count_rows
@@ -17,8 +19,13 @@ from .scores import Forecast, mean, standard_error
 from .table import Comparison, Entry, tabulate
 
 UNITS = "{rows} rows. elpd: log predictive density, nats per row; se and dse: standard errors of elpd and elpd_diff."
+SEEN = "Fitted to these rows: {names}. On rows that a fit has not seen its elpd is usually lower."
+"""The note on fits that are scored on their own rows."""
 PARETO = "Estimated shape parameter"
 """The beginning of ArviZ's warning about a large Pareto k."""
+
+FILTERS = Lock()
+"""The filters of warnings are those of the process: two threads that change and restore them may leave them changed."""
 
 
 def compare(
@@ -49,6 +56,9 @@ def compare(
     ``elpd_loo_se``: the log predictive density of each training row given all others, by Pareto-smoothed importance
     sampling (`loo`). It estimates, from the training rows, what ``elpd`` measures on new rows.
 
+    A note names the fits that were fitted to x and y themselves: rows that a fit has seen do not measure its
+    predictions.
+
     Args:
         fits: name -> a fit, or a list of fits of the same model by the same method under several keys. All have the
             same observed site, and score the same kind of y: densities and probabilities have no common scale.
@@ -62,7 +72,8 @@ def compare(
 
     Raises:
         TypeError: when there is no fit, one is not a fit, or only one of `x_train` and `y_train` is given.
-        ValueError: when x and y are not rows like those of the fits, or the predictions are not comparable.
+        ValueError: when x and y are not rows like those of the fits, the predictions are not comparable, or `x_train`
+            and `y_train` are not the rows of a fit by Markov chains.
 
     Example:
         >>> import numpy as np
@@ -82,6 +93,8 @@ def compare(
     x, y = as_rows("x", x), as_rows("y", y)
     if (x_train is None) != (y_train is None):
         raise TypeError("compare: expected x_train and y_train, the rows of the fits, together; got only one of them.")
+    if x_train is not None:
+        _check_train(lists, x_train, y_train)
     with no_failure_warnings():
         predictives = {name: [fit.predict(x) for fit in members] for name, members in lists.items()}
     families = check_comparable(predictives)
@@ -101,6 +114,7 @@ def compare(
             left_out, worst = _leave_one_out(members, x_train, y_train)
             entries[name].scores.update(left_out)
             notes.append(f"{name}: {worst}")
+    notes += _seen(lists, digest_of_rows(x, y))
     if x_train is not None and not any(members[0].kind == "chain" for members in lists.values()):
         notes.append("LOO needs Markov chains, and none of the fits has them.")
     return tabulate(entries, [UNITS.format(rows=count_rows(x)), *notes])
@@ -150,9 +164,25 @@ def _check_layouts(fits: Mapping[str, Sequence[Fit]]) -> None:
             ) from error
 
 
+def _seen(lists: Mapping[str, Sequence[Fit]], rows: str) -> list[str]:
+    """Return a note if the rows of the comparison, given by their digest, are those that some fits were fitted to."""
+    names = [name for name, members in lists.items() if any(fit.rows == rows for fit in members)]
+    return [SEEN.format(names=", ".join(names))] if names else []
+
+
+def _check_train(lists: Mapping[str, Sequence[Fit]], x: Any, y: Any) -> None:
+    """Raise ValueError where rows are not those of the fits by Markov chains."""
+    for name, members in lists.items():
+        if any(fit.kind == "chain" and fit.was_fitted_to(x, y) is False for fit in members):
+            raise ValueError(
+                f"compare: expected x_train and y_train to be the rows of the fits, in the order in which they were "
+                f"fitted; {name!r} was fitted to others."
+            )
+
+
 def _leave_one_out(fits: Sequence[Fit], x: Any, y: Any) -> tuple[dict[str, float], str]:
     """Return the scores in nats per row, the mean over fits, and a note on Pareto's k."""
-    with warnings.catch_warnings():
+    with FILTERS, warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=PARETO)  # the note has it, with the row
         results = [loo(fit, x, y) for fit in fits]
     rows = np.mean([result.elpd_i.values for result in results], axis=0)

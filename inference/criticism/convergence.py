@@ -180,9 +180,14 @@ def loo(fit: Fit, x: Any, y: Any) -> Any:
         is unreliable, and ArviZ warns. `arviz.compare` takes several of them by name.
 
     Raises:
-        ValueError: when the fit is not of kind "chain".
+        ValueError: when the fit is not of kind "chain", or these are not its rows, in their order.
     """
     _check_chains(fit, "loo")
+    if fit.was_fitted_to(x, y) is False:
+        raise ValueError(
+            "loo: expected the rows of the fit, in the order in which they were fitted; got others. LOO estimates from "
+            "the rows of a fit how well it predicts others; compare({...}, x, y) measures it on these."
+        )
     import arviz_stats  # a third of the time of importing this library, which only chains need
 
     return arviz_stats.loo(fit.to_datatree(x, y), pointwise=True)  # type: ignore[attr-defined]

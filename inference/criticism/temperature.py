@@ -118,7 +118,8 @@ def temperature_scaling(fit: Fit, x_validation: Any, y_validation: Any) -> Tempe
 
     Raises:
         TypeError: when `fit` is not a fit, or y is not a class.
-        ValueError: when x and y are not rows like those of the fit, or no temperature from 0.001 to 1,000 is best.
+        ValueError: when x and y are not rows like those of the fit, or are its own rows, or no temperature from 0.001
+            to 1,000 is best.
 
     Example:
         >>> import numpy as np
@@ -135,6 +136,11 @@ def temperature_scaling(fit: Fit, x_validation: Any, y_validation: Any) -> Tempe
     predictive = fit.predict(check_like(fit.layout, x_validation, "x_validation"))
     predictive.response.expect_class("temperature_scaling")
     labels = _labels(predictive, y_validation, "y_validation")
+    if fit.was_fitted_to(x_validation, y_validation):
+        raise ValueError(
+            "temperature_scaling: expected validation rows that the fit has not seen; got the rows that it was fitted "
+            "to, on which its confidence is about right whatever it is on others. Leave some rows out of the fit."
+        )
     log_probs = _log_probs(predictive)
     of_label = log_probs[np.arange(len(labels)), labels]
     _check_labels_possible(of_label)

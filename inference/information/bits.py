@@ -141,6 +141,8 @@ class CodeLength(Printed):
     """The unit that is coded, in words: a class, a value, or a density, relative to a cell of size 1."""
     num_tokens: int | None = None
     """The number of tokens without padding; None where y is not a row of tokens."""
+    was_fitted: bool = False
+    """Whether these are the rows of the fit, whose code is incomplete without that of the fit."""
 
     @property
     def total(self) -> float:
@@ -191,6 +193,8 @@ class CodeLength(Printed):
         ]
         if self.saved is not None:
             notes.append(f"Saved against the labels alone (base rate): {self.saved:.1f} bits.")
+        if self.was_fitted:
+            notes.append("These are the rows of the fit; the cost of the fit itself is not included.")
         return Report(self.to_dataframe(), COLUMNS, notes)
 
 
@@ -235,17 +239,19 @@ def code_length(fit: Fit, x: Any, y: Any) -> CodeLength:
         <BLANKLINE>
         8 rows, each one of 2 classes. Standard error of the total over rows: 2.1 bits. Perplexity: 1.755.
         Saved against the labels alone (base rate): 1.9 bits.
+        These are the rows of the fit; the cost of the fit itself is not included.
     """
     check_fit("code_length", fit)
     predictive, y = fit.predict(x), as_rows("y", y)
     response = predictive.response
     symbols = Symbols.of("code_length", response, y)
-    bits = row_bits(predictive, y)
+    bits, was_fitted = row_bits(predictive, y), fit.was_fitted_to(x, y) is True
     if symbols is None:
         unit = "a value" if response.is_discrete else "a density, relative to a cell of size 1"
-        return CodeLength(bits, None, None, unit)
+        return CodeLength(bits, None, None, unit, None, was_fitted)
     tokens, unit = response.count_tokens(y), f"one of {symbols.num_classes} classes"
-    return CodeLength(bits, symbols.uniform, symbols.base_rate, unit, None if tokens is None else int(tokens.sum()))
+    num_tokens = None if tokens is None else int(tokens.sum())
+    return CodeLength(bits, symbols.uniform, symbols.base_rate, unit, num_tokens, was_fitted)
 
 
 @dataclass(frozen=True, eq=False)

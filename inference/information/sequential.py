@@ -102,6 +102,7 @@ def prequential(
     Raises:
         TypeError, ValueError: when data, model or blocks are invalid; also when y is not a class, as no uniform code
             exists for the first block.
+        KeyboardInterrupt: at Ctrl-C, also where `fit` would return a partial result.
 
     Example:
         >>> import numpy as np
@@ -135,6 +136,8 @@ def prequential(
         except Exception as error:
             error.add_note(f"Raised by the fit of the first {start} rows.")
             raise
+        if result.status.is_interrupted:
+            raise KeyboardInterrupt  # a partial fit codes its block as no one could
         with no_failure_warnings():
             bits.append(row_bits(result.predict(_slice(rows_x, start, end)), labels[start:end]))
         statuses.append(result.status)

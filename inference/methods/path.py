@@ -111,6 +111,7 @@ def prior_path(
 
     Raises:
         TypeError, ValueError: when data, model or multiples are invalid, or the prior is flat.
+        KeyboardInterrupt: at Ctrl-C before the descents along the path.
 
     Example:
         >>> import numpy as np
@@ -162,6 +163,8 @@ def _descend(
     """Return the end points of all members, (member, *shape), and their last descent."""
     power = _powers(scales)
     first = descend(method, density, data, key=key, progress=progress)
+    if first.status.is_interrupted:
+        raise KeyboardInterrupt  # there is no path yet
     u = finish(method, density, *first.member(first.best), data).u
     start = jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (len(power), *leaf.shape)), u)
     members = replace(method, num_restarts=len(power))

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from functools import partial
+from threading import RLock
 from typing import Any, NamedTuple
 
 import jax
@@ -69,6 +70,8 @@ class Steps:
             optimizer.value or annealed_adam(),
             Trace_ELBO(),
         )
+        self._tracing = RLock()
+        """NumPyro's SVI and its guide change while they are traced: one thread traces them at a time."""
         self.sharding = Sharding.of(num_restarts)
         self._compiled_start = self.sharding.jit_start(self._start)
         self._compiled_block = self.sharding.jit(self._block)
@@ -127,7 +130,13 @@ class Steps:
         """Return the number of steps of these epochs."""
         return self.epochs_per_shuffle(num_rows) * self.steps_per_epoch(num_rows)
 
-    def _start(self, key: Array, data: Data, num_steps: Array, start: Weights | None, prior_power: Array | None) -> Any:
+    def _start(self, *args: Any) -> Any:
+        with self._tracing:
+            return self._first_state(*args)
+
+    def _first_state(
+        self, key: Array, data: Data, num_steps: Array, start: Weights | None, prior_power: Array | None
+    ) -> Any:
         keys = jax.random.split(jax.random.fold_in(key, START_KEY), self.num_restarts)
         any_power = None if prior_power is None else prior_power[0]  # the guide is built for a model with a power
 
@@ -155,6 +164,10 @@ class Steps:
 
     def _block(self, each: Any, order: Array, begin: Array, end: Array, data: Data) -> tuple[Any, Array]:
         """Take steps of all restarts, from their SVI states and powers of the prior."""
+        with self._tracing:
+            return self._several_steps(each, order, begin, end, data)
+
+    def _several_steps(self, each: Any, order: Array, begin: Array, end: Array, data: Data) -> tuple[Any, Array]:
         svi, prior_power = each
         if self.num_restarts == 1 and prior_power is None:  # without vmap, XLA's code is faster
             svi, losses = self._steps(partial(self._update, None), _first(svi), order, begin, end, data, ())

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from threading import Lock
 from typing import Any
 
 import jax
@@ -23,6 +24,8 @@ from .place import Point, as_weights, weights_at
 
 POINTS_TOGETHER = 16
 """Points of the curve that are computed together; this bounds the memory, at as many copies of one evaluation's."""
+VALIDATION = Lock()
+"""NumPyro's validation is on or off for the process: two threads that change and restore it may leave it changed."""
 
 type Along = str | Point
 """A scalar site (``"p"``), an element of a site (``"w1[0, 2]"``), or a direction in weight space: a mapping from sites
@@ -172,7 +175,7 @@ def _likelihood(
     grids = tuple(_as_grid(grid) for grid in values)
     points = np.stack([grid.ravel() for grid in np.meshgrid(*grids, indexing="ij")], axis=-1)
     # A site outside its support is refused below; NumPyro's error names the distribution whose parameter it becomes.
-    with jax.enable_x64(True), numpyro.validation_enabled(False):
+    with VALIDATION, jax.enable_x64(True), numpyro.validation_enabled(False):
         centre = weights_at(at, density, data)
         centre, data = jax.device_put(jax.tree.map(in_double, (centre, data)))
         plane = _Plane(density, centre, tuple(_axis(axis, structure, centre) for axis in along))
