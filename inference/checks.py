@@ -289,7 +289,7 @@ def check_problem(model: NumPyroModel, x: Any, y: Any) -> tuple[Density, Data]:
         check_scales("y", y_as_given)
         check_rounding(y_as_given)
     check_one_density(model, structure, x, y)
-    return Density(model, structure), Data(x, y)
+    return Density.of(model, structure), Data(x, y)
 
 
 def check_pair(x: Rows, y: Rows) -> None:

@@ -14,10 +14,12 @@ import jax
 import numpy as np
 import numpyro.distributions as dist
 
+from .handlers import params_as_sites
 from .response import Response, response_of
 from .rows import Rows, count_rows, signature
-from .sites import NumPyroModel, abstract_trace, is_flat, is_latent, is_observation, is_real, unmasked
+from .sites import NumPyroModel, abstract_trace, is_flat, is_latent, is_observation, is_real, is_weighted, unmasked
 from .structure import Structure
+from .supported import Refusals, check_given, check_observation
 from .words import in_words
 
 INVALID = re.compile(r"(\w+) distribution got invalid (\w+) parameter")
@@ -46,9 +48,11 @@ def _check_model(model: NumPyroModel, tree: Any, leaves: tuple[tuple[tuple[int, 
     x, y = jax.tree.unflatten(tree, [jax.ShapeDtypeStruct(shape, dtype) for shape, dtype in leaves])
     _check_arguments(model)
     with translated_errors(x, y):
-        sites = abstract_trace(model, x, y)
+        sites = _abstract_sites(model, x, y)
     observed = {name: site for name, site in sites.items() if is_observation(site)}
     latents = {name: site for name, site in sites.items() if is_latent(site)}
+    if len(observed) > 1:
+        check_given(observed, _abstract_sites(model, x, None))
     if len(observed) != 1:
         got = f"the observed sites {list(observed)}" if observed else "none"
         raise ValueError(
@@ -62,7 +66,7 @@ def _check_model(model: NumPyroModel, tree: Any, leaves: tuple[tuple[tuple[int, 
             f"module, give some parameters a prior other than 'fixed'."
         )
     ((observed_name, observed_site),) = observed.items()
-    _check_row_log_prob(observed_name, observed_site, count_rows(x))
+    check_observation(observed_name, observed_site, count_rows(x))
     row_plates = {frame.name for frame in observed_site["cond_indep_stack"]}
     for name, site in latents.items():
         if site["fn"].support.is_discrete:
@@ -73,10 +77,21 @@ def _check_model(model: NumPyroModel, tree: Any, leaves: tuple[tuple[tuple[int, 
                 f"Latent site {name!r} is sampled inside the plate {inside.pop()!r} of the data: one weight per row. "
                 f"Sample it before the plate."
             )
-    return structure_of(sites, _response_without_y(model, x, observed_name, latents))
+    response = _response_without_y(model, x, observed_name, latents)
+    return structure_of(sites, response, is_weighted=is_weighted(observed_site))
 
 
-def structure_of(sites: dict[str, Any], response: Response) -> Structure:
+def _abstract_sites(model: NumPyroModel, x: Rows, y: Rows) -> dict[str, Any]:
+    """Return the sites of a model without values; raise where it does what a density cannot have."""
+
+    def checked(x: Rows, y: Rows) -> None:
+        with Refusals():
+            params_as_sites(model)(x, y)
+
+    return abstract_trace(checked, x, y)
+
+
+def structure_of(sites: dict[str, Any], response: Response, *, is_weighted: bool) -> Structure:
     """Return the structure of a model from the sites of its abstract trace, with or without y, and its response."""
     latents = {name: site for name, site in sites.items() if is_latent(site) and name != response.site}
     return Structure(
@@ -85,6 +100,8 @@ def structure_of(sites: dict[str, Any], response: Response) -> Structure:
         dims=tuple((k, tuple(s["infer"]["event_dims"])) for k, s in latents.items() if "event_dims" in s["infer"]),
         real=frozenset(name for name, site in latents.items() if is_real(site["fn"].support)),
         flat=frozenset(name for name, site in latents.items() if is_flat(site["fn"])),
+        params=frozenset(name for name, site in latents.items() if site["infer"].get("param", False)),
+        is_weighted=is_weighted,
     )
 
 
@@ -103,25 +120,13 @@ def _check_arguments(model: NumPyroModel) -> None:
         ) from error
 
 
-def _check_row_log_prob(name: str, site: dict[str, Any], num_rows: int) -> None:
-    """Raise unless there is one log probability per row: (n,) against (n, 1) would broadcast to (n, n) unnoticed."""
-    if site["log_prob_shape"] != (num_rows,):
-        value = np.shape(site["value"])
-        raise ValueError(
-            f"Observed site {name!r}: expected one log probability per row, shape {(num_rows,)}; got "
-            f"{site['log_prob_shape']}, from y of shape {value} and a distribution with batch shape "
-            f"{site['fn'].batch_shape} and event shape {site['fn'].event_shape}. Drop an axis of length 1 (y[:, 0], "
-            f"eta[:, 0]), or make the outputs of each row one event with .to_event(1)."
-        )
-
-
 def _response_without_y(model: NumPyroModel, x: Rows, observed: str, latents: dict[str, Any]) -> Response:
     """Return the response, read without y; raise where the model cannot predict, or for one number of rows only."""
     try:
-        sites, num_rows = abstract_trace(model, _with_extra_row(x)), count_rows(x) + 1
+        sites, num_rows = abstract_trace(params_as_sites(model), _with_extra_row(x)), count_rows(x) + 1
     except Exception:  # it may contain arrays with one value per row, and predict these rows only
         try:
-            sites, num_rows = abstract_trace(model, x), count_rows(x)
+            sites, num_rows = abstract_trace(params_as_sites(model), x), count_rows(x)
         except Exception as error:
             clear = _clear(error)
             if clear is not None:
@@ -151,7 +156,7 @@ def _response_without_y(model: NumPyroModel, x: Rows, observed: str, latents: di
             f"Observed site {observed!r}: expected a distribution for each row of x, batch shape {(num_rows,)} without "
             f"y; got {unmasked(d).batch_shape}. Sample it in a plate, `with numpyro.plate('row', x.shape[0]):`."
         )
-    return response_of(observed, d)
+    return response_of(observed, unmasked(d))
 
 
 def _with_extra_row(x: Rows) -> Rows:

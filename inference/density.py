@@ -16,9 +16,9 @@ from jaxtyping import Float
 from numpyro.handlers import block, scale, seed, substitute, trace
 from numpyro.infer.util import constrain_fn, potential_energy
 
-from .handlers import flat, scaled
+from .handlers import flat, params_as_sites, scaled
 from .rows import Data, Rows, Weights
-from .sites import NumPyroModel, log_prob, unmasked
+from .sites import NumPyroModel, log_prob, mask_of, unmasked
 from .structure import Structure
 
 
@@ -28,7 +28,8 @@ def log_density(model: NumPyroModel, weights: Weights, x: Rows, y: Rows) -> Arra
     Its negative is the loss that `MAP` minimises. For `flat(model)` it is the log likelihood, whose negative is the
     loss that `MLE` minimises.
     """
-    return numpyro.infer.util.log_density(model, (x, y), {}, weights)[0]
+    weights = jax.tree.map(jnp.asarray, weights)
+    return numpyro.infer.util.log_density(params_as_sites(model), (x, y), {}, weights)[0]
 
 
 @dataclass(frozen=True)
@@ -43,6 +44,12 @@ class Density:
 
     model: NumPyroModel
     structure: Structure
+
+    @classmethod
+    def of(cls, model: NumPyroModel, structure: Structure) -> "Density":
+        """Return the density of a model as the user wrote it."""
+        has_params = bool(structure.params) and not isinstance(model, params_as_sites)
+        return cls(params_as_sites(model) if has_params else model, structure)
 
     def flattened(self) -> "Density":
         """Return the density under a flat prior: the likelihood."""
@@ -91,22 +98,35 @@ class Density:
         return {site: log_prob(traced[site]) for site in sites}
 
     def log_likelihood(self, u: Weights, data: Data) -> Float[Array, " n"]:
-        """Return log p(y_i | x_i, w(u)) of every row in nats, (n,)."""
-        return self.row_log_probs(self.constrain(u, data), data)
+        """Return what every row adds to the density at w(u) in nats, (n,): log p(y_i | x_i, w), times its weight."""
+        weights = self.constrain(u, data)
+        log_probs = self.row_log_probs(weights, data)
+        return self.row_weights(weights, data) * log_probs if self.structure.is_weighted else log_probs
 
     def row_log_probs(self, weights: Weights, data: Data) -> Float[Array, " n"]:
         """Return log p(y_i | x_i, w) of every row in nats, (n,)."""
         site = self._sites(weights, data, data.y)[self.structure.observed]
         return site["fn"].log_prob(site["value"])
 
+    def row_weights(self, weights: Weights, data: Data) -> Float[Array, " n"]:
+        """Return the factor of each row's log probability in the density, (n,): that of a `scale` handler, or 1."""
+        scale = self._sites(weights, data, None)[self.structure.observed]["scale"]
+        return jnp.broadcast_to(1.0 if scale is None else scale, (data.num_rows,))
+
     def observation(self, weights: Weights, data: Data) -> dist.Distribution:
         """Return p(y | x, w), the distribution of the observed site."""
         return self.scaled_observation(weights, data)[0]
 
     def scaled_observation(self, weights: Weights, data: Data) -> tuple[dist.Distribution, Array]:
-        """Return p(y | x, w), and the scale of its log probability in the density: 1 without a `scale` handler."""
+        """Return p(y | x, w), and the weight of each row in the density: 1 without a `scale` or `mask` handler."""
         site = self._sites(weights, data, None)[self.structure.observed]
-        return unmasked(site["fn"]), jnp.asarray(1.0 if site["scale"] is None else site["scale"])
+        weight = jnp.asarray(1.0 if site["scale"] is None else site["scale"])
+        return unmasked(site["fn"]), weight * mask_of(site["fn"])
+
+    def deterministic(self, weights: Weights, data: Data) -> Weights:
+        """Return the values of the sites of `numpyro.deterministic`."""
+        sites = self._sites(weights, data, data.y)
+        return {name: site["value"] for name, site in sites.items() if site["type"] == "deterministic"}
 
     def sample(self, key: Array, data: Data, values: Callable[[dict[str, Any]], Array | None]) -> Weights:
         """Return weights: a function's value for each site, or a draw from the prior where that is None."""

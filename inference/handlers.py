@@ -3,8 +3,13 @@
 from dataclasses import dataclass
 from typing import Any
 
+import jax
+import jax.numpy as jnp
+import numpy as np
 import numpyro
+import numpyro.distributions as dist
 from jax import Array
+from numpyro.distributions import constraints
 from numpyro.handlers import block, substitute, trace
 from numpyro.primitives import Messenger
 
@@ -45,6 +50,53 @@ class _MaskLatents(Messenger):
     def process_message(self, msg: dict[str, Any]) -> None:
         if msg["type"] == "sample" and not msg["is_observed"]:
             msg["fn"] = msg["fn"].mask(False)
+
+
+@dataclass(frozen=True)
+class params_as_sites:  # noqa: N801
+    """The model with every `numpyro.param` as a latent site with a flat prior, which starts at its initial value.
+
+    NumPyro's SVI optimises a parameter, and everything else in NumPyro takes its initial value: two densities. As a
+    site it has one value in the fit, the draws, the scores and the predictions.
+
+    Args:
+        model: a NumPyro model.
+    """
+
+    model: NumPyroModel
+
+    def __call__(self, x: Rows, y: Rows | None = None, **given: Weights) -> Any:
+        """Run the NumPyro model."""
+        with _ParamsAsSites():
+            return self.model(x, y, **given)
+
+
+class _ParamsAsSites(Messenger):
+    def __init__(self) -> None:
+        super().__init__()
+        self.is_starting = False
+
+    def process_message(self, msg: dict[str, Any]) -> None:
+        if msg["type"] == "prng_key" and self.is_starting:
+            msg["value"], msg["stop"] = jax.random.key(0), True
+        if msg["type"] != "param" or msg["value"] is not None:
+            return
+        self.is_starting = True  # an initial value may be drawn, here always the same
+        start = msg["fn"](*msg["args"])
+        self.is_starting = False
+        if not isinstance(start, int | float | np.ndarray | jax.Array):
+            got = "no value" if start is None else f"a {type(start).__name__}"
+            raise TypeError(
+                f"Expected an array as the initial value of numpyro.param {msg['name']!r}; got {got}, as from "
+                f"flax_module, random_flax_module and others of numpyro.contrib.module. Write the module as a network, "
+                f"flatprior.models.Lift(module): each parameter is a site, with a prior of its own."
+            )
+        support = msg["kwargs"].get("constraint", constraints.real)
+        shape = jnp.shape(start)
+        msg["type"], msg["is_observed"], msg["intermediates"] = "sample", False, []
+        msg["fn"] = dist.ImproperUniform(support, (), shape)
+        msg["args"], msg["kwargs"] = (), {"rng_key": None, "sample_shape": ()}
+        msg["infer"] = {"start": start, "param": True}
 
 
 @dataclass(frozen=True)

@@ -115,8 +115,16 @@ def sizes(per_draw: PerDraw, density: Density, draws: Weights, data: Data) -> tu
 
 
 def log_likelihood(density: Density, draws: Weights, data: Data) -> np.ndarray:
-    """Return log p(y_i | x_i, w_s) in nats, (draw, n)."""
-    return log_probs_over_rows(by_row, density, draws, data).T
+    """Return log p(y_i | x_i, w_s) in nats, (draw, n), times the weight of the row if the model weights rows."""
+    return log_probs_over_rows(by_row, density, draws, data).T * _row_weights(density, draws, data)
+
+
+def _row_weights(density: Density, draws: Weights, data: Data) -> np.ndarray:
+    """Return the weight of each row in the density, (n,), or 1; it does not depend on the draw."""
+    if not density.structure.is_weighted:
+        return np.ones((), jax.dtypes.canonicalize_dtype(float))
+    first = {site: value[:1] for site, value in draws.items()}
+    return over_rows(Density.row_weights, by_row, density, first, Data(data.x))[:, 0]
 
 
 def log_probs_over_rows(summary: Summary, density: Density, draws: Weights, data: Data) -> np.ndarray:
@@ -243,10 +251,15 @@ class Predictive:
     def log_prob(self, y: Any) -> np.ndarray:
         """Return log p(y | x, data) in nats, (n,): the log of the mean, over draws, of the likelihood of each row.
 
+        Where the model weights rows, by a `scale` handler or a mask, it is times the weight of the row: a row of weight
+        3 counts as three equal rows. All other summaries are those of y itself.
+
         Raises:
             TypeError, ValueError: when y is not one observation per row.
         """
-        return log_probs_over_rows(log_mean_exp, self.density, self.draws, Data(self.x, self._checked(y)))
+        data = Data(self.x, self._checked(y))
+        log_probs = log_probs_over_rows(log_mean_exp, self.density, self.draws, data)
+        return log_probs * _row_weights(self.density, self.draws, data)
 
     def cdf(self, y: Any) -> np.ndarray:
         """Return P(Y <= y | x, data), (n,): the probability integral transform of y.

@@ -29,6 +29,9 @@ from .structure import Structure
 NUMBER = re.compile(r"-?\b\d+(\.\d*)?(e[+-]?\d+)?|\b(nan|inf)\b")
 """A number in the text of a program."""
 
+SCALE = "the scale of "
+"""The beginning of the name of the output that is the scale of a site."""
+
 
 class _Call(NamedTuple):
     """The operations of one call of a model."""
@@ -42,6 +45,8 @@ class _Call(NamedTuple):
     """The sites whose log probabilities are the outputs, in this order; a site may have several outputs."""
     depends_on_y: frozenset[str]
     """The sites whose log probability depends on y."""
+    scaled_by_weights: frozenset[str]
+    """The sites whose log probability is scaled by a function of latent sites or of y."""
 
 
 def check_one_density(model: NumPyroModel, structure: Structure, x: Rows, y: Rows) -> None:
@@ -82,6 +87,12 @@ def _known_calls(
             f"Observed site {observed!r}: expected its value to come from y; the model never uses its argument y. "
             f"Does it pass obs=y to numpyro.sample?"
         )
+    if observed in first.scaled_by_weights:
+        raise ValueError(
+            f"Observed site {observed!r}: expected a scale that is constant or computed from x; the one by "
+            f"numpyro.handlers.scale depends on latent sites or on y. Make it a parameter of the distribution, or add "
+            f"its term by numpyro.factor."
+        )
     return [second]
 
 
@@ -96,7 +107,9 @@ def _is_value(part: Any) -> bool:
 def _call(model: NumPyroModel, sites: Any, tree: Any, leaves: Any) -> _Call:
     def log_probs(weights: Weights, x: Rows, y: Rows) -> dict[str, Any]:
         sites = trace(seed(substitute(model, data=weights), jax.random.key(0))).get_trace(x, y)
-        return {name: site["fn"].log_prob(site["value"]) for name, site in sites.items() if site["type"] == "sample"}
+        sampled = {name: site for name, site in sites.items() if site["type"] == "sample"}
+        scales = {f"{SCALE}{name}": site["scale"] for name, site in sampled.items() if site["scale"] is not None}
+        return {name: site["fn"].log_prob(site["value"]) for name, site in sampled.items()} | scales
 
     x, y = jax.tree.unflatten(tree, [jax.ShapeDtypeStruct(shape, dtype) for shape, dtype in leaves])
     dtype = jax.dtypes.canonicalize_dtype(float)
@@ -109,17 +122,20 @@ def _call(model: NumPyroModel, sites: Any, tree: Any, leaves: Any) -> _Call:
             "call. Compute it in each call."
         )
     names = tuple(name for name, shapes in sorted(out.items()) for _ in jax.tree.leaves(shapes))
-    given = set(program.jaxpr.invars[len(program.jaxpr.invars) - len(jax.tree.leaves(y)) :])
+    variables, (first_y, first_x) = program.jaxpr.invars, (-len(jax.tree.leaves(y)), len(weights))
+    depend_on_y = reached(program.jaxpr, names, set(variables[first_y:]))
+    depend_on_either = reached(program.jaxpr, names, {*variables[:first_x], *variables[first_y:]})
     return _Call(
         program,
         without_addresses(str(program)),
         _digest(_constants(program)),
         names,
-        _reached(program.jaxpr, names, given),
+        depend_on_y,
+        frozenset(name.removeprefix(SCALE) for name in depend_on_either if name.startswith(SCALE)),
     )
 
 
-def _reached(jaxpr: Jaxpr, sites: tuple[str, ...], given: set[Any]) -> frozenset[str]:
+def reached(jaxpr: Jaxpr, sites: tuple[str, ...], given: set[Any]) -> frozenset[str]:
     """Return the sites whose log probability depends on the given variables."""
     known = set(given)
     for equation in jaxpr.eqns:
@@ -134,7 +150,7 @@ def _difference(first: _Call, second: _Call) -> str | None:
     if (first.text, first.constants) == (second.text, second.constants):
         return None
     if NUMBER.sub("", first.text) == NUMBER.sub("", second.text):
-        sites = _reached(first.program.jaxpr, first.sites, _changed(first, second))
+        sites = reached(first.program.jaxpr, first.sites, _changed(first, second))
         return f"{_log_prob_of(sites)} is computed with other constants"
     sites = _sites_that_differ(first, second)  # other operations may have the same value
     return f"{_log_prob_of(sites)} is computed by other operations, and has another value" if sites else None

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from .blocks import Seconds
 from .checks import Layout, as_rows, check_labels, check_like
 from .datatree import to_datatree
 from .density import Density
+from .deterministic import deterministic_draws
 from .fingerprint import digest_of_rows
 from .method import Kind, Method, Outcome
 from .predictive import Predictive, log_likelihood
@@ -109,10 +110,6 @@ class Fit:
         values = log_likelihood(self.density, self._mixture(), data)
         return values.reshape(*self._chains_and_draws, -1)
 
-<<<<<<< HEAD
-    def to_datatree(self, x: Any = None, y: Any = None, *, key: Any = None) -> DataTree:
-        """Return the fit for ArviZ: posterior (for `Prior`, prior) and sample_stats, and more where x is given.
-=======
     def was_fitted_to(self, x: Any, y: Any) -> bool | None:
         """Return whether these are the rows of the fit, in their order; None where that is not known.
 
@@ -124,11 +121,11 @@ class Fit:
         x, y = check_like(self.layout, x), as_rows("y", y)
         return None if self.rows is None else digest_of_rows(x, y) == self.rows
 
-    def to_datatree(self, x: Any = None, y: Any = None) -> DataTree:
-        """Return the fit for ArviZ: posterior and sample_stats; with x and y also their log_likelihood and the data.
->>>>>>> work-threads
+    def to_datatree(self, x: Any = None, y: Any = None, *, key: Any = None) -> DataTree:
+        """Return the fit for ArviZ: posterior (for `Prior`, prior) and sample_stats, and more where x is given.
 
-        Its attributes are kind, status, method and seconds.
+        Sites of `numpyro.deterministic` are among the draws, unless they depend on x. The attributes are kind, status,
+        method and seconds.
 
         Args:
             x: n rows, which the tree then contains.
@@ -144,8 +141,9 @@ class Fit:
         pointwise = None if y is None else self.log_likelihood(x, y)
         samples = None if key is None else self.predict(x).component_samples(key)
         predicted = None if samples is None else samples.reshape(*self._chains_and_draws, *samples.shape[1:])
+        computed = deterministic_draws(self.density, self.layout, self.draws)
         return to_datatree(
-            self.outcome,
+            replace(self.outcome, draws={**self.draws, **computed}),
             self.structure,
             self.layout.columns,
             attrs=self._attrs(),

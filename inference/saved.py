@@ -25,11 +25,12 @@ from .datatree import names_in_tree, renamed, to_datatree
 from .density import Density
 from .files import atomic_write
 from .fingerprint import digest, same_log_density, without_addresses
+from .handlers import params_as_sites
 from .method import Kind, Outcome
 from .reasons import Code, Reason
 from .response import response_of
 from .rows import Rows, Weights
-from .sites import NumPyroModel, abstract_trace, unmasked
+from .sites import NumPyroModel, abstract_trace, is_weighted, unmasked
 from .status import Status
 from .structure import Structure
 
@@ -150,7 +151,7 @@ def read(path: str | os.PathLike[str], model: NumPyroModel) -> Parts:
     failures, warnings = (tuple(map(_reason_from_json, reasons)) for reasons in about["status"])
     outcome = Outcome(draws, Status(failures, warnings), sample_stats, stats, about["log_evidence"])
     method, seconds, rows = SavedMethod(**about["method"]), Seconds(*about["seconds"]), about.get("rows")
-    return Parts(Density(model, structure), method, layout, outcome, seconds, rows)
+    return Parts(Density.of(model, structure), method, layout, outcome, seconds, rows)
 
 
 def probe(
@@ -203,16 +204,19 @@ def _check_model(
         jax.ShapeDtypeStruct((PROBE_ROWS, *shape), dtype)
         for shape, dtype in zip(layout.shapes, layout.dtypes, strict=True)
     ]
-    traced = abstract_trace(model, jax.tree.unflatten(layout.tree, rows))
+    traced = abstract_trace(params_as_sites(model), jax.tree.unflatten(layout.tree, rows))
     name = about["observed"]
-    structure = structure_of(traced, response_of(name, traced[name]["fn"])) if name in traced else None
+    structure = None
+    if name in traced:
+        response, weighted = response_of(name, unmasked(traced[name]["fn"])), is_weighted(traced[name])
+        structure = structure_of(traced, response, is_weighted=weighted)
     if structure is None or structure.sites != sites:
         got = f"the sites {list(traced)}" if structure is None else dict(structure.sites)
         raise ValueError(
             f"{path}: expected a model with the observed site {name!r} and the latent sites "
             f"{dict(sites)}; got {got}. {cure}"
         )
-    _, now = probe(model, structure, layout, _first(draws), y)
+    _, now = probe(Density.of(model, structure).model, structure, layout, _first(draws), y)
     for site, then in about["densities"].items():
         if not same_log_density(now[site], then):
             raise ValueError(

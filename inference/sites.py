@@ -75,8 +75,25 @@ def is_flat(d: dist.Distribution) -> bool:
 
 
 def unmasked(d: dist.Distribution) -> dist.Distribution:
-    """Return the distribution without the mask of `flat`, which masks y as a latent site where it is not given."""
-    return d.base_dist if is_masked(d) else d
+    """Return the distribution without masks: that of `flat`, where y is not given, and those that leave rows out."""
+    while isinstance(d, dist.MaskedDistribution):
+        d = d.base_dist
+    return d
+
+
+def mask_of(d: dist.Distribution) -> Any:
+    """Return which rows count in the density, 1 or 0: all of them without a mask. That of `flat` is left out."""
+    mask: Any = 1
+    while isinstance(d, dist.MaskedDistribution):
+        mask = mask if d._mask is False else mask * jnp.asarray(d._mask, int)
+        d = d.base_dist
+    return mask
+
+
+def is_weighted(site: dict[str, Any]) -> bool:
+    """Return whether the log probability of a site counts with a weight: by a `scale` handler, or a mask of some."""
+    d = site["fn"]
+    return site["scale"] is not None or (isinstance(d, dist.MaskedDistribution) and not isinstance(d._mask, bool))
 
 
 def is_real(support: constraints.Constraint) -> bool:

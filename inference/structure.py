@@ -21,6 +21,10 @@ class Structure:
     """The latent sites whose support is the whole real line."""
     flat: frozenset[str]
     """The latent sites whose prior is flat: masked out of the density, as `flat` does, or `ImproperUniform`."""
+    params: frozenset[str] = frozenset()
+    """The latent sites that are a `numpyro.param` of the model."""
+    is_weighted: bool = False
+    """Whether the model weights rows, by a `scale` handler around the observed site."""
 
     @property
     def observed(self) -> str:
@@ -50,7 +54,16 @@ class Structure:
             dims=tuple((name, axes) for name, axes in self.dims if name not in names),
             real=self.real - names,
             flat=self.flat - names,
+            params=self.params - names,
         )
+
+    def check_unweighted(self, caller: str) -> None:
+        """Raise TypeError where the model weights rows: a code has one symbol per row, whatever its weight."""
+        if self.is_weighted:
+            raise TypeError(
+                f"{caller}: expected a model in which every row counts once; a scale handler weights the rows of "
+                f"{self.observed!r}, and a row with a weight has no code. compare and log_likelihood count the weights."
+            )
 
     def check_proper(self, caller: str, *, improper_ok: bool) -> None:
         """Raise where the prior is flat: the one rule for every method that needs a posterior.

@@ -245,7 +245,7 @@ def sample_weights(
             if start is None:
                 raise ValueError(
                     f"prior: {site!r} cannot be 'fixed', since this network has no values of its own; a lifted "
-                    f"module has. Give it a prior, or fix it with numpyro.handlers.substitute."
+                    f"module has. Give it a prior."
                 )
             weights[site] = _fixed(site, start[site], set_by)
             continue

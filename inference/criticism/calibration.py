@@ -7,12 +7,8 @@ import numpy as np
 import pandas as pd
 
 from ..checks import as_rows, check_positive_integer
-<<<<<<< HEAD
 from ..report import Printed, Report, columns_of
-=======
-from ..report import Report, columns_of
 from ..response import Response
->>>>>>> work-threads
 from ..result import Fit
 from .bands import BAND, binomial_band, sum_of_events, wilson_intervals
 from .scores import NUM_BINS, Forecast, equal_bins, interval_calibration_error, standard_error

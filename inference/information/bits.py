@@ -92,6 +92,7 @@ def cross_entropy(fit: Fit, x: Any, y: Any) -> CrossEntropy:
         [0.693 0.   ] [0.144 0.288] [0.837 0.288]
     """
     check_fit("cross_entropy", fit)
+    fit.structure.check_unweighted("cross_entropy")
     predictive = fit.predict(x)
     num_classes = predictive.response.expect_class("cross_entropy")
     y = np.asarray(as_rows("y", y))
@@ -242,6 +243,7 @@ def code_length(fit: Fit, x: Any, y: Any) -> CodeLength:
         These are the rows of the fit; the cost of the fit itself is not included.
     """
     check_fit("code_length", fit)
+    fit.structure.check_unweighted("code_length")
     predictive, y = fit.predict(x), as_rows("y", y)
     response = predictive.response
     symbols = Symbols.of("code_length", response, y)

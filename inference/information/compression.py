@@ -132,6 +132,7 @@ def _predictive(name: str, fit: Fit, x: Any) -> Predictive:
     check_fit(name, fit)
     predictive = fit.predict(x)
     predictive.response.expect_class(name)
+    fit.structure.check_unweighted(name)
     return predictive
 
 

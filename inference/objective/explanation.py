@@ -134,6 +134,7 @@ def explain(model: NumPyroModel, x: Any, y: Any, *, at: Point | None = None) -> 
     density, data = check_problem(model, x, y)
     start = weights_at(None, density, data)
     weights = start if at is None else weights_at(at, density, data)
+    model = density.model
     with jax.enable_x64(True):
         start, weights, data = jax.tree.map(in_double, (start, weights, data))
         x, y = data.x, data.y

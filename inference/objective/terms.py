@@ -139,7 +139,7 @@ class Reading(NamedTuple):
 
 def sites_at(model: NumPyroModel, weights: Weights, x: Rows, y: Rows) -> dict[str, Site]:
     """Return the sample sites of a model at some weights."""
-    trace = compute_log_probs(model, (x, y), {}, weights)[1]
+    trace = compute_log_probs(model, (x, y), {}, jax.tree.map(jnp.asarray, weights))[1]
     return {name: site for name, site in trace.items() if site["type"] == "sample"}
 
 
