@@ -45,6 +45,7 @@ def over_rows(
     draws: Weights,
     data: Data,
     extra: Any = None,
+    dtype: Any = None,
 ) -> Any:
     """Evaluate a function at every draw and row, and summarise it over draws, one chunk of rows at a time.
 
@@ -59,6 +60,7 @@ def over_rows(
             are then computed once for all draws that are evaluated together.
         data: n rows of x, and of y where the function needs it.
         extra: passed to the summary.
+        dtype: the type of the result; by default that of the summary.
 
     Returns:
         The summary, with n rows, as NumPy arrays.
@@ -71,9 +73,10 @@ def over_rows(
         part = data if chunk == num_rows else data.take(rows)
         result = _evaluate(per_draw, summary, density, together, draws, part, extra)
         if whole is None:
-            whole = jax.tree.map(lambda leaf: np.empty((num_rows, *leaf.shape[1:]), leaf.dtype), result)
+            whole = jax.tree.map(lambda leaf: np.empty((num_rows, *leaf.shape[1:]), dtype or leaf.dtype), result)
         for into, leaf in zip(jax.tree.leaves(whole), jax.tree.leaves(result), strict=True):
-            into[start : start + chunk] = np.asarray(leaf)[: num_rows - start]
+            with np.errstate(over="ignore"):  # a log density may be infinite in the type of the result
+                into[start : start + chunk] = np.asarray(leaf)[: num_rows - start]
     return whole
 
 
@@ -141,7 +144,7 @@ def log_probs_over_rows(summary: Summary, density: Density, draws: Weights, data
     if density.structure.response.needs_double and dtype != np.float64:
         try:
             with jax.enable_x64(True):
-                values = over_rows(_row_log_probs_in_double, *where).astype(dtype)
+                values = over_rows(_row_log_probs_in_double, *where, dtype=dtype)
         except TypeError as error:
             values = over_rows(Density.row_log_probs, *where)
             warn_of_precision(error)

@@ -222,7 +222,10 @@ def test_digests_log_densities_and_addresses():
 
 ROWS = np.random.default_rng(5).normal(size=(3_001, 3)).astype(np.float32)
 CHANGED: dict[str, Any] = {
-    "one number": np.where((np.arange(3_001) == 1234)[:, None], np.nextafter(ROWS, np.float32(9)), ROWS),
+    **{
+        f"row {i} by a bit": np.where((np.arange(3_001) == i)[:, None], np.nextafter(ROWS, np.float32(9)), ROWS)
+        for i in (1233, 1234, 1235)  # of which one or two are among those that are read in full
+    },
     "the order": ROWS[::-1],
     "two rows exchanged": np.concatenate([ROWS[-1:], ROWS[1:-1], ROWS[:1]]),
     "fewer rows": ROWS[:-1],

@@ -362,3 +362,16 @@ def test_a_model_of_fixed_types_is_scored_as_it_can_be() -> None:
         with said:
             scores.append(Predictive(density, draws, data.x).log_prob(y))
     np.testing.assert_allclose(scores[0], scores[1], rtol=1e-5)
+
+
+def test_a_log_density_that_float32_cannot_hold_is_infinite() -> None:
+    """Without a warning about its type, as NumPy would give."""
+
+    def steep(x: Array, y: Array | None = None) -> None:
+        level = numpyro.sample("level", dist.Normal(0.0, 1.0))
+        with numpyro.plate("row", x.shape[0]):
+            numpyro.sample("y", dist.Normal(level, 1e-18), obs=y)
+
+    density, data = check_problem(steep, np.zeros((3, 1), np.float32), np.array([0.0, 1.0, 100.0], np.float32))
+    found = Predictive(density, {"level": jnp.zeros(1)}, data.x).log_prob(data.y)
+    np.testing.assert_allclose(found, [40.5276, -5e35, -np.inf], rtol=1e-5)

@@ -1,5 +1,7 @@
 """Fits on disk: what is read is what was written, and what is not the fit says so."""
 
+import copy
+import pickle
 from collections.abc import Callable
 from dataclasses import replace
 from functools import cache
@@ -256,3 +258,12 @@ def test_a_file_remembers_the_rows_of_the_fit(saved: Path, problems: Any) -> Non
     _, x, y = problems["classes"]
     assert Fit.load(saved, CLASSES).was_fitted_to(x, y) is True
     assert Fit.load(saved, CLASSES).was_fitted_to(x[1:], y[1:]) is False
+
+
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda fitted: pickle.loads(pickle.dumps(fitted))])
+def test_a_copy_is_the_same_fit(copied: Callable[[Fit], Fit], classes: Fit, problems: Any) -> None:
+    """As processes exchange fits."""
+    _, x, y = problems["classes"]
+    other = copied(classes)
+    assert (str(other), other.density, other.was_fitted_to(x, y)) == (str(classes), classes.density, True)
+    np.testing.assert_array_equal(other.predict(x).log_prob(y), classes.predict(x).log_prob(y))
