@@ -78,8 +78,9 @@ def check_observation(name: str, site: dict[str, Any], num_rows: int) -> None:
     if shape == () and num_rows in d.event_shape[:1]:
         raise ValueError(
             f"Observed site {name!r}: expected rows that are independent given the weights, with one log probability "
-            f"each; got one for all {num_rows} rows together (event shape {d.event_shape}), as of a Gaussian process "
-            f"or a time series. Sample the latent function as weights, and the rows given it."
+            f"each; got one for all {num_rows} rows together (event shape {d.event_shape}), as from .to_event(1) around "
+            f"the rows, a Gaussian process or a time series. Leave out .to_event(1), or sample the latent function as "
+            f"weights, and the rows given it."
         )
     if shape != (num_rows,):
         # (n,) against (n, 1) would broadcast to (n, n) unnoticed.
