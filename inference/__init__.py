@@ -49,6 +49,7 @@ from .reasons import Code, Reason
 from .result import Fit
 from .run import fit
 from .status import FailedFitWarning, Status, UndefinedPredictionWarning
+from .units import standardize
 
 __all__ = [
     "MAP",
@@ -80,4 +81,5 @@ __all__ = [
     "methods",
     "objective",
     "plots",
+    "standardize",
 ]
