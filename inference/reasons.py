@@ -20,6 +20,7 @@ class Code(StrEnum):
     NOT_STATIONARY = "not_stationary"
     # Units and priors
     UNITS = "units"
+    SATURATED_UNITS = "saturated_units"
     PRIOR_CONFLICT = "prior_conflict"
     # No maximum
     SEPARABLE = "separable"
@@ -78,6 +79,11 @@ MESSAGES: Mapping[Code, str] = {
         "The optimiser did not reach the mode, since {where} is in raw units: its mean is {mean:.4g} and its standard "
         "deviation {sd:.4g}, where the optimiser and most priors expect numbers of about 1. Fit "
         "standardize(model, x, y), of flatprior.inference: its density and predictions stay in these units."
+    ),
+    Code.SATURATED_UNITS: (
+        "The predictions hardly change with x, and have {times:.3g} times the mean squared error of a linear least "
+        "squares fit: the units of the network are saturated, since {where} is in raw units (mean {mean:.4g}, standard "
+        "deviation {sd:.4g}). Fit standardize(model, x, y), of flatprior.inference."
     ),
     Code.PRIOR_CONFLICT: (
         "Prior and data disagree: {evidence}. If the prior were right, more than {limit:.3g} nats would have a "

@@ -62,7 +62,7 @@ class Surface:
             jax.vmap(lambda u, data: -self._log_likelihood(u, data).sum(), in_axes=(0, None))
         )
         self.constrain = jax.jit(density.constrain)
-        self.prior_drops = jax.jit(lambda u, data: density.prior_drops(density.constrain(u, data), data))
+        self.prior_drops = jax.jit(density.prior_drops)
         self.responses = jax.jit(self._responses)
 
     def logits_shape(self, u: Weights, data: Data) -> tuple[int, int] | None:

@@ -2,6 +2,7 @@
 
 import pickle
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,23 @@ import numpyro.distributions as dist
 import pytest
 from jax import Array
 
-from flatprior.inference import MAP, MLE, Fit, Laplace, compare, explain, fit, flat, standardize
-from flatprior.inference.criticism import calibration
+from flatprior.inference import (
+    MAP,
+    MLE,
+    NUTS,
+    Code,
+    Conditional,
+    Ensemble,
+    Fit,
+    Laplace,
+    compare,
+    cross_validate,
+    explain,
+    fit,
+    flat,
+    standardize,
+)
+from flatprior.inference.criticism import calibration, temperature_scaling
 from flatprior.inference.distributions import Affine, affine
 from flatprior.inference.fingerprint import fingerprint
 from flatprior.models import MLP, Bernoulli, Model, Normal, Poisson, gaussian
@@ -214,3 +230,145 @@ def test_bad_input_is_refused() -> None:
         standardize(LINE, AREA, DOLLARS[:-1])
     with pytest.raises(ValueError, match="row 3, column 1: expected finite numbers"):
         standardize(LINE, np.where(np.arange(120).reshape(60, 2) == 7, np.nan, AREA), DOLLARS)
+
+
+# Statuses that name units, priors and Gaussians
+
+
+def codes(model: Any, method: Any, x: Any, y: Any, key: int = 0) -> set[Code]:
+    return set(fit(model, method, x, y, key=key, progress=False).status.codes)
+
+
+NETWORK = Model(MLP((4,), "silu"), Normal("network"), gaussian(1.0))
+POINTS = {"MAP": MAP(num_steps=500), "MLE": MLE(num_steps=500), "Ensemble": Ensemble(MAP(num_steps=500), num_members=2)}
+
+
+@pytest.mark.parametrize("method", POINTS)
+def test_raw_units_are_named_where_they_are_the_cause(method: str) -> None:
+    found = fit(NETWORK, POINTS[method], X, DOLLARS, key=0, progress=False).status
+    assert found.level == "check"
+    for words in (
+        "y is in raw units: its mean is 2.5e+05 and its standard deviation 8e+04",
+        "standardize(model, x, y)",
+    ):
+        assert words in str(found)
+    assert "num_steps" not in str(found)
+
+
+def own_units(x: Array, y: Array | None = None) -> None:
+    """A model that standardises y itself."""
+    w = numpyro.sample("w", dist.Normal(jnp.zeros(2), 1.0).to_event(1))
+    with numpyro.plate("row", x.shape[0]):
+        numpyro.sample("y", dist.Normal(250_000.0 + 80_000.0 * (x @ w), 40_000.0), obs=y)
+
+
+def test_raw_units_are_not_named_where_they_are_no_cause() -> None:
+    short = MAP(num_steps=5, polish=False)
+    for model, x, y in (
+        (NETWORK, X, Z),
+        (NETWORK, X, 3 + 2 * Z),
+        (own_units, X, DOLLARS),
+        (standardize(NETWORK, AREA, DOLLARS), AREA, DOLLARS),
+    ):
+        found = codes(model, short, x, y)
+        assert found
+        assert Code.UNITS not in found
+
+
+def test_saturated_units_are_not_a_mode() -> None:
+    tanh = Model(MLP((4,), "tanh"), Normal(0.5), gaussian(1.0))
+    raw = fit(tanh, MAP(num_steps=500), AREA, Z, key=0, progress=False).status
+    assert raw.codes == (Code.SATURATED_UNITS,)
+    assert "times the mean squared error of a linear least squares fit" in str(raw)
+    assert codes(standardize(tanh, AREA, Z), MAP(), AREA, Z) == set()
+
+
+KNOWN = Model(MLP(), Normal(0.5), gaussian(1.0))
+
+
+def test_a_prior_in_conflict_with_the_data_is_named() -> None:
+    for method in (MAP(), Laplace(num_samples=4)):
+        assert codes(KNOWN, method, X, Z + 8) == {Code.PRIOR_CONFLICT}  # eight prior standard deviations
+        assert codes(KNOWN, method, X, Z + 3) == set()
+    assert codes(flat(KNOWN), MAP(), X, Z + 8) == set()
+    assert codes(KNOWN, MLE(), X, Z + 8) == set()
+    wide = Model(MLP(), Normal(0.5), gaussian(10.0))
+    assert codes(wide, MAP(), X, Z + 8) == set()
+
+
+def test_what_the_prior_costs_in_likelihood_counts_as_well() -> None:
+    """The weights stay near 0, where the prior wants them, since the data determine them less than it does."""
+    vague = Model(MLP(), Normal(100.0), gaussian(1.0))
+    found = fit(vague, MAP(), X, 1000 * Z, key=0, progress=False)
+    assert np.abs(found.draws["w1"]).max() < 4.5
+    assert found.status.codes == (Code.PRIOR_CONFLICT,)
+    assert "nats of log likelihood" in str(found.status)
+    assert codes(vague, MAP(), X, 100 * Z) == set()
+
+
+def test_chains_name_a_conflict_too() -> None:
+    chains = NUTS(num_warmup=50, num_samples=50, num_chains=2, start=None)
+    assert Code.PRIOR_CONFLICT in codes(KNOWN, chains, X, Z + 8)
+    assert Code.PRIOR_CONFLICT not in codes(KNOWN, chains, X, Z)
+
+
+@pytest.mark.parametrize(
+    "prior", [dist.Laplace(0.0, 1.0), dist.StudentT(4.0, 0.0, 1.0), dist.Cauchy(0.0, 1.0), dist.Uniform(-100.0, 100.0)]
+)
+def test_heavy_tails_and_bounds_agree_with_what_they_allow(prior: dist.Distribution) -> None:
+    assert codes(Model(MLP(), Normal(0.5), prior), MAP(), X, Z + 8) == set()
+
+
+def slope(x: Array, y: Array | None = None) -> None:
+    s = numpyro.sample("s", dist.HalfNormal(1.0))
+    with numpyro.plate("row", x.shape[0]):
+        numpyro.sample("y", dist.Normal(s * x[:, 0], 1.0), obs=y)
+
+
+def test_a_positive_slope_near_its_boundary_is_no_gaussian() -> None:
+    noise = np.random.default_rng(0).normal(size=60)
+    found = fit(slope, Laplace(num_samples=20), X, -2 * X[:, 0] + noise, key=0, progress=False)
+    assert found.status.codes == (Code.NOT_GAUSSIAN,)
+    healthy = fit(slope, Laplace(num_samples=20), X, 2 * X[:, 0] + noise, key=0, progress=False)
+    assert healthy.status.codes == ()
+    assert healthy.stats["importance_efficiency"] > 0.9
+
+
+def test_draws_that_overflow_are_a_failure() -> None:
+    x = np.tile(X, (50, 1))
+    found = fit(slope, Laplace(num_samples=200), x, -3 * x[:, 0], key=0, progress=False)
+    assert found.status.codes == (Code.NON_FINITE_DRAWS,)
+    assert np.isnan(found.log_evidence)
+
+
+def test_a_gaussian_posterior_is_one_for_every_key() -> None:
+    for key in range(20):
+        found = fit(KNOWN, Laplace(num_samples=4), X, Z, key=key, progress=False)
+        assert found.status.level == "ok"
+        assert found.stats["importance_efficiency"] == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize("num_rows", [40, pytest.param(400, marks=pytest.mark.slow)])
+def test_logistic_regressions_are_nearly_gaussian(num_rows: int) -> None:
+    rng, found = np.random.default_rng(3), []
+    for key in range(10):
+        x = rng.normal(size=(num_rows, 3))
+        y = (x @ [1.0, -1.0, 0.5] + rng.logistic(size=num_rows) > 0).astype(int)
+        found += [codes(Model(MLP(), Bernoulli(), gaussian(1.0)), Laplace(num_samples=4), x, y, key)]
+    assert sum(Code.NOT_GAUSSIAN in each for each in found) <= 1
+
+
+def test_what_a_base_says_is_said_by_what_is_built_on_it() -> None:
+    given = Conditional(base=MAP(), sites=("w1",), method=Laplace(num_samples=4))
+    status = fit(KNOWN, given, X, Z + 8, key=0, progress=False).status
+    assert Code.PRIOR_CONFLICT in status.codes
+    assert "In the base, MAP: Prior and data disagree" in str(status)
+    ensemble = fit(KNOWN, Ensemble(MAP(num_steps=500), num_members=2), X, Z + 8, key=0, progress=False).status
+    assert "Prior and data disagree" in str(ensemble)
+    scores = cross_validate(KNOWN, {"MAP": MAP()}, X, Z + 8, num_folds=2, key=0, progress=False)
+    assert "Prior and data disagree" in str(scores)
+    tight = Model(MLP(), Bernoulli(), gaussian(0.01))
+    y = (X[:, 0] + RNG.logistic(size=60) > -3).astype(int)
+    strict = fit(tight, MAP(), X, y, key=0, progress=False)
+    sick = replace(strict, outcome=replace(strict.outcome, status=status))
+    assert "Prior and data disagree" in str(temperature_scaling(sick, X, y))

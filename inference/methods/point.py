@@ -16,7 +16,7 @@ from ..status import Status
 from ..surface import Surface
 from .descent import PointSettings, descend, split_validation
 from .mode import MAX_GAIN, is_unbounded, no_maximum, not_stationary, quasi_separable, still_falling
-from .scales import prior_conflict, raw_units
+from .scales import prior_conflict, raw_units, saturated
 
 POLISH_WEIGHTS = 256
 """The largest number of weights for which the polish forms the Hessian."""
@@ -141,8 +141,10 @@ def finish(
         warnings = raw_units(surface, end.u, data) or warnings
     if not (failures or warnings):
         failures = quasi_separable(surface, end.u, data)
-    if not (failures or warnings) and prior_power is None and not density.structure.is_flat:
-        warnings = prior_conflict(surface, end.u, data, _likelihood_lost(surface, end, data))
+    if not (failures or warnings) and prior_power is None:
+        warnings = saturated(surface, end.u, data)
+        if not density.structure.is_flat:
+            warnings += prior_conflict(surface, end.u, data, _likelihood_lost(surface, end, data))
     return end._replace(status=Status(failures, warnings))
 
 
