@@ -2,7 +2,6 @@
 
 import pickle
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +28,8 @@ from flatprior.inference import (
     flat,
     standardize,
 )
-from flatprior.inference.criticism import calibration, temperature_scaling
+from flatprior.inference.criticism import calibration
+from flatprior.inference.criticism.temperature import Tempered
 from flatprior.inference.distributions import Affine, affine
 from flatprior.inference.fingerprint import fingerprint
 from flatprior.models import MLP, Bernoulli, Model, Normal, Poisson, gaussian
@@ -299,11 +299,11 @@ def test_a_prior_in_conflict_with_the_data_is_named() -> None:
 def test_what_the_prior_costs_in_likelihood_counts_as_well() -> None:
     """The weights stay near 0, where the prior wants them, since the data determine them less than it does."""
     vague = Model(MLP(), Normal(100.0), gaussian(1.0))
-    found = fit(vague, MAP(), X, 1000 * Z, key=0, progress=False)
-    assert np.abs(found.draws["w1"]).max() < 4.5
+    found = fit(vague, MAP(), X, 500 * Z, key=0, progress=False)
+    assert np.abs(found.draws["w1"]).max() < 2.5
     assert found.status.codes == (Code.PRIOR_CONFLICT,)
     assert "nats of log likelihood" in str(found.status)
-    assert codes(vague, MAP(), X, 100 * Z) == set()
+    assert codes(vague, MAP(), X, 50 * Z) == set()
 
 
 def test_chains_name_a_conflict_too() -> None:
@@ -351,7 +351,7 @@ def test_a_gaussian_posterior_is_one_for_every_key() -> None:
 @pytest.mark.parametrize("num_rows", [40, pytest.param(400, marks=pytest.mark.slow)])
 def test_logistic_regressions_are_nearly_gaussian(num_rows: int) -> None:
     rng, found = np.random.default_rng(3), []
-    for key in range(10):
+    for key in range(5):
         x = rng.normal(size=(num_rows, 3))
         y = (x @ [1.0, -1.0, 0.5] + rng.logistic(size=num_rows) > 0).astype(int)
         found += [codes(Model(MLP(), Bernoulli(), gaussian(1.0)), Laplace(num_samples=4), x, y, key)]
@@ -360,15 +360,11 @@ def test_logistic_regressions_are_nearly_gaussian(num_rows: int) -> None:
 
 def test_what_a_base_says_is_said_by_what_is_built_on_it() -> None:
     given = Conditional(base=MAP(), sites=("w1",), method=Laplace(num_samples=4))
-    status = fit(KNOWN, given, X, Z + 8, key=0, progress=False).status
-    assert Code.PRIOR_CONFLICT in status.codes
-    assert "In the base, MAP: Prior and data disagree" in str(status)
+    found = fit(KNOWN, given, X, Z + 8, key=0, progress=False)
+    assert Code.PRIOR_CONFLICT in found.status.codes
+    assert "In the base, MAP: Prior and data disagree" in str(found.status)
     ensemble = fit(KNOWN, Ensemble(MAP(num_steps=500), num_members=2), X, Z + 8, key=0, progress=False).status
     assert "Prior and data disagree" in str(ensemble)
     scores = cross_validate(KNOWN, {"MAP": MAP()}, X, Z + 8, num_folds=2, key=0, progress=False)
     assert "Prior and data disagree" in str(scores)
-    tight = Model(MLP(), Bernoulli(), gaussian(0.01))
-    y = (X[:, 0] + RNG.logistic(size=60) > -3).astype(int)
-    strict = fit(tight, MAP(), X, y, key=0, progress=False)
-    sick = replace(strict, outcome=replace(strict.outcome, status=status))
-    assert "Prior and data disagree" in str(temperature_scaling(sick, X, y))
+    assert "Prior and data disagree" in str(Tempered(found, 2.0, 0.1, 60))
