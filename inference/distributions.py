@@ -95,7 +95,7 @@ class Affine(Distribution):
         factor: a positive number likewise.
     """
 
-    arg_constraints: ClassVar = {}
+    arg_constraints: ClassVar[dict[str, Any]] = {}
     pytree_data_fields = ("base_dist", "shift", "factor")
 
     def __init__(
