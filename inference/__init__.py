@@ -53,6 +53,7 @@ from .result import Fit
 from .run import fit
 from .status import FailedFitWarning, PrecisionWarning, Status, UndefinedPredictionWarning
 from .threads import separate_handlers
+from .units import standardize
 
 __all__ = [
     "MAP",
@@ -86,6 +87,7 @@ __all__ = [
     "methods",
     "objective",
     "plots",
+    "standardize",
 ]
 
 separate_handlers()

@@ -97,6 +97,15 @@ class Density:
         traced = self._sites(weights, data, data.y)
         return {site: log_prob(traced[site]) for site in sites}
 
+    def prior_drops(self, weights: Weights, data: Data) -> Weights:
+        """Return the log prior of each latent site at its mean minus that at the weights, in nats.
+
+        It is 0 for flat priors, and those without a finite mean. For a Normal prior it is half the sum of squares of
+        the weights, in standard deviations around their mean.
+        """
+        traced = self._sites(weights, data, data.y)
+        return {site: _drop(traced[site]) for site in self.structure.latents if site not in self.structure.flat}
+
     def log_likelihood(self, u: Weights, data: Data) -> Float[Array, " n"]:
         """Return what every row adds to the density at w(u) in nats, (n,): log p(y_i | x_i, w), times its weight."""
         weights = self.constrain(u, data)
@@ -112,6 +121,10 @@ class Density:
         """Return the factor of each row's log probability in the density, (n,): that of a `scale` handler, or 1."""
         scale = self._sites(weights, data, None)[self.structure.observed]["scale"]
         return jnp.broadcast_to(1.0 if scale is None else scale, (data.num_rows,))
+
+    def observed(self, weights: Weights, data: Data) -> Array:
+        """Return y as the model observes it."""
+        return self._sites(weights, data, data.y)[self.structure.observed]["value"]
 
     def observation(self, weights: Weights, data: Data) -> dist.Distribution:
         """Return p(y | x, w), the distribution of the observed site."""
@@ -142,3 +155,13 @@ class Density:
 def _given(data: Data) -> dict[str, Weights]:
     """Return the arguments of a model other than x and y."""
     return {"fixed": data.fixed} if data.fixed else {}
+
+
+def _drop(site: dict[str, Any]) -> Array:
+    """Return the log prior of a latent site at its mean minus that at its value; 0 where it has no finite mean."""
+    try:
+        mean = jnp.broadcast_to(site["fn"].mean, jnp.shape(site["value"]))
+    except NotImplementedError:
+        return jnp.zeros(())
+    drop = log_prob({**site, "value": mean}) - log_prob(site)
+    return jnp.where(jnp.isfinite(mean).all() & ~jnp.isnan(drop), drop, 0.0)

@@ -1,12 +1,14 @@
 """Properties of NumPyro distributions, and the protocols of a user's own; see `response`."""
 
 from collections.abc import Callable
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
+import numpyro.distributions as dist
 from jax import Array
-from numpyro.distributions import Distribution, constraints
+from jax.typing import ArrayLike
+from numpyro.distributions import Distribution, constraints, kl_divergence
 
 from .sites import element
 
@@ -82,3 +84,98 @@ def implements(d: Distribution, use: Callable[[Any], Any]) -> bool:
     except Exception:  # an error of its own, to be raised when a prediction uses it
         return True
     return True
+
+
+LOCATION_SCALE = dist.Normal, dist.StudentT, dist.Cauchy, dist.Laplace, dist.Logistic, dist.Gumbel
+"""The families that contain ``shift + factor * Y`` with every Y, at the location and scale that follow."""
+
+
+class Affine(Distribution):
+    """The distribution of ``shift + factor * Y``, for a continuous Y with a distribution of its own and factor > 0.
+
+    Its log density is that of Y at ``(value - shift) / factor``, minus ``log(factor)`` for each number. Unlike
+    `TransformedDistribution` of NumPyro it has mean, variance, cdf and quantiles wherever Y has them.
+
+    Args:
+        base_dist: the distribution of Y, whose support the map does not change: the real line; or positive numbers,
+            with a shift of 0.
+        shift: a number, or one for each element of an event.
+        factor: a positive number likewise.
+    """
+
+    arg_constraints: ClassVar[dict[str, Any]] = {}
+    pytree_data_fields = ("base_dist", "shift", "factor")
+
+    def __init__(
+        self, base_dist: Distribution, shift: ArrayLike, factor: ArrayLike, *, validate_args: bool | None = None
+    ) -> None:
+        shape = jnp.broadcast_shapes(base_dist.shape(), jnp.shape(shift), jnp.shape(factor))
+        batch_shape = shape[: len(shape) - base_dist.event_dim]
+        self.base_dist = base_dist if batch_shape == base_dist.batch_shape else base_dist.expand(batch_shape)
+        self.shift, self.factor = jnp.asarray(shift, float), jnp.asarray(factor, float)
+        super().__init__(batch_shape, base_dist.event_shape, validate_args=validate_args)
+
+    @property
+    def support(self) -> constraints.Constraint:
+        return self.base_dist.support
+
+    @property
+    def mean(self) -> Array:
+        return self.shift + self.factor * self.base_dist.mean
+
+    @property
+    def variance(self) -> Array:
+        return self.factor**2 * self.base_dist.variance
+
+    def log_prob(self, value: Array) -> Array:
+        log_factor = jnp.broadcast_to(jnp.log(self.factor), self.shape())
+        return self.base_dist.log_prob(self._inverse(value)) - log_factor.sum(axis=tuple(range(-self.event_dim, 0)))
+
+    def sample(self, key: Array, sample_shape: tuple[int, ...] = ()) -> Array:
+        return self.shift + self.factor * self.base_dist.sample(key, sample_shape)
+
+    def cdf(self, value: Array) -> Array:
+        return self.base_dist.cdf(self._inverse(value))
+
+    def icdf(self, q: Array) -> Array:
+        return self.shift + self.factor * self.base_dist.icdf(q)
+
+    def _inverse(self, value: Array) -> Array:
+        return (value - self.shift) / self.factor
+
+
+@kl_divergence.register(Affine, Affine)  # type: ignore[untyped-decorator]
+def _divergence(p: Affine, q: Affine) -> Array:
+    """Return the KL divergence of two distributions under the same map, which does not change it."""
+    return kl_divergence(p.base_dist, q.base_dist)
+
+
+def affine(d: Distribution, shift: ArrayLike, factor: ArrayLike) -> Distribution:
+    """Return the distribution of ``shift + factor * Y``, with the expansions, masks and event dimensions of that of Y.
+
+    Args:
+        d: the distribution of Y; see `Affine`.
+        shift: a number, or one for each element of an event.
+        factor: a positive number likewise.
+    """
+    match d:
+        case dist.Independent():
+            return dist.Independent(affine(d.base_dist, shift, factor), d.reinterpreted_batch_ndims)
+        case dist.ExpandedDistribution():
+            return affine(d.base_dist, shift, factor).expand(d.batch_shape)
+        case dist.MaskedDistribution():
+            return affine(d.base_dist, shift, factor).mask(d._mask)
+    return Affine(d, shift, factor)
+
+
+def in_own_terms(d: Distribution) -> Distribution:
+    """Return an `Affine` of a location-scale family as a member of the family, others as they are.
+
+    ``shift + factor * Normal(loc, scale)`` is Normal(shift + factor * loc, factor * scale).
+    """
+    if not isinstance(d, Affine) or not isinstance(d.base_dist, LOCATION_SCALE):
+        return d
+    base = d.base_dist
+    parameters = {name: vars(base)[name] for name in base.arg_constraints}
+    moved = {"loc": d.shift + d.factor * base.loc, "scale": d.factor * base.scale}
+    return type(base)(**{**parameters, **moved})

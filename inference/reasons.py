@@ -18,6 +18,10 @@ class Code(StrEnum):
     STOPPED_EARLY = "stopped_early"
     STILL_FALLING = "still_falling"
     NOT_STATIONARY = "not_stationary"
+    # Units and priors
+    UNITS = "units"
+    SATURATED_UNITS = "saturated_units"
+    PRIOR_CONFLICT = "prior_conflict"
     # No maximum
     SEPARABLE = "separable"
     SATURATED = "saturated"
@@ -31,6 +35,8 @@ class Code(StrEnum):
     NOT_AT_MODE = "not_at_mode"
     NOT_POSITIVE_DEFINITE = "not_positive_definite"
     NO_CURVATURE = "no_curvature"
+    NON_FINITE_DRAWS = "non_finite_draws"
+    NOT_GAUSSIAN = "not_gaussian"
     # Chains
     COLD_START = "cold_start"
     STUCK_CHAINS = "stuck_chains"
@@ -68,6 +74,21 @@ MESSAGES: Mapping[Code, str] = {
     Code.NOT_STATIONARY: (
         "This is not the mode: moving one weight by {move:g} lowers the loss by {gain:.3g} nats. Increase num_steps, "
         "or standardise x and y."
+    ),
+    Code.UNITS: (
+        "The optimiser did not reach the mode, since {where} is in raw units: its mean is {mean:.4g} and its standard "
+        "deviation {sd:.4g}, where the optimiser and most priors expect numbers of about 1. Fit "
+        "standardize(model, x, y), of flatprior.inference: its density and predictions stay in these units."
+    ),
+    Code.SATURATED_UNITS: (
+        "The predictions hardly change with x, and have {times:.3g} times the mean squared error of a linear least "
+        "squares fit: the units of the network are saturated, since {where} is in raw units (mean {mean:.4g}, standard "
+        "deviation {sd:.4g}). Fit standardize(model, x, y), of flatprior.inference."
+    ),
+    Code.PRIOR_CONFLICT: (
+        "Prior and data disagree: {evidence}. If the prior were right, more than {limit:.3g} nats would have a "
+        "probability below 1e-6. The prior decides the fit. Give a wider prior or, where x or y are in raw units, fit "
+        "standardize(model, x, y), of flatprior.inference."
     ),
     Code.SEPARABLE: (
         "There is no maximum: {evidence}, and weights {factor:g} times as large lower the loss from {here:.3g} to "
@@ -113,6 +134,15 @@ MESSAGES: Mapping[Code, str] = {
     Code.NO_CURVATURE: (
         "There is no Gaussian around this point: the second derivatives of the log density are not finite there, and "
         "all draws equal it. Look for values under which the log density is not finite."
+    ),
+    Code.NON_FINITE_DRAWS: (
+        "The draws are of no use: {count} of {total} are not finite. The Gaussian reaches where weights overflow, as "
+        "where the posterior of a positive site is highest at 0. Use NUTS, or another prior."
+    ),
+    Code.NOT_GAUSSIAN: (
+        "The posterior is not a Gaussian around this mode, and neither draws nor evidence can be relied on: the "
+        "effective sample size of the draws is {efficiency:.1%} of their number, and {strays:.1%} of them are "
+        "{stray:g} nats less probable than the Gaussian has it. Use NUTS."
     ),
     Code.COLD_START: (
         "Chains {chains} began at their random starting point, since the optimiser reached no better point from there. "

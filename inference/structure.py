@@ -41,6 +41,11 @@ class Structure:
         """The number of elements of all latent sites together."""
         return sum(math.prod(shape) for _, shape in self.sites)
 
+    @property
+    def is_flat(self) -> bool:
+        """Whether the priors of all sites are flat."""
+        return self.flat == frozenset(self.latents)
+
     def flattened(self) -> "Structure":
         """Return the structure of the model under a flat prior."""
         return replace(self, flat=frozenset(self.latents))

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -13,6 +13,7 @@ from jax.flatten_util import ravel_pytree
 
 from .curvature import expected_loss, has_fisher_information, hessian, product
 from .density import Density
+from .distributions import moments_of
 from .newton import newton
 from .programs import program
 from .rows import Data, Weights
@@ -20,6 +21,17 @@ from .rows import Data, Weights
 Curvature = Literal["ggn", "hessian"]
 LBFGS_STEPS = 200
 """Steps of L-BFGS by which a fit whose density seems to grow without bound is continued."""
+
+
+class Responses(NamedTuple):
+    """The mean of y in each row at given weights, and how it moves with them."""
+
+    observed: Array
+    """y as the model observes it, in the shape of y."""
+    mean: Array
+    """E[y | x, w]."""
+    moves: Array
+    """Its derivative as every weight moves by 1, up or down."""
 
 
 class Surface:
@@ -50,6 +62,8 @@ class Surface:
             jax.vmap(lambda u, data: -self._log_likelihood(u, data).sum(), in_axes=(0, None))
         )
         self.constrain = jax.jit(density.constrain)
+        self.prior_drops = jax.jit(density.prior_drops)
+        self.responses = jax.jit(self._responses)
 
     def logits_shape(self, u: Weights, data: Data) -> tuple[int, int] | None:
         """The shape of `logits`; None where y is no class, or its distribution has no logits. Traced once."""
@@ -115,6 +129,21 @@ class Surface:
         start = (u, optimizer.init(u), u, loss(u))
         _, _, best, lowest = jax.lax.fori_loop(0, LBFGS_STEPS, step, start)
         return best, lowest * data.num_rows
+
+    def _responses(self, u: Weights, data: Data) -> "Responses":
+        """What the fit predicts, and how that moves with the weights and with x; for a y with a mean."""
+        signs = {
+            site: jnp.sign(jnp.cos(jnp.arange(1.0, value.size + 1))).reshape(value.shape) for site, value in u.items()
+        }
+
+        def mean(u: Weights, data: Data) -> Array:
+            return moments_of(self.density.observation(self.density.constrain(u, data), data))[0]
+
+        def rows(data: Data) -> Responses:
+            means, moves = jax.jvp(lambda u: mean(u, data), (u,), (signs,))
+            return Responses(self.density.observed(self.density.constrain(u, data), data), means, moves)
+
+        return self._by_rows(rows, data)
 
     def _logits(self, u: Weights, data: Data) -> Array | None:
         """The logits of the classes, (n, classes), or of all tokens, (n T, classes); None where there are none."""
@@ -184,6 +213,7 @@ class PotentialSurface:
         self.product = jax.jit(product(potential))
         self.curvature = self.hessian if curvature == "hessian" else jax.jit(gauss_newton)
         self.constrain = jax.jit(jax.vmap(constrain, in_axes=(0, None, None)))
+        self.values = jax.jit(lambda us, *args: jax.lax.map(lambda u: potential(u, *args), us))
 
 
 def potential_surface_of(density: Density, data: Data, curvature: Curvature | None) -> PotentialSurface:

@@ -5,13 +5,15 @@ from typing import Any
 import numpyro.distributions as dist
 from numpyro.distributions import Distribution, constraints
 
-from .distributions import IntegerInterval
+from .distributions import Affine, IntegerInterval
 from .sites import element
 
 
 def title(d: Distribution) -> str:
     """Return the name of a distribution."""
     match d:
+        case Affine():
+            return title(element(d.base_dist))
         case dist.MixtureSameFamily():
             return f"mixture of {d.mixture_size} {title(element(d.component_distribution))}"
         case dist.MixtureGeneral():

@@ -206,6 +206,48 @@ BUGS = [
         "pass",
         "test_store.py::test_a_folder_is_that_of_one_fit_at_a_time",
     ),
+    Bug(
+        "standardised y keeps the density of the standardised units",
+        "inference/distributions.py",
+        "- log_factor.sum(axis=tuple(range(-self.event_dim, 0)))",
+        "- 0 * log_factor.sum(axis=tuple(range(-self.event_dim, 0)))",
+        "test_units.py",
+    ),
+    Bug(
+        "raw units are not named",
+        "inference/methods/point.py",
+        "warnings = raw_units(surface, end.u, data) or warnings",
+        "pass",
+        "test_units.py",
+    ),
+    Bug(
+        "raw units are named wherever the data are raw",
+        "inference/methods/scales.py",
+        "if far > FAR * move or is_steep else ()",
+        "if raw else ()",
+        "test_units.py",
+    ),
+    Bug(
+        "what the prior costs in likelihood does not count",
+        "inference/methods/scales.py",
+        "float(sum(drops.values())) + likelihood_lost",
+        "float(sum(drops.values()))",
+        "test_units.py",
+    ),
+    Bug(
+        "Laplace does not look at its draws",
+        "inference/methods/laplace.py",
+        "status += _status_of_draws(draws, importance)",
+        "pass",
+        "test_units.py",
+    ),
+    Bug(
+        "a tempered wreck is silent",
+        "inference/criticism/temperature.py",
+        'notes = [note] if self.fit.status.level == "ok" else',
+        "notes = [note] if True else",
+        "test_units.py",
+    ),
 ]
 
 

@@ -19,7 +19,7 @@ from jax import Array
 from scipy.special import expit, logsumexp, softmax
 from sklearn.metrics import accuracy_score, brier_score_loss, log_loss, root_mean_squared_error
 
-from flatprior.inference import MAP, MLE, Fit, Predictive, Status, compare, fit
+from flatprior.inference import MAP, MLE, Code, Fit, Predictive, Status, compare, fit
 from flatprior.models import (
     MLP,
     Bernoulli,
@@ -259,6 +259,12 @@ def test_quantile_inverts_cdf(found: Fit, name: str, model_x_y: Any, per_draw: A
         np.testing.assert_allclose(scipy_cdf(name, per_draw, quantile), level, rtol=2e-3, atol=1e-5)
     if name == "Normal, known scale":
         np.testing.assert_allclose(predictive.quantile(0.1), quantiles[1], rtol=1e-5)
+
+
+@every_fit
+def test_units_and_priors_of_ordinary_problems_are_not_questioned(found: Fit) -> None:
+    assert not {Code.UNITS, Code.SATURATED_UNITS, Code.PRIOR_CONFLICT} & set(found.status.codes)
+    assert "Prior and data disagree" not in str(found.status)
 
 
 @pytest.mark.parametrize("q", [0, 1, -0.1, 1.5, float("nan"), [[0.5]], [0.5, 2.0]])

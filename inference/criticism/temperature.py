@@ -94,7 +94,8 @@ class Tempered(Printed):
             f"{self.fit.method.name}, tempered on {self.num_rows} validation rows: not the predictive distribution of "
             f"the model. se: standard error."
         )
-        return Report(table, columns_of(table, "{:.3g}"), [note])
+        notes = [note] if self.fit.status.level == "ok" else [note, f"{self.fit.method.name}: {self.fit.status}"]
+        return Report(table, columns_of(table, "{:.3g}"), notes)
 
 
 def temperature_scaling(fit: Fit, x_validation: Any, y_validation: Any) -> Tempered:

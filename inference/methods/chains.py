@@ -19,6 +19,7 @@ from ..status import Status
 from ..store import Store
 from .descent import descend, starting_points
 from .point import MAP
+from .scales import prior_conflict_of_chains
 
 type Drawn = tuple[dict[str, np.ndarray], dict[str, np.ndarray]]
 """Draws and statistics by name, (chain, draw, ...)."""
@@ -127,8 +128,10 @@ def sample(
     data = jax.device_put(data, steps.sharding.all)
     state, (draws, stats) = _run(settings, steps, state, data, progress=progress, store=store)
     known = steps.began_cold(state)
-    began_cold = began_cold if known is None else known
-    return Sampled(steps, state, draws, stats, status_of(settings, stats, began_cold, min_draws))
+    status = status_of(settings, stats, began_cold if known is None else known, min_draws)
+    if status and not density.structure.is_flat:
+        status += Status(warnings=prior_conflict_of_chains(density, draws, data))
+    return Sampled(steps, state, draws, stats, status)
 
 
 def first_points(

@@ -5,6 +5,7 @@ from dataclasses import dataclass, fields
 from typing import Any, ClassVar, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
@@ -12,8 +13,10 @@ from ..density import Density
 from ..method import Outcome
 from ..rows import Data, Weights
 from ..status import Status
+from ..surface import Surface
 from .descent import PointSettings, descend, split_validation
 from .mode import MAX_GAIN, is_unbounded, no_maximum, not_stationary, quasi_separable, still_falling
+from .scales import prior_conflict, raw_units, saturated
 
 POLISH_WEIGHTS = 256
 """The largest number of weights for which the polish forms the Hessian."""
@@ -125,7 +128,8 @@ def finish(
     """
     surface, end = settings.surface(density, data), Ending(u, math.inf)
     if settings.polish and density.structure.num_weights <= POLISH_WEIGHTS:
-        polished = Ending(*jax.device_get(surface.newton(u, data, prior_power)))
+        power = jnp.ones(()) if prior_power is None else prior_power  # so that no other value compiles anew
+        polished = Ending(*jax.device_get(surface.newton(u, data, power)))
         end = polished if polished.polished else end
     failures = no_maximum(surface, end.u, data, prior_power)
     if not (end.polished or failures):
@@ -133,6 +137,28 @@ def finish(
     warnings = () if end.polished or failures else still_falling(losses)
     if settings.batch_size is None and not (end.polished or failures or warnings):
         warnings = not_stationary(surface, end.u, data, prior_power)
+    if warnings:
+        warnings = raw_units(surface, end.u, data) or warnings
     if not (failures or warnings):
         failures = quasi_separable(surface, end.u, data)
+    if not (failures or warnings) and prior_power is None:
+        warnings = saturated(surface, end.u, data)
+        if not density.structure.is_flat:
+            warnings += prior_conflict(surface, end.u, data, _likelihood_lost(surface, end, data))
     return end._replace(status=Status(failures, warnings))
+
+
+def _likelihood_lost(surface: Surface, end: Ending, data: Data) -> float:
+    """Return the log likelihood of its maximum minus that of the mode, in nats; 0 where Newton's method finds none.
+
+    For classes it is 0 as well: where they are nearly separable the maximum is far, and a prior is there to prevent it.
+    """
+    response = surface.density.structure.response
+    if not end.polished or response.num_classes is not None:
+        return 0.0
+    without = jnp.zeros(())
+    maximum, decrement = jax.device_get(surface.newton(end.u, data, without))
+    if not decrement <= MAX_GAIN:
+        return 0.0
+    here, there = (float(surface.loss(u, data, without)) for u in (end.u, maximum))
+    return max(0.0, data.num_rows * (here - there))

@@ -13,7 +13,7 @@ from jax import Array
 from jax.scipy import special, stats
 from numpyro.infer.util import compute_log_probs
 
-from ..distributions import stated_loss
+from ..distributions import Affine, in_own_terms, stated_loss
 from ..rows import Rows, Weights
 from ..sites import NumPyroModel, element, is_observation
 from ..words import title
@@ -155,7 +155,7 @@ def read_sites(model: NumPyroModel, weights: Weights, x: Rows, y: Rows) -> dict[
     """
 
     def parameters(weights: Weights) -> dict[str, dict[str, Array]]:
-        by_site = {name: _parameters(element(site["fn"])) for name, site in sites_at(model, weights, x, y).items()}
+        by_site = {name: _parameters(_plain(site)) for name, site in sites_at(model, weights, x, y).items()}
         return jax.tree.map(lambda leaf: jnp.asarray(leaf, float), by_site)
 
     # In a random direction, a parameter that depends on the weights has a derivative that is not 0.
@@ -169,7 +169,7 @@ def read_sites(model: NumPyroModel, weights: Weights, x: Rows, y: Rows) -> dict[
 
 
 def _read(site: Site, varying: set[str]) -> Reading:
-    d, masks = element(site["fn"]), _masks(site["fn"])
+    d, masks = _plain(site), _masks(site["fn"])
     if isinstance(d, dist.Unit):
         return Reading("factor", "numpyro.factor", "a term of the user's own", None, varying, None)
     words, formula = _in_words(d, varying), FORMULAS.get(stated_loss(d) or type(d))
@@ -274,7 +274,7 @@ def _summed(site: Site, each: Callable[[Any, Any], Array]) -> Array:
                 return jnp.broadcast_to(values, jnp.broadcast_shapes(values.shape, d.batch_shape))
             case dist.MaskedDistribution():
                 return jnp.where(d._mask, over(d.base_dist, value), 0.0)
-        return jnp.asarray(each(d, value))
+        return jnp.asarray(each(in_own_terms(d), value))
 
     values = over(site["fn"], site["value"])
     return jnp.sum(values if site["scale"] is None else site["scale"] * values)
@@ -290,7 +290,14 @@ def _masks(d: Any) -> list[Any]:
     return masks
 
 
+def _plain(site: Site) -> Any:
+    """Return the distribution of one element of a site, where possible without a change of units."""
+    return in_own_terms(element(site["fn"]))
+
+
 def _parameters(d: Any) -> dict[str, Any]:
+    if isinstance(d, Affine):
+        return _parameters(d.base_dist)
     return {name: vars(d)[name] for name in d.arg_constraints if isinstance(vars(d).get(name), Array | np.ndarray)}
 
 
@@ -307,6 +314,8 @@ def _number(value: Any, otherwise: str) -> str:
 
 def _in_words(d: Any, varying: set[str]) -> str:
     """Return a distribution in words, with the values of parameters that are one fixed number, and names of others."""
+    if isinstance(d, Affine):  # of other families than those of `in_own_terms`
+        return f"{_number(d.factor, 'factor')} * {_in_words(d.base_dist, varying)}"
     names = [name for name in d.arg_constraints if name in vars(d)]
     words = [name if name in varying else _number(vars(d)[name], name) for name in names]
     return f"{title(d)}({', '.join(words)})" if words else title(d)

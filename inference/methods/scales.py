@@ -1,0 +1,156 @@
+"""Units and priors that do not fit the data: the causes of wrecks that no other check names.
+
+- **Raw units.** Some column of x or y is far from numbers of about 1, and the model does not make up for it: y is far
+  beyond what weights that move by 1 change in the predictions, or a single step of the optimiser throws these far
+  beyond the range of y. What the model predicts decides, not the data alone: a model that standardises x and y itself
+  has no such problem.
+- **Saturated units.** Where x is in raw units, the units of a network may all be at their ends, where the gradient is
+  0 and so looks like a mode: a small move of x changes hardly any prediction, and a linear least squares fit is better.
+- **A prior in conflict with the data** (Box 1980; Evans & Moshonov 2006). If the prior is right, twice the nats by
+  which the log prior drops from its mean to the mode follow, for Normal priors, at most a chi-squared distribution with
+  a degree of freedom for each weight. For a y that is no class, the same holds with the nats of log likelihood that the
+  prior costs added to those of all sites, since both together are what the data say against the prior.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import jax
+import numpy as np
+from scipy.special import gammainccinv
+
+from ..density import Density
+from ..reasons import Code, Reason
+from ..rows import Data, Rows, Weights
+from ..structure import Structure
+from ..surface import Surface, surface_of
+from .optimizer import LEARNING_RATE
+
+RAW = 30.0
+"""The factor by which the mean or the standard deviation of a column in raw units differs from 1."""
+FAR = 100.0
+"""The distance of y from the predictions, in moves of these as all weights move by 1, that is out of reach."""
+SMALL = 0.1
+"""The move of x, in standard deviations, that changes the predictions of a network unless it is saturated."""
+STEEP = 3.0
+"""The move of predictions by one step of the optimiser, in standard deviations of y, that leaves no way to fit."""
+RARE = 1e-6
+"""The probability, if the prior is right, of weights that are counted as in conflict with it."""
+
+
+def raw_units(surface: Surface, u: Weights, data: Data) -> tuple[Reason, ...]:
+    """Return a reason if x or y are in raw units, and too far from the model's for a descent that ended at u."""
+    response = surface.density.structure.response
+    found = [_rawest_column(data.x, "x"), None if response.is_discrete else _rawest_column(data.y, "y")]
+    raw = max((each for each in found if each is not None), key=lambda each: each["factor"], default=None)
+    if raw is None or not response.has_moments:
+        return ()
+    with np.errstate(all="ignore"):
+        at = jax.tree.map(lambda leaf: np.asarray(leaf, float), surface.responses(u, data))
+        far, move = _size(at.observed - at.mean), _size(at.moves)
+        is_steep = not LEARNING_RATE * move <= STEEP * at.observed.std(axis=0).max()
+    return (Reason.of(Code.UNITS, **raw),) if far > FAR * move or is_steep else ()
+
+
+def saturated(surface: Surface, u: Weights, data: Data) -> tuple[Reason, ...]:
+    """Return a reason if a network ended with saturated units, since x is in raw units."""
+    response, raw = surface.density.structure.response, _rawest_column(data.x, "x")
+    columns = _columns(data.x)
+    if raw is None or response.is_discrete or not response.has_moments or 2 * columns.shape[1] >= len(columns):
+        return ()
+    moved = jax.tree.map(lambda leaf: leaf + SMALL * np.std(leaf, axis=0) if _is_real(leaf) else leaf, data.x)
+    here, there = (jax.device_get(surface.responses(u, replace(data, x=x))) for x in (data.x, moved))
+    y, means, others = (np.reshape(leaf, (len(columns), -1)).astype(float) for leaf in (here[0], here[1], there[1]))
+    spread = y.std(axis=0)
+    if not (np.median(np.abs(others - means), axis=0) < SMALL**2 * spread).all():
+        return ()
+    design = np.column_stack([np.ones(len(columns)), (columns - columns.mean(axis=0)) / columns.std(axis=0)])
+    best = design @ np.linalg.lstsq(design, y, rcond=None)[0]
+    times = float(((y - means) ** 2).mean() / ((y - best) ** 2).mean())
+    return (Reason.of(Code.SATURATED_UNITS, times=times, **raw),) if times > 2 else ()
+
+
+def _columns(x: Rows) -> np.ndarray:
+    """Return the columns of x that are real numbers and vary, (n, columns)."""
+    leaves = [np.asarray(leaf) for leaf in jax.tree.leaves(x)]
+    real = [leaf.reshape(len(leaf), -1).astype(float) for leaf in leaves if _is_real(leaf)]
+    columns = np.concatenate([np.empty((len(leaves[0]), 0)), *real], axis=1)
+    return columns[:, columns.std(axis=0) > 0]
+
+
+def _is_real(leaf: Any) -> bool:
+    return bool(np.issubdtype(leaf.dtype, np.floating))
+
+
+def _size(values: np.ndarray) -> float:
+    return float(np.sqrt((values**2).mean()))
+
+
+def _rawest_column(rows: Rows, name: str) -> dict[str, Any] | None:
+    """Return name, mean and standard deviation of the column furthest from numbers of about 1; None if none is raw."""
+    worst, raw = RAW, None
+    for path, leaf in jax.tree.leaves_with_path(rows):
+        if not _is_real(leaf):
+            continue
+        columns = np.asarray(leaf, float).reshape(len(leaf), -1)
+        mean, sd = columns.mean(axis=0), columns.std(axis=0)
+        factor = np.maximum(np.maximum(np.abs(mean), sd), 1 / np.where(sd > 0, sd, 1.0))
+        i = int(factor.argmax())
+        if factor[i] > worst:
+            where = f"{name}{jax.tree_util.keystr(path)}" + (f", column {i}," if columns.shape[1] > 1 else "")
+            worst, raw = float(factor[i]), {"where": where, "mean": mean[i], "sd": sd[i], "factor": float(factor[i])}
+    return raw
+
+
+def prior_conflict(surface: Surface, u: Weights, data: Data, likelihood_lost: float = 0.0) -> tuple[Reason, ...]:
+    """Return a reason if the prior and the data disagree.
+
+    Args:
+        surface: the density.
+        u: its mode.
+        data: n rows.
+        likelihood_lost: the log likelihood of its maximum minus that of the mode, in nats.
+    """
+    structure = surface.density.structure
+    return _conflict(jax.device_get(surface.prior_drops(surface.constrain(u, data), data)), structure, likelihood_lost)
+
+
+def prior_conflict_of_chains(density: Density, draws: Mapping[str, np.ndarray], data: Data) -> tuple[Reason, ...]:
+    """Return a reason if the prior and the data disagree, by the mean over chains at their last draws."""
+    surface, num_chains = surface_of(density, data), len(next(iter(draws.values())))
+    last = [{site: value[i, -1] for site, value in draws.items()} for i in range(num_chains)]
+    drops = [jax.device_get(surface.prior_drops(weights, data)) for weights in last]
+    return _conflict(jax.tree.map(lambda *each: np.mean(each), *drops), density.structure)
+
+
+def _conflict(
+    drops: Mapping[str, np.ndarray], structure: Structure, likelihood_lost: float = 0.0
+) -> tuple[Reason, ...]:
+    """Return a reason if log priors have dropped too far, in nats by site, for the numbers of weights."""
+    sizes = {site: math.prod(structure.latents[site]) for site in drops}
+    if not drops:
+        return ()
+    site = max(drops, key=lambda site: drops[site] / _limit(sizes[site]))
+    limit, total = _limit(sizes[site]), float(sum(drops.values())) + likelihood_lost
+    if drops[site] > limit:
+        evidence = (
+            f"the log prior of {site} is {drops[site]:.4g} nats below that at its mean (under a Normal prior, weights "
+            f"of {math.sqrt(2 * drops[site] / sizes[site]):.3g} prior standard deviations, root mean square)"
+        )
+        return (Reason.of(Code.PRIOR_CONFLICT, evidence=evidence, limit=limit, site=site, drop=float(drops[site])),)
+    if likelihood_lost > 0 and total > (limit := _limit(sum(sizes.values()))):
+        of_prior = total - likelihood_lost
+        evidence = f"the prior costs {likelihood_lost:.4g} nats of log likelihood and {of_prior:.4g} of log prior"
+        return (Reason.of(Code.PRIOR_CONFLICT, evidence=evidence, limit=limit, site=None, drop=total),)
+    return ()
+
+
+def _limit(num_weights: int) -> float:
+    """Return the nats above which weights are in conflict with their prior.
+
+    They are rare, and the weights two standard deviations out, root mean square: many weights that are a little wider
+    than their prior are no conflict.
+    """
+    return max(float(gammainccinv(num_weights / 2, RARE)), 2.0 * num_weights)

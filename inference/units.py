@@ -1,0 +1,158 @@
+"""Units: a model in standardised units, with its density in the user's."""
+
+from dataclasses import dataclass
+from typing import Any, Self
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from numpyro.distributions import constraints
+from numpyro.handlers import seed, substitute, trace
+from numpyro.primitives import Messenger
+
+from .checks import as_rows, check_finite, check_pair
+from .contract import check_model
+from .distributions import affine, of_one_value
+from .rows import Rows, Weights
+from .sites import NumPyroModel, improper_value, is_real
+
+
+@dataclass(frozen=True)
+class Units:
+    """The mean and the standard deviation of each number in a row of an array, in row-major order."""
+
+    mean: tuple[float, ...]
+    sd: tuple[float, ...]
+
+    @classmethod
+    def of(cls, values: Any, *, is_centred: bool = True) -> Self:
+        """Return the units in which values, (n, ...), have mean 0 (unless not centred) and standard deviation 1.
+
+        The standard deviation of a constant column is taken to be 1.
+        """
+        columns = np.asarray(values, np.float64).reshape(len(values), -1)
+        is_constant = np.ptp(columns, axis=0) == 0
+        mean, sd = columns.mean(axis=0), np.where(is_constant, 1.0, columns.std(axis=0))
+        return cls(tuple((mean if is_centred else 0 * mean).tolist()), tuple(sd.tolist()))
+
+    def arrays(self, shape: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
+        """Return means and standard deviations in the shape of a row."""
+        return np.reshape(self.mean, shape), np.reshape(self.sd, shape)
+
+    def standardize(self, values: Array) -> Array:
+        """Return the values, (n, ...), in these units."""
+        mean, sd = self.arrays(jnp.shape(values)[1:])
+        return (values - mean.astype(values.dtype)) / sd.astype(values.dtype)
+
+    def __str__(self) -> str:
+        if len(self.mean) > 1:
+            return f"{len(self.mean)} columns"
+        return f"mean {self.mean[0]:.4g}, sd {self.sd[0]:.4g}"
+
+
+@dataclass(frozen=True, repr=False)
+class Standardized:
+    """A model in standardised units, made by `standardize`. Compared and hashed by value."""
+
+    model: NumPyroModel
+    """The model of the standardised x and y."""
+    site: str
+    """The name of its observed site."""
+    x: tuple[Units | None, ...]
+    """The units of each leaf of x; None where a leaf stays as it is."""
+    y: Units | None
+    """The units of y; None where y stays as it is."""
+
+    def __call__(self, x: Rows, y: Rows | None = None, **given: Weights) -> Any:
+        """Run the NumPyro model, with x and y in the user's units."""
+        leaves, tree = jax.tree.flatten(x)
+        pairs = zip(leaves, self.x, strict=True)
+        x = jax.tree.unflatten(tree, [leaf if units is None else units.standardize(leaf) for leaf, units in pairs])
+        with _Observed(self.site, self.y):
+            return self.model(x, y, **given)
+
+    def __repr__(self) -> str:
+        units = [f"x {units}" for units in self.x if units] + [f"y {self.y}"] * (self.y is not None)
+        return f"standardize({self.model!r}; {'; '.join(units)})"
+
+
+class _Observed(Messenger):
+    """Replaces the distribution of the observed site, that of a standardised y, by that of y."""
+
+    def __init__(self, site: str, units: Units | None) -> None:
+        super().__init__()
+        self.site, self.units = site, units
+
+    def process_message(self, msg: dict[str, Any]) -> None:
+        if self.units is not None and msg["type"] == "sample" and msg["name"] == self.site:
+            msg["fn"] = affine(msg["fn"], *self.units.arrays(msg["fn"].event_shape))
+
+
+def standardize(model: NumPyroModel, x: Any, y: Any) -> Standardized:
+    """Return the model in standardised units, with its density, predictions and scores in the units of x and y.
+
+    The default priors and the optimiser expect numbers of about 1. This makes a model of raw data, such as prices in
+    dollars, out of a model that expects such numbers:
+
+    - The model gets the columns of x minus their mean, divided by their standard deviation. Only leaves of real numbers
+      are standardised: integers may be indices.
+    - Its distribution of the observed site becomes that of ``mean + sd * Y``: a Normal(0, 0.5) is Normal(mean, 0.5 sd).
+      So the log density of a row is that of the standardised row minus ``log sd`` (per number of y), and predictions,
+      `compare`, `calibration` and `explain` are in the units of y. Where y is positive by its distribution, as for
+      LogNormal or Gamma, it is only divided by its standard deviation; where y is discrete, or has other bounds, it
+      stays as it is.
+
+    The weights and their priors, and a scale in the observation, are those of the standardised problem. Means and
+    standard deviations are constants of the model, taken from the rows given here: give the rows of the fit, without
+    test rows.
+
+    Args:
+        model: a NumPyro model of standardised data.
+        x: n rows, as for `fit`.
+        y: n rows likewise.
+
+    Raises:
+        TypeError, ValueError: when data or model are invalid, or the model is standardised already.
+
+    Example:
+        >>> import numpy as np
+        >>> from flatprior.inference import MAP, fit, standardize
+        >>> from flatprior.models import MLP, Model, Normal, gaussian
+        >>> area = np.linspace(40, 200, 50)[:, None]  # square metres
+        >>> price = 50_000 + 3_000 * area[:, 0] + 20_000 * np.cos(area[:, 0])  # dollars
+        >>> model = standardize(Model(MLP(), Normal(0.1), gaussian(1.0)), area, price)
+        >>> prices = fit(model, MAP(), area, price, key=0).predict([[100.0]])
+        >>> print(f"{prices.mean.item():,.0f} dollars, sd {np.sqrt(prices.variance.item()):,.0f}")
+        349,825 dollars, sd 14,247
+    """
+    inner = model
+    while not isinstance(inner, Standardized) and hasattr(inner, "model"):
+        inner = inner.model
+    if isinstance(inner, Standardized):
+        raise ValueError(f"standardize: expected a model that is not standardised yet; got {model!r}.")
+    x, y = as_rows("x", x), as_rows("y", y)
+    check_pair(x, y)
+    check_finite("x", x)
+    check_finite("y", y)
+    response = check_model(model, x, y).response
+    of_x = tuple(Units.of(leaf) if jnp.issubdtype(leaf.dtype, jnp.floating) else None for leaf in jax.tree.leaves(x))
+    if response.is_discrete or not (is_real(response.support) or _is_positive(response.support)):
+        return Standardized(model, response.site, of_x, None)
+    observed = _observed_value(model, response.site, x, y)
+    return Standardized(model, response.site, of_x, Units.of(observed, is_centred=is_real(response.support)))
+
+
+def _is_positive(support: constraints.Constraint) -> bool:
+    return of_one_value(support) in (constraints.positive, constraints.nonnegative)
+
+
+def _observed_value(model: NumPyroModel, site: str, x: Rows, y: Rows) -> Array:
+    """Return the value of the observed site, which may be a part of y, or a function of it."""
+
+    @jax.jit
+    def value(x: Rows, y: Rows) -> Array:
+        seeded = seed(substitute(model, substitute_fn=improper_value), jax.random.key(0))
+        return jnp.asarray(trace(seeded).get_trace(x, y)[site]["value"], float)
+
+    return value(x, y)
