@@ -14,9 +14,7 @@ from ..rows import Data, Weights
 from ..status import Status
 from .descent import PointSettings, descend, split_validation
 from .mode import MAX_GAIN, is_unbounded, no_maximum, not_stationary, quasi_separable, still_falling
-
-POLISH_WEIGHTS = 256
-"""The largest number of weights for which the polish forms the Hessian."""
+from .recession import MAX_ENTRIES, MAX_WEIGHTS, examine
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -123,10 +121,11 @@ def finish(
         data: n rows.
         prior_power: the factor of the log prior; see `descend`.
     """
-    surface, end = settings.surface(density, data), Ending(u, math.inf)
-    if settings.polish and density.structure.num_weights <= POLISH_WEIGHTS:
-        polished = Ending(*jax.device_get(surface.newton(u, data, prior_power)))
-        end = polished if polished.polished else end
+    surface, end, minimum = settings.surface(density, data), Ending(u, math.inf), None
+    if settings.polish and density.structure.num_weights <= MAX_WEIGHTS:
+        point, nearby = jax.device_get(surface.newton(u, data, prior_power))
+        polished = Ending(point, float(nearby.decrement))
+        end, minimum = (polished, nearby) if polished.polished else (end, None)
     failures = no_maximum(surface, end.u, data, prior_power)
     if not (end.polished or failures):
         failures = is_unbounded(surface, end.u, data, prior_power)
@@ -135,4 +134,8 @@ def finish(
         warnings = not_stationary(surface, end.u, data, prior_power)
     if not (failures or warnings):
         failures = quasi_separable(surface, end.u, data)
-    return end._replace(status=Status(failures, warnings))
+    status = Status(failures, warnings)
+    is_small = data.num_rows * density.structure.num_weights <= MAX_ENTRIES
+    if status.level == "ok" and (settings.polish or settings.batch_size is None or is_small):
+        status = examine(surface, end.u, data, minimum)
+    return end._replace(status=status)
