@@ -153,7 +153,7 @@ class Laplace:
         if density.structure.flat:
             failures = no_maximum(surface, mode, data) or quasi_separable(surface, mode, data)
         if not failures and not is_mode:
-            failures = is_unbounded(surface, descent.member(descent.best)[0], data)
+            failures = is_unbounded(surface, descent.member(descent.best)[0], data, is_suspect=True)
         if not failures and gaussian.defect is not None:
             failures = (gaussian.defect,)
         if failures or is_mode:

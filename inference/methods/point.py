@@ -125,17 +125,19 @@ def finish(
     if settings.polish and density.structure.num_weights <= MAX_WEIGHTS:
         point, nearby = jax.device_get(surface.newton(u, data, prior_power))
         polished = Ending(point, float(nearby.decrement))
-        end, minimum = (polished, nearby) if polished.polished else (end, None)
-    failures = no_maximum(surface, end.u, data, prior_power)
+        end, minimum = polished if polished.polished else end, nearby
+    failures, warnings = no_maximum(surface, end.u, data, prior_power), ()
     if not (end.polished or failures):
-        failures = is_unbounded(surface, end.u, data, prior_power)
-    warnings = () if end.polished or failures else still_falling(losses)
-    if settings.batch_size is None and not (end.polished or failures or warnings):
-        warnings = not_stationary(surface, end.u, data, prior_power)
+        warnings = still_falling(losses)
+        if settings.batch_size is None and not warnings:
+            warnings = not_stationary(surface, end.u, data, prior_power)
+        is_suspect = bool(warnings) and minimum is not None
+        failures = is_unbounded(surface, end.u, data, prior_power, is_suspect=is_suspect)
+        warnings = () if failures else warnings
     if not (failures or warnings):
         failures = quasi_separable(surface, end.u, data)
     status = Status(failures, warnings)
     is_small = data.num_rows * density.structure.num_weights <= MAX_ENTRIES
     if status.level == "ok" and (settings.polish or settings.batch_size is None or is_small):
-        status = examine(surface, end.u, data, minimum)
+        status = examine(surface, end.u, data, minimum if end.polished else None)
     return end._replace(status=status)
