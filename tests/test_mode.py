@@ -285,8 +285,8 @@ def test_the_likelihood_of_any_family_may_have_no_maximum(name: str, seed: int) 
 
 def test_a_proper_prior_is_the_cure() -> None:
     rng = np.random.default_rng(0)
-    x = beside(lambda x: x[:, 0])(rng)
-    for model, (x, y) in ((COUNTS, groups(poisson, 0)(rng)), (KNOWN, (x, answers(KNOWN, x, rng)))):
+    twice = beside(lambda x: x[:, 0])(rng)
+    for model, (x, y) in ((COUNTS, groups(poisson, 0)(rng)), (KNOWN, (twice, answers(KNOWN, twice, rng)))):
         assert fit(model, MAP(), x, y, key=0, progress=False).status.level == "ok"
 
 
