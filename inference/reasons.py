@@ -28,6 +28,7 @@ class Code(StrEnum):
     # A maximum at the boundary of the support, and many maxima
     AT_BOUNDARY = "at_boundary"
     NOT_UNIQUE = "not_unique"
+    IMPROPER_POSTERIOR = "improper_posterior"
     # Ensembles
     LOST_MEMBERS = "lost_members"
     MEMBERS = "members"
@@ -116,6 +117,10 @@ MESSAGES: Mapping[Code, str] = {
         "as {direction}, so these weights are one of many maxima. Columns of x are constant or linearly related, or "
         "there are more weights than rows determine. Predictions are those of all the maxima for x with the same "
         "relations between its columns. Leave columns out, or give the weights a proper prior, as in MAP."
+    ),
+    Code.IMPROPER_POSTERIOR: (
+        "The posterior is not proper, since the prior is flat and the likelihood does not fall in every direction: the "
+        "draws are those of no distribution, and move further away the longer the run. {reason}"
     ),
     Code.LOST_MEMBERS: (
         "Members {members} of {size} have no finite loss or weights and are left out; the ensemble consists of the "

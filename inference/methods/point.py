@@ -10,6 +10,7 @@ from jax import Array
 
 from ..density import Density
 from ..method import Outcome
+from ..reasons import Code, Reason
 from ..rows import Data, Weights
 from ..status import Status
 from .descent import PointSettings, descend, split_validation
@@ -141,3 +142,30 @@ def finish(
     if status.level == "ok" and (settings.polish or settings.batch_size is None or is_small):
         status = examine(surface, end.u, data, minimum if end.polished else None)
     return end._replace(status=status)
+
+
+IMPROPER = {
+    Code.SEPARABLE,
+    Code.SATURATED,
+    Code.MISSING_CLASS,
+    Code.QUASI_SEPARABLE,
+    Code.RECEDING,
+    Code.NOT_UNIQUE,
+}
+"""The reasons of a point estimate under a flat prior that leave its posterior without a finite integral."""
+
+
+def improper(density: Density, u: Weights, data: Data) -> tuple[Reason, ...]:
+    """Return a reason if the likelihood does not fall along some direction in which the prior is flat.
+
+    Its integral is then infinite, which chains do not show.
+
+    Args:
+        density: the density that is sampled.
+        u: a point from which a mode is sought.
+        data: n rows.
+    """
+    if not density.structure.flat:
+        return ()
+    reasons = finish(MAP(), density, u, np.empty(0), data).status.reasons
+    return tuple(Reason.of(Code.IMPROPER_POSTERIOR, reason=each) for each in reasons if each.code in IMPROPER)
