@@ -57,12 +57,12 @@ def newton(
     """
     value_and_gradient, second = jax.value_and_grad(f), hessian(f)
     eps = jnp.finfo(u.dtype).eps
-    ridge = 10 * eps if ridge is None else ridge
+    added = 10 * eps if ridge is None else ridge
 
     def advance(it: _Iterate) -> _Iterate:
         (value, g), h = value_and_gradient(it.u), second(it.u)
         scale = 1 / jnp.sqrt(jnp.maximum(jnp.diagonal(h), jnp.finfo(u.dtype).tiny))
-        scaled = h * scale[:, None] * scale + ridge * jnp.eye(u.size, dtype=u.dtype)
+        scaled = h * scale[:, None] * scale + added * jnp.eye(u.size, dtype=u.dtype)
         factor = jax.scipy.linalg.cholesky(scaled, lower=True)
         direction = -scale * jax.scipy.linalg.cho_solve((factor, True), scale * g)
         decrement = -0.5 * g @ direction

@@ -33,7 +33,7 @@ class MAP(PointSettings):
         batch_size: rows per update, drawn without replacement in each epoch (rows that do not fill a batch are left for
             another epoch); None is all rows. The memory beyond x, y and the weights is then that of one batch. After
             the last step all rows are evaluated, as many at a time as a batch has, or 128; only the polish, and the
-            check of a density that seems to grow without bound, use all rows at once. The status of a fit by batches
+            checks whether there is a maximum, use all rows at once. The status of a fit by batches
             judges convergence from the noisy losses alone: a fit with too few steps may be "ok".
         num_restarts: independent starting points, run side by side on the same batches; the one with the smallest
             loss is the result.
@@ -127,7 +127,8 @@ def finish(
         point, nearby = jax.device_get(surface.newton(u, data, prior_power))
         polished = Ending(point, float(nearby.decrement))
         end, minimum = polished if polished.polished else end, nearby
-    failures, warnings = no_maximum(surface, end.u, data, prior_power), ()
+    failures = no_maximum(surface, end.u, data, prior_power)
+    warnings: tuple[Reason, ...] = ()
     if not (end.polished or failures):
         warnings = still_falling(losses)
         if settings.batch_size is None and not warnings:

@@ -116,7 +116,7 @@ def _design(surface: Surface, sites: tuple[str, ...], u: Weights, data: Data) ->
     shape = jax.eval_shape(lambda u, data: surface.parameter_slopes(sites, u, data), u, data).shape
     parts = min(data.num_rows, -(-shape[0] * shape[1] // MAX_ENTRIES))
     rows = -(-data.num_rows // parts)
-    moved = {**u, **{site: u[site] + _small_step(u[site]) for site in sites}}
+    moved = {**u, **{site: u[site] + _small_step(np.asarray(u[site])) for site in sites}}
     gram, sizes = np.zeros((size, size)), np.zeros(size)
     for begin in range(0, data.num_rows, rows):
         part = data if parts == 1 else data.take(np.minimum(np.arange(begin, begin + rows), data.num_rows - 1))
