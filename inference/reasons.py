@@ -28,6 +28,11 @@ class Code(StrEnum):
     QUASI_SEPARABLE = "quasi_separable"
     MISSING_CLASS = "missing_class"
     UNBOUNDED_DENSITY = "unbounded_density"
+    RECEDING = "receding"
+    # A maximum at the boundary of the support, and many maxima
+    AT_BOUNDARY = "at_boundary"
+    NOT_UNIQUE = "not_unique"
+    IMPROPER_POSTERIOR = "improper_posterior"
     # Ensembles
     LOST_MEMBERS = "lost_members"
     MEMBERS = "members"
@@ -115,6 +120,28 @@ MESSAGES: Mapping[Code, str] = {
         "exactly. The density of row {row} is {times:.3g} times that of y spread over its standard deviation, "
         "{again:.3g} times after {steps} steps of L-BFGS, and the loss falls from {here:.4g} to {further:.4g}. Fix the "
         "scale, or give it a proper prior that is 0 at 0, such as LogNormal, and use MAP."
+    ),
+    Code.RECEDING: (
+        "There is no maximum: the loss falls for ever along {direction}, where {count} of {rows} rows (row {first} "
+        "first) become ever more probable: it is {before:.6g} nats {back:g} Newton steps before the point where the "
+        "fit stopped, {here:.6g} there, {further:.6g} {on:g} steps beyond it. With a proper prior, as in MAP, a "
+        "maximum exists."
+    ),
+    Code.AT_BOUNDARY: (
+        "The maximum is at the boundary of the support of {sites}, and no weights inside it reach it: the loss falls "
+        "along {direction}, from {before:.6g} nats {back:g} Newton steps before the point where the fit stopped to "
+        "{here:.6g} there, and {further:.6g} {on:g} steps beyond it. Use the model without that part, or give the site "
+        "a proper prior, as in MAP."
+    ),
+    Code.NOT_UNIQUE: (
+        "The maximum is not unique: the density does not change along {count} of the directions in the weights, such "
+        "as {direction}, so these weights are one of many maxima. Columns of x are constant or linearly related, or "
+        "there are more weights than rows determine. Predictions are those of all the maxima for x with the same "
+        "relations between its columns. Leave columns out, or give the weights a proper prior, as in MAP."
+    ),
+    Code.IMPROPER_POSTERIOR: (
+        "The posterior is not proper, since the prior is flat and the likelihood does not fall in every direction: the "
+        "draws are those of no distribution, and move further away the longer the run. {reason}"
     ),
     Code.LOST_MEMBERS: (
         "Members {members} of {size} have no finite loss or weights and are left out; the ensemble consists of the "

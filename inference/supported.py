@@ -78,7 +78,7 @@ def check_observation(name: str, site: dict[str, Any], num_rows: int) -> None:
     if shape == () and num_rows in d.event_shape[:1]:
         raise ValueError(
             f"Observed site {name!r}: expected rows that are independent given the weights, with one log probability "
-            f"each; got one for all {num_rows} rows together (event shape {d.event_shape}), as from .to_event(1) around "
+            f"each; got one for all {num_rows} rows (event shape {d.event_shape}), as from .to_event(1) around "
             f"the rows, a Gaussian process or a time series. Leave out .to_event(1), or sample the latent function as "
             f"weights, and the rows given it."
         )

@@ -14,7 +14,7 @@ from jax.flatten_util import ravel_pytree
 from .curvature import expected_loss, has_fisher_information, hessian, product
 from .density import Density
 from .distributions import moments_of
-from .newton import newton
+from .newton import MAX_STEPS, Minimum, newton
 from .programs import program
 from .rows import Data, Weights
 
@@ -53,11 +53,12 @@ class Surface:
         self.log_likelihood_and_loss = jax.jit(self._log_likelihood_and_loss)
         self.log_likelihood = jax.jit(self._log_likelihood)
         self.slope = jax.jit(jax.grad(self._loss))
-        self.newton = jax.jit(self._newton)
+        self.newton = jax.jit(self._newton, static_argnames=("max_steps", "ridge"))
         self.lbfgs = jax.jit(self._lbfgs)
         self.logits = jax.jit(self._all_logits)
         self.logit_slopes = jax.jit(self._logit_slopes, static_argnums=0)
         self.nonlinearity = jax.jit(self._nonlinearity)
+        self.parameter_slopes = jax.jit(self._parameter_slopes, static_argnums=0)
         self.validation_loss = jax.jit(
             jax.vmap(lambda u, data: -self._log_likelihood(u, data).sum(), in_axes=(0, None))
         )
@@ -107,11 +108,20 @@ class Surface:
         log_probs, losses = self._by_rows(batch, data)
         return log_probs, losses.mean()  # so that a batch has the weight of its rows
 
-    def _newton(self, u: Weights, data: Data, prior_power: Array | None = None) -> tuple[Weights, Array]:
-        """Where Newton's method ends, and its decrement in nats, which is infinite where the method does not apply."""
+    def _newton(
+        self,
+        u: Weights,
+        data: Data,
+        prior_power: Array | None = None,
+        *,
+        max_steps: int = MAX_STEPS,
+        ridge: float | None = None,
+    ) -> tuple[Weights, Minimum]:
+        """Return where Newton's method ends, by site and as a vector, with its decrement and derivatives in nats."""
         vector, unravel = ravel_pytree(u)
-        end, decrement = newton(lambda vector: self._loss(unravel(vector), data, prior_power), vector)
-        return unravel(end), decrement * data.num_rows
+        end = newton(lambda vector: self._loss(unravel(vector), data, prior_power), vector, max_steps, ridge)
+        nats = Minimum(end.u, *(part * data.num_rows for part in end[1:]))
+        return unravel(end.u), nats
 
     def _lbfgs(self, u: Weights, data: Data, prior_power: Array | None = None) -> tuple[Weights, Array]:
         """Where `LBFGS_STEPS` steps of L-BFGS on all rows lead, and the loss there in nats."""
@@ -163,6 +173,21 @@ class Surface:
             )
 
         return self._by_rows(slopes, data)
+
+    def _parameter_slopes(self, sites: tuple[str, ...], u: Weights, data: Data) -> Array:
+        """Return the derivatives of the parameters of y by the weights of some sites, (parameters, weights).
+
+        The parameters are those that NumPyro's distribution of y has, of all rows, one after the other.
+        """
+        block, unravel = ravel_pytree([u[site] for site in sites])
+
+        def parameters(block: Array) -> Array:
+            moved = {**u, **dict(zip(sites, unravel(block), strict=True))}
+            distribution = self.density.observation(self.density.constrain(moved, data), data)
+            leaves = [jnp.ravel(leaf) for leaf in jax.tree.leaves(distribution)]
+            return jnp.concatenate([leaf for leaf in leaves if jnp.issubdtype(leaf.dtype, jnp.floating)])
+
+        return jax.jacfwd(parameters)(block)
 
     def _nonlinearity(self, moving: dict[str, Array], u: Weights, data: Data) -> Array:
         """How far the logits are from linear in the sites that move, relative to how far a step takes them."""

@@ -431,7 +431,7 @@ MISTAKES: dict[str, Case] = {
     "one event of all rows": (
         lambda: fitted(summed),
         ValueError,
-        r"one log probability each; got one for all 20 rows together .*Leave out .to_event\(1\)",
+        r"one log probability each; got one for all 20 rows .*Leave out .to_event\(1\)",
     ),
     "keys of a prior": (
         lambda: fitted(Model(MLP((3,)), Normal(1.0), {"kernel": gaussian(), "*": gaussian()})),

@@ -14,9 +14,23 @@ import pytest
 from jax import Array
 from numpyro.infer import init_to_uniform
 
-from flatprior.inference import MAP, MCLMC, MLE, NUTS, FailedFitWarning, Fit, Status, compare, diagnose, fit
+from flatprior.inference import (
+    MAP,
+    MCLMC,
+    MLE,
+    NUTS,
+    Conditional,
+    FailedFitWarning,
+    Fit,
+    Laplace,
+    Status,
+    compare,
+    diagnose,
+    fit,
+)
 from flatprior.inference.blocks import run_in_blocks
-from flatprior.inference.methods import chains, descent, nuts
+from flatprior.inference.methods import chains, descent, nuts, prior_path
+from flatprior.inference.reasons import Code
 from flatprior.models import MLP, Bernoulli, Model, Normal, gaussian
 
 KEYS = range(3)
@@ -220,3 +234,57 @@ def test_very_few_draws_are_not_judged_and_it_is_said() -> None:
     status = chains.status_of(settings, few, none, nuts.MIN_DRAWS) + nuts.status_of(settings, few)
     assert status.level == "check"
     assert "Each chain has 3 draws, fewer than 4" in str(status)
+
+
+def with_flat_priors(family: Callable[[Array], dist.Distribution]) -> Callable[..., None]:
+    """Regression on groups and a covariate with flat priors written by hand."""
+    improper = dist.ImproperUniform(dist.constraints.real_vector, (), (3,))
+
+    def model(x: Array, y: Array | None = None) -> None:
+        level = numpyro.sample("level", improper)
+        slope = numpyro.sample("slope", dist.ImproperUniform(dist.constraints.real, (), ()))
+        with numpyro.plate("row", len(x)):
+            numpyro.sample("y", family(x[:, :3] @ level + slope * x[:, 3]), obs=y)
+
+    return model
+
+
+GROUP = np.arange(60) % 3
+GROUPS = np.c_[np.eye(3)[GROUP], np.random.default_rng(6).normal(size=60)]
+COUNTS, LABELS = (
+    with_flat_priors(lambda eta: dist.Poisson(jnp.exp(eta))),
+    with_flat_priors(lambda eta: dist.Bernoulli(logits=eta)),
+)
+POISSON = np.random.default_rng(7).poisson(3.0, 60)
+SAMPLERS: dict[str, Any] = {
+    "NUTS": NUTS(num_warmup=30, num_samples=20, num_chains=2, start=None, max_tree_depth=4),
+    "MCLMC": MCLMC(num_warmup=100, num_samples=15, thinning=3, num_chains=3, start=None),
+    "Laplace": Laplace(num_samples=12),
+}
+IMPROPER = {
+    "a group of zeros": (COUNTS, np.where(GROUP == 2, 0, POISSON), POISSON),
+    "separable": (LABELS, (GROUPS[:, 3] > 0).astype(int), POISSON % 2),
+}
+
+
+@pytest.mark.parametrize("method", ["NUTS", pytest.param("MCLMC", marks=pytest.mark.slow), "Laplace"])
+@pytest.mark.parametrize("name", ["a group of zeros", pytest.param("separable", marks=pytest.mark.slow)])
+def test_a_posterior_that_is_not_proper_is_refused_or_has_failed(name: str, method: str) -> None:
+    model, sick, healthy = IMPROPER[name]
+    with pytest.raises(ValueError, match=f"{method}: the prior is flat at the sites"):
+        fit(model, SAMPLERS[method], GROUPS, sick, key=0, progress=False)
+    allowed = replace(SAMPLERS[method], improper_ok=True)
+    status = fit(model, allowed, GROUPS, sick, key=0, progress=False).status
+    assert status.failures[0].code == Code.IMPROPER_POSTERIOR, status
+    assert "There is no maximum" in str(status)
+    assert Code.IMPROPER_POSTERIOR not in fit(model, allowed, GROUPS, healthy, key=0, progress=False).status.codes
+
+
+def test_whatever_needs_a_posterior_refuses_a_flat_prior() -> None:
+    given = Conditional(base=MAP(num_steps=40), sites=("level",), method=SAMPLERS["Laplace"])
+    with pytest.raises(ValueError, match="Laplace: the prior is flat at the sites"):
+        fit(COUNTS, given, GROUPS, POISSON, key=0, progress=False)
+    with pytest.raises(ValueError, match="prior_path: expected a model with a prior"):
+        prior_path(COUNTS, GROUPS, POISSON, key=0, progress=False)
+    allowed = replace(SAMPLERS["Laplace"], improper_ok=True)
+    assert np.isnan(fit(COUNTS, allowed, GROUPS, POISSON, key=0, progress=False).log_evidence)

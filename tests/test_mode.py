@@ -3,6 +3,8 @@
 from collections.abc import Callable
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import numpyro
 import numpyro.distributions as dist
@@ -11,9 +13,10 @@ import pytest
 from scipy.optimize import linprog
 from scipy.stats import norm
 
-from flatprior.inference import MAP, MLE, fit, flat
+from flatprior.inference import MAP, MLE, Ensemble, fit, flat
 from flatprior.inference.checks import check_problem
-from flatprior.models import MLP, Bernoulli, Categorical, Model, Normal, gaussian
+from flatprior.inference.reasons import Code
+from flatprior.models import MLP, Bernoulli, Categorical, Model, Normal, Poisson, gaussian
 
 Rows = tuple[np.ndarray, np.ndarray]
 SEEDS = [0, *(pytest.param(seed, marks=pytest.mark.slow) for seed in (1, 2))]
@@ -134,18 +137,12 @@ def one_row_on_the_wrong_side(rng: np.random.Generator) -> Rows:
     return x, y
 
 
-def twice_the_column(rng: np.random.Generator) -> Rows:
-    x, y = noisy_labels(rng)
-    return np.c_[x, x[:, :1]], y
-
-
 HEALTHY = {
     "overlapping": (LOGISTIC, MLE(), noisy_labels),
     "steep": (LOGISTIC, MLE(), lambda rng: noisy_labels(rng, 500, slope=8.0)),
     "few rows": (LOGISTIC, MLE(), lambda rng: noisy_labels(rng, 25, slope=0.5)),
     "one row on the wrong side": (LOGISTIC, MLE(), one_row_on_the_wrong_side),
     "a rare class": (LOGISTIC, MLE(), rare_class),
-    "a column twice": (LOGISTIC, MLE(), twice_the_column),
     "three classes": (SOFTMAX, MLE(), three_classes),
     "flat priors by hand": (improper, MAP(), noisy_labels),
     "separable under a prior": (LOGISTIC, MAP(), separable),
@@ -166,6 +163,240 @@ def test_an_ordinary_fit_raises_no_alarm(name: str, seed: int) -> None:
     model, method, rows = HEALTHY[name]
     found = fit(model, method, *rows(np.random.default_rng(seed)), key=seed, progress=False)
     assert found.status.level == "ok", found.status
+
+
+def of_groups(family: Callable[[Any], dist.Distribution]) -> Callable[..., None]:
+    """A regression written by hand, with a weight for each column."""
+
+    def model(x: Any, y: Any = None) -> None:
+        w = numpyro.sample("w", dist.Normal(0.0, 1.0).expand([x.shape[1]]).to_event(1))
+        with numpyro.plate("row", x.shape[0]):
+            numpyro.sample("y", family(x @ w), obs=y)
+
+    return model
+
+
+def dispersed(x: Any, y: Any = None) -> None:
+    """Counts whose variance is larger than their mean, by a concentration to be learned."""
+    w = numpyro.sample("w", dist.Normal(0.0, 1.0).expand([x.shape[1]]).to_event(1))
+    concentration = numpyro.sample("concentration", dist.Gamma(1.0, 1.0))
+    with numpyro.plate("row", x.shape[0]):
+        numpyro.sample("y", dist.NegativeBinomial2(jnp.exp(x @ w), concentration), obs=y)
+
+
+def coin(x: Any, y: Any = None) -> None:
+    p = numpyro.sample("p", dist.Uniform(0.0, 1.0))
+    with numpyro.plate("row", x.shape[0]):
+        numpyro.sample("y", dist.Bernoulli(p), obs=y)
+
+
+GROUP = np.arange(60) % 3
+DUMMIES = np.eye(3)[GROUP]
+COUNTS = of_groups(lambda eta: dist.Poisson(jnp.exp(eta)))
+TENS = of_groups(lambda eta: dist.Binomial(10, logits=eta))
+PROBS = of_groups(lambda eta: dist.Bernoulli(probs=jax.nn.sigmoid(eta)))
+
+
+def groups(draw: Callable[[np.random.Generator], np.ndarray], limit: int, others: int = 0) -> Callable[..., Rows]:
+    """Three groups with a weight each, and a covariate; y is `limit` in the last group, except in some rows."""
+
+    def make(rng: np.random.Generator) -> Rows:
+        y = np.where(GROUP == 2, limit, draw(rng))
+        y[np.flatnonzero(GROUP == 2)[:others]] = 1 if limit == 0 else limit - 1
+        return np.c_[DUMMIES, rng.normal(size=60)], y
+
+    return make
+
+
+def against_the_last(rows: Callable[..., Rows]) -> Callable[..., Rows]:
+    """The same groups as contrasts with the last one, whose weight is now the intercept."""
+
+    def make(rng: np.random.Generator) -> Rows:
+        x, y = rows(rng)
+        return np.c_[np.ones(60), x[:, [0, 1, 3]]], y
+
+    return make
+
+
+def poisson(rng: np.random.Generator) -> np.ndarray:
+    return rng.poisson(2.0, 60)
+
+
+def binomial(rng: np.random.Generator) -> np.ndarray:
+    return rng.binomial(10, 0.5, 60)
+
+
+def binary(rng: np.random.Generator) -> np.ndarray:
+    return rng.integers(0, 2, 60)
+
+
+def evenly(rng: np.random.Generator) -> Rows:
+    """Counts with less than the variance of a Poisson."""
+    return np.c_[DUMMIES, rng.normal(size=60)], 3 + GROUP
+
+
+def unevenly(rng: np.random.Generator) -> Rows:
+    return np.c_[DUMMIES, rng.normal(size=60)], rng.negative_binomial(2, 2 / (2 + np.exp(1 + 0.3 * GROUP)))
+
+
+def tossed(heads: int) -> Callable[[np.random.Generator], Rows]:
+    return lambda rng: (np.zeros((20, 1)), (np.arange(20) < heads).astype(int))
+
+
+FAMILIES = {
+    "a group of zeros": (COUNTS, MLE(), groups(poisson, 0), groups(poisson, 0, 1), "along -w[2]"),
+    "a group of zeros, as the intercept": (
+        COUNTS,
+        MLE(),
+        against_the_last(groups(poisson, 0)),
+        against_the_last(groups(poisson, 0, 1)),
+        "- w[0]",
+    ),
+    "a group of tens of ten": (TENS, MLE(), groups(binomial, 10), groups(binomial, 10, 1), "along w[2]"),
+    "a group of ones, by probabilities": (PROBS, MLE(), groups(binary, 1), groups(binary, 1, 1), "along w[2]"),
+    "without a polish": (COUNTS, MLE(polish=False), groups(poisson, 0), groups(poisson, 0, 1), "along -w[2]"),
+    "by batches": (COUNTS, MLE(batch_size=20), groups(poisson, 0), groups(poisson, 0, 1), "along -w[2]"),
+    "an ensemble": (COUNTS, Ensemble(MLE(), num_members=2), groups(poisson, 0), groups(poisson, 0, 1), "along -w[2]"),
+    "overdispersion": (dispersed, MLE(), evenly, unevenly, "along unconstrained concentration"),
+}
+"""Model, method, data without a maximum, near neighbours with one, and the direction along which the loss falls."""
+RARE = (
+    "a group of tens of ten",
+    "without a polish",
+    "by batches",
+    "an ensemble",
+    "overdispersion",
+    "a group of ones, by probabilities",
+)
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize("name", [pytest.param(name, marks=[pytest.mark.slow] * (name in RARE)) for name in FAMILIES])
+def test_the_likelihood_of_any_family_may_have_no_maximum(name: str, seed: int) -> None:
+    model, method, sick, healthy, direction = FAMILIES[name]
+    found = fit(model, method, *sick(np.random.default_rng(seed)), key=seed, progress=False)
+    assert found.status.level == "failed"
+    assert "There is no maximum: the loss falls for ever along" in str(found.status)
+    assert direction in str(found.status)
+    assert "With a proper prior, as in MAP, a maximum exists." in str(found.status)
+    found = fit(model, method, *healthy(np.random.default_rng(seed)), key=seed, progress=False)
+    assert found.status.level == "ok", found.status
+
+
+def test_a_proper_prior_is_the_cure() -> None:
+    rng = np.random.default_rng(0)
+    twice = beside(lambda x: x[:, 0])(rng)
+    for model, (x, y) in ((COUNTS, groups(poisson, 0)(rng)), (KNOWN, (twice, answers(KNOWN, twice, rng)))):
+        assert fit(model, MAP(), x, y, key=0, progress=False).status.level == "ok"
+
+
+def test_a_maximum_at_the_boundary_is_named() -> None:
+    """20 heads of 20: the maximum is at 1, which no logit reaches; of 19 heads it is at 0.95."""
+    found = {
+        heads: fit(coin, MLE(), *tossed(heads)(np.random.default_rng(0)), key=0, progress=False) for heads in (19, 20)
+    }
+    assert found[19].status.level == "ok"
+    np.testing.assert_allclose(found[19].draws["p"], 0.95, rtol=1e-5)
+    assert found[20].status.codes == (Code.AT_BOUNDARY,)
+    assert "of the support of 'p'" in str(found[20].status)
+
+
+def beside(*columns: Callable[[np.ndarray], np.ndarray]) -> Callable[[np.random.Generator], np.ndarray]:
+    """Two columns, and others computed from them."""
+
+    def make(rng: np.random.Generator) -> np.ndarray:
+        x = features(rng, 60)
+        return np.c_[x, *(column(x) for column in columns)]
+
+    return make
+
+
+KNOWN, LOGS = Model(MLP(), Normal(0.5), gaussian(1.0)), Model(MLP(), Poisson(), gaussian(1.0))
+MANY_MAXIMA = {
+    "a column twice": (KNOWN, beside(lambda x: x[:, 0]), "w1[0, 0] - w1[2, 0]"),
+    "a sum of columns": (KNOWN, beside(lambda x: x.sum(axis=1)), "w1[0, 0] + w1[1, 0] - w1[2, 0]"),
+    "a constant column": (KNOWN, beside(lambda x: 0 * x[:, 0] + 2.0), "b1[0] - 0.5 w1[2, 0]"),
+    "a column of zeros": (KNOWN, beside(lambda x: 0 * x[:, 0]), "w1[2, 0]"),
+    "dummies beside an intercept": (KNOWN, lambda rng: DUMMIES, "b1[0] - w1[0, 0] - w1[1, 0] - w1[2, 0]"),
+    "a column twice, learned scale": (LEARNED, beside(lambda x: x[:, 0]), "w1[0, 0] - w1[2, 0]"),
+    "a column twice, counts": (LOGS, beside(lambda x: x[:, 0]), "w1[0, 0] - w1[2, 0]"),
+    "a column twice, labels": (LOGISTIC, beside(lambda x: x[:, 0]), "w1[0, 0] - w1[2, 0]"),
+    "more columns than rows": (KNOWN, lambda rng: features(rng, 4, 6), "w1["),
+}
+
+
+def answers(model: Any, x: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    eta = x[:, 0] / 2
+    if model is LOGISTIC or model is SOFTMAX:
+        return rng.integers(0, 2 if model is LOGISTIC else 3, len(x))
+    return rng.poisson(np.exp(eta)) if model is LOGS else eta + 0.5 * rng.normal(size=len(x))
+
+
+def terms(words: str) -> set[str]:
+    """The terms of a direction, whose sign is arbitrary: that of the first in order is made +."""
+    signed = words.replace("- ", "+ -").split(" + ")
+    first = min(signed, key=lambda term: term.lstrip("-"))
+    turned = [term[1:] if term.startswith("-") else f"-{term}" for term in signed]
+    return set(turned if first.startswith("-") else signed)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=[pytest.mark.slow] * (each[0] is not KNOWN)) for name, each in MANY_MAXIMA.items()],
+)
+def test_many_maxima_are_named_by_their_direction(name: str) -> None:
+    model, columns, direction = MANY_MAXIMA[name]
+    rng = np.random.default_rng(0)
+    x = columns(rng)
+    y = answers(model, x, rng)
+    found = fit(model, MLE(), x, y, key=0, progress=False)
+    assert found.status.codes == (Code.NOT_UNIQUE,), found.status
+    (reason,) = found.status.reasons
+    if name == "more columns than rows":
+        assert "along 3 of the directions" in str(reason)
+    else:
+        assert terms(reason.numbers["direction"]) == terms(direction)
+
+
+def test_columns_that_are_nearly_the_same_have_one_maximum() -> None:
+    rng = np.random.default_rng(0)
+    x = beside(lambda x: x[:, 0] + 1e-3 * x[:, 1] ** 2)(rng)
+    found = fit(KNOWN, MLE(), x, answers(KNOWN, x, rng), key=0, progress=False)
+    assert found.status.level == "ok", found.status
+
+
+def test_predictions_of_all_maxima_are_the_same() -> None:
+    """Where the same relation holds between the columns, as the message states."""
+    rng = np.random.default_rng(0)
+    x = beside(lambda x: x[:, 0])(rng)
+    y = answers(KNOWN, x, rng)
+    first, second = (fit(KNOWN, MLE(), x, y, key=key, progress=False) for key in (0, 1))
+    assert np.abs(first.draws["w1"] - second.draws["w1"]).max() > 0.01
+    np.testing.assert_allclose(first.predict(x).mean, second.predict(x).mean, atol=1e-4)
+
+
+@pytest.mark.parametrize("method", [MLE(), pytest.param(MAP(), marks=pytest.mark.slow)], ids=["MLE", "MAP"])
+@pytest.mark.parametrize("slope", [3.0, pytest.param(0.01, marks=pytest.mark.slow)])
+def test_a_line_is_met_exactly_however_the_scale_is_written(method: Any, slope: float) -> None:
+    """As the scale goes to 0 the density grows without bound, also under a HalfNormal prior, which is not 0 there."""
+
+    def by_hand(x: Any, y: Any = None) -> None:
+        w = numpyro.sample("w", dist.Normal(0.0, 1.0).expand([2]).to_event(1))
+        scale = numpyro.sample("scale", dist.HalfNormal(1.0))
+        with numpyro.plate("row", x.shape[0]):
+            numpyro.sample("y", dist.Normal(w[0] + w[1] * x[:, 0], scale), obs=y)
+
+    x = np.linspace(-1, 1, 20)[:, None]
+    for model in (LEARNED, by_hand):
+        status = fit(model, method, x, slope * x[:, 0] + 1, key=0, progress=False).status
+        assert status.codes == (Code.UNBOUNDED_DENSITY,), status
+
+
+def test_noise_of_five_digits_has_a_maximum() -> None:
+    rng = np.random.default_rng(0)
+    x = np.linspace(-1, 1, 20)[:, None]
+    y = 3 * x[:, 0] + 1 + 1e-5 * rng.normal(size=20)
+    assert Code.UNBOUNDED_DENSITY not in fit(LEARNED, MLE(), x, y, key=0, progress=False).status.codes
 
 
 def has_no_maximum(x: np.ndarray, y: np.ndarray) -> bool:

@@ -106,11 +106,11 @@ def prequential(
 
     Example:
         >>> import numpy as np
-        >>> from flatprior.inference import MLE
+        >>> from flatprior.inference import MAP
         >>> from flatprior.inference.information import prequential
-        >>> from flatprior.models import MLP, Bernoulli, Model
+        >>> from flatprior.models import MLP, Bernoulli, Model, gaussian
         >>> x, y = np.zeros((8, 1)), np.array([1, 0, 1, 1, 0, 1, 1, 1])
-        >>> print(prequential(Model(MLP(), Bernoulli()), MLE(), x, y, ends=[4, 8], key=0))
+        >>> print(prequential(Model(MLP(), Bernoulli(), gaussian(30.0)), MAP(), x, y, ends=[4, 8], key=0))
         block  fitted  coded  bits  bits per row  status
             0       0      4  4.00         1.000  no fit
             1       4      4  3.25         0.811  ok

@@ -18,7 +18,7 @@ from ..rows import Data, Weights
 from ..status import Status
 from ..store import Store
 from .descent import descend, starting_points
-from .point import MAP
+from .point import MAP, improper
 from .scales import prior_conflict_of_chains
 
 type Drawn = tuple[dict[str, np.ndarray], dict[str, np.ndarray]]
@@ -90,7 +90,7 @@ class Sampled(NamedTuple):
     stats: dict[str, np.ndarray]
     """The statistics by name, (chain, draw)."""
     status: Status
-    """The reasons that all samplers share: a cold start, an interrupt, stuck chains, too few draws."""
+    """The reasons that all samplers share: no proper posterior, a cold start, an interrupt, stuck chains, few draws."""
 
 
 def sample(
@@ -125,10 +125,12 @@ def sample(
     u, began_cold = first_points(settings, density, data, key=key_start, progress=progress, store=store)
     steps = sampler(u)
     state = steps.start(settings, u, jnp.asarray(began_cold), key_chains, data)
-    data = jax.device_put(data, steps.sharding.all)
+    first = jax.tree.map(lambda leaf: np.asarray(leaf[0]), u)
+    rows, data = data, jax.device_put(data, steps.sharding.all)
     state, (draws, stats) = _run(settings, steps, state, data, progress=progress, store=store)
     known = steps.began_cold(state)
-    status = status_of(settings, stats, began_cold if known is None else known, min_draws)
+    began_cold = began_cold if known is None else known
+    status = Status(improper(density, first, rows)) + status_of(settings, stats, began_cold, min_draws)
     if status and not density.structure.is_flat:
         status += Status(warnings=prior_conflict_of_chains(density, draws, data))
     return Sampled(steps, state, draws, stats, status)

@@ -20,7 +20,8 @@ from ..status import Status
 from ..surface import Curvature, PotentialSurface, by_site, potential_surface_of
 from .descent import Descent, descend
 from .mode import is_unbounded, no_maximum, quasi_separable
-from .point import MAP
+from .point import IMPROPER, MAP
+from .recession import examine
 from .scales import prior_conflict, raw_units
 
 MAX_WEIGHTS = 4096
@@ -174,9 +175,11 @@ class Laplace:
         surface, is_mode = self.base.surface(density, data), gaussian.decrement <= MAX_DECREMENT
         failures: tuple[Reason, ...] = ()
         if density.structure.flat:
-            failures = no_maximum(surface, mode, data) or quasi_separable(surface, mode, data)
+            found = no_maximum(surface, mode, data) or quasi_separable(surface, mode, data)
+            found = found or examine(surface, mode, data).reasons
+            failures = tuple(Reason.of(Code.IMPROPER_POSTERIOR, reason=each) for each in found if each.code in IMPROPER)
         if not failures and not is_mode:
-            failures = is_unbounded(surface, descent.member(descent.best)[0], data)
+            failures = is_unbounded(surface, descent.member(descent.best)[0], data, is_suspect=True)
         if not failures and gaussian.defect is not None:
             failures = (gaussian.defect,)
         if failures:

@@ -10,9 +10,10 @@ fit with a maximum satisfies:
   the weights from some layer on, and these have flat priors, a linear program searches for a direction along which no
   row becomes less probable and some become more probable (Konis 2007). At a maximum there is none: the gradients of the
   rows' log probabilities sum to 0, so a gain of one row is a loss of another.
-- **A density that grows without bound**, as the scale shrinks around rows that are fitted exactly. Where the density of
-  a row is more than 100 times that of y spread over its standard deviation, and no mode was found, 200 steps of L-BFGS
-  follow; if they increase that density 10 times again, and lower the loss, there is no maximum.
+- **A density that grows without bound**, as the scale shrinks around rows that are fitted exactly. Where no mode was
+  found, and the density of a row is more than 100 times that of y spread over its standard deviation or the model is
+  small, 200 steps of L-BFGS follow in float64. There is no maximum if they reach residuals as small as the rounding of
+  y, or if they increase that density 10 times and 200 further steps lower the loss by another nat.
 """
 
 import math
@@ -46,6 +47,8 @@ MAX_ENTRIES = 2**21
 """The largest number of entries in the matrices of the linear program; larger problems are not checked."""
 MAX_DENSITY = 100.0
 """The density of a row, relative to that of y spread over its standard deviation, above which it is checked."""
+DENSITY_OF_EXACT = 0.4
+"""The density of a row whose scale is one standard deviation, times that deviation: 1 / sqrt(2 pi)."""
 
 
 def no_maximum(surface: Surface, u: Weights, data: Data, prior_power: Array | None = None) -> tuple[Reason, ...]:
@@ -190,36 +193,67 @@ def _recession(slopes: np.ndarray, probs: np.ndarray, labels: np.ndarray) -> _Re
     return _Recession(direction / gains.max(), np.unique(rows[~fixed][gains > 1e-3 * gains.max()]))
 
 
-def is_unbounded(surface: Surface, u: Weights, data: Data, prior_power: Array | None = None) -> tuple[Reason, ...]:
-    """Return a reason if the density of a row grows without bound: the third rule above."""
-    times, _ = _densest_row(surface, u, data)
-    if times < MAX_DENSITY and not (times and np.ptp(np.asarray(jax.tree.leaves(data.y)[0]), axis=0).min() == 0):
+def is_unbounded(
+    surface: Surface, u: Weights, data: Data, prior_power: Array | None = None, *, is_suspect: bool = False
+) -> tuple[Reason, ...]:
+    """Return a reason if the density of a row grows without bound: the third rule above.
+
+    Args:
+        surface: the density, at given points.
+        u: a point that is no mode.
+        data: n rows.
+        prior_power: the factor of the log prior.
+        is_suspect: examine also a point whose rows are not remarkably dense yet.
+    """
+    values = _numbers(surface, data)
+    if values is None:
         return ()
+    times, _ = _densest_row(surface, u, data, values)
+    if times < MAX_DENSITY and not (is_suspect or (times and np.ptp(values, axis=0).min() == 0)):
+        return ()
+    eps = float(np.finfo(values.dtype).eps)
+    exact = float(np.exp(np.log(_spread(values) / (eps * np.maximum(np.abs(values).max(axis=0), eps))).mean()))
     with jax.enable_x64(True):  # float32 is too coarse for so small a scale
         u, data, prior_power = jax.tree.map(in_double, (u, data, prior_power))
         here = float(surface.loss(u, data, prior_power)) * data.num_rows
-        end, further = surface.lbfgs(u, data, prior_power)
-        (again, row), further = _densest_row(surface, end, data), float(further)
-    if not (again > 10 * times and further < here - math.log(10)):
-        return ()
-    numbers = {"row": row, "times": times, "again": again, "steps": LBFGS_STEPS, "here": here, "further": further}
-    return (Reason.of(Code.UNBOUNDED_DENSITY, **numbers),)
+        u, lowest = surface.lbfgs(u, data, prior_power)
+        further = float(lowest)
+        again, row = _densest_row(surface, u, data, values)
+        if not (again > 10 * times and further < here - math.log(10)):
+            return ()
+        is_exact = again >= DENSITY_OF_EXACT * exact
+        if not (is_exact or float(surface.lbfgs(u, data, prior_power)[1]) < further - 1.0):
+            return ()
+    numbers = {"row": row, "times": times, "again": again, "steps": LBFGS_STEPS, "here": here}
+    return (Reason.of(Code.UNBOUNDED_DENSITY, **numbers, further=further),)
 
 
-def _densest_row(surface: Surface, u: Weights, data: Data) -> tuple[float, int]:
-    """Return the density of the densest row relative to y spread over its standard deviation, per number; and the row.
-
-    The density is 0 where y is discrete, or more than one array.
-    """
+def _numbers(surface: Surface, data: Data) -> np.ndarray | None:
+    """Return the numbers of y, (n, numbers per row); None where y is discrete, or more than one array."""
     leaves = jax.tree.leaves(data.y)
     if surface.density.structure.response.is_discrete or len(leaves) != 1:
-        return 0.0, 0
-    values = np.asarray(leaves[0], float).reshape(len(leaves[0]), -1)
-    spread = values.std(axis=0)
-    spread = np.where(spread > 0, spread, np.maximum(np.abs(values).max(axis=0), 1.0))
+        return None
+    values = np.asarray(leaves[0])
+    return values.reshape(len(values), -1).astype(values.dtype if values.dtype.kind == "f" else float)
+
+
+def _spread(values: np.ndarray) -> np.ndarray:
+    """Return the standard deviation of each number of y; its size where y is constant, (numbers per row,)."""
+    spread = values.std(axis=0, dtype=np.float64)
+    return np.where(spread > 0, spread, np.maximum(np.abs(values).max(axis=0), 1.0))
+
+
+def _densest_row(surface: Surface, u: Weights, data: Data, values: np.ndarray) -> tuple[float, int]:
+    """Return the density of the densest row relative to y spread over its standard deviation, per number; and the row.
+
+    It is 0 where no density is finite.
+    """
     log_probs = np.asarray(surface.log_likelihood(u, data), float)
+    if np.isnan(log_probs).all():
+        return 0.0, 0
     row = int(np.nanargmax(log_probs))
-    return math.exp(min(700.0, log_probs[row] / values.shape[1] + np.log(spread).mean())), row
+    nats = log_probs[row] / values.shape[1] + np.log(_spread(values)).mean()
+    return math.exp(min(700.0, nats)), row
 
 
 def still_falling(losses: Float[np.ndarray, " step"]) -> tuple[Reason, ...]:

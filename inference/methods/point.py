@@ -11,15 +11,14 @@ from jax import Array
 
 from ..density import Density
 from ..method import Outcome
+from ..reasons import Code, Reason
 from ..rows import Data, Weights
 from ..status import Status
 from ..surface import Surface
 from .descent import PointSettings, descend, split_validation
 from .mode import MAX_GAIN, is_unbounded, no_maximum, not_stationary, quasi_separable, still_falling
+from .recession import MAX_ENTRIES, MAX_WEIGHTS, examine
 from .scales import prior_conflict, raw_units, saturated
-
-POLISH_WEIGHTS = 256
-"""The largest number of weights for which the polish forms the Hessian."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -37,7 +36,7 @@ class MAP(PointSettings):
         batch_size: rows per update, drawn without replacement in each epoch (rows that do not fill a batch are left for
             another epoch); None is all rows. The memory beyond x, y and the weights is then that of one batch. After
             the last step all rows are evaluated, as many at a time as a batch has, or 128; only the polish, and the
-            check of a density that seems to grow without bound, use all rows at once. The status of a fit by batches
+            checks whether there is a maximum, use all rows at once. The status of a fit by batches
             judges convergence from the noisy losses alone: a fit with too few steps may be "ok".
         num_restarts: independent starting points, run side by side on the same batches; the one with the smallest
             loss is the result.
@@ -126,26 +125,41 @@ def finish(
         data: n rows.
         prior_power: the factor of the log prior; see `descend`.
     """
-    surface, end = settings.surface(density, data), Ending(u, math.inf)
-    if settings.polish and density.structure.num_weights <= POLISH_WEIGHTS:
+    surface, end, minimum = settings.surface(density, data), Ending(u, math.inf), None
+    if settings.polish and density.structure.num_weights <= MAX_WEIGHTS:
         power = jnp.ones(()) if prior_power is None else prior_power  # so that no other value compiles anew
-        polished = Ending(*jax.device_get(surface.newton(u, data, power)))
-        end = polished if polished.polished else end
+        point, nearby = jax.device_get(surface.newton(u, data, power))
+        polished = Ending(point, float(nearby.decrement))
+        end, minimum = polished if polished.polished else end, nearby
     failures = no_maximum(surface, end.u, data, prior_power)
+    warnings: tuple[Reason, ...] = ()
     if not (end.polished or failures):
-        failures = is_unbounded(surface, end.u, data, prior_power)
-    warnings = () if end.polished or failures else still_falling(losses)
-    if settings.batch_size is None and not (end.polished or failures or warnings):
-        warnings = not_stationary(surface, end.u, data, prior_power)
-    if warnings:
-        warnings = raw_units(surface, end.u, data) or warnings
+        warnings = still_falling(losses)
+        if settings.batch_size is None and not warnings:
+            warnings = not_stationary(surface, end.u, data, prior_power)
+        is_suspect = bool(warnings) and minimum is not None
+        failures = is_unbounded(surface, end.u, data, prior_power, is_suspect=is_suspect)
+        if failures:
+            warnings = ()
+        elif warnings:
+            warnings = raw_units(surface, end.u, data) or warnings
     if not (failures or warnings):
         failures = quasi_separable(surface, end.u, data)
-    if not (failures or warnings) and prior_power is None:
-        warnings = saturated(surface, end.u, data)
-        if not density.structure.is_flat:
-            warnings += prior_conflict(surface, end.u, data, _likelihood_lost(surface, end, data))
-    return end._replace(status=Status(failures, warnings))
+    status = Status(failures, warnings)
+    is_small = data.num_rows * density.structure.num_weights <= MAX_ENTRIES
+    if status.level == "ok" and (settings.polish or settings.batch_size is None or is_small):
+        status = examine(surface, end.u, data, minimum if end.polished else None)
+    if status.level == "ok" and prior_power is None:
+        status = Status(warnings=_disagreement(surface, end, data))
+    return end._replace(status=status)
+
+
+def _disagreement(surface: Surface, end: Ending, data: Data) -> tuple[Reason, ...]:
+    """Return the reasons why units or priors do not fit the data, at a mode."""
+    warnings = saturated(surface, end.u, data)
+    if not surface.density.structure.is_flat:
+        warnings += prior_conflict(surface, end.u, data, _likelihood_lost(surface, end, data))
+    return warnings
 
 
 def _likelihood_lost(surface: Surface, end: Ending, data: Data) -> float:
@@ -157,8 +171,35 @@ def _likelihood_lost(surface: Surface, end: Ending, data: Data) -> float:
     if not end.polished or response.num_classes is not None:
         return 0.0
     without = jnp.zeros(())
-    maximum, decrement = jax.device_get(surface.newton(end.u, data, without))
-    if not decrement <= MAX_GAIN:
+    maximum, nearby = jax.device_get(surface.newton(end.u, data, without))
+    if not nearby.decrement <= MAX_GAIN:
         return 0.0
     here, there = (float(surface.loss(u, data, without)) for u in (end.u, maximum))
     return max(0.0, data.num_rows * (here - there))
+
+
+IMPROPER = {
+    Code.SEPARABLE,
+    Code.SATURATED,
+    Code.MISSING_CLASS,
+    Code.QUASI_SEPARABLE,
+    Code.RECEDING,
+    Code.NOT_UNIQUE,
+}
+"""The reasons of a point estimate under a flat prior that leave its posterior without a finite integral."""
+
+
+def improper(density: Density, u: Weights, data: Data) -> tuple[Reason, ...]:
+    """Return a reason if the likelihood does not fall along some direction in which the prior is flat.
+
+    Its integral is then infinite, which chains do not show.
+
+    Args:
+        density: the density that is sampled.
+        u: a point from which a mode is sought.
+        data: n rows.
+    """
+    if not density.structure.flat:
+        return ()
+    reasons = finish(MAP(), density, u, np.empty(0), data).status.reasons
+    return tuple(Reason.of(Code.IMPROPER_POSTERIOR, reason=each) for each in reasons if each.code in IMPROPER)
