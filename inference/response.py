@@ -132,6 +132,7 @@ class Response(ABC):
     def labels(self, y: Any) -> np.ndarray:
         """Return y as an array of hard labels or numbers, with soft labels replaced by the most probable class."""
         values = np.asarray(y)
+        values = values.astype(np.int32) if values.dtype == bool else values
         return values.argmax(axis=-1) if self._is_soft(values) else values
 
     def is_known(self, y: Any) -> np.ndarray:

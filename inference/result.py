@@ -11,8 +11,9 @@ import jax
 import numpy as np
 from xarray import DataTree
 
+from .arrays import as_rows
 from .blocks import Seconds
-from .checks import Layout, as_rows, check_labels, check_like
+from .checks import Layout, check_labels, check_like
 from .datatree import to_datatree
 from .density import Density
 from .method import Kind, Method, Outcome

@@ -32,8 +32,11 @@ def fit(
         model: a NumPyro model ``model(x, y=None)``: a `flatprior.models.Model` or any function of NumPyro primitives
             with one observed site, one log probability per row, and continuous latent sites shared by all rows.
         method: `MLE`, `MAP`, `Ensemble`, `Laplace`, `NUTS`, `MCLMC` or `Conditional`, with its settings.
-        x: n rows: an array, a data frame, or a pytree (dict or tuple) of arrays with n rows first.
-        y: n rows likewise.
+        x: n rows: an array, a data frame, or a pytree (dict or tuple) of arrays with n rows first. The model sees them
+            in the types in which they are passed, booleans and narrow integers among them; only 64-bit numbers become
+            32-bit ones, unless JAX is in double precision. `predict` converts new rows to these types where that
+            changes no value.
+        y: n rows likewise, except that integers get 32 bits: log probabilities compute with y in its own type.
         key: a typed JAX key or an integer seed; the same key gives the same bits.
         progress: show a progress bar when the fit takes more than a second.
         resume: a folder to which a method of chains writes its draws and state as it runs. If it contains a run of the

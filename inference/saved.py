@@ -262,7 +262,7 @@ def _layout_to_json(layout: Layout) -> dict[str, Any]:
         )
 
     tree = plain(jax.tree.unflatten(layout.tree, list(range(layout.tree.num_leaves))))
-    columns = None if layout.columns is None else list(layout.columns)
+    columns = [names if names is None else list(names) for names in layout.columns_by_leaf]
     return {"tree": tree, "shapes": list(map(list, layout.shapes)), "dtypes": list(layout.dtypes), "columns": columns}
 
 
@@ -275,6 +275,6 @@ def _layout_from_json(saved: Mapping[str, Any]) -> Layout:
             return {key: node(part) for key, part in parts.items()}
         return {"tuple": tuple, "list": list}[kind](map(node, parts))
 
-    columns = None if saved["columns"] is None else tuple(saved["columns"])
+    columns = tuple(names if names is None else tuple(names) for names in saved["columns"])
     shapes = tuple(map(tuple, saved["shapes"]))
     return Layout(jax.tree.structure(node(saved["tree"])), shapes, columns, tuple(saved["dtypes"]))

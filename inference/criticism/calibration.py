@@ -6,7 +6,8 @@ from typing import Any, Literal
 import numpy as np
 import pandas as pd
 
-from ..checks import as_rows, check_positive_integer
+from ..arrays import as_rows
+from ..checks import check_positive_integer
 from ..report import Report, columns_of
 from ..result import Fit
 from .bands import BAND, binomial_band, sum_of_events, wilson_intervals

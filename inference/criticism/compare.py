@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from ..checks import as_rows
+from ..arrays import as_rows
 from ..predictive import Predictive
 from ..result import Fit
 from ..rows import count_rows
