@@ -20,6 +20,7 @@ from .arrays import (
 )
 from .contract import check_model
 from .density import Density
+from .lookups import check_indices
 from .repeated import check_one_density
 from .rows import Data, Rows, count_rows
 from .scales import check_offsets, check_rounding, check_scales
@@ -97,9 +98,10 @@ def check_labels(model: NumPyroModel, x: Rows, y: Any, name: str = "y") -> Rows:
     """Return new rows of y, one for each row of x, checked against the model."""
     rows = as_observations(name, y)
     check_pair(x, rows)
-    response = check_model(model, x, rows).response
+    structure = check_model(model, x, rows)
     check_finite("y", rows)
-    response.check(rows)
+    structure.response.check(rows)
+    check_indices(Density(model, structure), Data(x, rows))
     return rows
 
 
@@ -126,7 +128,9 @@ def check_problem(model: NumPyroModel, x: Any, y: Any) -> tuple[Density, Data]:
         check_scales("y", y_as_given)
         check_rounding(y_as_given)
     check_one_density(model, structure, x, y)
-    return Density(model, structure), Data(x, y)
+    density, data = Density(model, structure), Data(x, y)
+    check_indices(density, data)
+    return density, data
 
 
 def check_pair(x: Rows, y: Rows) -> None:
