@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from .rows import Rows
-from .words import index_in_words
+from .words import index_in_words, shapes_in_words
 
 
 def as_rows(name: str, value: Any) -> Rows:
@@ -43,7 +43,7 @@ def as_numbers(name: str, value: Any) -> Rows:
     if len(set(lengths)) > 1:
         raise ValueError(f"{name}: expected the same number of rows in every leaf; got {lengths}.")
     if lengths[0] == 0:
-        raise ValueError(f"{name} has no rows: got shape {_words(tuple(leaf.shape for leaf in leaves))}.")
+        raise ValueError(f"{name} has no rows: got shape {shapes_in_words(tuple(leaf.shape for leaf in leaves))}.")
     return rows
 
 

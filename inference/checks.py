@@ -18,6 +18,7 @@ from .arrays import (
     is_array,
     widened,
 )
+from .bounds import check_bounds
 from .contract import check_model
 from .density import Density
 from .lookups import check_indices
@@ -25,6 +26,7 @@ from .repeated import check_one_density
 from .rows import Data, Rows, count_rows
 from .scales import check_offsets, check_rounding, check_scales
 from .sites import NumPyroModel
+from .words import shapes_in_words
 
 
 @dataclass(frozen=True)
@@ -64,7 +66,8 @@ class Layout:
             raise ValueError(f"x: expected the structure of the fit, {self.tree}; got {other.tree}.")
         if self.shapes != other.shapes:
             raise ValueError(
-                f"x: expected rows shaped {_words(self.shapes)}, as in the fit; got {_words(other.shapes)}."
+                f"x: expected rows shaped {shapes_in_words(self.shapes)}, as in the fit; got "
+                f"{shapes_in_words(other.shapes)}."
             )
         paths = jax.tree.leaves_with_path(jax.tree.unflatten(self.tree, range(self.tree.num_leaves)))
         for (path, _), ours, theirs in zip(paths, self.columns_by_leaf, other.columns_by_leaf, strict=True):
@@ -100,8 +103,10 @@ def check_labels(model: NumPyroModel, x: Rows, y: Any, name: str = "y") -> Rows:
     check_pair(x, rows)
     structure = check_model(model, x, rows)
     check_finite("y", rows)
+    density, data = Density(model, structure), Data(x, rows)
+    check_bounds(density, data)
     structure.response.check(rows)
-    check_indices(Density(model, structure), Data(x, rows))
+    check_indices(density, data)
     return rows
 
 
@@ -122,13 +127,14 @@ def check_problem(model: NumPyroModel, x: Any, y: Any) -> tuple[Density, Data]:
     check_scales("x", x_as_given)
     structure = check_model(model, x, y)
     check_finite("y", y)
+    density, data = Density(model, structure), Data(x, y)
+    check_bounds(density, data)
     structure.response.check(y)
     structure.response.check_not_all_padding(y)
     if not structure.response.is_discrete:
         check_scales("y", y_as_given)
         check_rounding(y_as_given)
     check_one_density(model, structure, x, y)
-    density, data = Density(model, structure), Data(x, y)
     check_indices(density, data)
     return density, data
 
@@ -144,7 +150,9 @@ def check_pair(x: Rows, y: Rows) -> None:
         cure = "If x is transposed, use x.T."
     elif len(of_y) == 1 and of_y[0] == (1, num_rows):
         cure = "If y is transposed, use y[0]."
-    raise ValueError(f"Expected as many rows in y as in x, {num_rows}; got y of shape {_words(tuple(of_y))}. {cure}")
+    raise ValueError(
+        f"Expected as many rows in y as in x, {num_rows}; got y of shape {shapes_in_words(tuple(of_y))}. {cure}"
+    )
 
 
 def as_key(key: ArrayLike) -> jax.Array:
@@ -175,7 +183,3 @@ def check_positive_integer(owner: str, name: str, value: Any, least: int = 1) ->
     if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < least:
         kind = "a positive integer" if least == 1 else f"an integer of at least {least}"
         raise ValueError(f"{owner}: expected {kind} as {name}; got {value!r}.")
-
-
-def _words(shapes: tuple[tuple[int, ...], ...]) -> str:
-    return ", ".join(map(str, shapes))

@@ -6,19 +6,18 @@ alone. Only these are computed, without the weights and the rest of the model, a
 select from. Modes that are stated are the user's wish: "clip" and "fill" of `.at[].get`, and `jnp.clip` of an index.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from functools import lru_cache
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal, jaxpr_as_fun  # type: ignore[attr-defined]
-from jax.interpreters.partial_eval import dce_jaxpr
+from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal  # type: ignore[attr-defined]
 from jax.lax import GatherScatterMode
 
-from .contract import translated_errors
 from .density import Density
+from .parts import Part, part, traced
 from .rows import Data, signature
 from .words import index_in_words
 
@@ -42,10 +41,8 @@ class _Lookup(NamedTuple):
     """Indices that are computed from rows alone."""
 
     place: _Place
-    indices: Callable[..., tuple[jax.Array]]
-    """(leaves of the data) -> indices, (..., axis)."""
-    leaves: tuple[int, ...]
-    """The leaves of the data that the indices are computed from, by number."""
+    indices: Part
+    """The indices, (..., axis)."""
     sites: tuple[str, ...]
     """The latent sites that the values are computed from."""
 
@@ -59,12 +56,10 @@ def check_indices(density: Density, data: Data) -> None:
     """
     for start in range(0, data.num_rows, ROWS_TOGETHER):
         rows = slice(start, start + ROWS_TOGETHER)
-        part = data if data.num_rows <= ROWS_TOGETHER else jax.tree.map(lambda leaf: leaf[rows], data)  # noqa: B023
-        tree, shapes = signature(part)
-        leaves = jax.tree.leaves(part)
+        some = data if data.num_rows <= ROWS_TOGETHER else jax.tree.map(lambda leaf: leaf[rows], data)  # noqa: B023
+        tree, shapes = signature(some)
         for lookup in _lookups(density, tree, shapes, jax.config.jax_enable_x64):
-            (indices,) = lookup.indices(*(leaves[number] for number in lookup.leaves))
-            _check(lookup, np.asarray(indices), part, start)
+            _check(lookup, np.asarray(lookup.indices.of(some)), some, start)
 
 
 def _check(lookup: _Lookup, indices: np.ndarray, data: Data, first_row: int) -> None:
@@ -77,9 +72,9 @@ def _check(lookup: _Lookup, indices: np.ndarray, data: Data, first_row: int) -> 
     got = int(indices[*position, axis])
     paths = [jax.tree_util.keystr(path).lstrip(".") for path, _ in jax.tree.leaves_with_path(data)]
     by_rows = [at for at, length in zip(position, indices.shape, strict=False) if length == data.num_rows]
-    name = " and ".join(paths[number] for number in lookup.leaves) or "an index of the model"
-    if by_rows and len(lookup.leaves) == 1:
-        values = np.asarray(jax.tree.leaves(data)[lookup.leaves[0]])[by_rows[0]]
+    name = " and ".join(paths[number] for number in lookup.indices.leaves) or "an index of the model"
+    if by_rows and len(lookup.indices.leaves) == 1:
+        values = np.asarray(jax.tree.leaves(data)[lookup.indices.leaves[0]])[by_rows[0]]
         got, column = _as_given(values, got, size)
         name += index_in_words((first_row + by_rows[0], *column))
     elif by_rows:
@@ -104,12 +99,8 @@ def _as_given(values: np.ndarray, index: int, size: int) -> tuple[int, tuple[int
 @lru_cache(maxsize=256)
 def _lookups(density: Density, tree: Any, leaves: Any, in_double: bool) -> tuple[_Lookup, ...]:
     """Return what a model looks up by indices from rows alone, for rows of these shapes."""
-    data = jax.tree.unflatten(tree, [jax.ShapeDtypeStruct(shape, dtype) for shape, dtype in leaves])
-    dtype = jax.dtypes.canonicalize_dtype(float)
-    weights = {name: jax.ShapeDtypeStruct(shape, dtype) for name, shape in sorted(density.structure.sites)}
-    evaluate = density.observation if data.y is None else density.row_log_probs
-    with translated_errors(data.x, data.y):
-        program = jax.make_jaxpr(evaluate)(weights, data)
+    has_y = jax.tree.unflatten(tree, leaves).y is not None
+    program = traced(density.row_log_probs if has_y else density.observation, density, tree, leaves)
     if not _has_lookups(program.jaxpr):
         return ()
     places: list[_Place] = []
@@ -121,21 +112,10 @@ def _lookups(density: Density, tree: Any, leaves: Any, in_double: bool) -> tuple
     searched = jax.make_jaxpr(run)(*(var.aval for var in program.jaxpr.invars))
     lookups = []
     for number, place in enumerate(places):
-        indices, used = _part(searched, 2 * number)
-        if any(used[: len(weights)]):
-            continue
-        from_data = tuple(i for i, is_used in enumerate(used[len(weights) :]) if is_used)
-        values_used = _part(searched, 2 * number + 1)[1]
-        sites = tuple(name for name, is_used in zip(weights, values_used, strict=False) if is_used)
-        lookups.append(_Lookup(place, jax.jit(jaxpr_as_fun(indices)), from_data, sites))
+        indices = part(searched, 2 * number, density)
+        if not indices.sites:
+            lookups.append(_Lookup(place, indices, part(searched, 2 * number + 1, density).sites))
     return tuple(lookups)
-
-
-def _part(program: ClosedJaxpr, output: int) -> tuple[ClosedJaxpr, list[bool]]:
-    """Return the part of a program that computes one of its outputs, and which inputs it uses."""
-    wanted = [number == output for number in range(len(program.jaxpr.outvars))]
-    jaxpr, used = dce_jaxpr(program.jaxpr, wanted)
-    return ClosedJaxpr(jaxpr, program.consts), used
 
 
 def _search(
@@ -239,8 +219,8 @@ def _inner(equation: JaxprEqn) -> Jaxpr | None:
     """Return the program that an operation runs on its arguments, if it runs one."""
     if equation.primitive.name in OPAQUE:
         return None
-    for part in _programs(equation):
-        inner = part.jaxpr if isinstance(part, ClosedJaxpr) else part
+    for each in _programs(equation):
+        inner = each.jaxpr if isinstance(each, ClosedJaxpr) else each
         if len(inner.invars) == len(equation.invars) and len(inner.outvars) == len(equation.outvars):
             return inner
     return None

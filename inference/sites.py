@@ -27,11 +27,25 @@ def abstract_trace(model: NumPyroModel, x: Rows, y: Rows | None = None) -> dict[
         sites.update(trace(seed(undrawn(model), jax.random.key(0))).get_trace(x, y))
         for site in sites.values():
             if is_observation(site):
-                site["log_prob_shape"] = jnp.shape(site["fn"].log_prob(site["value"]))
+                site["log_prob_shape"] = jnp.shape(_log_prob_of_labels(site))
         return []
 
     jax.eval_shape(run, x, y)
     return sites
+
+
+def _log_prob_of_labels(site: dict[str, Any]) -> Array:
+    """Return the log probability of an observed site; raise TypeError where its labels must be integers."""
+    try:
+        return site["fn"].log_prob(site["value"])
+    except TypeError as error:
+        dtype = jnp.result_type(site["value"])
+        if not site["fn"].support.is_discrete or jnp.issubdtype(dtype, jnp.integer):
+            raise
+        raise TypeError(
+            f"Observed site {site['name']!r}: expected y to be integers, by which its distribution looks up "
+            f"probabilities; got {dtype} in every row. Use y.astype(int) if they are labels."
+        ) from error
 
 
 def undrawn(model: NumPyroModel) -> NumPyroModel:

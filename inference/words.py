@@ -36,3 +36,8 @@ def index_in_words(index: Any) -> str:
     """Return a description of an index into an array of rows."""
     row, *rest = map(int, index)
     return f", row {row}" + (f", column {rest[0]}" if rest else "")
+
+
+def shapes_in_words(shapes: tuple[tuple[int, ...], ...]) -> str:
+    """Return a list of shapes."""
+    return ", ".join(map(str, shapes))
