@@ -884,7 +884,7 @@ def test_bounds_of_new_rows_are_their_own() -> None:
     found = fitted(trials, TRIALS, SUCCESSES)
     few = {name: values[:4] for name, values in TRIALS.items()}
     assert np.isfinite(found.log_likelihood(few, [1, 2, 3, 4])).all()
-    with pytest.raises(ValueError, match="y, row 1: expected an integer from 0 to 2, .*; got 3"):
+    with pytest.raises(ValueError, match=r"y, row 1: expected an integer from 0 to 2, .*; got 3"):
         found.log_likelihood(few, [1, 3, 3, 4])
 
 
