@@ -28,6 +28,7 @@ from .mixture import (
 from .response import Response
 from .rows import Data, Rows, Weights, take_rows
 from .status import warn_of_nan
+from .words import named_gaps
 
 WORKING_BYTES = 2**28
 """The device memory that a prediction may use in addition to x, the draws and its result: about 256 MiB."""
@@ -246,7 +247,8 @@ class Predictive:
         chosen = jax.random.randint(key_draw, (count,), 0, num_draws)
         _, together = sizes(Density.observation, self.density, self.draws, Data(self.x))
         keys = jax.random.split(key_sample, count)
-        samples = _sample(self.density, together, self.draws, chosen, keys, Data(self.x))
+        with named_gaps():
+            samples = _sample(self.density, together, self.draws, chosen, keys, Data(self.x))
         return np.asarray(samples).reshape(*shape, *samples.shape[1:])
 
     @property
@@ -267,7 +269,8 @@ class Predictive:
         return jax.device_put(check_labels(self.density.model, self.x, y))
 
     def _over_rows(self, per_draw: PerDraw, summary: Summary, y: Rows = None, extra: Any = None) -> Any:
-        values = over_rows(per_draw, summary, self.density, self.draws, Data(self.x, y), extra)
+        with named_gaps():
+            values = over_rows(per_draw, summary, self.density, self.draws, Data(self.x, y), extra)
         return _warn_if_nan(values, self.draws)
 
 

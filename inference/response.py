@@ -131,8 +131,7 @@ class Response(ABC):
 
     def labels(self, y: Any) -> np.ndarray:
         """Return y as an array of hard labels or numbers, with soft labels replaced by the most probable class."""
-        values = np.asarray(y)
-        values = values.astype(np.int32) if values.dtype == bool else values
+        values = np.asarray(y) + 0  # booleans become 0 and 1
         return values.argmax(axis=-1) if self._is_soft(values) else values
 
     def is_known(self, y: Any) -> np.ndarray:
@@ -160,7 +159,7 @@ class Response(ABC):
         support = constraints.simplex if is_soft else of_one_value(self.support)
         try:
             inside = np.asarray(support(values))
-        except (jax.errors.JAXTypeError, TypeError, ValueError):  # bounds that depend on latent sites or on other data
+        except (jax.errors.JAXTypeError, TypeError, ValueError):  # bounds that differ between rows: `check_bounds`
             return
         if not inside.all():
             row, *rest = index = np.argwhere(~inside)[0].tolist()
@@ -275,7 +274,8 @@ def _missing_of_numbers(response: Response) -> Missing:
     family = response.family
     missing: Missing = {"probs": f"y can be {response.support!r}, not one of a finite set of values."}
     if not response.has_moments:
-        missing |= dict.fromkeys(("mean", "variance", "quantile"), f"{family} has no mean and variance; use sample.")
+        by_moments: tuple[Summary, ...] = ("mean", "variance", "quantile")[: 3 if response.is_discrete else 2]
+        missing |= dict.fromkeys(by_moments, f"{family} has no mean and variance; use sample.")
     return missing if response.has_cdf else missing | dict.fromkeys(("cdf", "quantile"), f"{family} has no cdf.")
 
 
