@@ -54,7 +54,10 @@ def _parts(density: Density, tree: Any, leaves: Any, in_double: bool) -> dict[in
 
     def evaluate(weights: Weights, data: Data) -> list[jax.Array]:
         support, (y,) = of_one_value(density.observation(weights, data).support), jax.tree.leaves(data.y)
-        ends = {LOWER: getattr(support, "lower_bound", None), UPPER: getattr(support, "upper_bound", None)}
+        ends: dict[int, Any] = {
+            LOWER: getattr(support, "lower_bound", None),
+            UPPER: getattr(support, "upper_bound", None),
+        }
         ends = {number: end for number, end in ends.items() if end is not None and _fits(end, y)}
         found[:] = [INSIDE, *ends]
         return [support(y), *(jnp.broadcast_to(end, y.shape) for end in ends.values())]

@@ -189,7 +189,8 @@ def _place(equation: JaxprEqn, *, is_take: bool) -> _Place | None:
     name, parameters = equation.primitive.name, equation.params
     if name not in ("gather", "dynamic_slice"):
         return None
-    shape, sizes = equation.invars[0].aval.shape, parameters["slice_sizes"]
+    operand: Any = equation.invars[0].aval
+    shape, sizes = operand.shape, parameters["slice_sizes"]
     axes = tuple(range(len(shape)))
     if name == "gather":
         numbers, mode = parameters["dimension_numbers"], parameters["mode"]

@@ -274,8 +274,8 @@ def _missing_of_numbers(response: Response) -> Missing:
     family = response.family
     missing: Missing = {"probs": f"y can be {response.support!r}, not one of a finite set of values."}
     if not response.has_moments:
-        by_moments: tuple[Summary, ...] = ("mean", "variance", "quantile")[: 3 if response.is_discrete else 2]
-        missing |= dict.fromkeys(by_moments, f"{family} has no mean and variance; use sample.")
+        missing |= dict.fromkeys(("mean", "variance"), f"{family} has no mean and variance; use sample.")
+        missing |= {"quantile": missing["mean"]} if response.is_discrete else {}
     return missing if response.has_cdf else missing | dict.fromkeys(("cdf", "quantile"), f"{family} has no cdf.")
 
 

@@ -47,7 +47,7 @@ def fit(
         The fit. Check its `status`: a numerical failure is a status, not an exception.
 
     Raises:
-        TypeError, ValueError: when the data or the model are invalid; raised before anything is compiled.
+        TypeError, ValueError: when the data or the model are invalid; raised before the density is compiled.
 
     Example:
         >>> import numpy as np

@@ -172,6 +172,12 @@ def test_counts_are_scored_alike_in_every_type(dtype: str) -> None:
     np.testing.assert_allclose(log_probs, poisson.logpmf(y.astype(int), 200.0), rtol=1e-5)
 
 
+def test_narrow_counts_are_scored_by_a_fit() -> None:
+    found = fit(counted, MAP(num_steps=2, polish=False), X, np.array([255, 250, 1, 0], np.uint8), key=0, progress=False)
+    new = np.array([255, 255, 0, 1])
+    np.testing.assert_array_equal(found.log_likelihood(X, new.astype(np.uint8)), found.log_likelihood(X, new))
+
+
 @pytest.mark.parametrize("model", [LOGISTIC, Model(MLP(), Categorical(2), gaussian(1.0))])
 def test_booleans_of_y_are_scored_as_0_and_1(model: Model) -> None:
     (booleans, _), (numbers, _) = problems = [check_problem(model, X, y) for y in (Y == 1, Y)]
