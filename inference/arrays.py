@@ -61,6 +61,8 @@ def _as_array(name: str, leaf: Any) -> np.ndarray | jax.Array:
             f"{name}{index_in_words(masked[0])}: expected no masked values; got {len(masked)}. Drop or impute them "
             f"first."
         )
+    if isinstance(leaf, jax.Array) and jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.extended):
+        raise TypeError(f"{name}: expected numbers; got an array of {leaf.dtype}.")
     array = leaf if isinstance(leaf, jax.Array) else np.asarray(leaf)
     types: Any = getattr(leaf, "dtypes", None)
     columns = dict(types) if hasattr(types, "items") else None  # a pandas data frame; a series has one type

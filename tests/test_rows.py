@@ -57,6 +57,13 @@ REFUSED: dict[str, tuple[Any, str]] = {
     "text in polars": (pl.DataFrame({"a": [1.0, 2.0], "b": ["x", "y"]}), "x: expected numbers; got object"),
     "dates in polars": (pl.DataFrame({"a": pd.date_range("2020", periods=2)}), "x: expected numbers; got datetime64"),
     "a list of text": (["x", "y"], "x: expected numbers; got <U1"),
+    "keys": (jax.random.split(jax.random.key(0), 4), "x: expected numbers; got an array of key<fry>"),
+    "dates with a time zone": (
+        pd.Series(pd.date_range("2020", periods=2, tz="UTC")),
+        "x: expected numbers; got object",
+    ),
+    "durations": (pd.Series(pd.to_timedelta([1, 2], "D")), "x: expected numbers; got timedelta64"),
+    "numbers as objects": (np.array([1, 2], object), "x: expected numbers; got object"),
     "bytes": (np.array([b"x", b"y"]), "x: expected numbers; got"),
     "a scalar": (1.0, "expected an array with n rows first; got the single number"),
     "None within": ({"a": X, "b": None}, "x: expected numbers; got object"),
