@@ -26,7 +26,7 @@ def as_rows(name: str, value: Any) -> Rows:
 def as_observations(name: str, value: Any) -> Rows:
     """Return rows of y: those of `as_rows`, with integers of at least 32 bits.
 
-    Log probabilities compute with y in its own type, where the 255 + 1 in the log gamma of a count of type uint8 is 0.
+    Log probabilities compute with y in its own type: the 255 + 1 of a BetaBinomial is 0 where y is of type uint8.
     """
     return widened(as_rows(name, value))
 
