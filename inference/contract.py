@@ -13,6 +13,7 @@ from typing import Any
 import jax
 import numpy as np
 import numpyro.distributions as dist
+from numpyro.distributions import biject_to, constraints
 
 from .handlers import params_as_sites
 from .response import Response, response_of
@@ -20,7 +21,7 @@ from .rows import Rows, count_rows, signature
 from .sites import NumPyroModel, abstract_trace, is_flat, is_latent, is_observation, is_real, is_weighted, unmasked
 from .structure import Structure
 from .supported import Refusals, check_given, check_observation
-from .words import in_words
+from .words import gap_of, in_words
 
 INVALID = re.compile(r"(\w+) distribution got invalid (\w+) parameter")
 """NumPyro's message for an invalid parameter of a distribution."""
@@ -71,6 +72,7 @@ def _check_model(model: NumPyroModel, tree: Any, leaves: tuple[tuple[tuple[int, 
     for name, site in latents.items():
         if site["fn"].support.is_discrete:
             raise ValueError(f"Latent site {name!r} is discrete ({site['fn'].support}); expected continuous ones.")
+        _check_transform(name, site["fn"].support)
         inside = row_plates & {frame.name for frame in site["cond_indep_stack"]}
         if inside:
             raise ValueError(
@@ -89,6 +91,17 @@ def _abstract_sites(model: NumPyroModel, x: Rows, y: Rows) -> dict[str, Any]:
             params_as_sites(model)(x, y)
 
     return abstract_trace(checked, x, y)
+
+
+def _check_transform(name: str, support: constraints.Constraint) -> None:
+    """Raise ValueError where a support has no unconstrained coordinates, in which all methods work."""
+    try:
+        biject_to(support)
+    except NotImplementedError as error:
+        raise ValueError(
+            f"Latent site {name!r}: expected a support that is mapped to real numbers; got {support!r}, for which "
+            f"NumPyro has no transform. Register one by numpyro.distributions.biject_to.register."
+        ) from error
 
 
 def structure_of(sites: dict[str, Any], response: Response, *, is_weighted: bool) -> Structure:
@@ -182,7 +195,9 @@ def translated_errors(x: Rows, y: Rows) -> Iterator[None]:
 
 def _clear(error: Exception) -> Exception | None:
     """Return an error of JAX or NumPyro in the terms of a model; None where it needs no translation."""
-    message, line = str(error), _user_line(error)
+    message, line, gap = str(error), _user_line(error), gap_of(error)
+    if gap is not None:
+        return gap
     if isinstance(error, jax.errors.UnexpectedTracerError):
         return TypeError(f"Expected a model that stores no values between calls{line}: it uses one from another call.")
     if isinstance(error, jax.errors.JAXTypeError | jax.errors.JAXIndexError):

@@ -18,7 +18,7 @@ from numpyro.infer.util import constrain_fn, potential_energy
 
 from .handlers import flat, params_as_sites, scaled
 from .rows import Data, Rows, Weights
-from .sites import NumPyroModel, log_prob, mask_of, unmasked
+from .sites import NumPyroModel, log_prob, mask_of, undrawn, unmasked
 from .structure import Structure
 
 
@@ -148,7 +148,7 @@ class Density:
         return {site: sites[site]["value"] for site in self.structure.latents}
 
     def _sites(self, weights: Weights, data: Data, y: Rows) -> dict[str, Any]:
-        model = seed(substitute(self.model, data=weights), jax.random.key(0))
+        model = seed(substitute(undrawn(self.model), data=weights), jax.random.key(0))
         return trace(model).get_trace(data.x, y, **_given(data))
 
 

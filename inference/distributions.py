@@ -75,6 +75,15 @@ def moments_of(d: Distribution) -> tuple[Array, Array]:
     return jnp.broadcast_to(d.mean, d.shape()), jnp.broadcast_to(d.variance, d.shape())
 
 
+def cdf_of(d: Distribution, y: Array) -> Array:
+    """Return P(Y <= y), also for y outside of the support, where the formula of a distribution may be NaN."""
+    support = of_one_value(d.support)
+    low, high = getattr(support, "lower_bound", None), getattr(support, "upper_bound", None)
+    cdf = d.cdf(y if low is None and high is None else jnp.clip(y, low, high))
+    cdf = cdf if low is None else jnp.where(y < low, 0.0, cdf)
+    return cdf if high is None else jnp.where(y >= high, 1.0, cdf)
+
+
 def implements(d: Distribution, use: Callable[[Any], Any]) -> bool:
     """Return whether a distribution implements what a function uses, found from shapes alone: it may be traced."""
     try:

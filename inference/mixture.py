@@ -12,11 +12,14 @@ import jax.numpy as jnp
 import numpyro.distributions as dist
 from jax import Array
 
-from .distributions import moments_of
+from .distributions import cdf_of, moments_of
 from .rows import Rows
 
 BISECTIONS = {"float32": 32, "float64": 64}
-"""The number of halvings that narrow a bracket down to the precision of the type."""
+"""The number of halvings that narrow all numbers of a type down to one."""
+
+ROUNDING = 64
+"""The rounding error of a cdf, in units of the machine epsilon."""
 
 
 def by_row(values: Array, y: Rows, extra: Any) -> Array:
@@ -58,21 +61,41 @@ def means_by_row(moments: tuple[Array, Array], y: Rows, extra: Any) -> Array:
 
 def mean_cdf(components: dist.Distribution, y: Rows, extra: Any) -> Array:
     """Return P(Y <= y) of the mixture."""
-    return jax.vmap(lambda d: d.cdf(y))(components).mean(axis=0)
+    return jax.vmap(lambda d: cdf_of(d, y))(components).mean(axis=0)
 
 
 def quantiles(components: dist.Distribution, y: Rows, levels: Array) -> Array:
-    """Return quantiles of a continuous y, (n, ..., level), to the precision of the type, by bisection of the cdf."""
-    moments = mixed_moments(jax.vmap(moments_of)(components), None, None)
+    """Return quantiles of a continuous y, (n, ..., level), to the precision of the type, by bisection of the cdf.
+
+    It is the numbers of the type, in their order, that are halved, and not an interval: this needs no moments, which
+    heavy tails do not have, and no bounds, and resolves the tail of a LogNormal at 1e-9 as well as that at 1e9. NaN
+    where the cdf is NaN, as for draws that are not finite.
+    """
+    zeros = jax.eval_shape(jax.vmap(lambda d: jnp.zeros(d.shape())), components)
+    shape, dtype = zeros.shape[1:], zeros.dtype
+    largest = _place_of(jnp.full(shape, jnp.finfo(dtype).max))
 
     def one(level: Array) -> Array:
-        def is_below(value: Array) -> Array:
-            return mean_cdf(components, value, None) < level
+        def is_below(place: Array) -> Array:
+            return ~(mean_cdf(components, _number_at(place, dtype), None) >= level)  # also where the cdf is NaN
 
-        low, high = _bisect(is_below, lambda low, high: (low + high) / 2, *_bracket(moments, level))
-        return (low + high) / 2
+        middle_of = lambda low, high: (low >> 1) + (high >> 1) + (low & high & 1)  # noqa: E731  (without overflow)
+        value = _number_at(_bisect(is_below, middle_of, -largest, largest, BISECTIONS[str(dtype)])[1], dtype)
+        is_found = mean_cdf(components, value, None) >= level - ROUNDING * jnp.finfo(dtype).eps
+        return jnp.where(is_found, value, jnp.nan)
 
-    return jax.lax.map(one, levels.astype(moments[0].dtype)).T
+    return jax.lax.map(one, levels.astype(dtype)).T
+
+
+def _place_of(values: Array) -> Array:
+    """Return the places of numbers in the order of all numbers of their type; that of 0 is 0."""
+    bits = jax.lax.bitcast_convert_type(values, jnp.dtype(f"int{8 * values.dtype.itemsize}"))
+    return jnp.where(bits < 0, -(bits & jnp.iinfo(bits.dtype).max), bits)
+
+
+def _number_at(places: Array, dtype: Any) -> Array:
+    """Return the numbers at places in the order of all numbers of a type: the inverse of `_place_of`."""
+    return jnp.sign(places).astype(dtype) * jax.lax.bitcast_convert_type(jnp.abs(places), dtype)
 
 
 def integer_quantiles(components: dist.Distribution, y: Rows, levels: Array) -> Array:
@@ -85,7 +108,8 @@ def integer_quantiles(components: dist.Distribution, y: Rows, levels: Array) -> 
 
         low, high = _bracket(moments, level)
         ends = jnp.floor(low) - 1, jnp.ceil(high)
-        return _bisect(is_below, lambda low, high: jnp.floor((low + high) / 2), *ends)[1]
+        middle_of = lambda low, high: jnp.floor((low + high) / 2)  # noqa: E731
+        return _bisect(is_below, middle_of, *ends, BISECTIONS[str(low.dtype)])[1]
 
     return jax.lax.map(one, levels.astype(moments[0].dtype)).T
 
@@ -97,7 +121,11 @@ def _bracket(moments: tuple[Array, Array], level: Array) -> tuple[Array, Array]:
 
 
 def _bisect(
-    is_below: Callable[[Array], Array], middle_of: Callable[[Array, Array], Array], low: Array, high: Array
+    is_below: Callable[[Array], Array],
+    middle_of: Callable[[Array, Array], Array],
+    low: Array,
+    high: Array,
+    num_halvings: int,
 ) -> tuple[Array, Array]:
     """Return a bracket, halved until it is as narrow as the type allows."""
 
@@ -107,4 +135,4 @@ def _bisect(
         below = is_below(middle)
         return jnp.where(below, middle, low), jnp.where(below, high, middle)
 
-    return jax.lax.fori_loop(0, BISECTIONS[str(low.dtype)], halve, (low, high))
+    return jax.lax.fori_loop(0, num_halvings, halve, (low, high))

@@ -28,6 +28,7 @@ from .mixture import (
 from .response import Response
 from .rows import Data, Rows, Weights, take_rows
 from .status import warn_of_nan, warn_of_precision
+from .words import named_gaps
 
 WORKING_BYTES = 2**28
 """The device memory that a prediction may use in addition to x, the draws and its result: about 256 MiB."""
@@ -302,7 +303,8 @@ class Predictive:
         """Draw one y at each of some draws of the weights, given by their numbers, (sample, n)."""
         _, together = sizes(Density.observation, self.density, self.draws, Data(self.x))
         keys = jax.random.split(key, len(chosen))
-        return np.asarray(_sample(self.density, together, self.draws, jnp.asarray(chosen), keys, Data(self.x)))
+        with named_gaps():
+            return np.asarray(_sample(self.density, together, self.draws, jnp.asarray(chosen), keys, Data(self.x)))
 
     @property
     def response(self) -> Response:
@@ -322,7 +324,8 @@ class Predictive:
         return jax.device_put(check_labels(self.density.model, self.x, y))
 
     def _over_rows(self, per_draw: PerDraw, summary: Summary, y: Rows = None, extra: Any = None) -> Any:
-        values = over_rows(per_draw, summary, self.density, self.draws, Data(self.x, y), extra)
+        with named_gaps():
+            values = over_rows(per_draw, summary, self.density, self.draws, Data(self.x, y), extra)
         return _warn_if_nan(values, self.draws)
 
 

@@ -133,7 +133,7 @@ class Response(ABC):
 
     def labels(self, y: Any) -> np.ndarray:
         """Return y as an array of hard labels or numbers, with soft labels replaced by the most probable class."""
-        values = np.asarray(y)
+        values = np.asarray(y) + 0  # booleans become 0 and 1
         return values.argmax(axis=-1) if self._is_soft(values) else values
 
     def is_known(self, y: Any) -> np.ndarray:
@@ -161,7 +161,7 @@ class Response(ABC):
         support = constraints.simplex if is_soft else of_one_value(self.support)
         try:
             inside = np.asarray(support(values))
-        except (jax.errors.JAXTypeError, TypeError, ValueError):  # bounds that depend on latent sites or on other data
+        except (jax.errors.JAXTypeError, TypeError, ValueError):  # bounds that differ between rows: `check_bounds`
             return
         if not inside.all():
             row, *rest = index = np.argwhere(~inside)[0].tolist()
@@ -276,7 +276,8 @@ def _missing_of_numbers(response: Response) -> Missing:
     family = response.family
     missing: Missing = {"probs": f"y can be {response.support!r}, not one of a finite set of values."}
     if not response.has_moments:
-        missing |= dict.fromkeys(("mean", "variance", "quantile"), f"{family} has no mean and variance; use sample.")
+        missing |= dict.fromkeys(("mean", "variance"), f"{family} has no mean and variance; use sample.")
+        missing |= {"quantile": missing["mean"]} if response.is_discrete else {}
     return missing if response.has_cdf else missing | dict.fromkeys(("cdf", "quantile"), f"{family} has no cdf.")
 
 

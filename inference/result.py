@@ -11,12 +11,14 @@ import jax
 import numpy as np
 from xarray import DataTree
 
+from .arrays import as_rows
 from .blocks import Seconds
-from .checks import Layout, as_rows, check_labels, check_like
+from .checks import Layout, check_labels, check_like
 from .datatree import to_datatree
 from .density import Density
 from .deterministic import deterministic_draws
 from .fingerprint import digest_of_rows
+from .lookups import check_indices
 from .method import Kind, Method, Outcome
 from .predictive import Predictive, log_likelihood
 from .rows import Data, Rows, Weights
@@ -232,7 +234,9 @@ class Fit:
         return {s: jax.device_put(v if s in varying or not varying else v[:1]) for s, v in draws.items()}
 
     def _checked(self, x: Any) -> Rows:
-        return jax.device_put(check_like(self.layout, x))
+        rows = check_like(self.layout, x)
+        check_indices(self.density, Data(rows))
+        return jax.device_put(rows)
 
 
 def check_fit(caller: str, fit: Any) -> None:

@@ -34,8 +34,12 @@ def fit(
         model: a NumPyro model ``model(x, y=None)``: a `flatprior.models.Model` or any function of NumPyro primitives
             with one observed site, one log probability per row, and continuous latent sites shared by all rows.
         method: `MLE`, `MAP`, `Ensemble`, `Laplace`, `NUTS`, `MCLMC`, `Conditional` or `Prior`, with its settings.
-        x: n rows: an array, a data frame, or a pytree (dict or tuple) of arrays with n rows first.
-        y: n rows, in the order of x.
+        x: n rows: an array, a data frame, or a pytree (dict or tuple) of arrays with n rows first. The model sees them
+            in the types in which they are passed, booleans and narrow integers among them; only 64-bit numbers become
+            32-bit ones, unless JAX is in double precision. `predict` converts new rows to these types where that
+            changes no value.
+        y: n rows, in the order of x and in the types in which they are passed, except that integers have at least 32
+            bits, since log probabilities compute with y in its own type.
         key: a typed JAX key or an integer seed; the same key gives the same bits.
         progress: show a progress bar when the fit takes more than a second.
         resume: a folder to which a method of chains writes its draws and state as it runs. If it contains a run of the
@@ -47,7 +51,7 @@ def fit(
         The fit. Check its `status`: a numerical failure is a status, not an exception.
 
     Raises:
-        TypeError, ValueError: when the data or the model are invalid; raised before anything is compiled.
+        TypeError, ValueError: when the data or the model are invalid; raised before the density is compiled.
 
     Example:
         >>> import numpy as np
@@ -73,4 +77,4 @@ def fit(
             folder.enter_context(held(resume))
             store["store"] = Store(resume, identity(density, data, method, key))
         outcome = method.run(density, data, key=key, progress=progress, **store)
-    return Fit(density, method, Layout.of(x, data.x), outcome, seconds, rows)
+    return Fit(density, method, Layout.of(x, data.x), outcome, seconds, None if method.kind == "prior" else rows)

@@ -9,6 +9,7 @@ import json
 import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,7 @@ from .method import Kind, Outcome
 from .reasons import Code, Reason
 from .response import response_of
 from .rows import Rows, Weights
-from .sites import NumPyroModel, abstract_trace, is_weighted, unmasked
+from .sites import NumPyroModel, abstract_trace, is_weighted, undrawn, unmasked
 from .status import Status
 from .structure import Structure
 
@@ -177,15 +178,20 @@ def probe(
 
     x = jax.tree.unflatten(layout.tree, list(map(leaf, layout.shapes, layout.dtypes)))
 
-    @jax.jit
-    def run(values: Weights, x: Rows) -> tuple[Any, dict[str, Any]]:
+    @partial(jax.jit, static_argnums=0)
+    def run(model: NumPyroModel, values: Weights, x: Rows) -> tuple[Any, dict[str, Any]]:
         sites = trace(seed(substitute(model, data=values), jax.random.key(0))).get_trace(x)
         used = {name: sites[name] for name in (*structure.latents, structure.observed)}
         densities = {name: jnp.sum(unmasked(site["fn"]).log_prob(site["value"])) for name, site in used.items()}
         return used[structure.observed]["value"], densities
 
     given = dict(weights) if y is None else {**weights, structure.observed: y}
-    y, densities = jax.device_get(run(jax.tree.map(jnp.asarray, given), x))
+    given = jax.tree.map(jnp.asarray, given)
+    try:
+        result = run(model, given, x)
+    except (NotImplementedError, ImportError):  # not every distribution of y can be drawn from
+        result = run(undrawn(model), given, x)
+    y, densities = jax.device_get(result)
     return y, {site: float(value) for site, value in densities.items()}
 
 
@@ -269,7 +275,7 @@ def _layout_to_json(layout: Layout) -> dict[str, Any]:
         )
 
     tree = plain(jax.tree.unflatten(layout.tree, list(range(layout.tree.num_leaves))))
-    columns = None if layout.columns is None else list(layout.columns)
+    columns = [names if names is None else list(names) for names in layout.columns_by_leaf]
     return {"tree": tree, "shapes": list(map(list, layout.shapes)), "dtypes": list(layout.dtypes), "columns": columns}
 
 
@@ -282,6 +288,6 @@ def _layout_from_json(saved: Mapping[str, Any]) -> Layout:
             return {key: node(part) for key, part in parts.items()}
         return {"tuple": tuple, "list": list}[kind](map(node, parts))
 
-    columns = None if saved["columns"] is None else tuple(saved["columns"])
+    columns = tuple(names if names is None else tuple(names) for names in saved["columns"])
     shapes = tuple(map(tuple, saved["shapes"]))
     return Layout(jax.tree.structure(node(saved["tree"])), shapes, columns, tuple(saved["dtypes"]))

@@ -24,22 +24,48 @@ def abstract_trace(model: NumPyroModel, x: Rows, y: Rows | None = None) -> dict[
     sites: dict[str, Any] = {}
 
     def run(x: Rows, y: Rows | None) -> list[Array]:
-        sites.update(trace(seed(substitute(model, substitute_fn=improper_value), jax.random.key(0))).get_trace(x, y))
+        sites.update(trace(seed(undrawn(model), jax.random.key(0))).get_trace(x, y))
         for site in sites.values():
             if is_observation(site):
-                site["log_prob_shape"] = jnp.shape(site["fn"].log_prob(site["value"]))
+                site["log_prob_shape"] = jnp.shape(_log_prob_of_labels(site))
         return []
 
     jax.eval_shape(run, x, y)
     return sites
 
 
-def improper_value(site: dict[str, Any]) -> Array | None:
-    """Return a value for a site of `ImproperUniform`, which cannot be drawn from: the image of 0."""
-    if not (is_latent(site) and isinstance(element(site["fn"]), dist.ImproperUniform)):
+def _log_prob_of_labels(site: dict[str, Any]) -> Array:
+    """Return the log probability of an observed site; raise TypeError where its labels must be integers."""
+    try:
+        return site["fn"].log_prob(site["value"])
+    except TypeError as error:
+        dtype = jnp.result_type(site["value"])
+        if not site["fn"].support.is_discrete or jnp.issubdtype(dtype, jnp.integer):
+            raise
+        raise TypeError(
+            f"Observed site {site['name']!r}: expected y to be integers, by which its distribution looks up "
+            f"probabilities; got {dtype} in every row. Use y.astype(int) if they are labels."
+        ) from error
+
+
+def undrawn(model: NumPyroModel) -> NumPyroModel:
+    """Return the model with values at its latent sites that are not drawn; see `central_value`."""
+    return substitute(model, substitute_fn=central_value)
+
+
+def central_value(site: dict[str, Any]) -> Array | None:
+    """Return a value of a continuous latent site without drawing it: the image of 0; None where there is no such value.
+
+    Some distributions cannot be drawn from: `ImproperUniform` not at all, and those that NumPyro draws by a quantile,
+    such as a truncated Student-t, only with another package.
+    """
+    if not is_latent(site) or site["fn"].support.is_discrete:
         return None
-    transform = biject_to(site["fn"].support)
-    return transform(jnp.zeros(transform.inverse_shape(site["fn"].shape())))
+    try:
+        transform = biject_to(site["fn"].support)
+        return transform(jnp.zeros(transform.inverse_shape(site["fn"].shape())))
+    except NotImplementedError:  # a support of the user's own, for which no transform is registered
+        return None
 
 
 def is_latent(site: dict[str, Any]) -> bool:

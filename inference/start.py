@@ -78,7 +78,7 @@ def _near_prior_mean(site: dict[str, Any], noise: _Noise) -> Array:
     transform = biject_to(d.support)
     try:
         centre = transform.inv(jnp.broadcast_to(d.mean, shape))
-    except NotImplementedError:
+    except (NotImplementedError, ImportError):  # the mean does not exist, or NumPyro computes it by another package
         centre = jnp.zeros(transform.inverse_shape(shape))
     centre = jnp.where(jnp.isfinite(centre), centre, 0.0)
     return transform(centre + START_NOISE * eps[: centre.size].reshape(centre.shape))

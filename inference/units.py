@@ -8,14 +8,16 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 from numpyro.distributions import constraints
-from numpyro.handlers import seed, substitute, trace
+from numpyro.handlers import seed, trace
 from numpyro.primitives import Messenger
 
-from .checks import as_rows, check_finite, check_pair
+from .arrays import as_rows, check_finite
+from .checks import check_pair
 from .contract import check_model
 from .distributions import affine, of_one_value
+from .handlers import params_as_sites
 from .rows import Rows, Weights
-from .sites import NumPyroModel, improper_value, is_real
+from .sites import NumPyroModel, is_real, undrawn
 
 
 @dataclass(frozen=True)
@@ -152,7 +154,7 @@ def _observed_value(model: NumPyroModel, site: str, x: Rows, y: Rows) -> Array:
 
     @jax.jit
     def value(x: Rows, y: Rows) -> Array:
-        seeded = seed(substitute(model, substitute_fn=improper_value), jax.random.key(0))
+        seeded = seed(undrawn(params_as_sites(model)), jax.random.key(0))
         return jnp.asarray(trace(seeded).get_trace(x, y)[site]["value"], float)
 
     return value(x, y)

@@ -1,5 +1,8 @@
 """Words for error messages and tables: names of distributions, values of a support, positions in rows."""
 
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpyro.distributions as dist
@@ -38,3 +41,36 @@ def index_in_words(index: Any) -> str:
     """Return a description of an index into an array of rows."""
     row, *rest = map(int, index)
     return f", row {row}" + (f", column {rest[0]}" if rest else "")
+
+
+def shapes_in_words(shapes: tuple[tuple[int, ...], ...]) -> str:
+    """Return a list of shapes."""
+    return ", ".join(map(str, shapes))
+
+
+@contextmanager
+def named_gaps() -> Iterator[None]:
+    """Re-raise errors about what a distribution, or an installation, does not have, with the names of both."""
+    try:
+        yield
+    except (NotImplementedError, ImportError) as error:
+        clear = gap_of(error)
+        if clear is None:
+            raise
+        raise clear from error
+
+
+def gap_of(error: Exception) -> Exception | None:
+    """Return an error that names what a distribution lacks; None for other errors, and for those that name it."""
+    if not isinstance(error, NotImplementedError | ImportError):
+        return None
+    frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
+    frames = [frame for frame in frames if isinstance(frame.f_locals.get("self"), Distribution)]
+    if not frames:
+        return None
+    what = f"{title(frames[-1].f_locals['self'])}.{frames[-1].f_code.co_name}"
+    if isinstance(error, ImportError):
+        return ImportError(f"NumPyro computes {what} by another package: {error}", name=error.name, path=error.path)
+    words = f": {error}" if str(error) else ""
+    cure = "Use sample" if frames[-1].f_code.co_name not in ("sample", "log_prob") else "Implement it"
+    return NotImplementedError(f"{what} is not implemented{words}. {cure}, or use a distribution that has it.")

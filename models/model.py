@@ -5,7 +5,7 @@ from inspect import signature
 from typing import Any, Protocol
 
 from jax import Array
-from jaxtyping import Num, PyTree, Shaped
+from jaxtyping import PyTree, Shaped
 from numpyro.handlers import trace
 from numpyro.primitives import Messenger
 
@@ -67,7 +67,7 @@ class Model:
             raise TypeError(f"Model: expected an observation such as Bernoulli(); got {self.observation!r}.")
         object.__setattr__(self, "prior", as_prior(self.prior))
 
-    def __call__(self, x: PyTree[Num[AnyArray, "n ..."]], y: Shaped[AnyArray, "..."] | None = None) -> AnyArray:
+    def __call__(self, x: PyTree[Shaped[AnyArray, "n ..."]], y: Shaped[AnyArray, "..."] | None = None) -> AnyArray:
         """The NumPyro model: sample the weights, then sample or observe y.
 
         Args:

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
-from jaxtyping import Float, Num
+from jaxtyping import Float, Shaped
 
 from .prior import UNIT, Prior, Shape, sample_weights
 
@@ -67,7 +67,7 @@ class MLP:
         return sites
 
     def __call__(
-        self, x: Num[Array | np.ndarray, "*n d"], num_outputs: int = 1, *, prior: Prior = UNIT
+        self, x: Shaped[Array | np.ndarray, "*n d"], num_outputs: int = 1, *, prior: Prior = UNIT
     ) -> Float[Array, "*n k"]:
         """Sample the weights and return the outputs eta.
 

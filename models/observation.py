@@ -93,6 +93,7 @@ class Categorical:
         if eta.ndim == 2 and y is not None and jnp.shape(y) == eta.shape:
             return _observe(SoftCategorical(eta), y)
         _check_rows("Categorical", eta, y, also=f" or, for soft labels, {eta.shape}")
+        y = _numbered(y)
         if y is not None and not jnp.issubdtype(jnp.result_type(y), jnp.integer):
             raise TypeError(
                 f"Categorical: expected integer labels 0, ..., {self.num_classes - 1}; got {jnp.result_type(y)}. "
@@ -161,6 +162,7 @@ class CategoricalSequence:
                 f"CategoricalSequence: expected y of shape {eta.shape[:-1]}, a token for each of x; got "
                 f"{jnp.shape(y)}. Pad shorter rows with {self.padding}."
             )
+        y = _numbered(y)
         if y is not None and not jnp.issubdtype(jnp.result_type(y), jnp.integer):
             raise TypeError(
                 f"CategoricalSequence: expected integer tokens 0, ..., {self.num_classes - 1}, or {self.padding} for "
@@ -273,6 +275,11 @@ def _observe(d: dist.Distribution, y: AnyArray | None) -> AnyArray:
     """Sample or observe y; rows are independent given the weights."""
     with numpyro.plate("row", d.batch_shape[-1]):
         return numpyro.sample(SITE, d, obs=y)
+
+
+def _numbered(y: AnyArray | None) -> AnyArray | None:
+    """Return labels with booleans as the classes 0 and 1, which a Categorical takes as indices."""
+    return y.astype(jnp.int32) if y is not None and y.dtype == jnp.bool_ else y
 
 
 def _check_rows(name: str, eta: Array, y: AnyArray | None, also: str = "") -> None:

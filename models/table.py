@@ -107,7 +107,7 @@ def priors(model: Callable[..., Any], x: Any) -> PriorTable:
 def _abstract_sites(model: Callable[..., Any], x: Any) -> dict[str, Any]:
     """The sites of a model with y observed, with abstract values."""
     sites: dict[str, Any] = {}
-    filled = substitute(model, substitute_fn=_improper_value)
+    filled = substitute(model, substitute_fn=_central_value)
 
     def run(x: Any) -> list[Any]:
         free = trace(seed(filled, jax.random.key(0))).get_trace(x)
@@ -119,10 +119,12 @@ def _abstract_sites(model: Callable[..., Any], x: Any) -> dict[str, Any]:
     return sites
 
 
-def _improper_value(site: dict[str, Any]) -> jax.Array | None:
-    """A value of a site with an improper prior, which cannot be sampled."""
-    improper = site["type"] == "sample" and isinstance(_element(site["fn"]), dist.ImproperUniform)
-    return jnp.zeros(site["fn"].shape()) if improper else None
+def _central_value(site: dict[str, Any]) -> jax.Array | None:
+    """A value of a continuous site, the image of 0, since not every prior can be drawn from."""
+    if site["type"] != "sample" or site["is_observed"] or site["fn"].support.is_discrete:
+        return None
+    transform = dist.biject_to(site["fn"].support)
+    return transform(jnp.zeros(transform.inverse_shape(site["fn"].shape())))
 
 
 def _element(d: dist.Distribution) -> dist.Distribution:

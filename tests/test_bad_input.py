@@ -210,6 +210,29 @@ def of_x_alone(x: Array) -> None:
     numpyro.sample("y", dist.Normal(x[:, 0], 1.0))
 
 
+def trials(x: dict[str, Array], y: Array | None = None) -> None:
+    """Successes among a number of trials in each row."""
+    w = numpyro.sample("w", dist.Normal(0.0, 1.0))
+    with numpyro.plate("row", x["z"].shape[0]):
+        numpyro.sample("y", dist.Binomial(x["trials"], logits=w * x["z"]), obs=y)
+
+
+def above_a_limit(x: Array, y: Array | None = None) -> None:
+    """Numbers above a limit of their own, and below one that is learned."""
+    w = numpyro.sample("w", dist.HalfNormal(1.0))
+    with numpyro.plate("row", x.shape[0]):
+        numpyro.sample("y", dist.Uniform(x[:, 0], x[:, 0] + 10 * w), obs=y)
+
+
+def classes_by_hand(x: Array, y: Array | None = None) -> None:
+    w = numpyro.sample("w", dist.Normal(jnp.zeros(3), 1.0).to_event(1))
+    with numpyro.plate("row", x.shape[0]):
+        numpyro.sample("y", dist.Categorical(logits=x[:, :1] * w), obs=y)
+
+
+TRIALS = {"trials": np.arange(20) % 4 + 1, "z": X[:, 0]}
+SUCCESSES = np.arange(20) % 4
+
 Case = tuple[Callable[[], Any], type[Exception], str]
 DATA: dict[str, Case] = {
     "y (n, 1)": (lambda: fitted(y=REAL[:, None]), ValueError, r"y of shape \(20,\).* got \(20, 1\).*y\[:, 0\]"),
@@ -267,6 +290,21 @@ DATA: dict[str, Case] = {
         "expected 0 or 1; got 0.3",
     ),
     "float labels": (lambda: fitted(SOFTMAX, y=CLASSES.astype(float)), TypeError, r"integer labels.*y\.astype\(int\)"),
+    "float labels of a Categorical by hand": (
+        lambda: fitted(classes_by_hand, y=CLASSES.astype(float)),
+        TypeError,
+        r"'y': expected y to be integers, .*; got float32 in every row. Use y\.astype\(int\)",
+    ),
+    "more successes than trials": (
+        lambda: fitted(trials, TRIALS, put(SUCCESSES, 6, 4).astype(int)),
+        ValueError,
+        "y, row 6: expected an integer from 0 to 3, the bounds of its distribution in this row; got 4",
+    ),
+    "y below the limit of its row": (
+        lambda: fitted(above_a_limit, y=put(X[:, 0] + 1, 5, -9)),
+        ValueError,
+        r"y, row 5: expected a number from -?\d\.\d+, the bounds of its distribution in this row; got -9",
+    ),
     "soft labels that do not sum to 1": (
         lambda: fitted(SOFTMAX, y=np.full((20, 3), 0.5)),
         ValueError,
@@ -291,7 +329,7 @@ DATA: dict[str, Case] = {
     ),
     "ragged lists": (lambda: fitted(x=[[1.0, 2.0], [3.0]] * 10), (TypeError, ValueError), "x|inhomogeneous"),
     "complex x": (lambda: fitted(x=X + 1j), TypeError, "x: expected numbers; got complex128"),
-    "an integer that does not fit": (lambda: fitted(y=np.full(20, 2**40)), ValueError, "integers up to 2147483647"),
+    "an integer that does not fit": (lambda: fitted(y=np.full(20, 2**40)), ValueError, "y, row 0: .* to 2147483647"),
     "an offset that drowns a column": (
         lambda: fitted(x=X + [0.0, 1e4]),
         ValueError,
@@ -397,12 +435,12 @@ DATA: dict[str, Case] = {
     "an integer of x that does not fit": (
         lambda: fitted(x=np.full((20, 2), 2**40)),
         ValueError,
-        r"x: expected integers up to 2147483647 \(int32\); got 1099511627776",
+        r"x, row 0, column 0: expected integers from -2147483648 to 2147483647 \(int32\); got 1099511627776",
     ),
     "labels beyond int32": (
         lambda: fitted(SOFTMAX, y=put(CLASSES, 3, 2**31).astype(np.int64)),
         ValueError,
-        "y: expected integers up to 2147483647",
+        "y, row 3: expected integers from -2147483648 to 2147483647",
     ),
     "negative labels": (lambda: fitted(SOFTMAX, y=CLASSES - 1), ValueError, "y, row 0: expected an integer .* got -1"),
     "soft labels below 0": (
@@ -724,8 +762,9 @@ def nothing_is_compiled() -> Iterator[None]:
 
 
 CASES = {**DATA, **MISTAKES, **PARTS, **CALLS}
-COMPUTED = {"another way each time", *PARTS, *CALLS}
-"""Of the models, the one whose operations differ but may come to the same numbers; keys and optimisers are computed."""
+COMPUTED = {"another way each time", "more successes than trials", "y below the limit of its row", *PARTS, *CALLS}
+"""Of the models, the one whose operations differ but may come to the same numbers, and those with bounds that are
+computed from x; keys and optimisers are computed."""
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -829,6 +868,7 @@ TAKEN: dict[str, tuple[Any, Any, Any]] = {
     "large integers far apart": (LINEAR, np.c_[np.arange(20), 10**8 * np.arange(20)], REAL),
     "codes of a category": (SOFTMAX, X, pd.Series(list("abcab" * 4), dtype="category").cat.codes),
     "arrays of its own": (with_arrays_of_its_own, X, REAL),
+    "numbers above a limit of their own": (above_a_limit, X, X[:, 0] + 1),
     "a model without a default for y": (y_must_be_given, X, REAL),
 }
 
@@ -838,6 +878,14 @@ def test_what_is_unusual_but_clear_is_taken(name: str) -> None:
     density, rows = check_problem(*TAKEN[name])
     assert density.structure.observed == "y"
     assert len(rows.x) == len(rows.y) == len(TAKEN[name][1])
+
+
+def test_bounds_of_new_rows_are_their_own() -> None:
+    found = fitted(trials, TRIALS, SUCCESSES)
+    few = {name: values[:4] for name, values in TRIALS.items()}
+    assert np.isfinite(found.log_likelihood(few, [1, 2, 3, 4])).all()
+    with pytest.raises(ValueError, match=r"y, row 1: expected an integer from 0 to 2, .*; got 3"):
+        found.log_likelihood(few, [1, 3, 3, 4])
 
 
 def test_optimisers_without_decay_are_taken() -> None:

@@ -4,16 +4,21 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import numpyro.distributions as dist
 import pytest
+from jax import Array
+from scipy import stats
 
 from flatprior.inference import MAP, Fit, Predictive, fit
 from flatprior.inference import predictive as predictive_module
 from flatprior.inference.checks import check_problem
 from flatprior.inference.density import Density
+from flatprior.inference.mixture import quantiles
 from flatprior.inference.rows import Data, count_rows
 from flatprior.models import MLP, Bernoulli, Categorical, Model, Normal
 
@@ -100,6 +105,43 @@ def test_chunks_respect_the_bound(
     assert chunk == 1 or chunk * row <= working_bytes
     assert together == 1 or together * chunk * 3 * 4 <= working_bytes, "three hidden units a draw and row"
     assert chunk == NUM_ROWS or 2 * (chunk + 1) * row > working_bytes, "no smaller than has to be"
+
+
+LEVELS = np.array([1e-3, 0.01, 0.1, 0.5, 0.9, 0.99])
+FAMILIES: dict[str, tuple[Callable[[Array], dist.Distribution], Any]] = {
+    "LogNormal": (lambda one: dist.LogNormal(0 * one, 3.0), stats.lognorm(3.0)),
+    "Gamma": (lambda one: dist.Gamma(0.3 * one, 1.0), stats.gamma(0.3)),
+    "Beta": (lambda one: dist.Beta(0.5 * one, 0.5), stats.beta(0.5, 0.5)),
+    "Weibull": (lambda one: dist.Weibull(one, 0.5), stats.weibull_min(0.5)),
+    "InverseGamma": (lambda one: dist.InverseGamma(one, 1.0), stats.invgamma(1.0)),
+    "Pareto": (lambda one: dist.Pareto(0.1 * one, 1.5), stats.pareto(1.5, scale=0.1)),
+    "Cauchy": (lambda one: dist.Cauchy(3.0 * one, 1.0), stats.cauchy(3.0)),
+    "StudentT": (lambda one: dist.StudentT(1.5 * one, 3.0), stats.t(1.5, 3.0)),
+    "TruncatedNormal": (lambda one: dist.TruncatedNormal(0 * one, 1.0, low=0.0), stats.halfnorm()),
+    "transformed": (
+        lambda one: dist.TransformedDistribution(dist.Normal(0 * one, 1.0), dist.transforms.ExpTransform()),
+        stats.lognorm(1.0),
+    ),
+    "Normal": (lambda one: dist.Normal(1e6 * one, 1e3), stats.norm(1e6, 1e3)),
+}
+"""Distributions without moments, with bounds, and with numbers of very different size, and the same in SciPy."""
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_quantiles_are_those_of_scipy(name: str) -> None:
+    """Outside of the support a cdf may be NaN, as that of LogNormal is at -1."""
+    family, reference = FAMILIES[name]
+    components = jax.vmap(family)(jnp.ones((1, 2)))
+    for found in np.asarray(quantiles(components, None, jnp.asarray(LEVELS))):
+        np.testing.assert_allclose(found, reference.ppf(LEVELS), rtol=2e-3)
+
+
+def test_quantiles_of_a_mixture_with_gaps_and_of_draws_that_failed() -> None:
+    components = jax.vmap(lambda low: dist.Uniform(low * jnp.ones(2), low + 1))(jnp.array([0.0, 10.0]))
+    found = np.asarray(quantiles(components, None, jnp.array([0.25, 0.75])))
+    np.testing.assert_allclose(found, [[0.5, 10.5]] * 2, rtol=1e-5)
+    failed = jax.vmap(lambda loc: dist.Normal(loc * jnp.ones(2), 1.0))(jnp.array([0.0, np.nan]))
+    assert np.isnan(quantiles(failed, None, jnp.array([0.5]))).all()
 
 
 @pytest.mark.parametrize("num_rows", [1, 2, 101])

@@ -15,9 +15,11 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis.extra import numpy as arrays
 from jax import Array
+from scipy.stats import betabinom
 
-from flatprior.inference import MAP, fit
-from flatprior.inference.checks import as_rows, check_problem
+from flatprior.inference import MAP, MLE, fit
+from flatprior.inference.arrays import as_rows
+from flatprior.inference.checks import check_problem
 from flatprior.inference.sites import abstract_trace
 from flatprior.models import MLP, Bernoulli, Categorical, Model, Normal, gaussian
 
@@ -46,7 +48,7 @@ CONTAINERS: dict[str, tuple[Callable[[], Any], Callable[[], Any]]] = {
 def test_every_container_holds_the_same_rows(name: str) -> None:
     _, rows = check_problem(LOGISTIC, *(make() for make in CONTAINERS[name]))
     x, y = rows.x, rows.y
-    assert (x.dtype, y.dtype.kind) == (np.float32, "i")
+    assert (x.dtype, y.dtype.kind) == (np.float32, "b" if np.asarray(CONTAINERS[name][1]()).dtype == bool else "i")
     np.testing.assert_array_equal(x, X)
     np.testing.assert_array_equal(y, Y)
 
@@ -55,6 +57,13 @@ REFUSED: dict[str, tuple[Any, str]] = {
     "text in polars": (pl.DataFrame({"a": [1.0, 2.0], "b": ["x", "y"]}), "x: expected numbers; got object"),
     "dates in polars": (pl.DataFrame({"a": pd.date_range("2020", periods=2)}), "x: expected numbers; got datetime64"),
     "a list of text": (["x", "y"], "x: expected numbers; got <U1"),
+    "keys": (jax.random.split(jax.random.key(0), 4), "x: expected numbers; got an array of key<fry>"),
+    "dates with a time zone": (
+        pd.Series(pd.date_range("2020", periods=2, tz="UTC")),
+        "x: expected numbers; got object",
+    ),
+    "durations": (pd.Series(pd.to_timedelta([1, 2], "D")), "x: expected numbers; got timedelta64"),
+    "numbers as objects": (np.array([1, 2], object), "x: expected numbers; got object"),
     "bytes": (np.array([b"x", b"y"]), "x: expected numbers; got"),
     "a scalar": (1.0, "expected an array with n rows first; got the single number"),
     "None within": ({"a": X, "b": None}, "x: expected numbers; got object"),
@@ -83,6 +92,106 @@ def test_columns_of_polars_have_names() -> None:
     for frame in (pl.DataFrame(X, schema=["income", "age"]), pd.DataFrame(X, columns=["income", "age"])):
         with pytest.raises(ValueError, match=r"the columns \['age', 'income'\], in this order"):
             found.predict(frame)
+
+
+def test_columns_of_a_frame_within_x_have_names() -> None:
+    frame, model = pd.DataFrame(X, columns=["age", "income"]), by_hand_of_a_frame
+    found = fit(model, MAP(num_steps=2), {"people": frame}, Y.astype(float), key=0, progress=False)
+    found.predict({"people": frame})
+    with pytest.raises(ValueError, match=r"x\['people'\]: expected the columns \['age', 'income'\], in this order"):
+        found.predict({"people": frame[["income", "age"]]})
+
+
+# The type that was passed is the type that a model sees.
+
+SEEN: list[Any] = []
+
+
+def by_hand_of_a_frame(x: dict[str, Array], y: Array | None = None) -> None:
+    by_hand(x["people"], y)
+
+
+def looks_at_its_type(x: Array, y: Array | None = None) -> None:
+    SEEN.append(x.dtype)
+    slope = numpyro.sample("slope", dist.Normal(0.0, 1.0))
+    numpyro.sample("y", dist.Normal(slope * x.astype(float), 1.0), obs=y)
+
+
+@pytest.mark.parametrize("dtype", ["bool", "int8", "uint8", "uint16", "int32", "float16", "bfloat16", "float32"])
+def test_a_model_sees_the_type_that_was_passed(dtype: str) -> None:
+    SEEN.clear()
+    x = np.array([0, 1, 1, 0]).astype(jnp.dtype(dtype))
+    _, rows = check_problem(looks_at_its_type, x, X[:, 0])
+    assert {rows.x.dtype, *SEEN} == {jnp.dtype(dtype)}
+
+
+def of_the_untreated(x: dict[str, Array], y: Array | None = None) -> None:
+    level, effect = (numpyro.sample(name, dist.Normal(0.0, 1.0)) for name in ("level", "effect"))
+    numpyro.sample("y", dist.Normal(level + effect * ~x["treated"], 1.0), obs=y)
+
+
+def wraps_around(x: dict[str, Array], y: Array | None = None) -> None:
+    """Steps on a ring of 256, as uint8 counts them: from 250 to 4 it is 10."""
+    slope = numpyro.sample("slope", dist.Normal(0.0, 1.0))
+    numpyro.sample("y", dist.Normal(slope * (x["to"] - x["from"]).astype(float) / 10, 1.0), obs=y)
+
+
+def test_masks_and_unsigned_integers_are_computed_with_as_such() -> None:
+    treated, y = np.array([True, True, False, False]), np.array([1.0, 1.2, 3.0, 3.4])
+    found = fit(of_the_untreated, MLE(num_steps=200), {"treated": treated}, y, key=0, progress=False)
+    weights = {name: value.item() for name, value in found.draws.items()}
+    assert weights == pytest.approx({"level": 1.1, "effect": 2.1}, abs=1e-3)
+    # New rows of another type are those of the fit.
+    np.testing.assert_array_equal(
+        found.predict({"treated": [1, 0]}).mean, found.predict({"treated": treated[1:3]}).mean
+    )
+    with pytest.raises(ValueError, match=r"x\['treated'\], row 1: expected a boolean, or 0 or 1, .* in the fit; got 2"):
+        found.predict({"treated": [0, 2]})
+    ring = {"from": np.array([250, 3, 9], np.uint8), "to": np.array([4, 13, 19], np.uint8)}
+    around = fit(wraps_around, MLE(num_steps=200), ring, np.array([1.0, 2.0, 3.0]), key=0, progress=False)
+    assert around.draws["slope"].item() == pytest.approx(2.0, abs=1e-3)
+    assert around.predict({"from": [250], "to": [4.0]}).mean == pytest.approx(2.0, abs=1e-3)
+
+
+def test_networks_take_booleans_and_narrow_integers() -> None:
+    x = np.array([[0, 1], [1, 1], [0, 0], [1, 0]])
+    fits = [
+        fit(LOGISTIC, MAP(num_steps=20, polish=False), x.astype(dtype), Y, key=0, progress=False)
+        for dtype in ("float32", "bool", "uint8", "float16")
+    ]
+    for found in fits[1:]:
+        np.testing.assert_allclose(found.log_likelihood(x, Y), fits[0].log_likelihood(x, Y), rtol=1e-5)
+    assert fits[2].predict(x + 0.5).probs.shape == (4,)  # a network computes with numbers, whatever their type
+
+
+def counted(x: Array, y: Array | None = None) -> None:
+    """Successes among 255 trials: NumPyro computes 255 + 1, and 255 - y, in the type of y."""
+    a = numpyro.sample("a", dist.LogNormal(0.0, 1.0))
+    with numpyro.plate("row", x.shape[0]):
+        numpyro.sample("y", dist.BetaBinomial(a * jnp.ones(x.shape[0]), 1.0, 255), obs=y)
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "int16", "int64"])
+def test_counts_are_scored_alike_in_every_type(dtype: str) -> None:
+    y = np.array([255, 250, 1, 0], dtype)
+    density, rows = check_problem(counted, X, y)
+    log_probs = density.row_log_probs({"a": jnp.array(2.0)}, rows)
+    np.testing.assert_allclose(log_probs, betabinom.logpmf(y.astype(int), 255, 2.0, 1.0), rtol=1e-4)
+
+
+def test_narrow_counts_are_scored_by_a_fit() -> None:
+    found = fit(counted, MAP(num_steps=2, polish=False), X, np.array([255, 250, 1, 0], np.uint8), key=0, progress=False)
+    new = np.array([255, 255, 0, 1])
+    np.testing.assert_array_equal(found.log_likelihood(X, new.astype(np.uint8)), found.log_likelihood(X, new))
+
+
+@pytest.mark.parametrize("model", [LOGISTIC, Model(MLP(), Categorical(2), gaussian(1.0))])
+def test_booleans_of_y_are_scored_as_0_and_1(model: Model) -> None:
+    (booleans, _), (numbers, _) = problems = [check_problem(model, X, y) for y in (Y == 1, Y)]
+    weights = {"w1": jnp.ones((2, 1 if model is LOGISTIC else 2)), "b1": jnp.zeros(1 if model is LOGISTIC else 2)}
+    scores = [density.row_log_probs(weights, rows) for density, rows in problems]
+    assert booleans == numbers
+    np.testing.assert_array_equal(*scores)
 
 
 # Over shapes and types.

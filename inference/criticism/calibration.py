@@ -6,7 +6,8 @@ from typing import Any, Literal
 import numpy as np
 import pandas as pd
 
-from ..checks import as_rows, check_positive_integer
+from ..arrays import as_rows
+from ..checks import check_positive_integer
 from ..report import Printed, Report, columns_of
 from ..response import Response
 from ..result import Fit

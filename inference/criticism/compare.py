@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from ..checks import as_rows
+from ..arrays import as_rows
 from ..fingerprint import digest_of_rows
 from ..predictive import Predictive
 from ..result import Fit

@@ -13,7 +13,7 @@ import pandas as pd
 from scipy.special import logsumexp
 from xarray import DataTree
 
-from ..checks import as_rows
+from ..arrays import as_rows
 from ..density import log_density
 from ..methods.nuts import MIN_BFMI
 from ..reasons import Code, Reason

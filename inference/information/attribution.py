@@ -11,7 +11,8 @@ import numpyro.distributions as dist
 import pandas as pd
 from jax import Array
 
-from ..checks import Layout, as_rows, check_finite, check_like
+from ..arrays import as_rows, check_finite
+from ..checks import Layout, check_like
 from ..density import Density
 from ..predictive import Predictive, over_rows
 from ..report import Printed, Report, columns_of

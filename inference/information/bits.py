@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 from scipy.special import gammaln
 
-from ..checks import as_rows, check_finite
+from ..arrays import as_rows, check_finite
 from ..predictive import Predictive
 from ..report import Printed, Report, columns_of
 from ..response import Response
