@@ -54,6 +54,12 @@ def pytest_configure(config: pytest.Config) -> None:
         config.pluginmanager.register(CompileSeconds())
 
 
+def pytest_collection_finish() -> None:
+    """What has been imported and collected stays to the end: the garbage collector need not go through it again."""
+    gc.collect()
+    gc.freeze()
+
+
 def pytest_unconfigure(config: pytest.Config) -> None:
     if CACHE in config.stash:
         config.stash[CACHE].cleanup()

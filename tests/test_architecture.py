@@ -5,6 +5,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -76,6 +77,23 @@ def test_models_and_inference_are_strangers() -> None:
             assert not re.search(rf"(flatprior\.|\.\.+){other}\b", words), (path, words)
 
 
+def run_on_import(path: str) -> set[str]:
+    """What Python runs for a module: what it imports, and the `__init__` of each package that is entered for that.
+
+    The outermost `__init__` is left out: it imports modules in an order of its own.
+    """
+    modules = set(imported(path))
+    folders = {str(parent) for other in modules for parent in Path(other).parents if len(parent.parts) > 1}
+    entered = {folder for folder in folders if not path.startswith(f"{folder}/")}
+    return (modules | {f"{folder}/__init__.py" for folder in entered}) - {f"{name}/__init__.py" for name in PACKAGES}
+
+
+def test_imports_have_no_cycle() -> None:
+    """So any module can be imported first; the slow tests import each of them first."""
+    TopologicalSorter({path: run_on_import(path) for path in MODULES}).prepare()
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("package", ["models", "inference"])
 def test_any_module_can_be_imported_first(package: str) -> None:
     """The package's own `__init__` imports modules in an order of its own, and is left out here."""

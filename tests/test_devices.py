@@ -54,8 +54,8 @@ def draws(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, np.nd
     folder = tmp_path_factory.mktemp("devices")
     for devices, used in USED.items():
         command = [sys.executable, "-c", SCRIPT, devices, str(folder / f"{devices}.npz")]
-        told = subprocess.run(command, check=True, capture_output=True, text=True).stdout
-        assert told.splitlines() == [used, str(PROGRAMS)]
+        output = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+        assert output.splitlines() == [used, str(PROGRAMS)]
     return {devices: dict(np.load(folder / f"{devices}.npz")) for devices in USED}
 
 

@@ -24,34 +24,34 @@ def x_y(data_sets: dict[str, Any]) -> tuple[np.ndarray, np.ndarray]:
 
 
 @pytest.fixture(scope="module")
-def found(x_y: Any) -> Fit:
+def fitted(x_y: Any) -> Fit:
     return fit(NETWORK, Ensemble(base=MAP(num_steps=50), num_members=SIZE), *x_y, key=0, progress=False)
 
 
-def test_draws_are_one_chain_of_members_that_differ(found: Fit, x_y: Any) -> None:
-    assert found.kind == "approximation"
-    assert {site: draws.shape for site, draws in found.draws.items()} == {
+def test_draws_are_one_chain_of_members_that_differ(fitted: Fit, x_y: Any) -> None:
+    assert fitted.kind == "approximation"
+    assert {site: draws.shape for site, draws in fitted.draws.items()} == {
         "w1": (1, SIZE, 2, 3),
         "b1": (1, SIZE, 3),
         "w2": (1, SIZE, 3, 1),
         "b2": (1, SIZE, 1),
     }
-    assert len(np.unique(found.draws["w1"][0, :, 0, 0])) == SIZE
-    assert found.stats["loss"].shape == (SIZE, 50)
-    pointwise = found.log_likelihood(*x_y)
+    assert len(np.unique(fitted.draws["w1"][0, :, 0, 0])) == SIZE
+    assert fitted.stats["loss"].shape == (SIZE, 50)
+    pointwise = fitted.log_likelihood(*x_y)
     assert pointwise.shape == (1, SIZE, len(x_y[1]))
     np.testing.assert_allclose(
-        found.predict(x_y[0]).log_prob(x_y[1]), np.log(np.exp(pointwise).mean(axis=(0, 1))), rtol=1e-4, atol=1e-5
+        fitted.predict(x_y[0]).log_prob(x_y[1]), np.log(np.exp(pointwise).mean(axis=(0, 1))), rtol=1e-4, atol=1e-5
     )
 
 
 @pytest.mark.parametrize("base", [MAP, MLE])
 def test_members_of_a_convex_model_are_its_one_optimum(base: Any, x_y: Any) -> None:
     """Each member is polished as a lone estimate is."""
-    found = fit(LINE, Ensemble(base=base(num_steps=200), num_members=SIZE), *x_y, key=0, progress=False)
+    fitted = fit(LINE, Ensemble(base=base(num_steps=200), num_members=SIZE), *x_y, key=0, progress=False)
     alone = fit(LINE, base(num_steps=200), *x_y, key=1, progress=False)
-    assert found.status.level == "ok"
-    for site, draws in found.draws.items():
+    assert fitted.status.level == "ok"
+    for site, draws in fitted.draws.items():
         np.testing.assert_allclose(draws, np.broadcast_to(alone.draws[site], draws.shape), atol=1e-5, err_msg=site)
 
 
@@ -64,10 +64,10 @@ def test_an_ensemble_of_mle_is_one_of_map_on_the_flat_model(x_y: Any) -> None:
     assert mle.method == Ensemble(base=MLE(**settings), num_members=2)
 
 
-def test_the_key_decides_every_bit_and_nothing_compiles_twice(found: Fit, x_y: Any) -> None:
-    again, other = (fit(NETWORK, found.method, *x_y, key=key, progress=False) for key in (0, 1))
-    np.testing.assert_array_equal(found.draws["w1"], again.draws["w1"])
-    assert not np.allclose(found.draws["w1"], other.draws["w1"])
+def test_the_key_decides_every_bit_and_nothing_compiles_twice(fitted: Fit, x_y: Any) -> None:
+    again, other = (fit(NETWORK, fitted.method, *x_y, key=key, progress=False) for key in (0, 1))
+    np.testing.assert_array_equal(fitted.draws["w1"], again.draws["w1"])
+    assert not np.allclose(fitted.draws["w1"], other.draws["w1"])
     assert other.seconds.compile < 0.5
 
 
@@ -80,40 +80,41 @@ def half_defined(x: Array, y: Array | None = None) -> None:
 
 
 def test_members_that_fail_are_named_and_left_out(x_y: Any) -> None:
-    found = fit(
+    fitted = fit(
         half_defined,
         Ensemble(base=MAP(num_steps=20, optimizer=optax.sgd(1e-4), polish=False), num_members=8),
         *x_y,
         key=0,
         progress=False,
     )
-    kept = found.draws["w"].shape[1]
-    assert 0 < kept < 8
-    assert np.isfinite(found.draws["w"]).all()
-    assert found.status.level == "check"
-    assert f"of 8 have no finite loss or weights and are left out; the ensemble consists of the other {kept}" in str(
-        found.status
+    num_finite = fitted.draws["w"].shape[1]
+    assert 0 < num_finite < 8
+    assert np.isfinite(fitted.draws["w"]).all()
+    assert fitted.status.level == "check"
+    assert (
+        f"of 8 have no finite loss or weights and are left out; the ensemble consists of the other {num_finite}"
+        in str(fitted.status)
     )
 
 
 def test_an_ensemble_without_a_finite_member_fails(x_y: Any) -> None:
-    found = fit(
+    fitted = fit(
         LINE, Ensemble(base=MAP(num_steps=300, optimizer=optax.sgd(1e6)), num_members=2), *x_y, key=0, progress=False
     )
-    assert found.status.level == "failed"
-    assert "learning rate" in str(found.status)
+    assert fitted.status.level == "failed"
+    assert "learning rate" in str(fitted.status)
 
 
-def test_what_is_wrong_with_members_is_said_of_the_first(found: Fit) -> None:
-    assert found.status.level == "check"
-    assert str(found.status.reasons[0]).startswith("4 of 4 members have a problem. Member 0: ")
+def test_what_is_wrong_with_members_is_reported_of_the_first(fitted: Fit) -> None:
+    assert fitted.status.level == "check"
+    assert str(fitted.status.reasons[0]).startswith("4 of 4 members have a problem. Member 0: ")
 
 
 def test_early_stopping_holds_out_rows(x_y: Any) -> None:
     base = MLE(num_steps=400, validation_fraction=0.25, patience=2)
-    found = fit(NETWORK, Ensemble(base=base, num_members=2), *x_y, key=0, progress=False)
-    assert "Stopped early at step" in str(found.status)
-    assert np.isfinite(found.draws["w1"]).all()
+    fitted = fit(NETWORK, Ensemble(base=base, num_members=2), *x_y, key=0, progress=False)
+    assert "Stopped early at step" in str(fitted.status)
+    assert np.isfinite(fitted.draws["w1"]).all()
 
 
 BAD = {

@@ -77,16 +77,18 @@ OBSERVED = ("y", "target", "count")
 
 
 @pytest.fixture(scope="session")
-def told_of(rows: dict[str, Any]) -> Callable[[Any, str], Any]:
+def explanation_of(rows: dict[str, Any]) -> Callable[[Any, str], Any]:
     """(Model, kind of y) -> its explanation where an optimiser starts, made once."""
     return lru_cache(maxsize=None)(lambda model, kind: explain(model, *rows[kind]))
 
 
-def assert_same_gradient(told: Any, found: dict[str, Array], expected: dict[str, Array]) -> None:
+def assert_same_gradient(explanation: Any, gradients: dict[str, Array], expected: dict[str, Array]) -> None:
     largest = max(float(jnp.abs(leaf).max()) for leaf in expected.values())
     for site, leaf in expected.items():
-        np.testing.assert_allclose(found[site], leaf, rtol=PRECISION, atol=PRECISION * largest, err_msg=site)
-    assert told.gradient_difference < PRECISION * max(1.0, largest), "the independent formulas have this gradient too"
+        np.testing.assert_allclose(gradients[site], leaf, rtol=PRECISION, atol=PRECISION * largest, err_msg=site)
+    assert explanation.gradient_difference < PRECISION * max(1.0, largest), (
+        "the independent formulas have this gradient too"
+    )
 
 
 def in_real_coordinates(model: Callable[..., Any], to_support: dict[str, Any], x: Any, y: Any) -> Callable[..., Array]:
@@ -105,31 +107,31 @@ def test_the_total_is_what_is_compiled_and_minimised(observation: str, prior: st
     model = model_of(observation, prior)
     x, y = (jnp.asarray(part) for part in rows[OBSERVATIONS[observation][1]])
     weights, to_support = drawn(model, x)
-    told = explain(model, x, y, at=weights)
+    explanation = explain(model, x, y, at=weights)
     before = {site: to_support[site].inv(value) for site, value in weights.items()}
 
     density, data = check_problem(model, x, y)
     value, gradient = jax.jit(jax.value_and_grad(density.loss))(before, data)
-    np.testing.assert_allclose(told.total, value * len(x), rtol=PRECISION)
-    assert told.value_difference < PRECISION * abs(told.total)
-    found = {site: gradient[site] * len(x) for site in weights}
-    assert_same_gradient(told, found, jax.grad(in_real_coordinates(model, to_support, x, y))(before))
+    np.testing.assert_allclose(explanation.total, value * len(x), rtol=PRECISION)
+    assert explanation.value_difference < PRECISION * abs(explanation.total)
+    gradients = {site: gradient[site] * len(x) for site in weights}
+    assert_same_gradient(explanation, gradients, jax.grad(in_real_coordinates(model, to_support, x, y))(before))
 
 
 def assert_total_is_what_fit_minimises(model: Callable[..., Any], x: Any, y: Any) -> None:
     """One step of gradient descent shows the objective, in its recorded loss, and its gradient, in the step."""
     x, y = jax.tree.map(jnp.asarray, (x, y))
     weights, to_support = drawn(model, x)
-    told = explain(model, x, y, at=weights)
+    explanation = explain(model, x, y, at=weights)
     start = init_to_value(values=weights)
     settings = MAP(optimizer=optax.sgd(1.0), num_steps=1, polish=False, init_strategy=start)
     step = fit(model, settings, x, y, key=0, progress=False)
-    np.testing.assert_allclose(told.total, step.stats["loss"][0, 0], rtol=PRECISION)
-    assert told.value_difference < PRECISION * abs(told.total)
+    np.testing.assert_allclose(explanation.total, step.stats["loss"][0, 0], rtol=PRECISION)
+    assert explanation.value_difference < PRECISION * abs(explanation.total)
     before = {site: to_support[site].inv(value) for site, value in weights.items()}
     moved = {site: before[site] - to_support[site].inv(step.draws[site][0, 0]) for site in before}
-    found = {site: value * told.num_rows for site, value in moved.items()}
-    assert_same_gradient(told, found, jax.grad(in_real_coordinates(model, to_support, x, y))(before))
+    gradients = {site: value * explanation.num_rows for site, value in moved.items()}
+    assert_same_gradient(explanation, gradients, jax.grad(in_real_coordinates(model, to_support, x, y))(before))
 
 
 @pytest.mark.parametrize("name", ["hierarchical", "mixture_density", "dictionary"])
@@ -149,7 +151,7 @@ def test_the_total_is_what_fit_minimises(observation: str, prior: str, rows: dic
 W, B = np.array([[0.4, -0.3, 0.8], [-1.1, 0.2, 0.5]]), np.array([0.1, -0.4, 0.3])
 
 
-def told_at(model: Any, rows: tuple[np.ndarray, np.ndarray], num_outputs: int, **others: Any) -> Any:
+def explanation_at(model: Any, rows: tuple[np.ndarray, np.ndarray], num_outputs: int, **others: Any) -> Any:
     """The explanation of a linear model at the weights above, and the outputs there."""
     weights = {"w1": W[:, :num_outputs], "b1": B[:num_outputs], **others}
     return explain(model, *rows, at=weights), rows[0] @ weights["w1"] + weights["b1"]
@@ -175,45 +177,47 @@ LOSSES: dict[str, tuple[int, dict[str, Any], Callable[[np.ndarray, np.ndarray], 
 def test_the_loss_is_what_others_compute(observation: str, rows: dict[str, Any]) -> None:
     num_outputs, others, expected = LOSSES[observation]
     x, y = rows[OBSERVATIONS[observation][1]]
-    told, eta = told_at(model_of(observation, "gaussian"), (x, y), num_outputs, **others)
-    np.testing.assert_allclose(told.loss, expected(eta, y), rtol=PRECISION)
-    table = told.to_dataframe()
-    np.testing.assert_allclose(table.loc["y", "nats_per_row"], told.loss / len(x), rtol=PRECISION)
-    np.testing.assert_allclose(table.loc["y", "bits_per_row"], told.loss / len(x) / math.log(2), rtol=PRECISION)
+    explanation, eta = explanation_at(model_of(observation, "gaussian"), (x, y), num_outputs, **others)
+    np.testing.assert_allclose(explanation.loss, expected(eta, y), rtol=PRECISION)
+    table = explanation.to_dataframe()
+    np.testing.assert_allclose(table.loc["y", "nats_per_row"], explanation.loss / len(x), rtol=PRECISION)
+    np.testing.assert_allclose(table.loc["y", "bits_per_row"], explanation.loss / len(x) / math.log(2), rtol=PRECISION)
 
 
 def test_the_losses_are_those_of_statsmodels(rows: dict[str, Any], by_hand: dict[str, Any]) -> None:
     """Regressions by their log likelihood; of least squares that at the best scale."""
     beta = np.array([B[0], *W[:, 0]])
     x, y = rows["binary"]
-    told, _ = told_at(Model(MLP(), Bernoulli()), (x, y), 1)
-    np.testing.assert_allclose(-told.loss, sm.Logit(y, sm.add_constant(x)).loglike(beta), rtol=PRECISION)
+    explanation, _ = explanation_at(Model(MLP(), Bernoulli()), (x, y), 1)
+    np.testing.assert_allclose(-explanation.loss, sm.Logit(y, sm.add_constant(x)).loglike(beta), rtol=PRECISION)
     x, y = rows["real"]
     scale = np.sqrt(np.mean((y - x @ W[:, 0] - B[0]) ** 2))
-    told, _ = told_at(Model(MLP(), Normal(dist.HalfNormal(1.0))), (x, y), 1, scale=scale)
-    np.testing.assert_allclose(-told.loss, sm.OLS(y, sm.add_constant(x)).loglike(beta), rtol=PRECISION)
+    explanation, _ = explanation_at(Model(MLP(), Normal(dist.HalfNormal(1.0))), (x, y), 1, scale=scale)
+    np.testing.assert_allclose(-explanation.loss, sm.OLS(y, sm.add_constant(x)).loglike(beta), rtol=PRECISION)
     model, x, y = by_hand["dictionary"]
     features = np.column_stack([np.eye(3)[x["group"]], x["z"]])
-    told = explain(model, x, y, at={"level": B, "slope": W[:, 0]})
+    explanation = explain(model, x, y, at={"level": B, "slope": W[:, 0]})
     expected = sm.Poisson(y, features).loglike(np.concatenate([B, W[:, 0]]))
-    np.testing.assert_allclose(-told.loss, expected, rtol=PRECISION)
+    np.testing.assert_allclose(-explanation.loss, expected, rtol=PRECISION)
 
 
 def test_the_losses_by_hand_are_those_of_scipy(by_hand: dict[str, Any]) -> None:
     model, (group, z), y = by_hand["hierarchical"]
     offset = np.array([0.3, -0.2, 1.0, -0.7])
-    told = explain(model, (group, z), y, at={"spread": 0.8, "slope": 0.6, "offset": offset})
-    np.testing.assert_allclose(told.loss, -laplace.logpdf(y, 0.8 * offset[group] + 0.6 * z, 0.5).sum(), rtol=PRECISION)
+    explanation = explain(model, (group, z), y, at={"spread": 0.8, "slope": 0.6, "offset": offset})
+    np.testing.assert_allclose(
+        explanation.loss, -laplace.logpdf(y, 0.8 * offset[group] + 0.6 * z, 0.5).sum(), rtol=PRECISION
+    )
     prior = halfnorm.logpdf(0.8) + norm.logpdf(0.6) + norm.logpdf(offset).sum()
-    np.testing.assert_allclose(told.penalty, -prior, rtol=PRECISION)
+    np.testing.assert_allclose(explanation.penalty, -prior, rtol=PRECISION)
 
     model, x, y = by_hand["mixture_density"]
     weights, _ = drawn(model, x)
-    told = explain(model, x, y, at=weights)
+    explanation = explain(model, x, y, at=weights)
     eta = np.tanh(x @ weights["w1"] + weights["b1"]) @ weights["w2"] + weights["b2"]
     logits, loc, raw = np.split(np.asarray(eta), 3, axis=1)
     parts = special.log_softmax(logits, axis=1) + logistic.logpdf(y[:, None], loc, np.logaddexp(0, raw) + 0.05)
-    np.testing.assert_allclose(told.loss, -special.logsumexp(parts, axis=1).sum(), rtol=PRECISION)
+    np.testing.assert_allclose(explanation.loss, -special.logsumexp(parts, axis=1).sum(), rtol=PRECISION)
 
 
 PENALTIES: dict[str, tuple[Any, Callable[[str, np.ndarray], np.ndarray]]] = {
@@ -235,18 +239,18 @@ PENALTIES: dict[str, tuple[Any, Callable[[str, np.ndarray], np.ndarray]]] = {
 @pytest.mark.parametrize("name", PENALTIES)
 def test_the_penalty_is_what_scipy_computes(name: str, rows: dict[str, Any]) -> None:
     prior, log_prob = PENALTIES[name]
-    told, _ = told_at(Model(MLP(), Bernoulli(), prior), rows["binary"], 1)
-    by_site = {term.site: term.nats for term in told.terms}
+    explanation, _ = explanation_at(Model(MLP(), Bernoulli(), prior), rows["binary"], 1)
+    by_site = {term.site: term.nats for term in explanation.terms}
     for site, value in (("w1", W[:, :1]), ("b1", B[:1])):
         np.testing.assert_allclose(by_site[site], -np.sum(log_prob(site, value)), rtol=PRECISION)
-    np.testing.assert_allclose(told.penalty, by_site["w1"] + by_site["b1"], rtol=PRECISION)
-    assert told.value_difference < PRECISION
-    assert told.gradient_difference < PRECISION * len(rows["binary"][0])
+    np.testing.assert_allclose(explanation.penalty, by_site["w1"] + by_site["b1"], rtol=PRECISION)
+    assert explanation.value_difference < PRECISION
+    assert explanation.gradient_difference < PRECISION * len(rows["binary"][0])
 
 
 def test_the_penalty_is_the_l2_loss_of_optax(rows: dict[str, Any]) -> None:
-    told, _ = told_at(Model(MLP(), Bernoulli(), gaussian(0.5)), rows["binary"], 1)
-    for term, value in zip(told.terms[1:], (W[:, :1], B[:1]), strict=True):
+    explanation, _ = explanation_at(Model(MLP(), Bernoulli(), gaussian(0.5)), rows["binary"], 1)
+    for term, value in zip(explanation.terms[1:], (W[:, :1], B[:1]), strict=True):
         np.testing.assert_allclose(term.nats - term.constant, optax.l2_loss(value).sum() / 0.5**2, rtol=PRECISION)
 
 
@@ -389,13 +393,13 @@ NAMES: dict[str, tuple[Any, str, str, str, str]] = {
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_every_site_has_its_usual_name(name: str, told_of: Callable[[Any, str], Any]) -> None:
+def test_every_site_has_its_usual_name(name: str, explanation_of: Callable[[Any, str], Any]) -> None:
     model, kind, site, distribution, words = NAMES[name]
-    told = told_of(model, kind)
-    (term,) = [term for term in told.terms if term.site == site]
+    explanation = explanation_of(model, kind)
+    (term,) = [term for term in explanation.terms if term.site == site]
     assert (term.distribution, term.name) == (distribution, words)
     assert (term.checked_by is None) == words.startswith("negative log of")
-    assert told.value_difference < PRECISION * abs(told.total)
+    assert explanation.value_difference < PRECISION * abs(explanation.total)
 
 
 @pytest.mark.parametrize(
@@ -407,14 +411,14 @@ def test_every_site_has_its_usual_name(name: str, told_of: Callable[[Any, str], 
     ],
 )
 def test_losses_of_models_by_hand_have_names(name: str, site: str, words: str, by_hand: dict[str, Any]) -> None:
-    told = explain(*by_hand[name])
-    assert (told.terms[0].site, told.terms[0].role, told.terms[0].name) == (site, "loss", words)
+    explanation = explain(*by_hand[name])
+    assert (explanation.terms[0].site, explanation.terms[0].role, explanation.terms[0].name) == (site, "loss", words)
 
 
 def test_the_words_hold_where_the_weights_are_special(rows: dict[str, Any]) -> None:
     """At weights of 0 the scale of a network is the same for all rows, and depends on x all the same."""
-    told = explain(linear(Normal("network")), *rows["real"], at={"w1": np.zeros((2, 2)), "b1": np.zeros(2)})
-    assert told.terms[0].name == "Gaussian NLL, scale depends on x"
+    explanation = explain(linear(Normal("network")), *rows["real"], at={"w1": np.zeros((2, 2)), "b1": np.zeros(2)})
+    assert explanation.terms[0].name == "Gaussian NLL, scale depends on x"
 
 
 # The constant parts, and weight decay as an optimiser counts it.
@@ -423,8 +427,8 @@ def test_the_words_hold_where_the_weights_are_special(rows: dict[str, Any]) -> N
 def test_what_is_constant_moves_with_no_weight(rows: dict[str, Any]) -> None:
     """Without it the loss is the squared error over 2 s^2, and the penalty the squared weights over 2 s^2."""
     x, y = rows["real"]
-    told, eta = told_at(Model(MLP(), Normal(0.7), gaussian(2.0)), (x, y), 1)
-    loss, of_w, of_b = told.terms
+    explanation, eta = explanation_at(Model(MLP(), Normal(0.7), gaussian(2.0)), (x, y), 1)
+    loss, of_w, of_b = explanation.terms
     np.testing.assert_allclose(loss.constant, len(x) / 2 * math.log(2 * math.pi * 0.7**2), rtol=PRECISION)
     np.testing.assert_allclose(loss.nats - loss.constant, np.sum((y - eta[:, 0]) ** 2) / (2 * 0.7**2), rtol=PRECISION)
     for term, value in ((of_w, W[:, :1]), (of_b, B[:1])):
@@ -434,8 +438,8 @@ def test_what_is_constant_moves_with_no_weight(rows: dict[str, Any]) -> None:
 def test_of_a_learned_scale_only_2_pi_is_constant(rows: dict[str, Any]) -> None:
     """What remains is the Gaussian NLL as libraries state it by default, without log(2 pi) / 2 a row."""
     x, y = rows["real"]
-    told, eta = told_at(Model(MLP(), Normal(dist.HalfNormal(1.0))), (x, y), 1, scale=0.9)
-    loss = told.terms[0]
+    explanation, eta = explanation_at(Model(MLP(), Normal(dist.HalfNormal(1.0))), (x, y), 1, scale=0.9)
+    loss = explanation.terms[0]
     expected = np.sum(np.log(0.9**2) + (y - eta[:, 0]) ** 2 / 0.9**2) / 2
     np.testing.assert_allclose(loss.nats - loss.constant, expected, rtol=PRECISION)
 
@@ -452,19 +456,19 @@ CONSTANTS: dict[str, tuple[Any, str, str, float | None]] = {
 
 
 @pytest.mark.parametrize("name", CONSTANTS)
-def test_the_constants(name: str, told_of: Callable[[Any, str], Any]) -> None:
+def test_the_constants(name: str, explanation_of: Callable[[Any, str], Any]) -> None:
     model, kind, site, expected = CONSTANTS[name]
-    (term,) = [term for term in told_of(model, kind).terms if term.site == site]
+    (term,) = [term for term in explanation_of(model, kind).terms if term.site == site]
     assert term.constant == (None if expected is None else pytest.approx(expected, rel=PRECISION))
 
 
 def test_of_counts_the_factorials_are_constant(by_hand: dict[str, Any]) -> None:
     """What remains is the Poisson loss as libraries state it by default."""
     model, x, y = by_hand["dictionary"]
-    told = explain(model, x, y, at={"level": B, "slope": W[:, 0]})
+    explanation = explain(model, x, y, at={"level": B, "slope": W[:, 0]})
     log_rate = B[x["group"]] + x["z"] @ W[:, 0]
     expected = np.sum(np.exp(log_rate) - y * log_rate)
-    np.testing.assert_allclose(told.terms[0].nats - told.terms[0].constant, expected, rtol=PRECISION)
+    np.testing.assert_allclose(explanation.terms[0].nats - explanation.terms[0].constant, expected, rtol=PRECISION)
 
 
 def test_weight_decay_is_one_over_the_variance(rows: dict[str, Any]) -> None:
@@ -474,10 +478,10 @@ def test_weight_decay_is_one_over_the_variance(rows: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize("name", ["Laplace", "centred elsewhere", "mixture"])
-def test_what_is_no_weight_decay_has_none(name: str, told_of: Callable[[Any, str], Any]) -> None:
-    told = told_of(linear(Bernoulli(), PENALTIES[name][0]), "binary")
-    assert [term.weight_decay for term in told.terms] == [None] * 3
-    assert not any("As an optimiser counts it" in note for note in told.notes)
+def test_what_is_no_weight_decay_has_none(name: str, explanation_of: Callable[[Any, str], Any]) -> None:
+    explanation = explanation_of(linear(Bernoulli(), PENALTIES[name][0]), "binary")
+    assert [term.weight_decay for term in explanation.terms] == [None] * 3
+    assert not any("As an optimiser counts it" in note for note in explanation.notes)
 
 
 # Factors, scales and masks.
@@ -548,9 +552,9 @@ def test_factors_scales_and_masks_count(name: str, rows: dict[str, Any]) -> None
     model, of_rows, of_weights, names, decay = HANDLED[name]
     x, y = rows["real"]
     w = np.array([0.7, -0.2])
-    told = explain(model, x, y, at={"w": w})
+    explanation = explain(model, x, y, at={"w": w})
     squares = (y - x @ w) ** 2 / 2 + math.log(2 * math.pi) / 2
-    by_site = {term.site: term for term in told.terms}
+    by_site = {term.site: term for term in explanation.terms}
     assert {site: term.name for site, term in by_site.items()} == names
     np.testing.assert_allclose(by_site["y"].nats, np.sum(of_rows * squares), rtol=PRECISION)
     constant = np.sum(of_rows * np.full(40, math.log(2 * math.pi) / 2))
@@ -558,13 +562,13 @@ def test_factors_scales_and_masks_count(name: str, rows: dict[str, Any]) -> None
     if name == "factor":
         assert by_site["ridge"].role == "factor"
         np.testing.assert_allclose(by_site["ridge"].nats, 0.25 * np.sum(w**2), rtol=PRECISION)
-        np.testing.assert_allclose(told.loss, by_site["y"].nats + by_site["ridge"].nats, rtol=PRECISION)
+        np.testing.assert_allclose(explanation.loss, by_site["y"].nats + by_site["ridge"].nats, rtol=PRECISION)
     else:
-        np.testing.assert_allclose(told.penalty, -np.sum(of_weights * norm.logpdf(w, 0, 2.0)), rtol=PRECISION)
+        np.testing.assert_allclose(explanation.penalty, -np.sum(of_weights * norm.logpdf(w, 0, 2.0)), rtol=PRECISION)
     assert by_site["w"].weight_decay == decay
-    assert told.value_difference < PRECISION * told.total
-    assert told.gradient_difference < PRECISION * told.total
-    np.testing.assert_allclose(told.total, -log_density(model, {"w": jnp.asarray(w)}, x, y), rtol=PRECISION)
+    assert explanation.value_difference < PRECISION * explanation.total
+    assert explanation.gradient_difference < PRECISION * explanation.total
+    np.testing.assert_allclose(explanation.total, -log_density(model, {"w": jnp.asarray(w)}, x, y), rtol=PRECISION)
 
 
 # Where: a fit, a mapping, nothing.
@@ -572,12 +576,12 @@ def test_factors_scales_and_masks_count(name: str, rows: dict[str, Any]) -> None
 
 def test_at_a_fit_it_tells_the_loss_of_that_fit(rows: dict[str, Any]) -> None:
     model, (x, y) = linear(Bernoulli()), rows["binary"]
-    found = fit(model, MLE(num_steps=50), x, y, key=0, progress=False)
-    told = explain(model, x, y, at=found)
-    np.testing.assert_allclose(told.loss, -found.log_likelihood(x, y).sum(), rtol=PRECISION)
-    assert told.place == "the weights of the MLE fit"
-    elsewhere = {site: draws[0, 0] + 0.1 for site, draws in found.draws.items()}
-    assert explain(model, x, y, at=elsewhere).loss > told.loss, "the MLE has the least loss"
+    fitted = fit(model, MLE(num_steps=50), x, y, key=0, progress=False)
+    explanation = explain(model, x, y, at=fitted)
+    np.testing.assert_allclose(explanation.loss, -fitted.log_likelihood(x, y).sum(), rtol=PRECISION)
+    assert explanation.place == "the weights of the MLE fit"
+    elsewhere = {site: draws[0, 0] + 0.1 for site, draws in fitted.draws.items()}
+    assert explain(model, x, y, at=elsewhere).loss > explanation.loss, "the MLE has the least loss"
     assert "the given weights" in explain(model, x, y, at=elsewhere).notes[0]
     assert "the starting point of an optimiser" in explain(model, x, y).notes[0]
 
@@ -623,35 +627,37 @@ def test_bad_data_and_models_raise() -> None:
 # How it is shown.
 
 
-def test_the_table_in_the_terminal(by_hand: dict[str, Any], told_of: Callable[[Any, str], Any]) -> None:
-    explanations = [told_of(linear(Normal("network")), "real"), told_of(masked_rows, "real")]
+def test_the_table_in_the_terminal(by_hand: dict[str, Any], explanation_of: Callable[[Any, str], Any]) -> None:
+    explanations = [explanation_of(linear(Normal("network")), "real"), explanation_of(masked_rows, "real")]
     explanations += [explain(*by_hand[name]) for name in ("mixture_density", "dictionary")]
-    for told in explanations:
-        lines = str(told).splitlines()
+    for explanation in explanations:
+        lines = str(explanation).splitlines()
         assert max(map(len, lines)) <= 120
         start = lines[0].index("in deep learning")
         first = lines[1][start:]
-        assert told.terms[0].name.startswith(first.split("  ")[0].strip()), "columns begin where their headings do"
-        for term in told.terms:
+        assert explanation.terms[0].name.startswith(first.split("  ")[0].strip()), (
+            "columns begin where their headings do"
+        )
+        for term in explanation.terms:
             assert any(line.startswith(f"{term.site} ") and f"{term.nats:.4f}" in line for line in lines)
         joined = " ".join(lines)
-        assert all(note in joined for note in told.notes), "notes are whole, whatever their line breaks"
-        assert "AdamW" in told.notes[-1]
-        assert repr(told) == str(told)
+        assert all(note in joined for note in explanation.notes), "notes are whole, whatever their line breaks"
+        assert "AdamW" in explanation.notes[-1]
+        assert repr(explanation) == str(explanation)
 
 
-def test_the_table_in_a_notebook(told_of: Callable[[Any, str], Any]) -> None:
-    html = told_of(linear(Bernoulli(), gaussian(0.5)), "binary")._repr_html_()
+def test_the_table_in_a_notebook(explanation_of: Callable[[Any, str], Any]) -> None:
+    html = explanation_of(linear(Bernoulli(), gaussian(0.5)), "binary")._repr_html_()
     assert html.count("<tr>") == 4
     assert "weight decay, |w1|^2 / (2 * 0.5^2)</td>" in html
 
 
-def test_the_dataframe_holds_what_the_terms_hold(told_of: Callable[[Any, str], Any]) -> None:
-    told = told_of(linear(Bernoulli()), "binary")
-    table = told.to_dataframe()
+def test_the_dataframe_holds_what_the_terms_hold(explanation_of: Callable[[Any, str], Any]) -> None:
+    explanation = explanation_of(linear(Bernoulli()), "binary")
+    table = explanation.to_dataframe()
     assert list(table.index) == ["y", "w1", "b1"]
     assert list(table["role"]) == ["loss", "penalty", "penalty"]
-    np.testing.assert_array_equal(table["nats"], [term.nats for term in told.terms])
+    np.testing.assert_array_equal(table["nats"], [term.nats for term in explanation.terms])
     assert table["nats_per_row"].isna().tolist() == [False, True, True]
 
 
@@ -674,7 +680,7 @@ def test_map_is_a_fit_with_the_weight_decay_of_an_optimiser(loss: Any, rows: dic
     num_rows = {"num_rows": len(x)} if loss == "mean" else {}
     decay = 0.8 if loss == "sum" else 0.8 / 40
     prior = gaussian.from_weight_decay(decay, loss=loss, **num_rows)
-    found = fit(linear(Bernoulli(), prior), MAP(num_steps=500), x, y, key=0, progress=False)
+    fitted = fit(linear(Bernoulli(), prior), MAP(num_steps=500), x, y, key=0, progress=False)
 
     def objective(w: dict[str, Array]) -> Array:
         losses = optax.sigmoid_binary_cross_entropy(x @ w["w1"][:, 0] + w["b1"], y)
@@ -694,7 +700,7 @@ def test_map_is_a_fit_with_the_weight_decay_of_an_optimiser(loss: Any, rows: dic
 
     by_optimiser = descend({"w1": jnp.zeros((2, 1)), "b1": jnp.zeros(1)})
     for site, value in by_optimiser.items():
-        np.testing.assert_allclose(found.draws[site][0, 0], value, rtol=1e-8, err_msg=site)
+        np.testing.assert_allclose(fitted.draws[site][0, 0], value, rtol=1e-8, err_msg=site)
     decays = [term.weight_decay for term in explain(linear(Bernoulli(), prior), x, y).terms[1:]]
     assert decays == [pytest.approx(0.8)] * 2, "what explain calls it, of the summed loss"
 
@@ -703,9 +709,9 @@ def test_map_is_the_ridge_of_sklearn(rows: dict[str, Any]) -> None:
     """Its C weighs the summed loss against |w|^2 / 2: the variance of the prior, of which the intercept has none."""
     x, y = rows["binary"]
     prior = {"w1": gaussian.from_weight_decay(0.8, loss="sum"), "b1": gaussian(1e6)}
-    found = fit(linear(Bernoulli(), prior), MAP(), x, y, key=0, progress=False)
+    fitted = fit(linear(Bernoulli(), prior), MAP(), x, y, key=0, progress=False)
     expected = LogisticRegression(C=1 / 0.8, tol=1e-12, max_iter=1000, solver="newton-cholesky").fit(x, y)
-    np.testing.assert_allclose(found.draws["w1"][0, 0, :, 0], expected.coef_[0], rtol=1e-6)
+    np.testing.assert_allclose(fitted.draws["w1"][0, 0, :, 0], expected.coef_[0], rtol=1e-6)
 
 
 BAD_DECAYS: dict[str, tuple[Callable[[], Any], str]] = {
