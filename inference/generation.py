@@ -10,8 +10,9 @@ import numpy as np
 from jax import Array
 
 from .checks import as_key, check_positive_integer
+from .chunks import sizes
 from .density import Density
-from .predictive import Predictive, class_log_probs, log_likelihood, sizes
+from .predictive import Predictive, class_log_probs, log_likelihood
 from .result import Fit, check_fit
 from .rows import Data, Weights, count_rows, take_rows
 from .status import warn_if_failed

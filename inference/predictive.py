@@ -1,6 +1,5 @@
 """The predictive distribution: p(y | x) as a mixture over draws, in bounded memory."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal
@@ -12,6 +11,7 @@ from jax import Array
 from jaxtyping import Float
 
 from .checks import as_key, check_labels
+from .chunks import PerDraw, Summary, apart, count_draws, over_rows, sizes
 from .density import Density
 from .distributions import moments_of
 from .mixture import (
@@ -29,93 +29,6 @@ from .response import Response
 from .rows import Data, Rows, Weights, take_rows
 from .status import warn_of_nan, warn_of_precision
 from .words import named_gaps
-
-WORKING_BYTES = 2**28
-"""The device memory that a prediction may use in addition to x, the draws and its result: about 256 MiB."""
-COPIES = 4
-"""The number of arrays of (draw, row) that a summary has in memory at a time."""
-
-PerDraw = Callable[[Density, Weights, Data], Any]
-Summary = Callable[[Any, Rows, Any], Any]
-
-
-def over_rows(
-    per_draw: PerDraw,
-    summary: Summary,
-    density: Density,
-    draws: Weights,
-    data: Data,
-    extra: Any = None,
-    dtype: Any = None,
-) -> Any:
-    """Evaluate a function at every draw and row, and summarise it over draws, one chunk of rows at a time.
-
-    Only this function bounds the memory of predictions. Rows are cut so that (draws x rows of a chunk) results fit in
-    `WORKING_BYTES`, and within a chunk as many draws are evaluated together as their intermediate values allow.
-
-    Args:
-        per_draw: (density, weights, data) -> a pytree with one entry per row, at one draw.
-        summary: (that pytree with a leading axis of draws, y, extra) -> a pytree of arrays with rows first.
-        density: the density of which the draws are.
-        draws: site -> (draw, *shape), or (1, *shape) where all draws are equal: values that depend only on such sites
-            are then computed once for all draws that are evaluated together.
-        data: n rows of x, and of y where the function needs it.
-        extra: passed to the summary.
-        dtype: the type of the result; by default that of the summary.
-
-    Returns:
-        The summary, with n rows, as NumPy arrays.
-    """
-    num_rows = data.num_rows
-    chunk, together = sizes(per_draw, density, draws, data)
-    whole: Any = None
-    for start in range(0, num_rows, chunk):
-        rows = np.minimum(np.arange(start, start + chunk), num_rows - 1)  # the last chunk repeats its last row
-        part = data if chunk == num_rows else data.take(rows)
-        result = _evaluate(per_draw, summary, density, together, draws, part, extra)
-        if whole is None:
-            whole = jax.tree.map(lambda leaf: np.empty((num_rows, *leaf.shape[1:]), dtype or leaf.dtype), result)
-        for into, leaf in zip(jax.tree.leaves(whole), jax.tree.leaves(result), strict=True):
-            with np.errstate(over="ignore"):  # a log density may be infinite in the type of the result
-                into[start : start + chunk] = np.asarray(leaf)[: num_rows - start]
-    return whole
-
-
-@partial(jax.jit, static_argnums=(0, 1, 2, 3))
-def _evaluate(
-    per_draw: PerDraw, summary: Summary, density: Density, together: int, draws: Weights, data: Data, extra: Any
-) -> Any:
-    several, one = _apart(draws)
-    values = jax.lax.map(lambda weights: per_draw(density, weights | one, data), several, batch_size=together)
-    return summary(values, data.y, extra)
-
-
-def count_draws(draws: Weights) -> int:
-    """Return the number of draws; a site that is equal in all draws has only one."""
-    return max(len(value) for value in draws.values())
-
-
-def _apart(draws: Weights) -> tuple[Weights, Weights]:
-    """Return the sites with several draws, (draw, *shape), and the values of those that are equal in all draws."""
-    count = count_draws(draws)
-    several = {site: value for site, value in draws.items() if len(value) == count}
-    return several, {site: value[0] for site, value in draws.items() if site not in several}
-
-
-def sizes(per_draw: PerDraw, density: Density, draws: Weights, data: Data) -> tuple[int, int]:
-    """Return the number of rows per chunk, and the number of draws that are evaluated together."""
-    num_rows, num_draws = data.num_rows, count_draws(draws)
-    probe = min(num_rows, 64)
-    one = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), draws)
-    few = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((probe, *leaf.shape[1:]), leaf.dtype), data)
-    jaxpr, out = jax.make_jaxpr(partial(per_draw, density), return_shape=True)(one, few)
-    result = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(out)) / probe
-    values = [v.aval for equation in jaxpr.eqns for v in equation.outvars if isinstance(v.aval, jax.core.ShapedArray)]
-    work = sum(aval.size * aval.dtype.itemsize for aval in values) / probe
-    chunk = max(1, min(num_rows, int(WORKING_BYTES / (num_draws * max(result, 4) * COPIES))))
-    chunk = -(-num_rows // -(-num_rows // chunk))  # chunks of equal size
-    together = max(1, min(num_draws, int(WORKING_BYTES / (chunk * max(work, 4)))))
-    return chunk, together
 
 
 def log_likelihood(density: Density, draws: Weights, data: Data) -> np.ndarray:
@@ -178,7 +91,7 @@ class Predictive:
     """The predictive distribution of y at rows of x, ``p(y | x, data) = mean over draws of p(y | x, w_s)``.
 
     A point estimate is a mixture of one component. Summaries are computed on access, exactly from the components and
-    not from samples of y, one chunk of rows at a time: they use about 256 MiB (`WORKING_BYTES`) in addition to x, the
+    not from samples of y, one chunk of rows at a time: they use about 256 MiB (`chunks.WORKING_BYTES`) beside x, the
     draws and the result. All results are NumPy arrays with n rows, in units of y.
 
     For rows of tokens, `log_prob` is that of whole rows, and the mixture is over rows: draws that predicted the first
@@ -344,7 +257,7 @@ def _warn_if_nan(values: Any, draws: Weights) -> Any:
 
 @partial(jax.jit, static_argnums=(0, 1))
 def _sample(density: Density, together: int, draws: Weights, chosen: Array, keys: Array, data: Data) -> Array:
-    several, one = _apart(draws)
+    several, one = apart(draws)
 
     def sample(pair: tuple[Array, Array]) -> Array:
         index, key = pair

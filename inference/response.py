@@ -7,7 +7,7 @@ depends on the kind of y: the values that it can have, its classes, and the summ
 
 - ``support``: `constraints.boolean` makes y binary, ``constraints.integer_interval(0, K - 1)`` one of K classes (with
   integers as bounds), any other discrete support a count; a continuous support makes y a number, or a vector;
-- ``mean``, ``variance`` and ``cdf``, where they exist; K classes without a mean are names, not numbers;
+- ``mean``, ``variance``, ``cdf``, where they exist; K classes without a mean are names, not numbers;
 - ``arg_constraints``: a parameter ``logits`` holds unnormalised log probabilities, (..., K), or the log odds of 1;
 - ``loss``, optional, of this library: what deep learning calls its negative log probability (`NamesLoss`);
 - ``padding``, optional, of this library, an integer, with ``logits`` of shape (..., T, K): each row of y is then T
@@ -72,7 +72,7 @@ class Response(ABC):
     support: constraints.Constraint = field(compare=False, repr=False)
     """The values that y can have. Its bounds may be arrays, which cannot be hashed."""
 
-    # Each kind of y implements these.
+    # Each kind of y implements these; what follows them holds for all kinds.
 
     @classmethod
     @abstractmethod
@@ -91,8 +91,6 @@ class Response(ABC):
     @abstractmethod
     def logits(self, d: Distribution) -> Array | None:
         """Return the logits of the classes, (n, K), or of all tokens, (n T, K); None without ``logits``."""
-
-    # These hold for all kinds.
 
     @property
     def is_class(self) -> bool:
@@ -328,7 +326,7 @@ COMPARED: tuple[tuple[Callable[[Response], str], str], ...] = (
     ),
     (lambda its: f"a y of shape {its.event_shape} per row", "Fit them to the same y."),
 )
-"""The properties in which responses must agree for a comparison of log densities, in words, and the cures."""
+"""The properties in which compared responses must agree, in words, and the cures."""
 
 
 def response_of(site: str, d: Distribution) -> Response:

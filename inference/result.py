@@ -102,7 +102,7 @@ class Fit:
     def log_likelihood(self, x: Any, y: Any) -> np.ndarray:
         """Return log p(y_i | x_i, w) of every draw and row in nats, (chain, draw, n).
 
-        This uses about 256 MiB (`predictive.WORKING_BYTES`) in addition to x, the draws and the result.
+        This uses about 256 MiB (`chunks.WORKING_BYTES`) in addition to x, the draws and the result.
 
         Raises:
             TypeError, ValueError: when x or y has another layout than in the fit.

@@ -10,7 +10,7 @@ import numpyro.distributions as dist
 import pandas as pd
 import pytest
 
-from flatprior.inference import MAP, MCLMC, Fit, fit, predictive
+from flatprior.inference import MAP, MCLMC, Fit, chunks, fit
 from flatprior.inference.information import WeightOfEvidence, weight_of_evidence
 from flatprior.models import MLP, Bernoulli, Categorical, Model, Normal, gaussian
 
@@ -140,7 +140,7 @@ def test_chunks_change_nothing(
 ) -> None:
     x = data_sets["binary"][0]
     whole = weight_of_evidence(fits["network by MCLMC"], x, baseline=BASELINE)
-    monkeypatch.setattr(predictive, "WORKING_BYTES", 2**14)
+    monkeypatch.setattr(chunks, "WORKING_BYTES", 2**14)
     parts = weight_of_evidence(fits["network by MCLMC"], x, baseline=BASELINE)
     for name in ("bits", "low", "high", "log_odds", "baseline"):
         np.testing.assert_allclose(getattr(parts, name), getattr(whole, name), rtol=1e-9, atol=1e-12)

@@ -22,7 +22,7 @@ from scipy.special import log_softmax
 from sklearn.datasets import load_breast_cancer, load_wine
 from sklearn.preprocessing import StandardScaler
 
-from flatprior.inference import MAP, MCLMC, MLE, Fit, fit, predictive
+from flatprior.inference import MAP, MCLMC, MLE, Fit, chunks, fit
 from flatprior.inference.information import code_length, compress, compression, decompress
 from flatprior.models import MLP, Bernoulli, Categorical, Model, Normal, gaussian
 
@@ -208,7 +208,7 @@ def test_it_is_read_in_another_batch_size_and_precision(
     with jax.enable_x64(True):
         assert compress(found, x, y) == blob
         np.testing.assert_array_equal(decompress(found, x, blob), y)
-    monkeypatch.setattr(predictive, "WORKING_BYTES", 2**12)
+    monkeypatch.setattr(chunks, "WORKING_BYTES", 2**12)
     np.testing.assert_array_equal(decompress(found, x, blob), y)
     np.testing.assert_array_equal(decompress(found, x, compress(found, x, y)), y)
 

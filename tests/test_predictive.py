@@ -14,7 +14,7 @@ import pytest
 from jax import Array
 from scipy import stats
 
-from flatprior.inference import MAP, Fit, Predictive, fit
+from flatprior.inference import MAP, Fit, Predictive, chunks, fit
 from flatprior.inference import predictive as predictive_module
 from flatprior.inference.checks import check_problem
 from flatprior.inference.density import Density
@@ -71,7 +71,7 @@ def test_chunks_change_nothing(
     """The last of them is filled up, as its rows do not come out even."""
     predictive, ask = from_prior(MODELS[name], *data, NUM_DRAWS), ASKED[asked][0]
     whole = ask(predictive, data[1])
-    monkeypatch.setattr(predictive_module, "WORKING_BYTES", 2**14)
+    monkeypatch.setattr(chunks, "WORKING_BYTES", 2**14)
     chunk, together = sizes(predictive)
     assert chunk < NUM_ROWS
     assert together < NUM_DRAWS
@@ -86,7 +86,7 @@ def test_chunks_change_nothing(
 
 
 def sizes(predictive: Predictive) -> tuple[int, int]:
-    return predictive_module.sizes(Density.observation, predictive.density, predictive.draws, Data(predictive.x))
+    return chunks.sizes(Density.observation, predictive.density, predictive.draws, Data(predictive.x))
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -95,13 +95,13 @@ def sizes(predictive: Predictive) -> tuple[int, int]:
 def test_chunks_respect_the_bound(
     name: str, working_bytes: int, num_draws: int, data: tuple[np.ndarray, np.ndarray], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(predictive_module, "WORKING_BYTES", working_bytes)
+    monkeypatch.setattr(chunks, "WORKING_BYTES", working_bytes)
     predictive = from_prior(MODELS[name], *data, num_draws)
     chunk, together = sizes(predictive)
     assert 1 <= chunk <= NUM_ROWS
     assert 1 <= together <= num_draws
     numbers = {"Bernoulli": 1, "Categorical": 4, "Normal": 2}[name]  # of the distribution of a row
-    row = num_draws * numbers * 4 * predictive_module.COPIES
+    row = num_draws * numbers * 4 * chunks.COPIES
     assert chunk == 1 or chunk * row <= working_bytes
     assert together == 1 or together * chunk * 3 * 4 <= working_bytes, "three hidden units a draw and row"
     assert chunk == NUM_ROWS or 2 * (chunk + 1) * row > working_bytes, "no smaller than has to be"
@@ -174,7 +174,7 @@ def test_a_dictionary_is_cut_like_an_array(
     plain = from_prior(array, x, y, NUM_DRAWS)
     rows = {"a": jnp.asarray(x[:, 0]), "b": jnp.asarray(x[:, 1])}
     cut = Predictive(check_problem(halves, rows, y)[0], plain.draws, rows)
-    monkeypatch.setattr(predictive_module, "WORKING_BYTES", 2**14)
+    monkeypatch.setattr(chunks, "WORKING_BYTES", 2**14)
     assert count_rows(cut.x) == NUM_ROWS
     np.testing.assert_allclose(cut.mean, plain.mean, rtol=1e-5, atol=1e-6)
     np.testing.assert_allclose(cut.log_prob(y), plain.log_prob(y), rtol=1e-5, atol=1e-5)
@@ -183,7 +183,7 @@ def test_a_dictionary_is_cut_like_an_array(
 PROGRAM = """
 import json, resource, sys
 import jax.numpy as jnp, numpy as np
-from flatprior.inference import Predictive, predictive
+from flatprior.inference import Predictive, chunks, predictive
 from flatprior.inference.checks import check_problem
 from flatprior.models import MLP, Model, Normal
 
@@ -208,7 +208,7 @@ ask = {
 ask(small, y[:2])  # what JAX and XLA take once
 baseline = peak()
 result = ask(p, y)
-print(json.dumps({"taken": peak() - baseline, "result": result.nbytes, "stated": predictive.WORKING_BYTES}))
+print(json.dumps({"taken": peak() - baseline, "result": result.nbytes, "stated": chunks.WORKING_BYTES}))
 """
 
 

@@ -28,6 +28,7 @@ from flatprior.inference import (
     Reason,
     Status,
     UndefinedPredictionWarning,
+    chunks,
     compare,
     diagnose,
     explain,
@@ -36,7 +37,6 @@ from flatprior.inference import (
     log_density,
     loo,
 )
-from flatprior.inference import predictive as predictive_module
 from flatprior.inference.checks import Layout, check_problem
 from flatprior.inference.criticism import calibration, temperature_scaling, uncertainty
 from flatprior.inference.density import Density
@@ -384,9 +384,9 @@ def test_a_fit_is_read_as_it_was_written(fitted: dict[str, Fit], rows: Rows, tmp
 def test_probabilities_come_in_chunks(fitted: dict[str, Fit], rows: Rows, monkeypatch: pytest.MonkeyPatch) -> None:
     predictive = fitted["draws"].predict(rows.x)
     whole = predictive.probs
-    monkeypatch.setattr(predictive_module, "WORKING_BYTES", 2**16)
+    monkeypatch.setattr(chunks, "WORKING_BYTES", 2**16)
     of = Density.observation, predictive.density, predictive.draws, Data(predictive.x)
-    assert predictive_module.sizes(*of)[0] < len(rows.x)
+    assert chunks.sizes(*of)[0] < len(rows.x)
     np.testing.assert_allclose(predictive.probs, whole, rtol=1e-5)
 
 

@@ -11,8 +11,7 @@ import pytest
 from jax import Array
 from scipy.stats import entropy
 
-from flatprior.inference import MAP, NUTS, Fit, fit
-from flatprior.inference import predictive as predictive_module
+from flatprior.inference import MAP, NUTS, Fit, chunks, fit
 from flatprior.inference.criticism import uncertainty
 from flatprior.models import MLP, Bernoulli, Model, Normal, gaussian
 
@@ -73,7 +72,7 @@ def test_points_have_no_epistemic_part_and_others_have_one_everywhere(
 def test_chunks_change_nothing(case: tuple[str, str], fits: dict[Any, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     found, x = fits[case]
     whole = uncertainty(found, x)
-    monkeypatch.setattr(predictive_module, "WORKING_BYTES", 2**11)
+    monkeypatch.setattr(chunks, "WORKING_BYTES", 2**11)
     chunked = uncertainty(found, x)
     np.testing.assert_allclose(chunked.aleatoric, whole.aleatoric, rtol=2e-5, atol=1e-6)
     np.testing.assert_allclose(chunked.epistemic, whole.epistemic, rtol=2e-5, atol=1e-6)

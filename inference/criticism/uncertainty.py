@@ -8,8 +8,9 @@ import numpy as np
 import pandas as pd
 from jax import Array
 
+from ..chunks import over_rows
 from ..mixture import split_variance
-from ..predictive import class_log_probs, moments, over_rows
+from ..predictive import class_log_probs, moments
 from ..report import Printed, Report, columns_of
 from ..result import Fit, check_fit
 from ..rows import Data, Rows

@@ -13,8 +13,9 @@ from jax import Array
 
 from ..arrays import as_rows, check_finite
 from ..checks import Layout, check_like
+from ..chunks import over_rows
 from ..density import Density
-from ..predictive import Predictive, over_rows
+from ..predictive import Predictive
 from ..report import Printed, Report, columns_of
 from ..result import Fit, check_fit
 from ..rows import Data, Rows, Weights

@@ -5,8 +5,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from ..chunks import count_draws
 from ..criticism.compare import check_comparable
-from ..predictive import Predictive, count_draws
+from ..predictive import Predictive
 from ..result import Fit
 from .plane import labels_of, named_fits, new_axes, num_draws, points_of, reach_of, rows_at
 from .style import BLACK, BOX, DOTTED, FONT, LINES, Style, cycled, styles_of, text_size
