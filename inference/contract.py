@@ -20,7 +20,7 @@ from .response import Response, response_of
 from .rows import Rows, count_rows, signature
 from .sites import NumPyroModel, abstract_trace, is_flat, is_latent, is_observation, is_real, is_weighted, unmasked
 from .structure import Structure
-from .supported import Refusals, check_given, check_observation
+from .supported import Refusals, check_containers, check_given, check_observation, check_terms
 from .words import gap_of, in_words
 
 INVALID = re.compile(r"(\w+) distribution got invalid (\w+) parameter")
@@ -33,6 +33,11 @@ def check_model(model: NumPyroModel, x: Rows, y: Rows) -> Structure:
     """Return the structure of a model, read from an abstract trace; raise where the model cannot be fitted."""
     if not callable(model) or isinstance(model, type):
         raise TypeError(f"Expected a NumPyro model, a function model(x, y=None); got {model!r}.")
+    if isinstance(model, jax.stages.Wrapped):
+        raise TypeError(
+            "Expected a NumPyro model; got one under jax.jit, which would record its sites once and not at each call. "
+            "Leave out jax.jit: fits compile it."
+        )
     try:
         hash(model)
     except TypeError as error:
@@ -49,11 +54,11 @@ def _check_model(model: NumPyroModel, tree: Any, leaves: tuple[tuple[tuple[int, 
     x, y = jax.tree.unflatten(tree, [jax.ShapeDtypeStruct(shape, dtype) for shape, dtype in leaves])
     _check_arguments(model)
     with translated_errors(x, y):
-        sites = _abstract_sites(model, x, y)
+        sites, params = read_sites(model, x, y)
     observed = {name: site for name, site in sites.items() if is_observation(site)}
     latents = {name: site for name, site in sites.items() if is_latent(site)}
     if len(observed) > 1:
-        check_given(observed, _abstract_sites(model, x, None))
+        check_given(observed, read_sites(model, x)[0])
     if len(observed) != 1:
         got = f"the observed sites {list(observed)}" if observed else "none"
         raise ValueError(
@@ -80,17 +85,22 @@ def _check_model(model: NumPyroModel, tree: Any, leaves: tuple[tuple[tuple[int, 
                 f"Sample it before the plate."
             )
     response = _response_without_y(model, x, observed_name, latents)
-    return structure_of(sites, response, is_weighted=is_weighted(observed_site))
+    structure = structure_of(sites, response, params=params, is_weighted=is_weighted(observed_site))
+    with translated_errors(x, y):
+        check_terms(params_as_sites(model), observed_name, structure.latents, x, y)
+    return structure
 
 
-def _abstract_sites(model: NumPyroModel, x: Rows, y: Rows) -> dict[str, Any]:
-    """Return the sites of a model without values; raise where it does what a density cannot have."""
+def read_sites(model: NumPyroModel, x: Rows, y: Rows = None) -> tuple[dict[str, Any], frozenset[str]]:
+    """Return the sites of a model without values, and the names of its parameters, which are sites as well.
 
-    def checked(x: Rows, y: Rows) -> None:
-        with Refusals():
-            params_as_sites(model)(x, y)
-
-    return abstract_trace(checked, x, y)
+    Raises:
+        ValueError: when the model does what a density cannot have.
+    """
+    checked = Refusals(model)
+    sites = abstract_trace(params_as_sites(checked), x, y)
+    check_containers(model, checked.params, x, y)
+    return sites, frozenset(checked.params)
 
 
 def _check_transform(name: str, support: constraints.Constraint) -> None:
@@ -104,7 +114,7 @@ def _check_transform(name: str, support: constraints.Constraint) -> None:
         ) from error
 
 
-def structure_of(sites: dict[str, Any], response: Response, *, is_weighted: bool) -> Structure:
+def structure_of(sites: dict[str, Any], response: Response, *, params: frozenset[str], is_weighted: bool) -> Structure:
     """Return the structure of a model from the sites of its abstract trace, with or without y, and its response."""
     latents = {name: site for name, site in sites.items() if is_latent(site) and name != response.site}
     return Structure(
@@ -113,7 +123,7 @@ def structure_of(sites: dict[str, Any], response: Response, *, is_weighted: bool
         dims=tuple((k, tuple(s["infer"]["event_dims"])) for k, s in latents.items() if "event_dims" in s["infer"]),
         real=frozenset(name for name, site in latents.items() if is_real(site["fn"].support)),
         flat=frozenset(name for name, site in latents.items() if is_flat(site["fn"])),
-        params=frozenset(name for name, site in latents.items() if site["infer"].get("param", False)),
+        params=params,
         is_weighted=is_weighted,
     )
 
@@ -129,7 +139,8 @@ def _check_arguments(model: NumPyroModel) -> None:
     except TypeError as error:
         name = getattr(model, "__name__", type(model).__name__)
         raise TypeError(
-            f"Expected a model of rows and observations, model(x, y=None); got {name}{arguments}: {error}."
+            f"Expected a model of rows and observations, model(x, y=None); got {name}{arguments}: {error}. "
+            f"For other arguments write a function of these two, def of_rows(x, y=None): {name}(...)."
         ) from error
 
 

@@ -5,12 +5,11 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import numpyro
 import numpyro.distributions as dist
 from jax import Array
 from numpyro.distributions import constraints
-from numpyro.handlers import block, substitute, trace
+from numpyro.handlers import block, seed, substitute, trace
 from numpyro.primitives import Messenger
 
 from .rows import Rows, Weights
@@ -57,7 +56,8 @@ class params_as_sites:  # noqa: N801
     """The model with every `numpyro.param` as a latent site with a flat prior, which starts at its initial value.
 
     NumPyro's SVI optimises a parameter, and everything else in NumPyro takes its initial value: two densities. As a
-    site it has one value in the fit, the draws, the scores and the predictions.
+    site it has one value in the fit, the draws, the scores and the predictions. Parameters that are containers of
+    arrays are hidden from other handlers; `supported.check_containers` refuses them where the model uses them.
 
     Args:
         model: a NumPyro model.
@@ -72,31 +72,51 @@ class params_as_sites:  # noqa: N801
 
 
 class _ParamsAsSites(Messenger):
+    """The handler of `params_as_sites`, for one call of a model."""
+
     def __init__(self) -> None:
         super().__init__()
-        self.is_starting = False
+        self.values: dict[str, Any] = {}
+        """The values of the parameters of this call: a second statement of the same name has the value of the first."""
 
     def process_message(self, msg: dict[str, Any]) -> None:
-        if msg["type"] == "prng_key" and self.is_starting:
-            msg["value"], msg["stop"] = jax.random.key(0), True
-        if msg["type"] != "param" or msg["value"] is not None:
+        if msg["type"] != "param":
             return
-        self.is_starting = True  # an initial value may be drawn, here always the same
-        start = msg["fn"](*msg["args"])
-        self.is_starting = False
-        if not isinstance(start, int | float | np.ndarray | jax.Array):
-            got = "no value" if start is None else f"a {type(start).__name__}"
-            raise TypeError(
-                f"Expected an array as the initial value of numpyro.param {msg['name']!r}; got {got}, as from "
-                f"flax_module, random_flax_module and others of numpyro.contrib.module. Write the module as a network, "
-                f"flatprior.models.Lift(module): each parameter is a site, with a prior of its own."
-            )
+        name, value = msg["name"], self._initial(msg)
+        if msg["value"] is not None or name in self.values or not is_array(value):
+            msg["value"], msg["stop"] = self.values.get(name, value), True
+            return
+        self.values[name] = None
         support = msg["kwargs"].get("constraint", constraints.real)
-        shape = jnp.shape(start)
-        msg["type"], msg["is_observed"], msg["intermediates"] = "sample", False, []
-        msg["fn"] = dist.ImproperUniform(support, (), shape)
-        msg["args"], msg["kwargs"] = (), {"rng_key": None, "sample_shape": ()}
-        msg["infer"] = {"start": start, "param": True}
+        msg |= {
+            "type": "sample",
+            "fn": dist.ImproperUniform(support, (), jnp.shape(value)),
+            "args": (),
+            "kwargs": {"rng_key": None, "sample_shape": ()},
+            "scale": None,
+            "is_observed": False,
+            "intermediates": [],
+            "cond_indep_stack": [],  # a plate around the statement does not repeat a parameter
+            "infer": {"start": value},
+        }
+
+    def postprocess_message(self, msg: dict[str, Any]) -> None:
+        if msg["type"] == "sample" and msg["name"] in self.values:
+            self.values[msg["name"]] = msg["value"]
+
+    @staticmethod
+    def _initial(msg: dict[str, Any]) -> Any:
+        """Return the value that a handler within the model gave a parameter, or its initial value."""
+        if msg["value"] is not None:
+            return msg["value"]
+        key = numpyro.prng_key()
+        with block(), seed(rng_seed=jax.random.key(0) if key is None else key):
+            return msg["fn"](*msg["args"], **msg["kwargs"])
+
+
+def is_array(value: Any) -> bool:
+    """Return whether the value of a parameter is one array or number, and not a container of arrays."""
+    return value is not None and jax.tree_util.treedef_is_leaf(jax.tree.structure(value))
 
 
 @dataclass(frozen=True)

@@ -175,11 +175,7 @@ MESSAGES: Mapping[Code, str] = {
         "Chains {chains} began at their random starting point, since the optimiser reached no better point from there. "
         "A smaller learning rate in start is the usual cure."
     ),
-    Code.STUCK_CHAINS: (
-        "Chains {chains} did not move: all their draws are equal. Look for values of x that the network cannot "
-        "take (such as tokens outside its vocabulary) and for values of y or priors under which the log density is not "
-        "finite."
-    ),
+    Code.STUCK_CHAINS: "Chains {chains} did not move: all their draws are equal. {why}",
     Code.LOST_CHAINS: (
         "Chains {chains} are lost: their log density is {short:.3g} nats or more below that of the median chain, more "
         "than {times:g} times the standard deviation {spread:.3g}. Their draws have the same weight as all others."

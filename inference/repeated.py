@@ -45,8 +45,6 @@ class _Call(NamedTuple):
     """The sites whose log probabilities are the outputs, in this order; a site may have several outputs."""
     depends_on_y: frozenset[str]
     """The sites whose log probability depends on y."""
-    scaled_by_weights: frozenset[str]
-    """The sites whose log probability is scaled by a function of latent sites or of y."""
 
 
 def check_one_density(model: NumPyroModel, structure: Structure, x: Rows, y: Rows) -> None:
@@ -87,12 +85,6 @@ def _known_calls(
             f"Observed site {observed!r}: expected its value to come from y; the model never uses its argument y. "
             f"Does it pass obs=y to numpyro.sample?"
         )
-    if observed in first.scaled_by_weights:
-        raise ValueError(
-            f"Observed site {observed!r}: expected a scale that is constant or computed from x; the one by "
-            f"numpyro.handlers.scale depends on latent sites or on y. Make it a parameter of the distribution, or add "
-            f"its term by numpyro.factor."
-        )
     return [second]
 
 
@@ -122,16 +114,13 @@ def _call(model: NumPyroModel, sites: Any, tree: Any, leaves: Any) -> _Call:
             "call. Compute it in each call."
         )
     names = tuple(name for name, shapes in sorted(out.items()) for _ in jax.tree.leaves(shapes))
-    variables, (first_y, first_x) = program.jaxpr.invars, (-len(jax.tree.leaves(y)), len(weights))
-    depend_on_y = reached(program.jaxpr, names, set(variables[first_y:]))
-    depend_on_either = reached(program.jaxpr, names, {*variables[:first_x], *variables[first_y:]})
+    of_y = set(program.jaxpr.invars[len(program.jaxpr.invars) - len(jax.tree.leaves(y)) :])
     return _Call(
         program,
         without_addresses(str(program)),
         _digest(_constants(program)),
         names,
-        depend_on_y,
-        frozenset(name.removeprefix(SCALE) for name in depend_on_either if name.startswith(SCALE)),
+        reached(program.jaxpr, names, of_y),
     )
 
 

@@ -21,17 +21,16 @@ from xarray import Dataset, DataTree, open_datatree
 
 from .blocks import Seconds
 from .checks import Layout
-from .contract import structure_of
+from .contract import read_sites, structure_of
 from .datatree import names_in_tree, renamed, to_datatree
 from .density import Density
 from .files import atomic_write
 from .fingerprint import digest, same_log_density, without_addresses
-from .handlers import params_as_sites
 from .method import Kind, Outcome
 from .reasons import Code, Reason
 from .response import response_of
 from .rows import Rows, Weights
-from .sites import NumPyroModel, abstract_trace, is_weighted, undrawn, unmasked
+from .sites import NumPyroModel, is_weighted, undrawn, unmasked
 from .status import Status
 from .structure import Structure
 
@@ -210,12 +209,12 @@ def _check_model(
         jax.ShapeDtypeStruct((PROBE_ROWS, *shape), dtype)
         for shape, dtype in zip(layout.shapes, layout.dtypes, strict=True)
     ]
-    traced = abstract_trace(params_as_sites(model), jax.tree.unflatten(layout.tree, rows))
+    traced, params = read_sites(model, jax.tree.unflatten(layout.tree, rows))
     name = about["observed"]
     structure = None
     if name in traced:
         response, weighted = response_of(name, unmasked(traced[name]["fn"])), is_weighted(traced[name])
-        structure = structure_of(traced, response, is_weighted=weighted)
+        structure = structure_of(traced, response, params=params, is_weighted=weighted)
     if structure is None or structure.sites != sites:
         got = f"the sites {list(traced)}" if structure is None else dict(structure.sites)
         raise ValueError(

@@ -22,7 +22,7 @@ class Structure:
     flat: frozenset[str]
     """The latent sites whose prior is flat: masked out of the density, as `flat` does, or `ImproperUniform`."""
     params: frozenset[str] = frozenset()
-    """The latent sites that are a `numpyro.param` of the model."""
+    """The parameters of the model, `numpyro.param`: latent sites, or containers that it does not use."""
     is_weighted: bool = False
     """Whether the model weights rows, by a `scale` handler around the observed site."""
 

@@ -1,28 +1,39 @@
 """The effects of NumPyro in a model that a density cannot have: each is refused by name.
 
 Handlers and primitives that are not named here work as NumPyro means them: `sample`, `param` (see
-`handlers.params_as_sites`), `factor`, `deterministic`, `plate`, and models wrapped in `scale`, `mask`, `lift`,
-`reparam`, `scope`, `do`, `infer_config` or `trace`. tests/test_handlers.py has a model for each.
+`handlers.params_as_sites`), `factor`, `deterministic`, `plate`, `scan` of latent sites, and models wrapped in `scale`,
+`mask`, `lift`, `reparam`, `scope`, `do`, `infer_config` or `trace`. tests/test_handlers.py has a model for each.
 """
 
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 import numpy as np
+from jax.interpreters.partial_eval import convert_constvars_jaxpr, dce_jaxpr
+from numpyro.contrib.control_flow.cond import cond_wrapper
+from numpyro.handlers import seed, substitute, trace
 from numpyro.primitives import Messenger
 
-from .sites import is_latent
+from .handlers import is_array
+from .rows import Rows
+from .sites import NumPyroModel, is_factor, is_latent, mask_of, unmasked
 
 CONSTANT = "Write the value as a constant in the model; in a lifted module, the prior 'fixed' does."
 
 
 class Refusals(Messenger):
-    """Raises where a model, run inside it, does what a density cannot have.
+    """A handler that raises where a model does what a density cannot have, as the model and its own handlers do it."""
 
-    Handlers of the user are applied first, so a message shows what they have done.
-    """
+    def __init__(self, fn: NumPyroModel) -> None:
+        super().__init__(fn)
+        self.params: dict[str, Any] = {}
+        """The shapes of the parameters, `numpyro.param`, by name: of single arrays, or of containers of arrays."""
 
     def process_message(self, msg: dict[str, Any]) -> None:
         match msg["type"]:
+            case "param":
+                self.params.setdefault(msg["name"], None)
             case "sample":
                 _check_sample(msg)
             case "plate":
@@ -32,17 +43,26 @@ class Refusals(Messenger):
                         f"Plate {msg['name']!r}: expected all {size} rows; got subsample_size={subsample_size}, which "
                         f"fits other rows at each call. Leave it out, and give the method batch_size={subsample_size}."
                     )
-            case "prng_key":
+            case "control_flow" if msg["fn"] is cond_wrapper:
                 raise ValueError(
-                    "Expected a density; the model draws a random key, by numpyro.prng_key, dropout or uncondition, so "
-                    "its value would be another at every step. Sample the random numbers at a site, or leave the noise "
-                    "out."
+                    "Expected a model without numpyro.contrib.control_flow.cond, whose sites the optimisers of NumPyro "
+                    "draw anew at each step instead of training them. Sample the sites before it, and choose between "
+                    "values by jnp.where or jax.lax.cond."
                 )
             case "mutable":
                 raise ValueError(
                     f"Mutable site {msg['name']!r}: expected a density, which is the same at every call; the model "
                     f"updates a state. Use a module without state: layer normalisation in place of batch normalisation."
                 )
+
+    def postprocess_message(self, msg: dict[str, Any]) -> None:
+        """Record the shapes of a parameter, before the model changes its container."""
+        if msg.get("name") in self.params and msg["value"] is not None:
+            self.params[msg["name"]] = jax.tree.map(_shape, msg["value"])
+
+
+def _shape(leaf: Any) -> Any:
+    return jax.ShapeDtypeStruct(jnp.shape(leaf), jnp.result_type(leaf))
 
 
 def _check_sample(msg: dict[str, Any]) -> None:
@@ -106,3 +126,97 @@ def check_given(observed: dict[str, Any], without_y: dict[str, Any]) -> None:
                 f"Site {name!r}: expected y to be the only observation; numpyro.handlers.condition, or obs=, gave this "
                 f"site another value. {CONSTANT}"
             )
+
+
+def check_containers(model: NumPyroModel, params: dict[str, Any], x: Rows, y: Rows | None) -> None:
+    """Raise ValueError where the model uses a `numpyro.param` that is a container of arrays.
+
+    `random_flax_module` and its kind make one, and use none of its arrays where each has a prior.
+    """
+    containers = {name: shapes for name, shapes in params.items() if shapes is not None and not is_array(shapes)}
+    if not containers:
+        return
+
+    def log_probs(containers: dict[str, Any], x: Rows, y: Rows | None) -> list[Any]:
+        copies = jax.tree.map(lambda leaf: leaf, containers)  # the model may put other values into them
+        sites = trace(seed(substitute(model, data=copies), jax.random.key(0))).get_trace(x, y)
+        return [site["fn"].log_prob(site["value"]) for site in sites.values() if site["type"] == "sample"]
+
+    jaxpr = convert_constvars_jaxpr(jax.make_jaxpr(log_probs)(containers, x, y).jaxpr)
+    used = dce_jaxpr(jaxpr, True)[1][len(jaxpr.invars) - len(jax.tree.leaves((containers, x, y))) :]
+    leaves = jax.tree.leaves_with_path(containers)
+    paths = [jax.tree_util.keystr(path, simple=True, separator=".") for path, _ in leaves]
+    found = [path for path, is_used in zip(paths, used, strict=False) if is_used]
+    if found:
+        raise ValueError(
+            f"Expected parameters with a prior; got the arrays {found} of a module, by numpyro.param, as flax_module, "
+            f"nnx_module and eqx_module make them. Make it a network whose weights are sites, "
+            f"flatprior.models.Lift(module), or give each array a prior by random_nnx_module or its kind."
+        )
+
+
+def check_terms(
+    model: NumPyroModel, observed: str, latents: dict[str, tuple[int, ...]], x: Rows, y: Rows | None
+) -> None:
+    """Raise ValueError where the density of the model is not that of rows that are independent given the weights."""
+    dtype = jax.dtypes.canonicalize_dtype(float)
+    weights = {name: jax.ShapeDtypeStruct(shape, dtype) for name, shape in latents.items()}
+
+    def run(key: Any, y: Rows | None, weights: Any, x: Rows) -> dict[str, Any]:
+        sites = trace(seed(substitute(model, data=weights), key)).get_trace(x, y)
+        samples = {name: site for name, site in sites.items() if site["type"] == "sample"}
+        site = samples[observed]
+        return {
+            "weights": jnp.asarray(1.0 if site["scale"] is None else site["scale"]) * mask_of(site["fn"]),
+            "parameters": [jnp.asarray(leaf) for leaf in jax.tree.leaves(unmasked(site["fn"]))],
+            "factors": {name: s["fn"].log_prob(s["value"]) for name, s in samples.items() if is_factor(s["fn"])},
+            "sites": {name: s["fn"].log_prob(s["value"]) for name, s in samples.items()},
+        }
+
+    key = jax.random.key(0)
+    closed, out = jax.make_jaxpr(run, return_shape=True)(key, y, weights, x)
+    reached = _Reached(closed, out, {"key": key, "y": y, "weights": weights, "x": x})
+    if "weights" in reached.by(("weights",)) or "y" in reached.by(("weights",)):
+        raise ValueError(
+            f"Observed site {observed!r}: expected weights of rows, by numpyro.handlers.scale or a mask, that are "
+            f"constant or computed from x; got ones that depend on y or on a latent site. A power of the likelihood "
+            f"that is inferred is no density of y."
+        )
+    if "y" in reached.by(("parameters",)):
+        raise ValueError(
+            f"Observed site {observed!r}: expected rows that are independent given x and the weights; the parameters "
+            f"of its distribution depend on y, as in an autoregression (an observed site inside scan), and "
+            f"predictions have no y. Pass what the prediction of a row may use, such as earlier values, in x."
+        )
+    for name in out["factors"]:
+        if "y" in reached.by(("factors", name)):
+            raise ValueError(
+                f"Factor {name!r}: expected a numpyro.factor that does not depend on y; this one is a part of the "
+                f"likelihood that predictions and scores cannot see. Make it the log_prob of the observed distribution."
+            )
+    _check_not_random({name for name in out["sites"] if "key" in reached.by(("sites", name))})
+
+
+def _check_not_random(random: set[str]) -> None:
+    if random:
+        names = ", ".join(map(repr, sorted(random)))
+        raise ValueError(
+            f"Expected all that is random to be a sample site; the log probability of {names} "
+            f"depends on a random key, by numpyro.prng_key, dropout, uncondition, or a site that block hides. "
+            f"Sample it by numpyro.sample, and hide no latent site."
+        )
+
+
+class _Reached:
+    """The arguments of a traced function that parts of its result depend on."""
+
+    def __init__(self, closed: Any, out: Any, arguments: dict[str, Any]) -> None:
+        self.jaxpr = convert_constvars_jaxpr(closed.jaxpr)
+        self.paths = [path for path, _ in jax.tree.leaves_with_path(out)]
+        self.names = [name for name, value in arguments.items() for _ in jax.tree.leaves(value)]
+
+    def by(self, path: tuple[str, ...]) -> frozenset[str]:
+        """Return the names of the arguments that the part of the result at a path of keys depends on."""
+        used = [tuple(getattr(part, "key", None) for part in each[: len(path)]) == path for each in self.paths]
+        live = dce_jaxpr(self.jaxpr, used)[1][len(self.jaxpr.invars) - len(self.names) :]
+        return frozenset(name for name, is_live in zip(self.names, live, strict=True) if is_live)

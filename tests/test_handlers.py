@@ -107,6 +107,16 @@ def latents_in_cond(x: Any, y: Any = None) -> None:
     numpyro.sample("y", dist.Normal(x @ weights() + b, 0.3), obs=y)
 
 
+def of_module(make: Callable[[], Any]) -> Callable[..., None]:
+    def model(x: Any, y: Any = None) -> None:
+        numpyro.sample("y", dist.Normal(make()(x)[:, 0], 0.3), obs=y)
+
+    return model
+
+
+LINEN, NNX, UNIT = linen.Dense(1), nnx.Linear(2, 1, rngs=nnx.Rngs(0)), dist.Normal(0, 1)
+
+
 class Closure:
     def model(self, x: Any, y: Any = None) -> None:
         plain(x, y)
@@ -129,7 +139,8 @@ SUPPORTED: dict[str, Callable[..., Any]] = {
     "infer_config": handlers.infer_config(plain, config_fn=lambda site: {}),
     "trace": handlers.trace(plain),
     "scan of latent sites": latents_in_scan,
-    "cond of latent sites": latents_in_cond,
+    "random_flax_module": of_module(lambda: random_flax_module("nn", LINEN, prior=UNIT, input_shape=(1, 2))),
+    "random_nnx_module": of_module(lambda: random_nnx_module("nn", NNX, prior=UNIT)),
     "method of an object": Closure().model,
     "partial": partial(plain),
 }
@@ -175,40 +186,49 @@ def noisy(x: Any, y: Any = None) -> None:
     numpyro.sample("y", dist.Normal(x @ w + jax.random.normal(numpyro.prng_key()), 0.3), obs=y)
 
 
-def of_module(make: Callable[[], Any]) -> Callable[..., None]:
-    def model(x: Any, y: Any = None) -> None:
-        numpyro.sample("y", dist.Normal(make()(x)[:, 0], 0.3), obs=y)
-
-    return model
-
-
 def with_mutable(x: Any, y: Any = None) -> None:
     numpyro.primitives.mutable("state", jnp.zeros(()))
     numpyro.sample("y", dist.Normal(x @ weights(), 0.3), obs=y)
 
 
-LINEN, NNX, UNIT = linen.Dense(1), nnx.Linear(2, 1, rngs=nnx.Rngs(0)), dist.Normal(0, 1)
+def with_y_in_the_mean(x: Any, y: Any = None) -> None:
+    numpyro.sample("y", dist.Normal(x @ weights() + (0.0 if y is None else y.mean()), 0.3), obs=y)
+
+
+def with_factor_of_y(x: Any, y: Any = None) -> None:
+    w = weights()
+    if y is not None:
+        numpyro.factor("more", -jnp.abs(y - x @ w))
+    numpyro.sample("y", dist.Normal(x @ w, 0.3), obs=y)
+
+
 REFUSED: dict[str, tuple[Callable[..., Any], str]] = {
-    "scale by a latent site": (scaled_by_a_latent, r"'y': expected a scale .* depends on latent sites"),
+    "scale by a latent site": (
+        scaled_by_a_latent,
+        "computed from x; got ones that depend on y or on a latent site",
+    ),
     "scale of another shape": (of_rows(lambda x: handlers.scale(scale=jnp.ones((3, 1)))), r"one per row.*got \(3, 1\)"),
     "subsample": (subsampled, "Plate 'row'.*subsample_size=5.*batch_size=5"),
     "gaussian process": (gaussian_process, "'y': expected rows that are independent.*Gaussian process"),
     "scan of the rows": (autoregression, "'y': expected rows that are independent.*inside scan.*lags"),
-    "prng_key": (noisy, "draws a random key"),
-    "uncondition": (handlers.uncondition(plain), "uncondition"),
+    "prng_key": (noisy, "depends on a random key, by numpyro.prng_key"),
+    "uncondition": (handlers.uncondition(plain), "'y': expected a model without random keys"),
     "mutable": (with_mutable, "Mutable site 'state'.*updates a state"),
     "condition": (handlers.condition(plain, data={"s": jnp.array(0.3)}), "'s': expected y to be the only .*condition"),
     "substitute": (handlers.substitute(plain, data={"s": jnp.array(0.3)}), "'s': expected a site without.*substitute"),
     "replay": (handlers.replay(plain, trace=handlers.trace(handlers.seed(plain, 0)).get_trace(X, Y)), "'w'.*replay"),
     "seed": (handlers.seed(plain, 0), "'w': expected a model without random keys.*seed"),
     "block": (handlers.block(handlers.seed(plain, 0), hide=["w"]), "without random keys of its own"),
-    "flax_module": (of_module(lambda: flax_module("nn", LINEN, input_shape=(1, 2))), r"'nn\$params'.*Lift"),
-    "random_flax_module": (
-        of_module(lambda: random_flax_module("nn", LINEN, prior=UNIT, input_shape=(1, 2))),
-        r"'nn\$params'.*Lift",
+    "flax_module": (of_module(lambda: flax_module("nn", LINEN, input_shape=(1, 2))), r"nn\$params.*Lift"),
+    "nnx_module": (of_module(lambda: nnx_module("nn", NNX)), r"nn\$params.*Lift"),
+    "a prior for some of a module": (
+        of_module(lambda: random_flax_module("nn", LINEN, prior={"kernel": UNIT}, input_shape=(1, 2))),
+        r"nn\$params.bias.*Lift",
     ),
-    "nnx_module": (of_module(lambda: nnx_module("nn", NNX)), r"'nn\$params'.*Lift"),
-    "random_nnx_module": (of_module(lambda: random_nnx_module("nn", NNX, prior=UNIT)), r"'nn\$params'.*Lift"),
+    "cond": (latents_in_cond, "without numpyro.contrib.control_flow.cond"),
+    "y in the mean": (with_y_in_the_mean, "parameters of its distribution depend on y"),
+    "a factor of y": (with_factor_of_y, "Factor 'more': expected a numpyro.factor that does not depend on y"),
+    "jax.jit": (jax.jit(plain), "under jax.jit.*Leave out jax.jit"),
     "only keywords": (lambda *, x, y=None: plain(x, y), r"model\(x, y=None\); got .*too many positional"),
 }
 
@@ -261,7 +281,7 @@ def test_other_effects_are_refused_by_name(name: str) -> None:
         fit(model, QUICK, X, Y, key=0, progress=False)
 
 
-@pytest.mark.parametrize("name", ["subsample", "substitute", "random_nnx_module"])
+@pytest.mark.parametrize("name", ["subsample", "substitute", "nnx_module", "y in the mean"])
 def test_they_are_refused_by_every_verb(name: str) -> None:
     model, words = REFUSED[name]
     for verb in (

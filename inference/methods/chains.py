@@ -24,6 +24,15 @@ from .scales import prior_conflict_of_chains
 type Drawn = tuple[dict[str, np.ndarray], dict[str, np.ndarray]]
 """Draws and statistics by name, (chain, draw, ...)."""
 
+STUCK_AT_FINITE = (
+    "Their log density is finite, and every step was rejected: it may jump, or have no finite value or slope, right "
+    "beside the point, or curve too strongly for the step size. Standardise x and y, or increase num_warmup."
+)
+STUCK_AT_INFINITE = (
+    "Their log density is not finite: look for values of x that the network cannot take (such as tokens outside its "
+    "vocabulary), and for values of y or priors under which it is not."
+)
+"""The reasons why chains do not move."""
 BLOCK_DRAWS = 50
 """The largest number of draws per block, and the length of the buffer on the device."""
 
@@ -284,7 +293,8 @@ def status_of(
     stuck, num_draws = stuck_chains(stats["lp"]), stats["lp"].shape[1]
     failures, warnings = [], []
     if stuck.any():
-        failures.append(Reason.of(Code.STUCK_CHAINS, chains=numbered(stuck)))
+        why = STUCK_AT_FINITE if np.isfinite(stats["lp"][stuck]).all() else STUCK_AT_INFINITE
+        failures.append(Reason.of(Code.STUCK_CHAINS, chains=numbered(stuck), why=why))
     if began_cold.any():
         warnings.append(Reason.of(Code.COLD_START, chains=numbered(began_cold)))
     if num_draws < settings.num_samples:
