@@ -24,6 +24,7 @@ METHODS = {
     "ensemble": "ensemble",
     "laplace": "Laplace",
     "mclmc": "MCLMC",
+    "prior": "prior",
 }
 """Name of a method on the command line -> its name in the table."""
 DEFAULT = ("mle", "map", "nuts")
@@ -133,7 +134,7 @@ def network(table: Table, widths: tuple[int, ...]) -> "Model":
 
 def method(name: str, draws: int) -> "Method":
     """Return a method with the settings of the command: NUTS takes at most 255 steps per draw, to end in a minute."""
-    from ..inference import MAP, MCLMC, MLE, NUTS, Ensemble, Laplace
+    from ..inference import MAP, MCLMC, MLE, NUTS, Ensemble, Laplace, Prior
 
     match name:
         case "nuts":
@@ -144,6 +145,8 @@ def method(name: str, draws: int) -> "Method":
             return MCLMC()
         case "ensemble":
             return Ensemble()
+        case "prior":
+            return Prior()
     return MLE() if name == "mle" else MAP()
 
 

@@ -112,6 +112,8 @@ def _check_transform(name: str, support: constraints.Constraint) -> None:
             f"Latent site {name!r}: expected a support that is mapped to real numbers; got {support!r}, for which "
             f"NumPyro has no transform. Register one by numpyro.distributions.biject_to.register."
         ) from error
+    except jax.errors.JAXTypeError:  # its bounds depend on other sites, and it has a transform
+        return
 
 
 def structure_of(sites: dict[str, Any], response: Response, *, params: frozenset[str], is_weighted: bool) -> Structure:

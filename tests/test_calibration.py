@@ -208,7 +208,7 @@ def test_sums_of_many_events_keep_their_moments() -> None:
 
 def test_certain_events_have_no_band(given: dict[str, Fit]) -> None:
     x = np.array([[0.0, 500.0]] * 20)
-    result = calibration(given["classes"], x, np.arange(20) != 3, num_bins=1)
+    result = calibration(given["classes"], x, (np.arange(20) != 3).astype(int), num_bins=1)
     assert result.curve[["forecast", "low", "high"]].to_numpy().tolist() == [[1.0, 1.0, 1.0]]
     assert result.curve["frequency"].item() == 0.95
     assert result.scores["value"]["calibration_error_if_calibrated"] < 1e-12

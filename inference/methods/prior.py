@@ -43,9 +43,9 @@ class Prior:
         >>> from flatprior.inference import Prior, fit
         >>> from flatprior.models import MLP, Model, Normal, gaussian
         >>> x = np.array([[0.0], [2.0]])
-        >>> prior = fit(Model(MLP(), Normal(0.5), gaussian(1.0)), Prior(num_samples=100_000), x, np.zeros(2), key=0)
-        >>> print(prior.predict(x).variance.round(1))  # 0.5^2 + 1 + x^2
-        [1.2 5.2]
+        >>> prior = fit(Model(MLP(), Normal(1.0), gaussian(1.0)), Prior(num_samples=100_000), x, np.zeros(2), key=0)
+        >>> print(prior.predict(x).variance.round(1))  # 1 + 1 + x^2
+        [2. 6.]
     """
 
     name: ClassVar[str] = "Prior"

@@ -113,7 +113,7 @@ class _Design(NamedTuple):
 def _design(surface: Surface, sites: tuple[str, ...], u: Weights, data: Data) -> _Design | None:
     """Return the design; None where a parameter is not a function of one linear combination of the weights."""
     size = sum(u[site].size for site in sites)
-    shape = jax.eval_shape(lambda u, data: surface.parameter_slopes(sites, u, data), u, data).shape
+    shape = surface.parameter_slopes.eval_shape(sites, u, data).shape
     parts = min(data.num_rows, -(-shape[0] * shape[1] // MAX_ENTRIES))
     rows = -(-data.num_rows // parts)
     moved = {**u, **{site: u[site] + _small_step(np.asarray(u[site])) for site in sites}}

@@ -92,7 +92,7 @@ def _rawest_column(rows: Rows, name: str) -> dict[str, Any] | None:
     """Return name, mean and standard deviation of the column furthest from numbers of about 1; None if none is raw."""
     worst, raw = RAW, None
     for path, leaf in jax.tree.leaves_with_path(rows):
-        if not _is_real(leaf):
+        if not _is_real(leaf) or not np.size(leaf):
             continue
         columns = np.asarray(leaf, float).reshape(len(leaf), -1)
         mean, sd = columns.mean(axis=0), columns.std(axis=0)
@@ -129,10 +129,10 @@ def _conflict(
     drops: Mapping[str, np.ndarray], structure: Structure, likelihood_lost: float = 0.0
 ) -> tuple[Reason, ...]:
     """Return a reason if log priors have dropped too far, in nats by site, for the numbers of weights."""
-    sizes = {site: math.prod(structure.latents[site]) for site in drops}
-    if not drops:
+    sizes = {site: size for site in drops if (size := math.prod(structure.latents[site]))}
+    if not sizes:
         return ()
-    site = max(drops, key=lambda site: drops[site] / _limit(sizes[site]))
+    site = max(sizes, key=lambda site: drops[site] / _limit(sizes[site]))
     limit, total = _limit(sizes[site]), float(sum(drops.values())) + likelihood_lost
     if drops[site] > limit:
         evidence = (
