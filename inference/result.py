@@ -21,6 +21,7 @@ from .fingerprint import digest_of_rows
 from .lookups import check_indices
 from .method import Kind, Method, Outcome
 from .predictive import Predictive, log_likelihood
+from .response import Response
 from .rows import Data, Rows, Weights
 from .saved import Parts, read, write
 from .sites import NumPyroModel
@@ -44,6 +45,8 @@ class Fit:
     """The wall time: `seconds.compile` and `seconds.run`."""
     rows: str | None = None
     """A digest of the rows that were fitted; None in a fit from a file of an earlier release. See `was_fitted_to`."""
+    absent: tuple[int, ...] = ()
+    """The classes, or kinds of tokens, that occur in none of these rows: only the prior informs their probabilities."""
 
     @property
     def model(self) -> NumPyroModel:
@@ -171,7 +174,7 @@ class Fit:
         Raises:
             TypeError: when x is a pytree with containers other than dicts, tuples and lists.
         """
-        parts = Parts(self.density, self.method, self.layout, self.outcome, self.seconds, self.rows)
+        parts = Parts(self.density, self.method, self.layout, self.outcome, self.seconds, self.rows, self.absent)
         return write(path, parts, self._attrs())
 
     @classmethod
@@ -202,7 +205,7 @@ class Fit:
             Fit by MAP: point, 1 chain of 1 draw, 2 weights, ok True
         """
         parts = read(path, model)
-        return cls(parts.density, parts.method, parts.layout, parts.outcome, parts.seconds, parts.rows)
+        return cls(parts.density, parts.method, parts.layout, parts.outcome, parts.seconds, parts.rows, parts.absent)
 
     def _attrs(self) -> dict[str, Any]:
         """Return the attributes of the fit in files and trees."""
@@ -237,6 +240,15 @@ class Fit:
         rows = check_like(self.layout, x)
         check_indices(self.density, Data(rows))
         return jax.device_put(rows)
+
+
+def absent_classes(response: Response, y: Rows) -> tuple[int, ...]:
+    """Return the classes, or kinds of tokens, that no row of y has; none where y is no class, or soft labels."""
+    leaves = jax.tree.leaves(y)
+    symbols = response.symbols(leaves[0]) if len(leaves) == 1 else None
+    if symbols is None or symbols[1].dtype.kind not in "biu":
+        return ()
+    return tuple(np.flatnonzero(np.bincount(symbols[1].astype(int), minlength=symbols[0]) == 0).tolist())
 
 
 def check_fit(caller: str, fit: Any) -> None:

@@ -10,7 +10,7 @@ from .blocks import stopwatch
 from .checks import Layout, as_key, check_problem
 from .fingerprint import digest_of_rows
 from .method import Method
-from .result import Fit
+from .result import Fit, absent_classes
 from .sites import NumPyroModel
 from .store import Store, held, identity
 
@@ -77,4 +77,7 @@ def fit(
             folder.enter_context(held(resume))
             store["store"] = Store(resume, identity(density, data, method, key))
         outcome = method.run(density, data, key=key, progress=progress, **store)
-    return Fit(density, method, Layout.of(x, data.x), outcome, seconds, None if method.kind == "prior" else rows)
+    if method.kind == "prior":
+        return Fit(density, method, Layout.of(x, data.x), outcome, seconds)
+    absent = absent_classes(density.structure.response, data.y)
+    return Fit(density, method, Layout.of(x, data.x), outcome, seconds, rows, absent)

@@ -69,6 +69,8 @@ class Parts:
     seconds: Seconds
     rows: str | None
     """The digest of the rows that were fitted; None in files of earlier releases."""
+    absent: tuple[int, ...]
+    """The classes that occur in none of these rows."""
 
 
 def write(path: str | os.PathLike[str], parts: Parts, attrs: Mapping[str, Any]) -> Path:
@@ -101,6 +103,7 @@ def write(path: str | os.PathLike[str], parts: Parts, attrs: Mapping[str, Any]) 
         "layout": _layout_to_json(layout),
         "seconds": [parts.seconds.compile, parts.seconds.run],
         "rows": parts.rows,
+        "absent": list(parts.absent),
         "densities": densities,
     }
     about["digest"] = _digest(about, {**outcome.draws, **outcome.sample_stats, **outcome.stats, "the probe": y})
@@ -151,7 +154,8 @@ def read(path: str | os.PathLike[str], model: NumPyroModel) -> Parts:
     failures, warnings = (tuple(map(_reason_from_json, reasons)) for reasons in about["status"])
     outcome = Outcome(draws, Status(failures, warnings), sample_stats, stats, about["log_evidence"])
     method, seconds, rows = SavedMethod(**about["method"]), Seconds(*about["seconds"]), about.get("rows")
-    return Parts(Density.of(model, structure), method, layout, outcome, seconds, rows)
+    absent = tuple(about.get("absent", ()))
+    return Parts(Density.of(model, structure), method, layout, outcome, seconds, rows, absent)
 
 
 def probe(

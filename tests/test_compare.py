@@ -375,3 +375,16 @@ def test_names_and_notes_are_escaped_in_html() -> None:
     result = tabulate({"a<b": replace(found, statuses=(Status((), ("R-hat < 1 & more.",)),))}, [])
     assert isinstance(result, Comparison)
     assert "a&lt;b: check: R-hat &lt; 1 &amp; more." in result._repr_html_()
+
+
+def test_a_class_that_a_fit_has_not_seen_is_named() -> None:
+    """Under a prior the fit is right, and ok; but the probability of the class is that of the prior."""
+    x, y = np.random.default_rng(0).normal(size=(30, 2)), np.arange(30) % 3
+    model, quick = Model(MLP(), Categorical(3), gaussian(1.0)), MAP(num_steps=20, polish=False)
+    some, every = fit(model, quick, x, y % 2, key=0, progress=False), fit(model, quick, x, y, key=0, progress=False)
+    assert some.absent == (2,)
+    assert every.absent == ()
+    notes = str(compare({"some": some, "every": every}, x[::-1], y[::-1]))
+    assert "some was fitted to no row of class 2, which y has here" in " ".join(notes.split())
+    assert "every was fitted" not in notes
+    assert "was fitted to no row" not in str(compare({"some": some}, x[::-1], (y % 2)[::-1]))

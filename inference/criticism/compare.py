@@ -11,7 +11,7 @@ import numpy as np
 from ..arrays import as_rows
 from ..fingerprint import digest_of_rows
 from ..predictive import Predictive
-from ..result import Fit
+from ..result import Fit, absent_classes
 from ..rows import count_rows
 from ..status import no_failure_warnings
 from .convergence import loo
@@ -21,6 +21,8 @@ from .table import Comparison, Entry, tabulate
 UNITS = "{rows} rows. elpd: log predictive density, nats per row; se and dse: standard errors of elpd and elpd_diff."
 SEEN = "Fitted to these rows: {names}. On rows that a fit has not seen its elpd is usually lower."
 """The note on fits that are scored on their own rows."""
+UNSEEN = "{name} was fitted to no row of class {classes}, which y has here: only its prior informs their probabilities."
+"""The note on classes that a fit has not seen."""
 PARETO = "Estimated shape parameter"
 """The beginning of ArviZ's warning about a large Pareto k."""
 
@@ -56,8 +58,8 @@ def compare(
     ``elpd_loo_se``: the log predictive density of each training row given all others, by Pareto-smoothed importance
     sampling (`loo`). It estimates, from the training rows, what ``elpd`` measures on new rows.
 
-    A note names the fits that were fitted to x and y themselves: rows that a fit has seen do not measure its
-    predictions.
+    Notes name the fits that were fitted to x and y themselves, since rows that a fit has seen do not measure its
+    predictions, and the classes of y that none of the rows of a fit had.
 
     Args:
         fits: name -> a fit, or a list of fits of the same model by the same method under several keys. All have the
@@ -114,7 +116,7 @@ def compare(
             left_out, worst = _leave_one_out(members, x_train, y_train)
             entries[name].scores.update(left_out)
             notes.append(f"{name}: {worst}")
-    notes += _seen(lists, digest_of_rows(x, y))
+    notes += _seen(lists, digest_of_rows(x, y)) + _unseen(lists, y)
     if x_train is not None and not any(members[0].kind == "chain" for members in lists.values()):
         notes.append("LOO needs Markov chains, and none of the fits has them.")
     return tabulate(entries, [UNITS.format(rows=count_rows(x)), *notes])
@@ -168,6 +170,18 @@ def _seen(lists: Mapping[str, Sequence[Fit]], rows: str) -> list[str]:
     """Return a note if the rows of the comparison, given by their digest, are those that some fits were fitted to."""
     names = [name for name, members in lists.items() if any(fit.rows == rows for fit in members)]
     return [SEEN.format(names=", ".join(names))] if names else []
+
+
+def _unseen(lists: Mapping[str, Sequence[Fit]], y: Any) -> list[str]:
+    """Return a note for each fit whose rows lack a class of y."""
+    notes = []
+    for name, members in lists.items():
+        response = members[0].structure.response
+        lacking = sorted(set(members[0].absent) - set(absent_classes(response, y)))
+        if lacking:
+            shown = ", ".join(map(str, lacking[:5])) + (", ..." if len(lacking) > 5 else "")
+            notes.append(UNSEEN.format(name=name, classes=shown))
+    return notes
 
 
 def _check_train(lists: Mapping[str, Sequence[Fit]], x: Any, y: Any) -> None:
