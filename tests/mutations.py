@@ -32,6 +32,34 @@ class Bug(NamedTuple):
 
 BUGS = [
     Bug(
+        "a parameter keeps its initial value outside of the optimiser",
+        "inference/density.py",
+        "return cls(params_as_sites(model) if has_params else model, structure)",
+        "return cls(model, structure)",
+        "test_handlers.py",
+    ),
+    Bug(
+        "weights of rows are in the fit but not in the scores",
+        "inference/predictive.py",
+        "return log_probs * _row_weights(self.density, self.draws, data)",
+        "return log_probs",
+        "test_handlers.py",
+    ),
+    Bug(
+        "a model whose rows depend on y is fitted",
+        "inference/supported.py",
+        'if "y" in reached.by(("parameters",)):',
+        "if False:",
+        "test_handlers.py",
+    ),
+    Bug(
+        "a class that a fit has not seen is not named",
+        "inference/run.py",
+        "absent = absent_classes(density.structure.response, data.y)",
+        "absent = ()",
+        "test_compare.py::test_a_class_that_a_fit_has_not_seen_is_named",
+    ),
+    Bug(
         "the prior has the wrong sign",
         "inference/handlers.py",
         "            return self.latent\n",
