@@ -44,8 +44,9 @@ np.savez(sys.argv[2], **{name: found.draws["w1"] for name, found in fits.items()
 
 USED = {"1": "1 1 1 1 1 1 1", "2": "1 2 2 2 2 2 2", "3": "1 2 3 2 3 3 3"}
 """Devices -> how many of them 1 to 7 chains are spread over: four chains are on two of three, where each has two."""
-PROGRAMS = 11
-"""Of blocks, on any number of devices: one a descent, and one for chains that begin at its end."""
+PROGRAMS = 9
+"""Of blocks, on any number of devices: one for each descent, and one for chains that begin at its end. Ensembles share
+those of the descents at whose ends as many chains begin."""
 
 
 @pytest.fixture(scope="module")
