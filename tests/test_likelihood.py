@@ -473,10 +473,10 @@ BAD: dict[str, tuple[Any, type[Exception], str]] = {
 
 @pytest.mark.parametrize("name", BAD)
 def test_bad_input_is_refused(name: str) -> None:
-    call, error, message = BAD[name]
+    (call, error, message), before = BAD[name], plt.get_fignums()
     with pytest.raises(error, match=message):
         call()
-    assert not plt.get_fignums()
+    assert plt.get_fignums() == before
 
 
 def test_a_direction_to_where_one_stands_has_length_0() -> None:
