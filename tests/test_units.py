@@ -109,6 +109,7 @@ def test_it_is_a_value(raw: Fit, tmp_path: Path) -> None:
         Fit.load(tmp_path / "fit.nc", other)
 
 
+@pytest.mark.slow
 def test_mle_is_map_under_a_flat_prior_and_laplace_has_the_same_curvature() -> None:
     one, other = (fit(m, a, AREA, DOLLARS, key=0, progress=False) for m, a in ((UNITS, MLE()), (flat(UNITS), MAP())))
     np.testing.assert_array_equal(one.draws["w1"], other.draws["w1"])
@@ -138,7 +139,7 @@ def correlated(x: dict[str, Array], y: Array | None = None) -> None:
         numpyro.sample("y", d, obs=None if y is None else y["price"])
 
 
-@pytest.mark.parametrize("model", [vectors, correlated])
+@pytest.mark.parametrize("model", [vectors, pytest.param(correlated, marks=pytest.mark.slow)])
 def test_vectors_are_standardised_by_column_and_integers_are_left(model: Callable[..., Any], x64: None) -> None:
     x = {"group": np.arange(60) % 3, "z": X * [10.0, 0.01] + 5}
     y = {"price": RNG.normal(size=(60, 3)) * [1.0, 100.0, 0.01] + [5.0, 1000.0, 1.0]}
@@ -180,7 +181,9 @@ def test_a_positive_y_is_only_divided() -> None:
     )
 
 
-@pytest.mark.parametrize(("observation", "y"), [(Bernoulli(), Z > 0), (Poisson(), np.arange(60) % 4)])
+@pytest.mark.parametrize(
+    ("observation", "y"), [(Bernoulli(), Z > 0), pytest.param(Poisson(), np.arange(60) % 4, marks=pytest.mark.slow)]
+)
 def test_a_discrete_y_stays_as_it_is(observation: Any, y: np.ndarray) -> None:
     model = Model(MLP(), observation, gaussian(1.0))
     raw = fit(standardize(model, AREA, y), MAP(), AREA, y, key=0, progress=False)
@@ -243,7 +246,7 @@ NETWORK = Model(MLP((4,), "silu"), Normal("network"), gaussian(1.0))
 POINTS = {"MAP": MAP(num_steps=500), "MLE": MLE(num_steps=500), "Ensemble": Ensemble(MAP(num_steps=500), num_members=2)}
 
 
-@pytest.mark.parametrize("method", POINTS)
+@pytest.mark.parametrize("method", [pytest.param(m, marks=[pytest.mark.slow] * (m != "MAP")) for m in POINTS])
 def test_raw_units_are_named_where_they_are_the_cause(method: str) -> None:
     found = fit(NETWORK, POINTS[method], X, DOLLARS, key=0, progress=False).status
     assert found.level == "check"
@@ -306,14 +309,18 @@ def test_what_the_prior_costs_in_likelihood_counts_as_well() -> None:
     assert codes(vague, MAP(), X, 50 * Z) == set()
 
 
+@pytest.mark.slow
 def test_chains_name_a_conflict_too() -> None:
     chains = NUTS(num_warmup=50, num_samples=50, num_chains=2, start=None)
     assert Code.PRIOR_CONFLICT in codes(KNOWN, chains, X, Z + 8)
     assert Code.PRIOR_CONFLICT not in codes(KNOWN, chains, X, Z)
 
 
+HEAVY = [dist.Laplace(0.0, 1.0), dist.StudentT(4.0, 0.0, 1.0), dist.Uniform(-100.0, 100.0)]
+
+
 @pytest.mark.parametrize(
-    "prior", [dist.Laplace(0.0, 1.0), dist.StudentT(4.0, 0.0, 1.0), dist.Cauchy(0.0, 1.0), dist.Uniform(-100.0, 100.0)]
+    "prior", [dist.Cauchy(0.0, 1.0), *(pytest.param(prior, marks=pytest.mark.slow) for prior in HEAVY)]
 )
 def test_heavy_tails_and_bounds_agree_with_what_they_allow(prior: dist.Distribution) -> None:
     assert codes(Model(MLP(), Normal(0.5), prior), MAP(), X, Z + 8) == set()
