@@ -36,6 +36,8 @@ SMALL = 0.1
 """The move of x, in standard deviations, that changes the predictions of a network unless it is saturated."""
 STEEP = 3.0
 """The move of predictions by one step of the optimiser, in standard deviations of y, that leaves no way to fit."""
+SAMPLED_ROWS = 10_000
+"""The largest number of rows from which units are judged."""
 RARE = 1e-6
 """The probability, if the prior is right, of weights that are counted as in conflict with it."""
 
@@ -56,9 +58,15 @@ def raw_units(surface: Surface, u: Weights, data: Data) -> tuple[Reason, ...]:
 
 def saturated(surface: Surface, u: Weights, data: Data) -> tuple[Reason, ...]:
     """Return a reason if a network ended with saturated units, since x is in raw units."""
-    response, raw = surface.density.structure.response, _rawest_column(data.x, "x")
+    response = surface.density.structure.response
+    if response.is_discrete or not response.has_moments:
+        return ()
+    data = _sampled(data)
+    raw = _rawest_column(data.x, "x")
+    if raw is None:
+        return ()
     columns = _columns(data.x)
-    if raw is None or response.is_discrete or not response.has_moments or 2 * columns.shape[1] >= len(columns):
+    if 2 * columns.shape[1] >= len(columns):
         return ()
     moved = jax.tree.map(lambda leaf: leaf + SMALL * np.std(leaf, axis=0) if _is_real(leaf) else leaf, data.x)
     here, there = (jax.device_get(surface.responses(u, replace(data, x=x))) for x in (data.x, moved))
@@ -70,6 +78,12 @@ def saturated(surface: Surface, u: Weights, data: Data) -> tuple[Reason, ...]:
     best = design @ np.linalg.lstsq(design, y, rcond=None)[0]
     times = float(((y - means) ** 2).mean() / ((y - best) ** 2).mean())
     return (Reason.of(Code.SATURATED_UNITS, times=times, **raw),) if times > 2 else ()
+
+
+def _sampled(data: Data) -> Data:
+    """Return at most `SAMPLED_ROWS` rows, evenly spaced, so that a look at large data takes little time and memory."""
+    step = -(-data.num_rows // SAMPLED_ROWS)
+    return data if step == 1 else data.take(np.arange(0, data.num_rows, step))
 
 
 def _columns(x: Rows) -> np.ndarray:
@@ -94,7 +108,8 @@ def _rawest_column(rows: Rows, name: str) -> dict[str, Any] | None:
     for path, leaf in jax.tree.leaves_with_path(rows):
         if not _is_real(leaf) or not np.size(leaf):
             continue
-        columns = np.asarray(leaf, float).reshape(len(leaf), -1)
+        columns = np.asarray(leaf[:: -(-len(leaf) // SAMPLED_ROWS)], float)
+        columns = columns.reshape(len(columns), -1)
         mean, sd = columns.mean(axis=0), columns.std(axis=0)
         factor = np.maximum(np.maximum(np.abs(mean), sd), 1 / np.where(sd > 0, sd, 1.0))
         i = int(factor.argmax())
