@@ -160,7 +160,7 @@ BUGS = [
     Bug(
         "the shape of y is not checked",
         "inference/contract.py",
-        "    _check_row_log_prob(observed_name, observed_site, count_rows(x))\n",
+        "    check_observation(observed_name, observed_site, count_rows(x))\n",
         "",
         "test_rows.py test_bad_input.py",
     ),
