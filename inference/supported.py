@@ -142,11 +142,11 @@ def check_containers(model: NumPyroModel, params: dict[str, Any], x: Rows, y: Ro
         sites = trace(seed(substitute(model, data=copies), jax.random.key(0))).get_trace(x, y)
         return [site["fn"].log_prob(site["value"]) for site in sites.values() if site["type"] == "sample"]
 
-    jaxpr = convert_constvars_jaxpr(jax.make_jaxpr(log_probs)(containers, x, y).jaxpr)
-    used = dce_jaxpr(jaxpr, True)[1][len(jaxpr.invars) - len(jax.tree.leaves((containers, x, y))) :]
+    closed, out = jax.make_jaxpr(log_probs, return_shape=True)(containers, x, y)
     leaves = jax.tree.leaves_with_path(containers)
-    paths = [jax.tree_util.keystr(path, simple=True, separator=".") for path, _ in leaves]
-    found = [path for path, is_used in zip(paths, used, strict=False) if is_used]
+    arrays = {jax.tree_util.keystr(path, simple=True, separator="."): leaf for path, leaf in leaves}
+    used = _Reached(closed, out, {**arrays, "the rows": (x, y)}).by(())
+    found = [path for path in arrays if path in used]
     if found:
         raise ValueError(
             f"Expected parameters with a prior; got the arrays {found} of a module, by numpyro.param, as flax_module, "

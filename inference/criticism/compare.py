@@ -174,10 +174,10 @@ def _seen(lists: Mapping[str, Sequence[Fit]], rows: str) -> list[str]:
 
 def _unseen(lists: Mapping[str, Sequence[Fit]], y: Any) -> list[str]:
     """Return a note for each fit whose rows lack a class of y."""
-    notes = []
+    first = next(iter(lists.values()))[0]  # all fits have the same classes
+    notes, absent = [], set(absent_classes(first.structure.response, y))
     for name, members in lists.items():
-        response = members[0].structure.response
-        lacking = sorted(set(members[0].absent) - set(absent_classes(response, y)))
+        lacking = sorted(set(members[0].absent) - absent)
         if lacking:
             shown = ", ".join(map(str, lacking[:5])) + (", ..." if len(lacking) > 5 else "")
             notes.append(UNSEEN.format(name=name, classes=shown))

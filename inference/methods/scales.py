@@ -45,7 +45,8 @@ RARE = 1e-6
 def raw_units(surface: Surface, u: Weights, data: Data) -> tuple[Reason, ...]:
     """Return a reason if x or y are in raw units, and too far from the model's for a descent that ended at u."""
     response = surface.density.structure.response
-    found = [_rawest_column(data.x, "x"), None if response.is_discrete else _rawest_column(data.y, "y")]
+    some = _sampled(data)
+    found = [_rawest_column(some.x, "x"), None if response.is_discrete else _rawest_column(some.y, "y")]
     raw = max((each for each in found if each is not None), key=lambda each: each["factor"], default=None)
     if raw is None or not response.has_moments:
         return ()
@@ -108,8 +109,7 @@ def _rawest_column(rows: Rows, name: str) -> dict[str, Any] | None:
     for path, leaf in jax.tree.leaves_with_path(rows):
         if not _is_real(leaf) or not np.size(leaf):
             continue
-        columns = np.asarray(leaf[:: -(-len(leaf) // SAMPLED_ROWS)], float)
-        columns = columns.reshape(len(columns), -1)
+        columns = np.asarray(leaf, float).reshape(len(leaf), -1)
         mean, sd = columns.mean(axis=0), columns.std(axis=0)
         factor = np.maximum(np.maximum(np.abs(mean), sd), 1 / np.where(sd > 0, sd, 1.0))
         i = int(factor.argmax())
