@@ -77,6 +77,13 @@ class Layout:
                     f"{list(theirs)}."
                 )
 
+    def abstract(self, num_rows: int) -> Rows:
+        """Return the shapes and types of rows of this layout, in JAX's default precision."""
+        pairs = zip(self.shapes, map(jax.dtypes.canonicalize_dtype, self.dtypes), strict=True)
+        return jax.tree.unflatten(
+            self.tree, [jax.ShapeDtypeStruct((num_rows, *shape), dtype) for shape, dtype in pairs]
+        )
+
     def converted(self, name: str, rows: Rows) -> Rows:
         """Return rows of this layout in its types where that changes no value; see `arrays.converted`."""
         paths, tree = jax.tree.flatten_with_path(rows)

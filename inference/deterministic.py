@@ -29,7 +29,7 @@ def deterministic_draws(density: Density, layout: Layout, draws: Mapping[str, np
     if not names:
         return {}
     count = next(iter(draws.values())).shape[:2]
-    x = _rows(layout, 1)
+    x = jax.tree.map(jnp.zeros_like, layout.abstract(1))  # any rows will do
 
     @jax.jit
     def evaluate(draws: Weights, x: Rows) -> Weights:
@@ -52,14 +52,8 @@ def _sites_without_rows(density: Density, layout: Layout) -> tuple[dict[str, tup
         return density.deterministic(weights, Data(x))
 
     trace: Any = partial(jax.make_jaxpr(values, return_shape=True), like)
-    (program, one), (_, two) = trace(_rows(layout, 1)), trace(_rows(layout, 2))
+    (program, one), (_, two) = trace(layout.abstract(1)), trace(layout.abstract(2))
     names = tuple(name for name, value in sorted(one.items()) for _ in jax.tree.leaves(value))
     of_x = reached(program.jaxpr, names, set(program.jaxpr.invars[len(like) :]))
     shapes = {name: np.shape(value) for name, value in one.items() if hasattr(value, "shape")}
     return shapes, [name for name, shape in shapes.items() if name not in of_x and np.shape(two[name]) == shape]
-
-
-def _rows(layout: Layout, num_rows: int) -> Rows:
-    """Return rows of zeros: the values that are computed do not depend on them."""
-    pairs = zip(layout.shapes, map(canonicalize_dtype, layout.dtypes), strict=True)
-    return jax.tree.unflatten(layout.tree, [jnp.zeros((num_rows, *shape), dtype) for shape, dtype in pairs])

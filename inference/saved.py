@@ -209,11 +209,7 @@ def _check_model(
     """Return the structure of the model; raise where it is not the one that was fitted."""
     sites = tuple((site, tuple(shape)) for site, shape in about["sites"])
     cure = f"Give the model that was fitted: {about['model']}."
-    rows = [
-        jax.ShapeDtypeStruct((PROBE_ROWS, *shape), dtype)
-        for shape, dtype in zip(layout.shapes, layout.dtypes, strict=True)
-    ]
-    traced, params = read_sites(model, jax.tree.unflatten(layout.tree, rows))
+    traced, params = read_sites(model, layout.abstract(PROBE_ROWS))
     name = about["observed"]
     structure = None
     if name in traced:
