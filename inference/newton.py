@@ -1,93 +1,166 @@
-"""Newton's method, to finish small convex problems to working precision."""
+"""Newton's method for functions of some hundred weights, in float64: from far away, and to the last digit.
 
+The steps are those of Levenberg and Marquardt: the curvature is scaled to a diagonal of 1, so that the units of the
+weights do not matter, and damped as far as a step needs to lower the function (Nielsen 1999, section 3). Where it is
+negative its absolute value is used, so that the steps lead down from there as well (Dauphin et al. 2014, section 4).
+"""
+
+import math
 from collections.abc import Callable
 from typing import NamedTuple
 
-import jax
-import jax.numpy as jnp
-from jax import Array
+import numpy as np
 from jaxtyping import Float
+from numpy.linalg import LinAlgError
+from scipy.linalg import cho_factor, cho_solve
 
-from .curvature import hessian
+FLOOR = 1e-15
+"""The smallest curvature, relative to a diagonal of 1: less is rounding."""
+NEGATIVE = -1e-9
+"""The eigenvalue below which a curvature with a diagonal of 1 counts as negative, and not as 0."""
+DAMPING = 1e-3
+"""The damping of the first step, relative to a diagonal of 1."""
+TRIALS = 40
+"""How often a step that does not lower the function is damped further before the method ends."""
+ENOUGH = 1e-4
+"""The share of the decrease that the curvature promises by which a step has to lower the function."""
+STALLS = 3
+"""The number of steps without a smaller Newton decrement after which a minimum is as good as its gradient."""
+NEAR = 0.01
+"""The Newton decrement, in units of the function, below which steps only collect digits."""
 
-MAX_STEPS = 64
-HALVINGS = 12
-"""How often a step that raises the function is halved before Newton gives up."""
+
+class Derivatives(NamedTuple):
+    """A function at a point."""
+
+    value: float
+    slope: Float[np.ndarray, " d"]
+    curvature: Float[np.ndarray, "d d"]
+    """Its Hessian, or another matrix in place of it."""
 
 
 class Minimum(NamedTuple):
-    """The point at which Newton's method ends, and f around it."""
+    """The point at which Newton's method ends, and the function there."""
 
-    u: Float[Array, " d"]
-    decrement: Float[Array, ""]
-    """The Newton decrement at u, in units of f; infinite where the Hessian at the start is not positive definite."""
-    slope: Float[Array, " d"]
-    """The gradient at u."""
-    curvature: Float[Array, "d d"]
-    """The Hessian at u."""
-
-
-class _Iterate(NamedTuple):
-    u: Array
-    best: Minimum
-    """The point with the smallest Newton decrement so far."""
-    stalls: Array
-    step: Array
-    convex: Array
+    u: Float[np.ndarray, " d"]
+    value: float
+    decrement: float
+    """The Newton decrement ``g' H^-1 g / 2`` at u, in units of the function; infinite at a negative curvature."""
+    slope: Float[np.ndarray, " d"]
+    curvature: Float[np.ndarray, "d d"]
+    steps: int
+    """The number of steps taken."""
 
 
-def newton(
-    f: Callable[[Array], Array], u: Float[Array, " d"], max_steps: int = MAX_STEPS, ridge: float | None = None
+class _Spectrum:
+    """The quadratic model at a point by the eigenvalues of the curvature, in coordinates in which its diagonal is 1."""
+
+    def __init__(self, at: Derivatives, floor: float) -> None:
+        self.scale = _scale(at)
+        values, self.vectors = np.linalg.eigh(at.curvature * self.scale * self.scale[:, None])
+        self.slopes, self.sizes = self.vectors.T @ (self.scale * at.slope), np.maximum(np.abs(values), floor)
+        self.decrement = float((self.slopes**2 / self.sizes).sum()) / 2 if values[0] >= NEGATIVE else math.inf
+
+    def step(self, damping: float) -> tuple[np.ndarray, float]:
+        """Return the damped step, and the decrease that the model promises."""
+        damped = self.sizes + damping
+        promised = float((self.slopes**2 / damped * (2 - self.sizes / damped)).sum()) / 2
+        return -self.scale * (self.vectors @ (self.slopes / damped)), promised
+
+
+class _Factor:
+    """The quadratic model at a point whose curvature has no negative eigenvalues: a tenth of the cost of a spectrum."""
+
+    def __init__(self, at: Derivatives, floor: float) -> None:
+        self.scale, self.floor = _scale(at), floor
+        self.curvature = at.curvature * self.scale * self.scale[:, None]
+        self.slope = self.scale * at.slope
+        self.decrement = self._step(0.0)[1]
+
+    def step(self, damping: float) -> tuple[np.ndarray, float]:
+        """Return the damped step, and the decrease that the model promises."""
+        step, promised = self._step(damping)
+        return self.scale * step, promised
+
+    def _step(self, damping: float) -> tuple[np.ndarray, float]:
+        damping = max(damping, self.floor)
+        damped = self.curvature + damping * np.eye(len(self.slope))
+        try:
+            step = -cho_solve(cho_factor(damped, lower=True, overwrite_a=True, check_finite=False), self.slope)
+        except LinAlgError:  # rounding makes an eigenvalue negative
+            return np.zeros_like(self.slope), math.inf
+        return step, float(damping * step @ step - self.slope @ step) / 2
+
+
+def _scale(at: Derivatives) -> np.ndarray:
+    diagonal = np.abs(np.diagonal(at.curvature))
+    return 1 / np.sqrt(np.where(diagonal > 0, diagonal, 1.0))
+
+
+def minimise(
+    value: Callable[[np.ndarray], float],
+    derivatives: Callable[[np.ndarray], Derivatives],
+    u: Float[np.ndarray, " d"],
+    *,
+    max_steps: int,
+    keep_going: Callable[[list[float]], bool] = lambda decrements: True,
+    damping: float = DAMPING,
+    floor: float = FLOOR,
+    enough: float = 0.0,
+    is_positive: bool = False,
 ) -> Minimum:
-    """Minimise f from u while its Hessian is positive definite (Boyd & Vandenberghe 2004, algorithm 9.5).
+    """Minimise a function from u.
 
-    Ends where the Newton decrement ``g' H^-1 g / 2``, the decrease that is still to be had, no longer gets smaller:
-    it is computed from gradients, so the minimum is found to the precision of the gradient and not to its square root,
-    as it would be by comparing values of f.
+    Near a minimum the method ends where the Newton decrement no longer gets smaller: it is computed from gradients, so
+    that the minimum is found to the precision of the gradient and not to its square root, as it would be by comparing
+    values.
 
     Args:
-        f: a scalar function of a vector (d,).
+        value: the function of a vector (d,).
+        derivatives: its value, slope and curvature.
         u: where to begin.
         max_steps: the largest number of steps.
-        ridge: what is added to the Hessian, scaled to a diagonal of 1; by default 10 times the rounding. With a larger
-            one the method converges in the other directions where the Hessian is singular in some.
+        keep_going: called with the decrements at all points so far; the method ends where it returns False.
+        damping: the damping of the first step, relative to a curvature with a diagonal of 1.
+        floor: the smallest eigenvalue of that curvature; smaller ones count as this.
+        enough: the Newton decrement at which the method ends.
+        is_positive: whether the curvature has no negative eigenvalues, as the Gauss-Newton matrix.
 
     Returns:
-        The point with the smallest decrement; u where the Hessian at u is not positive definite.
+        The point with the smallest decrement among those that are near a minimum; the last point where none is.
     """
-    value_and_gradient, second = jax.value_and_grad(f), hessian(f)
-    eps = jnp.finfo(u.dtype).eps
-    added = 10 * eps if ridge is None else ridge
-
-    def advance(it: _Iterate) -> _Iterate:
-        (value, g), h = value_and_gradient(it.u), second(it.u)
-        scale = 1 / jnp.sqrt(jnp.maximum(jnp.diagonal(h), jnp.finfo(u.dtype).tiny))
-        scaled = h * scale[:, None] * scale + added * jnp.eye(u.size, dtype=u.dtype)
-        factor = jax.scipy.linalg.cholesky(scaled, lower=True)
-        direction = -scale * jax.scipy.linalg.cho_solve((factor, True), scale * g)
-        decrement = -0.5 * g @ direction
-        convex = jnp.isfinite(decrement)  # the factor is NaN where the Hessian is not positive definite
-
-        better = convex & (decrement < it.best.decrement)
-        best = Minimum(it.u, jnp.where(better, decrement, it.best.decrement), g, h)
-        rounding = 10 * eps * jnp.abs(value)
-
-        def too_far(state: tuple[Array, Array]) -> Array:
-            i, length = state
-            return (i < HALVINGS) & ~(f(it.u + length * direction) <= value + rounding)
-
-        _, length = jax.lax.while_loop(too_far, lambda s: (s[0] + 1, s[1] / 2), (jnp.array(0), jnp.ones((), u.dtype)))
-        return _Iterate(
-            u=jnp.where(convex, it.u + length * direction, it.u),
-            best=jax.tree.map(lambda new, old: jnp.where(better | (it.step == 0), new, old), best, it.best),
-            stalls=jnp.where(better, 0, it.stalls + 1),
-            step=it.step + 1,
-            convex=convex,
-        )
-
-    def unfinished(it: _Iterate) -> Array:
-        return it.convex & (it.stalls < 3) & (it.step < max_steps)
-
-    none = Minimum(u, jnp.array(jnp.inf, u.dtype), jnp.zeros_like(u), jnp.zeros((u.size, u.size), u.dtype))
-    start = _Iterate(u, none, jnp.array(0), jnp.array(0), jnp.array(True))
-    return jax.lax.while_loop(unfinished, advance, start).best
+    here, growth, stalls = derivatives(u), 2.0, 0
+    best, decrements = None, []
+    for taken in range(max_steps + 1):
+        if not (np.isfinite(here.slope).all() and np.isfinite(here.curvature).all()):
+            break
+        model = _Factor(here, floor) if is_positive else _Spectrum(here, floor)
+        decrements.append(model.decrement)
+        last = Minimum(u, here.value, model.decrement, here.slope, here.curvature, taken)
+        is_better = best is None or model.decrement < best.decrement
+        best, stalls = (last, 0) if is_better else (best, stalls + 1)
+        is_near = best.decrement <= NEAR
+        if (
+            taken == max_steps
+            or model.decrement <= enough
+            or (is_near and stalls >= STALLS)
+            or not keep_going(decrements)
+        ):
+            break
+        rounding = 1e-13 * abs(here.value) if model.decrement <= NEAR else 0.0
+        for _ in range(TRIALS):
+            step, promised = model.step(damping)
+            new = value(u + step)
+            if new <= here.value - ENOUGH * promised + rounding:
+                break
+            damping, growth = max(damping * growth, 1e-12), growth * 2
+        else:
+            break
+        gain = min((here.value - new) / promised, 1.0) if promised > 0 else 1.0
+        damping, growth = damping * max(0.1, 1 - (2 * gain - 1) ** 3), 2.0
+        damping = 0.0 if damping < 1e-12 else damping
+        u = u + step
+        here = derivatives(u)
+    if best is None:
+        return Minimum(u, here.value, math.inf, here.slope, here.curvature, 0)
+    return best if best.decrement <= max(NEAR, enough) else last

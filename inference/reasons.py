@@ -18,6 +18,9 @@ class Code(StrEnum):
     STOPPED_EARLY = "stopped_early"
     STILL_FALLING = "still_falling"
     NOT_STATIONARY = "not_stationary"
+    NOT_REACHED = "not_reached"
+    TOO_COARSE = "too_coarse"
+    OTHER_MODES = "other_modes"
     # Units and priors
     UNITS = "units"
     SATURATED_UNITS = "saturated_units"
@@ -79,6 +82,20 @@ MESSAGES: Mapping[Code, str] = {
     Code.NOT_STATIONARY: (
         "This is not the mode: moving one weight by {move:g} lowers the loss by {gain:.3g} nats. Increase num_steps, "
         "or standardise x and y."
+    ),
+    Code.NOT_REACHED: (
+        "This is not the mode: {steps} steps of Newton's method lower the loss by another {gain:.3g} nats "
+        "({per_row:.2g} per row) without reaching it, and the fit stays where the optimiser ended. A network with a "
+        "learned scale and few rows per weight has its mode, if there is one, where it fits the noise: fix the scale, "
+        "give a validation_fraction, or use MCLMC. Otherwise increase num_steps."
+    ),
+    Code.TOO_COARSE: (
+        "The mode is known more exactly than {precision} can hold: rounding the weights and predictions costs "
+        "{lost:.3g} nats. Standardise x and y, or compute in float64: jax.config.update('jax_enable_x64', True)."
+    ),
+    Code.OTHER_MODES: (
+        "{count} starting points lead to different modes: this one, which only one of them reached, is {gap:.3g} nats "
+        "better than the next. There may be a better one yet: increase num_restarts, and compare what they predict."
     ),
     Code.UNITS: (
         "The optimiser did not reach the mode, since {where} is in raw units: its mean is {mean:.4g} and its standard "

@@ -14,7 +14,6 @@ from jax.flatten_util import ravel_pytree
 from .curvature import expected_loss, has_fisher_information, hessian, product
 from .density import Density
 from .distributions import moments_of
-from .newton import MAX_STEPS, Minimum, newton
 from .programs import program
 from .rows import Data, Weights
 
@@ -53,7 +52,6 @@ class Surface:
         self.log_likelihood_and_loss = jax.jit(self._log_likelihood_and_loss)
         self.log_likelihood = jax.jit(self._log_likelihood)
         self.slope = jax.jit(jax.grad(self._loss))
-        self.newton = jax.jit(self._newton, static_argnames=("max_steps", "ridge"))
         self.lbfgs = jax.jit(self._lbfgs)
         self.logits = jax.jit(self._all_logits)
         self.logit_slopes = jax.jit(self._logit_slopes, static_argnums=0)
@@ -107,21 +105,6 @@ class Surface:
 
         log_probs, losses = self._by_rows(batch, data)
         return log_probs, losses.mean()  # so that a batch has the weight of its rows
-
-    def _newton(
-        self,
-        u: Weights,
-        data: Data,
-        prior_power: Array | None = None,
-        *,
-        max_steps: int = MAX_STEPS,
-        ridge: float | None = None,
-    ) -> tuple[Weights, Minimum]:
-        """Return where Newton's method ends, by site and as a vector, with its decrement and derivatives in nats."""
-        vector, unravel = ravel_pytree(u)
-        end = newton(lambda vector: self._loss(unravel(vector), data, prior_power), vector, max_steps, ridge)
-        nats = Minimum(end.u, *(part * data.num_rows for part in end[1:]))
-        return unravel(end.u), nats
 
     def _lbfgs(self, u: Weights, data: Data, prior_power: Array | None = None) -> tuple[Weights, Array]:
         """Where `LBFGS_STEPS` steps of L-BFGS on all rows lead, and the loss there in nats."""

@@ -41,16 +41,16 @@ class PointSettings:
     optimizer: optax.GradientTransformation | None = None
     num_steps: int = 2000
     batch_size: int | None = None
-    num_restarts: int = 1
+    num_restarts: int | None = None
     validation_fraction: float = 0.0
     patience: int = 10
     polish: bool = True
     init_strategy: Callable[..., Any] | None = None
 
     def __post_init__(self) -> None:
-        counts = {"num_steps": self.num_steps, "num_restarts": self.num_restarts, "patience": self.patience}
-        if self.batch_size is not None:
-            counts["batch_size"] = self.batch_size
+        counts = {"num_steps": self.num_steps, "patience": self.patience}
+        optional = {"num_restarts": self.num_restarts, "batch_size": self.batch_size}
+        counts |= {name: value for name, value in optional.items() if value is not None}
         for name, value in counts.items():
             check_positive_integer(type(self).__name__, name, value)
         if not 0 <= self.validation_fraction < 1:
@@ -65,6 +65,11 @@ class PointSettings:
 
     def __hash__(self) -> int:
         return hash(fingerprint(self))
+
+    @property
+    def num_descents(self) -> int:
+        """The number of starting points of the optimiser."""
+        return self.num_restarts or 1
 
     def surface(self, density: Density, data: Data) -> Surface:
         """Return the density at given points, evaluated on as many rows at a time as in the fit."""
@@ -95,7 +100,7 @@ class Descent(NamedTuple):
 def steps_of(settings: PointSettings, density: Density, data: Data) -> Steps:
     """Return the compiled steps of an optimiser, from the cache."""
     functions = ByValue(settings.optimizer), ByValue(settings.init_strategy)
-    return program(Steps, density, data, settings.batch_size, settings.num_restarts, *functions)
+    return program(Steps, density, data, settings.batch_size, settings.num_descents, *functions)
 
 
 def starting_points(settings: PointSettings, density: Density, data: Data, *, key: Array) -> Weights:
@@ -190,7 +195,7 @@ class _Tracker:
 
     def descent(self, run: Run[State], num_rows: int) -> Descent:
         """Return the result of a run."""
-        none = np.empty((self.settings.num_restarts, 0), jax.dtypes.canonicalize_dtype(float))
+        none = np.empty((self.settings.num_descents, 0), jax.dtypes.canonicalize_dtype(float))
         losses = np.concatenate([none, *run.state.losses], axis=1) * num_rows
         status = self._status(run, losses)
         if self.best and status:

@@ -14,7 +14,8 @@ from ..reasons import Code, Reason, numbered
 from ..rows import Data
 from ..status import Status
 from .descent import descend, split_validation
-from .point import MAP, MLE, Ending, finish
+from .finish import Ending, finish
+from .point import MAP, MLE
 
 
 @dataclass(frozen=True)
@@ -47,7 +48,7 @@ class Ensemble:
         if not isinstance(self.base, MAP | MLE):
             raise ValueError(f"Ensemble: expected MAP(...) or MLE(...) as base; got {self.base!r}.")
         check_positive_integer("Ensemble", "num_members", self.num_members)
-        if self.base.num_restarts != 1:
+        if self.base.num_descents != 1:
             raise ValueError(
                 f"Ensemble: expected a base with num_restarts=1, since each member is one restart; got "
                 f"{self.base.num_restarts}. Set the number of members by num_members."
@@ -68,7 +69,9 @@ class Ensemble:
             status += Status(warnings=(self._non_finite(is_finite),))
         members = {i: descent.member(i)[0] for i in np.flatnonzero(is_finite).tolist()}
         if descent.status.level == "ok":
-            ends = {i: finish(settings, density, u, descent.losses[i], data) for i, u in members.items()}
+            ends = {
+                i: finish(settings, density, u, descent.losses[i], data, progress=progress) for i, u in members.items()
+            }
             members = {i: end.u for i, end in ends.items()}
             status += Status(_of_members(ends, _failures), _of_members(ends, _warnings))
             if all(end.polished for end in ends.values()):

@@ -26,8 +26,10 @@ from jaxtyping import Float
 from scipy.linalg import qr
 
 from ..newton import Minimum
+from ..programs import program
 from ..reasons import Code, Reason
 from ..rows import Data, Weights, in_double
+from ..second_order import SecondOrder
 from ..status import Status
 from ..surface import Surface
 
@@ -44,7 +46,7 @@ NULL = 1e-12
 """The largest eigenvalue of the null space, relative to the largest: linear relations to six digits, the precision of
 columns in float32."""
 STEPS, RIDGE = 8, 1e-9
-"""The number of Newton steps in float64, and their ridge; see `newton`."""
+"""The number of Newton steps, and the smallest curvature that they use; see `minimise`."""
 BACK, ON = (1.0, 2.0, *map(float, range(4, 101, 4))), (1.0, 3.0, 10.0)
 """The multiples of the last Newton step at which the loss is evaluated, before the point and beyond it. Far beyond it
 the logs of gamma functions cancel, and no multiple would show more: near a maximum the loss rises on both sides."""
@@ -164,8 +166,9 @@ class _Ray(NamedTuple):
 
 def _recession(surface: Surface, u: Weights, data: Data) -> _Ray | None:
     """Return the ray along which Newton's method goes on for ever; None where it arrives."""
-    _, end = surface.newton(u, data, max_steps=STEPS, ridge=RIDGE)
-    vector, step = np.asarray(end.u), _newton_step(np.asarray(end.slope), np.asarray(end.curvature))
+    second_order = program(SecondOrder, surface.density, data, False)
+    end = second_order.minimise(u, data, max_steps=STEPS, damping=0.0, floor=RIDGE)
+    vector, step = end.u, _newton_step(end.slope, end.curvature)
     if step is None or (np.abs(step) <= 1e-6 * np.abs(vector)).all():
         return None
     unravel = ravel_pytree(u)[1]

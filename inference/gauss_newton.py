@@ -1,0 +1,94 @@
+"""The Gauss-Newton matrix, row by row: the curvature of a likelihood, from first derivatives of a model.
+
+It is ``sum_i J_i' F_i J_i`` over rows i, with the derivatives J_i of the parameters of row i's distribution by the
+weights, and the Fisher information F_i of these parameters (Martens 2020, section 6). Row by row it costs as much as a
+few gradients and one product of matrices, where each column of a Hessian costs several gradients.
+"""
+
+from collections.abc import Callable
+from functools import lru_cache
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpyro.distributions as dist
+from jax import Array
+from jax.flatten_util import ravel_pytree
+from jaxtyping import Float
+
+from .curvature import divergence, has_fisher_information
+from .density import Density
+from .rows import Data, Weights, signature
+
+ROWS_TOGETHER = 256
+"""The number of rows whose derivatives are in memory together."""
+MAX_PARAMETERS = 64
+"""The largest number of parameters of a row's distribution for which their information matrix is formed."""
+
+
+def is_by_rows(density: Density, data: Data) -> bool:
+    """Return whether the Gauss-Newton matrix can be formed row by row.
+
+    The Fisher information must be known, the parameters few, and the model must run on a single row.
+    """
+    return has_fisher_information(density, data) and _runs_by_rows(density, *signature(data))
+
+
+@lru_cache(maxsize=256)
+def _runs_by_rows(density: Density, tree: Any, leaves: Any) -> bool:
+    data = jax.tree.unflatten(tree, [jax.ShapeDtypeStruct((1, *shape[1:]), dtype) for shape, dtype in leaves])
+    weights = {site: jax.ShapeDtypeStruct(shape, jnp.result_type(float)) for site, shape in density.structure.sites}
+    try:
+        parameters = jax.eval_shape(lambda *at: _parameters(density.observation(*at))[0], weights, data)
+    except (TypeError, ValueError, IndexError):  # raised by the model, which expects more than one row
+        return False
+    return parameters.size <= MAX_PARAMETERS
+
+
+def gauss_newton(density: Density, u: Weights, data: Data) -> Float[Array, "d d"]:
+    """Return the Gauss-Newton matrix of the negative log likelihood in nats, at weights in unconstrained coordinates.
+
+    The order of its rows and columns is that of `ravel_pytree(u)`. The memory is that of the derivatives of
+    `ROWS_TOGETHER` rows.
+    """
+    vector, unravel = ravel_pytree(u)
+
+    def factors(row: Array) -> tuple[Array, Array]:
+        """Return J and F J of one row, (parameters, d)."""
+        one = data.take(row[None])
+        here, weight = density.scaled_observation(density.constrain(u, one), one)
+        parameters, rebuild = _parameters(here)
+        information = jax.hessian(lambda there: jnp.sum(weight * divergence(here, rebuild(there))))(parameters)
+
+        def of(vector: Array) -> Array:
+            return _parameters(density.observation(density.constrain(unravel(vector), one), one))[0]
+
+        slopes = jax.jacrev(of)(vector)
+        return slopes, information @ slopes
+
+    num_rows, d = data.num_rows, vector.size
+    size = min(num_rows, ROWS_TOGETHER)
+    count = -(-num_rows // size)
+
+    def add(total: Array, some: Array) -> tuple[Array, None]:
+        slopes, weighted = jax.vmap(factors)(jnp.minimum(some, num_rows - 1))
+        slopes = jnp.where((some < num_rows)[:, None, None], slopes, 0.0)  # the last part is filled up
+        return total + slopes.reshape(-1, d).T @ weighted.reshape(-1, d), None
+
+    parts = jnp.arange(count * size).reshape(count, size)
+    return jax.lax.scan(add, jnp.zeros((d, d), vector.dtype), parts)[0]
+
+
+def _parameters(d: dist.Distribution) -> tuple[Array, Callable[[Array], dist.Distribution]]:
+    """Return the real parameters of a distribution, one after the other, and how they make a distribution again."""
+    leaves, tree = jax.tree.flatten(d)
+    is_real = [jnp.issubdtype(jnp.result_type(leaf), jnp.floating) for leaf in leaves]
+    vector, unravel = ravel_pytree([leaf for leaf, real in zip(leaves, is_real, strict=True) if real])
+
+    def rebuild(vector: Array) -> dist.Distribution:
+        new = iter(unravel(vector))
+        return jax.tree.unflatten(
+            tree, [next(new) if real else leaf for leaf, real in zip(leaves, is_real, strict=True)]
+        )
+
+    return vector, rebuild

@@ -1,0 +1,274 @@
+"""The finish of a point estimate: Newton's method from where the optimiser ended, and whether that is a mode."""
+
+import math
+import sys
+from dataclasses import replace
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from jax.flatten_util import ravel_pytree
+from numpyro.infer import init_to_sample
+from tqdm.auto import tqdm
+
+from ..density import Density
+from ..newton import Minimum
+from ..reasons import Code, Reason
+from ..rows import Data, Weights
+from ..second_order import FEW_WEIGHTS, HESSIAN_WEIGHTS, SecondOrder, second_order_of
+from ..status import Status
+from ..surface import Surface
+from .descent import Descent, PointSettings, starting_points
+from .mode import MAX_GAIN, is_unbounded, no_maximum, not_stationary, quasi_separable, still_falling
+from .recession import MAX_ENTRIES, examine
+from .scales import prior_conflict, raw_units, saturated
+
+MAX_STEPS = 300
+"""The largest number of steps by Gauss-Newton matrices, and again by Hessians."""
+MAX_GAIN_PER_ROW = 1e-3
+"""The Newton decrement in nats per row below which the weights of a network count as those of a mode: a change that no
+prediction shows."""
+WINDOW, HOPELESS = 20, 0.6
+"""A network is left where the optimiser ended unless its Newton decrement falls to this share in so many steps."""
+OTHER_STARTS, CHEAP = 7, 2**18
+"""The number of further starting points, and the largest number of rows times weights for which they are tried."""
+NOTICED, NOTICED_PER_ROW = 5.0, 0.05
+"""The difference between two modes, in nats and in nats per row, up to which either may be the result."""
+COARSE = 1e-5
+"""The rounding of a loss in float32, relative to its size."""
+
+
+class Ending(NamedTuple):
+    """The point at which a fit ends, and its status."""
+
+    u: Weights
+    decrement: float
+    """The Newton decrement at the point in nats; infinite where Newton's method did not reach a mode."""
+    loss: float
+    """The negative log density at the point in nats."""
+    status: Status = Status()
+    minimum: Minimum | None = None
+    """Where Newton's method ended, in float64; None where it was not used."""
+
+    @property
+    def polished(self) -> bool:
+        """Whether Newton's method reached a mode."""
+        return math.isfinite(self.decrement)
+
+
+def best_end(
+    settings: PointSettings, density: Density, descent: Descent, data: Data, *, key: Array, progress: bool
+) -> Ending:
+    """Go on from all end points of a descent, and from further starting points where that is cheap, and judge the best.
+
+    Args:
+        settings: the settings of the descent.
+        density: the density that was maximised.
+        descent: the end points.
+        data: n rows.
+        key: the key of the descent.
+        progress: show progress bars.
+    """
+    indices = np.flatnonzero(np.isfinite(descent.final)).tolist()
+    ends = {i: go_on(settings, density, descent.member(i)[0], data, progress=progress) for i in indices}
+    best = min(ends, key=lambda i: ends[i].loss if math.isfinite(ends[i].loss) else math.inf)
+    if ends[best].status.is_interrupted:
+        return ends[best]
+    others = _from_other_starts(settings, density, data, key) if settings.num_restarts is None else []
+    modes = [end for end in (*ends.values(), *others) if end.polished]
+    end = min([ends[best], *modes], key=lambda end: end.loss)
+    judged = judge(settings, density, end, descent.losses[best], data)
+    if judged.status.level == "ok" and density.structure.num_weights <= FEW_WEIGHTS:
+        judged = judged._replace(status=Status(warnings=_alone(end, modes, data.num_rows)))
+    return judged
+
+
+def _from_other_starts(settings: PointSettings, density: Density, data: Data, key: Array) -> list[Ending]:
+    """Return where Newton's method leads from draws of the prior; nothing where that is not cheap."""
+    d = density.structure.num_weights
+    if not settings.polish or settings.batch_size is not None or d > FEW_WEIGHTS or data.num_rows * d > CHEAP:
+        return []
+    drawn = replace(settings, init_strategy=init_to_sample, num_restarts=OTHER_STARTS)
+    starts = starting_points(drawn, density, data, key=key)
+    members = [jax.tree.map(lambda leaf, i=i: leaf[i], starts) for i in range(OTHER_STARTS)]
+    return [go_on(settings, density, member, data) for member in members]
+
+
+def _alone(end: Ending, modes: list[Ending], num_rows: int) -> tuple[Reason, ...]:
+    """Return a reason if only one starting point led to the best mode, and the next is noticeably worse."""
+    losses = sorted(mode.loss for mode in modes)
+    gap = losses[1] - losses[0] if len(losses) > 1 else 0.0
+    if gap <= max(NOTICED, NOTICED_PER_ROW * num_rows):
+        return ()
+    return (Reason.of(Code.OTHER_MODES, count=len(modes), gap=gap),)
+
+
+def finish(
+    settings: PointSettings,
+    density: Density,
+    u: Weights,
+    losses: np.ndarray,
+    data: Data,
+    prior_power: Array | None = None,
+    *,
+    progress: bool = False,
+) -> Ending:
+    """Go on to the mode from the end point of a descent, and check that it is one.
+
+    Args:
+        settings: the settings of the descent.
+        density: the density that was maximised.
+        u: the end point of the descent.
+        losses: the losses of the descent, (step,).
+        data: n rows.
+        prior_power: the factor of the log prior; see `descend`.
+        progress: show a progress bar.
+    """
+    end = go_on(settings, density, u, data, prior_power, progress=progress)
+    return end if end.status.is_interrupted else judge(settings, density, end, losses, data, prior_power)
+
+
+def go_on(
+    settings: PointSettings,
+    density: Density,
+    u: Weights,
+    data: Data,
+    prior_power: Array | None = None,
+    *,
+    progress: bool = False,
+) -> Ending:
+    """Return where Newton's method leads from a point; the point itself where that is no mode."""
+    surface = settings.surface(density, data)
+    here = data.num_rows * float(surface.loss(u, data, prior_power))
+    stay = Ending(u, math.inf, here)
+    problems = second_order_of(density, data) if settings.polish else ()
+    is_large = density.structure.num_weights > HESSIAN_WEIGHTS
+    if not problems or (is_large and settings.batch_size is not None) or no_maximum(surface, u, data, prior_power):
+        return stay
+    try:
+        minimum = _minimum(problems, u, data, prior_power, progress)
+    except KeyboardInterrupt:
+        reason = Reason.of(Code.INTERRUPTED, done="some", total=MAX_STEPS, unit="steps of Newton's method")
+        return stay._replace(status=Status(warnings=(reason,)))
+    if not minimum.decrement <= _enough(is_large, data):
+        return stay._replace(minimum=minimum)
+    vector, unravel = ravel_pytree(u)
+    there = jax.device_get(unravel(jnp.asarray(minimum.u.astype(vector.dtype))))
+    return Ending(there, minimum.decrement, minimum.value, minimum=minimum)
+
+
+def _minimum(problems: tuple[SecondOrder, ...], u: Weights, data: Data, prior_power: Any, progress: bool) -> Minimum:
+    """Return where the objectives lead from u, one after the other."""
+    is_large = problems[-1].by_gauss_newton
+    bar = tqdm(desc="Newton", unit="step", disable=not progress, delay=1.0, file=sys.stderr, leave=False)
+
+    def keep_going(decrements: list[float]) -> bool:
+        bar.update()
+        is_hopeless = len(decrements) > WINDOW and decrements[-1] > HOPELESS * decrements[-1 - WINDOW]
+        return not (is_large and is_hopeless)
+
+    vector = None
+    with bar:
+        for problem in problems:
+            enough = _enough(is_large, data) / 2 if problem.by_gauss_newton else 0.0
+            minimum = problem.minimise(
+                u, data, prior_power, begin=vector, max_steps=MAX_STEPS, keep_going=keep_going, enough=enough
+            )
+            vector = minimum.u
+    return minimum
+
+
+def _enough(is_large: bool, data: Data) -> float:
+    """Return the Newton decrement up to which a point counts as a mode, in nats."""
+    return max(MAX_GAIN, MAX_GAIN_PER_ROW * data.num_rows) if is_large else MAX_GAIN
+
+
+def judge(
+    settings: PointSettings,
+    density: Density,
+    end: Ending,
+    losses: np.ndarray,
+    data: Data,
+    prior_power: Array | None = None,
+) -> Ending:
+    """Return the point with its status: whether it is a mode, and whether there is one.
+
+    The arguments are those of `finish`.
+    """
+    surface = settings.surface(density, data)
+    failures = no_maximum(surface, end.u, data, prior_power)
+    warnings: tuple[Reason, ...] = ()
+    if not (end.polished or failures):
+        warnings = _not_a_mode(settings, surface, end, losses, data, prior_power)
+        is_suspect = bool(warnings) and end.minimum is not None
+        failures = is_unbounded(surface, end.u, data, prior_power, is_suspect=is_suspect)
+        if failures:
+            warnings = ()
+        elif warnings:
+            warnings = raw_units(surface, end.u, data) or warnings
+    if not (failures or warnings):
+        failures = quasi_separable(surface, end.u, data)
+    status = Status(failures, warnings)
+    is_small = data.num_rows * density.structure.num_weights <= MAX_ENTRIES
+    if status.level == "ok" and (settings.polish or settings.batch_size is None or is_small):
+        status = examine(surface, end.u, data, end.minimum if end.polished else None)
+    if status.level == "ok" and prior_power is None:
+        status = Status(warnings=_disagreement(surface, end, data))
+    return end._replace(status=status)
+
+
+def _not_a_mode(
+    settings: PointSettings,
+    surface: Surface,
+    end: Ending,
+    losses: np.ndarray,
+    data: Data,
+    prior_power: Array | None,
+) -> tuple[Reason, ...]:
+    """Return a reason if the end of a descent is no mode, by Newton's method or, without it, by losses and slopes."""
+    minimum = end.minimum
+    if minimum is not None and settings.batch_size is None:
+        gain, num_rows = end.loss - minimum.value, data.num_rows
+        if gain > max(MAX_GAIN, COARSE * abs(end.loss), MAX_GAIN_PER_ROW * num_rows):
+            return (Reason.of(Code.NOT_REACHED, steps=minimum.steps, gain=gain, per_row=gain / num_rows),)
+    warnings = still_falling(losses)
+    if settings.batch_size is None and not warnings:
+        warnings = not_stationary(surface, end.u, data, prior_power)
+    return warnings
+
+
+def _disagreement(surface: Surface, end: Ending, data: Data) -> tuple[Reason, ...]:
+    """Return the reasons why precision, units or priors do not fit the data, at a mode."""
+    warnings = _too_coarse(surface, end, data) or saturated(surface, end.u, data)
+    if not surface.density.structure.is_flat:
+        warnings += prior_conflict(surface, end.u, data, _likelihood_lost(surface, end, data))
+    return warnings
+
+
+def _too_coarse(surface: Surface, end: Ending, data: Data) -> tuple[Reason, ...]:
+    """Return a reason if the weights and predictions of a mode lose much of its density in the precision of the fit."""
+    if not end.polished:
+        return ()
+    lost = data.num_rows * float(surface.loss(end.u, data)) - end.loss
+    if lost <= MAX_GAIN + COARSE * abs(end.loss):
+        return ()
+    precision = jnp.result_type(float).name
+    return (Reason.of(Code.TOO_COARSE, precision=precision, lost=lost),)
+
+
+def _likelihood_lost(surface: Surface, end: Ending, data: Data) -> float:
+    """Return the log likelihood of its maximum minus that of the mode, in nats; 0 where Newton's method finds none.
+
+    For classes it is 0 as well: where they are nearly separable the maximum is far, and a prior is there to prevent it.
+    """
+    response = surface.density.structure.response
+    problems = second_order_of(surface.density, data)
+    if not end.polished or response.num_classes is not None or surface.density.structure.num_weights > HESSIAN_WEIGHTS:
+        return 0.0
+    maximum = problems[-1].minimise(end.u, data, 0.0, max_steps=MAX_STEPS)
+    if not maximum.decrement <= MAX_GAIN:
+        return 0.0
+    here = -float(np.sum(surface.log_likelihood(end.u, data), dtype=float))
+    return max(0.0, here - maximum.value)

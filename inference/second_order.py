@@ -1,0 +1,110 @@
+"""The objective of a point estimate with its second derivatives, in float64, and Newton's method on it."""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from jax.flatten_util import ravel_pytree
+
+from .curvature import hessian
+from .density import Density
+from .gauss_newton import gauss_newton, is_by_rows
+from .newton import DAMPING, FLOOR, Derivatives, Minimum, minimise
+from .programs import program
+from .rows import Data, Weights, in_double
+
+FEW_WEIGHTS, HESSIAN_WEIGHTS, GAUSS_NEWTON_WEIGHTS = 32, 256, 1024
+"""The largest numbers of weights for which the Hessian is used alone, and is used at all, and for which Gauss-Newton
+matrices are. Far from the mode of a network these lead there in fewer steps, each at a tenth of the cost."""
+HESSIAN_WORK = 2**31
+"""The largest number of rows times weights squared for which Hessians are used if Gauss-Newton matrices are known."""
+
+
+class SecondOrder:
+    """The negative log density of `Density.loss`, in nats, and its derivatives: all in float64.
+
+    Args:
+        density: the density that is maximised.
+        by_gauss_newton: replace the Hessian of the likelihood by the Gauss-Newton matrix.
+    """
+
+    def __init__(self, density: Density, by_gauss_newton: bool) -> None:
+        self.density, self.by_gauss_newton = density, by_gauss_newton
+        self._value = jax.jit(self._nats)
+        self._derivatives = jax.jit(self._all_derivatives)
+
+    def minimise(
+        self,
+        u: Weights,
+        data: Data,
+        prior_power: Any = None,
+        *,
+        begin: np.ndarray | None = None,
+        max_steps: int,
+        keep_going: Callable[[list[float]], bool] = lambda decrements: True,
+        damping: float = DAMPING,
+        floor: float = FLOOR,
+        enough: float = 0.0,
+    ) -> Minimum:
+        """Return where Newton's method ends, a vector in the order of `ravel_pytree`; see `newton.minimise`.
+
+        Args:
+            u: where it begins, by site.
+            data: n rows.
+            prior_power: the factor of the log prior; by default 1.
+            begin: where it begins, as a vector; by default u.
+            max_steps: see `newton.minimise`, also for what follows.
+            keep_going: whether to go on.
+            damping: the first damping.
+            floor: the smallest curvature.
+            enough: the decrement at which it ends.
+        """
+        with jax.enable_x64(True):
+            u, data = jax.device_put(jax.tree.map(in_double, (u, data)))
+            rest = u, data, jnp.asarray(1.0 if prior_power is None else prior_power, float)
+            return minimise(
+                lambda vector: _finite(self._value(vector, *rest)),
+                lambda vector: Derivatives(*map(np.asarray, self._derivatives(vector, *rest))),
+                np.asarray(ravel_pytree(u)[0]) if begin is None else begin,
+                max_steps=max_steps,
+                keep_going=keep_going,
+                damping=damping,
+                floor=floor,
+                enough=enough,
+                is_positive=self.by_gauss_newton,
+            )
+
+    def _nats(self, vector: Array, like: Weights, data: Data, prior_power: Array) -> Array:
+        return data.num_rows * self.density.loss(ravel_pytree(like)[1](vector), data, None, prior_power)
+
+    def _all_derivatives(self, vector: Array, *rest: Any) -> tuple[Array, Array, Array]:
+        value, slope = jax.value_and_grad(self._nats)(vector, *rest)
+        return (
+            value,
+            slope,
+            self._gauss_newton(vector, *rest) if self.by_gauss_newton else hessian(self._nats)(vector, *rest),
+        )
+
+    def _gauss_newton(self, vector: Array, like: Weights, data: Data, prior_power: Array) -> Array:
+        def prior(vector: Array) -> Array:
+            return prior_power * self.density.prior_potential(ravel_pytree(like)[1](vector), data)
+
+        return gauss_newton(self.density, ravel_pytree(like)[1](vector), data) + hessian(prior)(vector)
+
+
+def second_order_of(density: Density, data: Data) -> tuple[SecondOrder, ...]:
+    """Return the compiled objectives of a density, in the order in which they lead to a mode; none for many weights."""
+    d = density.structure.num_weights
+    work = data.num_rows * d**2
+    by_rows = d <= GAUSS_NEWTON_WEIGHTS and (d > FEW_WEIGHTS or work > HESSIAN_WORK) and is_by_rows(density, data)
+    is_small = d <= HESSIAN_WEIGHTS and (work <= HESSIAN_WORK or not by_rows)
+    kinds = (*((True,) if by_rows else ()), *((False,) if is_small else ()))
+    return tuple(program(SecondOrder, density, data, by_gauss_newton) for by_gauss_newton in kinds)
+
+
+def _finite(value: Array) -> float:
+    return float(value) if np.isfinite(value) else math.inf
