@@ -7,6 +7,7 @@ negative its absolute value is used, so that the steps lead down from there as w
 
 import math
 from collections.abc import Callable
+from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
@@ -26,8 +27,14 @@ ENOUGH = 1e-4
 """The share of the decrease that the curvature promises by which a step has to lower the function."""
 STALLS = 3
 """The number of steps without a smaller Newton decrement after which a minimum is as good as its gradient."""
+SLOW = (0.1, 0.6)
+"""The factors by which the decrement falls along a way without end; near a minimum it falls quadratically."""
+EXACT = 1e-6
+"""The Newton decrement, in units of the function, at which a larger one in the next steps is rounding."""
+LAST = 3
+"""The number of steps after a decrement that is small enough. In three steps an error falls to its eighth power."""
 NEAR = 0.01
-"""The Newton decrement, in units of the function, below which steps only collect digits."""
+"""The Newton decrement, in units of the function, below which a step without damping is tried first."""
 
 
 class Derivatives(NamedTuple):
@@ -92,6 +99,14 @@ class _Factor:
         return step, float(damping * step @ step - self.slope @ step) / 2
 
 
+def _is_slow(decrements: list[float]) -> bool:
+    """Return whether the decrement has fallen by a constant factor, as it does where there is no minimum."""
+    if len(decrements) <= STALLS or decrements[-1 - STALLS] > NEAR:
+        return False
+    last = decrements[-1 - STALLS :]
+    return all(SLOW[0] * before < after < SLOW[1] * before for before, after in pairwise(last))
+
+
 def _scale(at: Derivatives) -> np.ndarray:
     diagonal = np.abs(np.diagonal(at.curvature))
     return 1 / np.sqrt(np.where(diagonal > 0, diagonal, 1.0))
@@ -123,7 +138,7 @@ def minimise(
         keep_going: called with the decrements at all points so far; the method ends where it returns False.
         damping: the damping of the first step, relative to a curvature with a diagonal of 1.
         floor: the smallest eigenvalue of that curvature; smaller ones count as this.
-        enough: the Newton decrement at which the method ends.
+        enough: the Newton decrement at which the method ends, after `LAST` steps more.
         is_positive: whether the curvature has no negative eigenvalues, as the Gauss-Newton matrix.
 
     Returns:
@@ -139,21 +154,24 @@ def minimise(
         last = Minimum(u, here.value, model.decrement, here.slope, here.curvature, taken)
         is_better = best is None or model.decrement < best.decrement
         best, stalls = (last, 0) if is_better else (best, stalls + 1)
-        is_near = best.decrement <= NEAR
         if (
             taken == max_steps
-            or model.decrement <= enough
-            or (is_near and stalls >= STALLS)
+            or (len(decrements) > LAST and decrements[-1 - LAST] <= enough)
+            or (best.decrement <= EXACT and stalls >= STALLS)
+            or _is_slow(decrements)
             or not keep_going(decrements)
         ):
             break
-        rounding = 1e-13 * abs(here.value) if model.decrement <= NEAR else 0.0
+        is_near = model.decrement <= NEAR
+        rounding, trial = (1e-13 * abs(here.value), 0.0) if is_near else (0.0, damping)
         for _ in range(TRIALS):
-            step, promised = model.step(damping)
+            step, promised = model.step(trial)
             new = value(u + step)
             if new <= here.value - ENOUGH * promised + rounding:
                 break
-            damping, growth = max(damping * growth, 1e-12), growth * 2
+            if trial == damping:
+                damping, growth = max(damping * growth, 1e-12), growth * 2
+            trial = damping
         else:
             break
         gain = min((here.value - new) / promised, 1.0) if promised > 0 else 1.0

@@ -250,7 +250,7 @@ FAMILIES = {
         MLE(),
         against_the_last(groups(poisson, 0)),
         against_the_last(groups(poisson, 0, 1)),
-        "- w[0]",
+        "w[0]",
     ),
     "a group of tens of ten": (TENS, MLE(), groups(binomial, 10), groups(binomial, 10, 1), "along w[2]"),
     "a group of ones, by probabilities": (PROBS, MLE(), groups(binary, 1), groups(binary, 1, 1), "along w[2]"),

@@ -243,7 +243,8 @@ def codes(model: Any, method: Any, x: Any, y: Any, key: int = 0) -> set[Code]:
 
 
 NETWORK = Model(MLP((4,), "silu"), Normal("network"), gaussian(1.0))
-POINTS = {"MAP": MAP(num_steps=500), "MLE": MLE(num_steps=500), "Ensemble": Ensemble(MAP(num_steps=500), num_members=2)}
+SHORT: dict[str, Any] = {"num_steps": 500, "polish": False}
+POINTS = {"MAP": MAP(**SHORT), "MLE": MLE(**SHORT), "Ensemble": Ensemble(MAP(**SHORT), num_members=2)}
 
 
 @pytest.mark.parametrize("method", [pytest.param(m, marks=[pytest.mark.slow] * (m != "MAP")) for m in POINTS])
@@ -256,6 +257,10 @@ def test_raw_units_are_named_where_they_are_the_cause(method: str) -> None:
     ):
         assert words in str(found)
     assert "num_steps" not in str(found)
+
+
+def test_newtons_method_reaches_the_mode_in_raw_units_where_only_the_prior_is_wrong() -> None:
+    assert codes(NETWORK, MAP(num_steps=500), X, DOLLARS) == {Code.PRIOR_CONFLICT}
 
 
 def own_units(x: Array, y: Array | None = None) -> None:
@@ -280,7 +285,7 @@ def test_raw_units_are_not_named_where_they_are_no_cause() -> None:
 
 def test_saturated_units_are_not_a_mode() -> None:
     tanh = Model(MLP((4,), "tanh"), Normal(0.5), gaussian(1.0))
-    raw = fit(tanh, MAP(num_steps=500), AREA, Z, key=0, progress=False).status
+    raw = fit(tanh, MAP(num_steps=500, polish=False), AREA, Z, key=0, progress=False).status
     assert raw.codes == (Code.SATURATED_UNITS,)
     assert "times the mean squared error of a linear least squares fit" in str(raw)
     assert codes(standardize(tanh, AREA, Z), MAP(), AREA, Z) == set()

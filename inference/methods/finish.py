@@ -2,7 +2,6 @@
 
 import math
 import sys
-from dataclasses import replace
 from typing import Any, NamedTuple
 
 import jax
@@ -10,18 +9,17 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 from jax.flatten_util import ravel_pytree
-from numpyro.infer import init_to_sample
 from tqdm.auto import tqdm
 
 from ..density import Density
 from ..newton import Minimum
 from ..reasons import Code, Reason
-from ..rows import Data, Weights
+from ..rows import Data, Weights, in_double
 from ..second_order import FEW_WEIGHTS, HESSIAN_WEIGHTS, SecondOrder, second_order_of
 from ..status import Status
 from ..surface import Surface
-from .descent import Descent, PointSettings, starting_points
-from .mode import MAX_GAIN, is_unbounded, no_maximum, not_stationary, quasi_separable, still_falling
+from .descent import Descent, PointSettings
+from .mode import MAX_GAIN, ROUNDING, is_exact, is_unbounded, no_maximum, not_stationary, quasi_separable, still_falling
 from .recession import MAX_ENTRIES, examine
 from .scales import prior_conflict, raw_units, saturated
 
@@ -34,8 +32,12 @@ WINDOW, HOPELESS = 20, 0.6
 """A network is left where the optimiser ended unless its Newton decrement falls to this share in so many steps."""
 OTHER_STARTS, CHEAP = 7, 2**18
 """The number of further starting points, and the largest number of rows times weights for which they are tried."""
+RADIUS = 2.0
+"""Further starting points are uniform between -2 and 2 in unconstrained coordinates, as NumPyro's and Stan's."""
 NOTICED, NOTICED_PER_ROW = 5.0, 0.05
 """The difference between two modes, in nats and in nats per row, up to which either may be the result."""
+DIGITS = 1e-6
+"""The Newton decrement in nats from which a few more steps lead to the last digits of a mode."""
 COARSE = 1e-5
 """The rounding of a loss in float32, relative to its size."""
 
@@ -76,24 +78,29 @@ def best_end(
     best = min(ends, key=lambda i: ends[i].loss if math.isfinite(ends[i].loss) else math.inf)
     if ends[best].status.is_interrupted:
         return ends[best]
-    others = _from_other_starts(settings, density, data, key) if settings.num_restarts is None else []
+    others = _from_other_starts(settings, density, ends[best].u, data, key) if settings.num_restarts is None else []
     modes = [end for end in (*ends.values(), *others) if end.polished]
-    end = min([ends[best], *modes], key=lambda end: end.loss)
+    better = [end for end in modes if end.loss < ends[best].loss - ROUNDING]
+    end = min(better, key=lambda end: end.loss, default=ends[best])
     judged = judge(settings, density, end, descent.losses[best], data)
     if judged.status.level == "ok" and density.structure.num_weights <= FEW_WEIGHTS:
         judged = judged._replace(status=Status(warnings=_alone(end, modes, data.num_rows)))
     return judged
 
 
-def _from_other_starts(settings: PointSettings, density: Density, data: Data, key: Array) -> list[Ending]:
-    """Return where Newton's method leads from draws of the prior; nothing where that is not cheap."""
+def _from_other_starts(
+    settings: PointSettings, density: Density, like: Weights, data: Data, key: Array
+) -> list[Ending]:
+    """Return where Newton's method leads from points that are spread out; nothing where that is not cheap."""
     d = density.structure.num_weights
     if not settings.polish or settings.batch_size is not None or d > FEW_WEIGHTS or data.num_rows * d > CHEAP:
         return []
-    drawn = replace(settings, init_strategy=init_to_sample, num_restarts=OTHER_STARTS)
-    starts = starting_points(drawn, density, data, key=key)
-    members = [jax.tree.map(lambda leaf, i=i: leaf[i], starts) for i in range(OTHER_STARTS)]
-    return [go_on(settings, density, member, data) for member in members]
+    rng = np.random.default_rng(np.asarray(jax.random.key_data(key)).tolist())
+    starts = [
+        {site: rng.uniform(-RADIUS, RADIUS, np.shape(value)) for site, value in like.items()}
+        for _ in range(OTHER_STARTS)
+    ]
+    return [go_on(settings, density, start, data) for start in starts]
 
 
 def _alone(end: Ending, modes: list[Ending], num_rows: int) -> tuple[Reason, ...]:
@@ -152,9 +159,11 @@ def go_on(
     except KeyboardInterrupt:
         reason = Reason.of(Code.INTERRUPTED, done="some", total=MAX_STEPS, unit="steps of Newton's method")
         return stay._replace(status=Status(warnings=(reason,)))
-    if not minimum.decrement <= _enough(is_large, data):
-        return stay._replace(minimum=minimum)
     vector, unravel = ravel_pytree(u)
+    with jax.enable_x64(True):
+        exactly = jax.tree.map(np.asarray, ravel_pytree(jax.tree.map(in_double, u))[1](minimum.u))
+    if not minimum.decrement <= _enough(is_large, data) or is_exact(surface, exactly, data):
+        return stay._replace(minimum=minimum)
     there = jax.device_get(unravel(jnp.asarray(minimum.u.astype(vector.dtype))))
     return Ending(there, minimum.decrement, minimum.value, minimum=minimum)
 
@@ -172,7 +181,7 @@ def _minimum(problems: tuple[SecondOrder, ...], u: Weights, data: Data, prior_po
     vector = None
     with bar:
         for problem in problems:
-            enough = _enough(is_large, data) / 2 if problem.by_gauss_newton else 0.0
+            enough = _enough(is_large, data) / 2 if problem.by_gauss_newton else DIGITS
             minimum = problem.minimise(
                 u, data, prior_power, begin=vector, max_steps=MAX_STEPS, keep_going=keep_going, enough=enough
             )

@@ -49,6 +49,8 @@ MAX_DENSITY = 100.0
 """The density of a row, relative to that of y spread over its standard deviation, above which it is checked."""
 DENSITY_OF_EXACT = 0.4
 """The density of a row whose scale is one standard deviation, times that deviation: 1 / sqrt(2 pi)."""
+MISSED = 0.1
+"""The share of the density of an exact row that is left by ten roundings."""
 
 
 def no_maximum(surface: Surface, u: Weights, data: Data, prior_power: Array | None = None) -> tuple[Reason, ...]:
@@ -211,21 +213,36 @@ def is_unbounded(
     times, _ = _densest_row(surface, u, data, values)
     if times < MAX_DENSITY and not (is_suspect or (times and np.ptp(values, axis=0).min() == 0)):
         return ()
-    eps = float(np.finfo(values.dtype).eps)
-    exact = float(np.exp(np.log(_spread(values) / (eps * np.maximum(np.abs(values).max(axis=0), eps))).mean()))
+    exact = _density_of_exact(values)
     with jax.enable_x64(True):  # float32 is too coarse for so small a scale
         u, data, prior_power = jax.tree.map(in_double, (u, data, prior_power))
         here = float(surface.loss(u, data, prior_power)) * data.num_rows
         u, lowest = surface.lbfgs(u, data, prior_power)
         further = float(lowest)
         again, row = _densest_row(surface, u, data, values)
-        if not (again > 10 * times and further < here - math.log(10)):
+        if not (again > 10 * max(times, 1.0) and further < here - math.log(10)):
             return ()
-        is_exact = again >= DENSITY_OF_EXACT * exact
+        is_exact = again >= exact
         if not (is_exact or float(surface.lbfgs(u, data, prior_power)[1]) < further - 1.0):
             return ()
     numbers = {"row": row, "times": times, "again": again, "steps": LBFGS_STEPS, "here": here}
     return (Reason.of(Code.UNBOUNDED_DENSITY, **numbers, further=further),)
+
+
+def is_exact(surface: Surface, u: Weights, data: Data) -> bool:
+    """Return whether a row is so dense, at a point in float64, that only the rounding of y ends the growth."""
+    values = _numbers(surface, data)
+    if values is None:
+        return False
+    with jax.enable_x64(True):
+        return _densest_row(surface, u, jax.tree.map(in_double, data), values)[0] >= MISSED * _density_of_exact(values)
+
+
+def _density_of_exact(values: np.ndarray) -> float:
+    """Return the relative density of a row whose scale is the rounding of y; see `_densest_row`."""
+    eps = float(np.finfo(values.dtype).eps)
+    times = _spread(values) / (eps * np.maximum(np.abs(values).max(axis=0), eps))
+    return DENSITY_OF_EXACT * float(np.exp(np.log(times).mean()))
 
 
 def _numbers(surface: Surface, data: Data) -> np.ndarray | None:
