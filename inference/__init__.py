@@ -52,6 +52,7 @@ from .reasons import Code, Reason
 from .result import Fit
 from .run import fit
 from .status import FailedFitWarning, PrecisionWarning, Status, UndefinedPredictionWarning
+from .tangent import linearized
 from .threads import separate_handlers
 from .units import standardize
 
@@ -82,6 +83,7 @@ __all__ = [
     "flat",
     "generation",
     "information",
+    "linearized",
     "log_density",
     "loo",
     "methods",

@@ -19,6 +19,7 @@ from scipy.special import gammaln, logsumexp
 from scipy.stats import halfnorm, multivariate_normal, norm
 
 from flatprior.inference import MAP, MLE, Ensemble, Fit, Laplace, compare, diagnose, fit, flat
+from flatprior.inference.methods import gaussian as gaussians
 from flatprior.inference.methods import laplace
 from flatprior.models import MLP, Bernoulli, Categorical, Model, Normal, gaussian
 
@@ -35,9 +36,9 @@ every_curvature = pytest.mark.parametrize("curvature", CURVATURES)
 def gaussian_of(model: Any, method: Laplace, x: Any, y: Any, key: int = 0) -> tuple[Fit, Any, np.ndarray]:
     """A fit, the Gaussian that it drew from, and its curvature matrix."""
     seen: list[Any] = []
-    at = laplace._Gaussian.at
+    at = gaussians.Gaussian.at
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(laplace._Gaussian, "at", lambda *args: seen.append((at(*args), args[-1])) or seen[-1][0])
+        patch.setattr(gaussians.Gaussian, "at", lambda *args: seen.append((at(*args), args[-1])) or seen[-1][0])
         found = fit(model, method, x, y, key=key, progress=False)
     return found, *seen[-1]
 

@@ -1,0 +1,105 @@
+"""Gaussians around a mode, by a factor of their precision, and the importance of their draws."""
+
+import math
+from typing import NamedTuple, Self
+
+import jax
+import numpy as np
+from jax import Array
+from scipy.linalg import LinAlgError, cholesky, solve_triangular
+
+from ..reasons import Code, Reason
+
+MAX_PARETO_K = 0.7
+"""Pareto's k above which importance weights are unreliable (Vehtari et al. 2024)."""
+EQUAL = 1e-6
+"""The difference of log importance weights, in nats, up to which they are equal."""
+
+
+class Gaussian(NamedTuple):
+    """N(centre, H^-1), stored by the factors of H = S L L' S, with a diagonal S and a triangular L."""
+
+    centre: np.ndarray
+    scale: np.ndarray
+    """The diagonal of S."""
+    root: np.ndarray | None
+    """L; None where H is not positive definite."""
+    decrement: float
+    """The Newton decrement ``g' H^-1 g / 2`` in nats; infinite where H is not positive definite."""
+    defect: Reason | None = None
+    """The reason why there is no Gaussian, where H is not positive definite."""
+
+    @classmethod
+    def at(cls, centre: np.ndarray, slope: np.ndarray, h: np.ndarray) -> Self:
+        """Return the Gaussian with a centre and a curvature."""
+        scale = np.sqrt(np.diagonal(h), where=np.diagonal(h) > 0, out=np.ones(len(h)))
+        try:
+            root = cholesky(h / scale / scale[:, None], lower=True)
+        except (LinAlgError, ValueError):  # not positive definite; not finite
+            root = None
+        rounding = len(h) * np.finfo(float).eps
+        if root is None or np.diagonal(root).min() ** 2 <= rounding:
+            return cls(centre, scale, None, math.inf, _defect(h, rounding))
+        step = solve_triangular(root, slope / scale, lower=True)
+        return cls(centre, scale, root, float(step @ step) / 2)
+
+    def excess(self, u: np.ndarray) -> np.ndarray:
+        """Return the log density at the centre minus that at points, (count, d), in nats."""
+        z = (u - self.centre) * self.scale @ self.root
+        return (z**2).sum(axis=1) / 2
+
+    @property
+    def log_mass(self) -> float:
+        """The log of the integral of ``exp(-(u - centre)' H (u - centre) / 2)``; NaN where there is no Gaussian."""
+        if self.root is None:
+            return math.nan
+        log_det = 2 * (np.log(np.diagonal(self.root)).sum() + np.log(self.scale).sum())
+        return float(len(self.centre) * math.log(2 * math.pi) - log_det) / 2
+
+    def sample(self, key: Array, count: int) -> np.ndarray:
+        """Return draws, (count, d); copies of the centre where there is no Gaussian."""
+        noise = np.asarray(jax.random.normal(key, (count, len(self.centre))))
+        if self.root is None:
+            return np.tile(self.centre, (count, 1))
+        return self.centre + solve_triangular(self.root, noise.T, lower=True, trans="T").T / self.scale
+
+
+def _defect(h: np.ndarray, rounding: float) -> Reason:
+    if not np.isfinite(h).all():
+        return Reason.of(Code.NO_CURVATURE)
+    values = np.linalg.eigvalsh(h)
+    count = int((values <= rounding * values[-1]).sum())
+    return Reason.of(Code.NOT_POSITIVE_DEFINITE, count=max(count, 1), size=len(h), least=values[0], most=values[-1])
+
+
+class Importance(NamedTuple):
+    """The importance weights of draws of a Gaussian for a density: how well the one stands for the other."""
+
+    pareto_k: float
+    """Pareto's k of the weights (Vehtari et al. 2024): 0 where they are equal, above 0.7 where no number of draws would
+    make estimates reliable; infinite where the density is finite at no draw."""
+    log_mean: float
+    """The log of their mean in nats, smoothed: what the evidence of the Gaussian lacks. NaN where k is above 0.7."""
+    gap: float
+    """How much less probable the draws are than the Gaussian has it, in nats, on average."""
+
+    @classmethod
+    def of(cls, log_weights: np.ndarray) -> Self:
+        """Return the importance of draws with log weights, (draw,), in nats; NaN counts as no weight."""
+        from arviz_stats.base import array_stats  # type: ignore[attr-defined]  # imported late; see `convergence.loo`
+
+        log_weights = np.where(np.isnan(log_weights), -np.inf, log_weights)
+        middle = np.argsort(log_weights)[len(log_weights) // 2]  # not in the tail, whose weights are smoothed
+        if not np.isfinite([log_weights[middle], log_weights.max()]).all():
+            return cls(math.inf, math.nan, math.inf)
+        if np.ptp(log_weights) <= EQUAL:
+            return cls(0.0, float(log_weights.mean()), 0.0)
+        smoothed, k = array_stats.psislw(-log_weights)
+        k = float(k) if np.isfinite(k) else math.inf  # the smallest weights of the tail are 0
+        log_mean = float(log_weights[middle] - smoothed[middle]) - math.log(len(log_weights))
+        return cls(k, log_mean if k <= MAX_PARETO_K else math.nan, abs(float(log_weights.mean())))
+
+    @property
+    def is_reliable(self) -> bool:
+        """Whether the weights are those of a density near the Gaussian."""
+        return self.pareto_k <= MAX_PARETO_K
