@@ -168,8 +168,8 @@ MESSAGES: Mapping[Code, str] = {
     ),
     Code.NOT_GAUSSIAN: (
         "The posterior is no Gaussian around this mode, and neither draws nor evidence can be relied on: Pareto's k of "
-        "their importance weights is {k:.2f}, above {limit}, and they are {gap:.2g} nats per row less probable than "
-        "the Gaussian has it. Use NUTS, or MCLMC for a network."
+        "their importance weights is {k:.2f} (reliable up to {limit}), and their divergence from the posterior about "
+        "{divergence:.2g} nats. Use NUTS, or MCLMC for a network."
     ),
     Code.COLD_START: (
         "Chains {chains} began at their random starting point, since the optimiser reached no better point from there. "

@@ -93,6 +93,9 @@ class Fit:
     def predict(self, x: Any) -> Predictive:
         """Return the predictive distribution of y at rows of x, which have the layout of the fit. No y is used.
 
+        It is the mixture over draws of p(y | x, w), by the model, or, as `Laplace` does for networks, by the model
+        linearised at the mode; `outcome.linearized_at` is the mode then.
+
         Raises:
             TypeError, ValueError: when x has another layout.
 

@@ -7,11 +7,17 @@ import jax
 import numpy as np
 from jax import Array
 from scipy.linalg import LinAlgError, cholesky, solve_triangular
+from scipy.special import logsumexp
 
 from ..reasons import Code, Reason
 
 MAX_PARETO_K = 0.7
 """Pareto's k above which importance weights are unreliable (Vehtari et al. 2024)."""
+MAX_DIVERGENCE = 0.25
+"""The divergence in nats, and per weight, below which draws stand for the posterior: where a Gaussian is displaced, 0.7
+standard deviations."""
+MAX_GAP = 0.01
+"""The nats per row by which draws for a network may be less probable than the Gaussian has it."""
 EQUAL = 1e-6
 """The difference of log importance weights, in nats, up to which they are equal."""
 
@@ -73,15 +79,20 @@ def _defect(h: np.ndarray, rounding: float) -> Reason:
 
 
 class Importance(NamedTuple):
-    """The importance weights of draws of a Gaussian for a density: how well the one stands for the other."""
+    """The importance weights of draws of a Gaussian for a posterior: how well the one stands for the other.
 
-    pareto_k: float
+    A log weight is the log density of the posterior minus that of the Gaussian, both relative to the mode.
+    """
+
+    pareto_k: float = math.inf
     """Pareto's k of the weights (Vehtari et al. 2024): 0 where they are equal, above 0.7 where no number of draws would
-    make estimates reliable; infinite where the density is finite at no draw."""
-    log_mean: float
-    """The log of their mean in nats, smoothed: what the evidence of the Gaussian lacks. NaN where k is above 0.7."""
-    gap: float
-    """How much less probable the draws are than the Gaussian has it, in nats, on average."""
+    make estimates by them reliable; infinite where they do not determine it."""
+    log_mean: float = math.nan
+    """The log of their mean in nats, smoothed: the error of the evidence. NaN where k is above 0.7."""
+    gap: float = math.inf
+    """The mean of their logs in nats: how much less probable, or more, the draws are than the Gaussian has it."""
+    divergence: float = math.inf
+    """The Kullback-Leibler divergence of the Gaussian from the posterior in nats, as the draws show it."""
 
     @classmethod
     def of(cls, log_weights: np.ndarray) -> Self:
@@ -91,15 +102,29 @@ class Importance(NamedTuple):
         log_weights = np.where(np.isnan(log_weights), -np.inf, log_weights)
         middle = np.argsort(log_weights)[len(log_weights) // 2]  # not in the tail, whose weights are smoothed
         if not np.isfinite([log_weights[middle], log_weights.max()]).all():
-            return cls(math.inf, math.nan, math.inf)
+            return cls()
+        mean = float(log_weights.mean())
         if np.ptp(log_weights) <= EQUAL:
-            return cls(0.0, float(log_weights.mean()), 0.0)
+            return cls(0.0, mean, 0.0, 0.0)
         smoothed, k = array_stats.psislw(-log_weights)
-        k = float(k) if np.isfinite(k) else math.inf  # the smallest weights of the tail are 0
-        log_mean = float(log_weights[middle] - smoothed[middle]) - math.log(len(log_weights))
-        return cls(k, log_mean if k <= MAX_PARETO_K else math.nan, abs(float(log_weights.mean())))
+        k = float(k) if np.isfinite(k) else math.inf  # most weights of the tail are 0
+        log_count = math.log(len(log_weights))
+        log_mean = float(log_weights[middle] - smoothed[middle]) - log_count
+        divergence = float(logsumexp(log_weights)) - log_count - mean
+        return cls(k, log_mean if k <= MAX_PARETO_K else math.nan, abs(mean), divergence)
 
-    @property
-    def is_reliable(self) -> bool:
-        """Whether the weights are those of a density near the Gaussian."""
-        return self.pareto_k <= MAX_PARETO_K
+    def stands_for_weights(self, num_weights: int) -> bool:
+        """Return whether the Gaussian stands for a posterior, all of whose weights have a meaning.
+
+        Pareto's k from a few thousand draws is itself uncertain by 0.1, so it counts where the draws also differ from
+        the posterior. They are used without their weights, and so must not differ by much even where k is small.
+        """
+        is_corrigible = self.pareto_k <= MAX_PARETO_K or self.divergence <= MAX_DIVERGENCE
+        return is_corrigible and self.divergence <= MAX_DIVERGENCE * num_weights
+
+    def stands_for_rows(self, num_rows: int) -> bool:
+        """Return whether the Gaussian stands for a posterior of which only predictions have a meaning, row by row.
+
+        Importance weights of hundreds of weights differ by many nats in all, and by little in any one prediction.
+        """
+        return self.pareto_k <= MAX_PARETO_K or self.gap <= MAX_GAP * num_rows
