@@ -19,8 +19,8 @@ from scipy.special import gammaln, logsumexp
 from scipy.stats import halfnorm, multivariate_normal, norm
 
 from flatprior.inference import MAP, MLE, Ensemble, Fit, Laplace, compare, diagnose, fit, flat
+from flatprior.inference.methods import climb
 from flatprior.inference.methods import gaussian as gaussians
-from flatprior.inference.methods import laplace
 from flatprior.models import MLP, Bernoulli, Categorical, Model, Normal, gaussian
 
 NOISE, PRIOR = 0.5, 2.0
@@ -263,7 +263,7 @@ def test_a_smooth_network_is_climbed_to_its_mode(
     data_sets: Any, activation: str, dense_weights: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Where Adam ends the Hessian is seldom positive; at the mode it must be."""
-    monkeypatch.setattr(laplace, "DENSE_WEIGHTS", dense_weights)
+    monkeypatch.setattr(climb, "DENSE_WEIGHTS", dense_weights)
     x, y = data_sets["real"]
     model = Model(MLP((4,), activation), Normal(NOISE), gaussian(1.0))
     for key in KEYS:

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +13,13 @@ import numpyro
 import numpyro.distributions as dist
 import pytest
 from jax import Array
+from scipy.stats import multivariate_normal
 
 from flatprior.inference import MAP, NUTS, Code, Fit, Laplace, compare, fit, linearized, log_density
 from flatprior.inference.checks import check_problem
 from flatprior.inference.distributions import affine, constrained, unconstrained
+from flatprior.inference.methods import gaussian as gaussians
+from flatprior.inference.methods.rowwise import JACOBIAN_BYTES, rowwise_surface_of
 from flatprior.inference.tangent import has_hidden_units
 from flatprior.models import MLP, Bernoulli, Model, Normal, gaussian
 
@@ -120,16 +124,21 @@ def test_a_distribution_returns_from_its_unconstrained_coordinates(name: str) ->
         assert not jnp.isnan(constrained(shifted).log_prob(value)).any()
 
 
-def test_it_is_a_value_with_a_file(data_sets: Any, tmp_path: Path) -> None:
+def test_it_is_a_value(network_fit: Any) -> None:
+    at = network_fit[0].outcome.linearized_at
+    linear, same = linearized(NETWORK, at=network_fit[0]), linearized(NETWORK, {s: v.copy() for s, v in at.items()})
+    assert linear == same
+    assert hash(linear) == hash(same)
+    assert linear != linearized(NETWORK, {site: value + 1 for site, value in at.items()})
+
+
+@pytest.mark.slow
+def test_its_fits_are_saved(data_sets: Any, tmp_path: Path) -> None:
     x, y = data_sets["real"]
     mode = fit(NETWORK, MAP(num_steps=50), x, y, key=0, progress=False)
     linear = linearized(NETWORK, at=mode)
-    same = linearized(NETWORK, {site: value[0, 0].copy() for site, value in mode.draws.items()})
-    assert linear == same
-    assert hash(linear) == hash(same)
-    assert linear != linearized(NETWORK, {site: value[0, 0] + 1 for site, value in mode.draws.items()})
     found = fit(linear, MAP(num_steps=50), x, y, key=0, progress=False)
-    again = Fit.load(found.save(tmp_path / "fit.nc"), same)
+    again = Fit.load(found.save(tmp_path / "fit.nc"), linearized(NETWORK, at=mode))
     np.testing.assert_array_equal(again.predict(x).mean, found.predict(x).mean)
     with pytest.raises(ValueError, match="the model has changed"):
         Fit.load(tmp_path / "fit.nc", NETWORK)
@@ -205,6 +214,104 @@ def test_draws_of_the_weights_predict_by_the_network_where_they_are_asked_to(x64
     assert found.status.codes == (Code.NOT_GAUSSIAN,)
 
 
+# Structures of the curvature.
+
+
+@pytest.fixture(scope="module")
+def matrix(data_sets: Any) -> Any:
+    """The Gauss-Newton matrix of the network at its mode, and the evidence by it."""
+    x, y = data_sets["real"]
+    with jax.enable_x64(True), pytest.MonkeyPatch.context() as patch:
+        seen: list[np.ndarray] = []
+        at = gaussians.Gaussian.at
+        patch.setattr(gaussians.Gaussian, "at", lambda *args: seen.append(args[-1]) or at(*args))
+        found = fit(NETWORK, QUICK, x, y, key=0, progress=False)
+    return seen[-1], found
+
+
+def structured(structure: Any, x: Any, y: Any, rank: int = 50) -> tuple[Fit, gaussians.LowRank]:
+    """A fit with a structure, and its Gaussian."""
+    seen: list[gaussians.LowRank] = []
+    at = gaussians.LowRank.at
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(gaussians.LowRank, "at", lambda *args: seen.append(at(*args)) or seen[-1])
+        method = Laplace(base=MAP(num_steps=100), num_samples=30, structure=structure, rank=rank)
+        return fit(NETWORK, method, x, y, key=0, progress=False), seen[-1]
+
+
+def test_the_diagonal_is_that_of_the_matrix(x64: None, matrix: Any, data_sets: Any) -> None:
+    h, _ = matrix
+    found, gaussian_ = structured("diagonal", *data_sets["real"])
+    np.testing.assert_allclose(gaussian_.diagonal, np.diag(h), rtol=1e-9)
+    assert found.log_evidence is not None
+    lowest = gaussian_.log_mass - found.log_evidence
+    expected = 0.5 * np.log(2 * math.pi / np.diag(h)).sum() - lowest
+    assert found.log_evidence == pytest.approx(expected, rel=1e-12)
+
+
+def test_a_low_rank_is_the_matrix_in_its_directions_and_the_prior_elsewhere(
+    x64: None, matrix: Any, data_sets: Any
+) -> None:
+    h, full = matrix
+    found, gaussian_ = structured("low_rank", *data_sets["real"])
+    v, s = gaussian_.directions, gaussian_.values
+    ours = (np.eye(13) + v @ np.diag(s) @ v.T) / PRIOR**2
+    values, vectors_ = np.linalg.eigh(h)
+    np.testing.assert_allclose(ours, (vectors_[:, 1:] * values[1:]) @ vectors_[:, 1:].T + _rest(h), atol=1e-6)
+    few, cut = structured("low_rank", *data_sets["real"], rank=3)
+    np.testing.assert_allclose(np.sort(cut.values), PRIOR**2 * values[-3:] - 1, rtol=1e-6)
+    assert full.log_evidence <= found.log_evidence + 1e-9 <= few.log_evidence + 2e-9  # what is left out widens it
+
+
+def _rest(h: np.ndarray) -> np.ndarray:
+    """The direction in which the data say least, with the precision of the prior."""
+    least = np.linalg.eigh(h)[1][:, 0]
+    return np.outer(least, least) / PRIOR**2
+
+
+@pytest.mark.parametrize("rank", [0, 3])
+def test_draws_of_a_low_rank_gaussian_have_its_density(rank: int) -> None:
+    """Its root is isometric: half the squares of the noise are what the log density falls."""
+    rng = np.random.default_rng(rank)
+    directions = np.linalg.qr(rng.normal(size=(7, rank)))[0]
+    values = np.array([0.5, 3.0, 50.0])[:rank]
+    found = gaussians.LowRank.at(rng.normal(size=7), np.ones(7), np.exp(rng.normal(size=7)), directions, values)
+    noise = np.asarray(jax.random.normal(jax.random.key(1), (20, 7)))
+    np.testing.assert_allclose(found.excess(found.sample(jax.random.key(1), 20)), (noise**2).sum(axis=1) / 2, rtol=1e-5)
+    root = np.sqrt(found.diagonal)
+    h = root[:, None] * (np.eye(7) + directions @ np.diag(values) @ directions.T) * root
+    assert found.log_mass == pytest.approx(3.5 * math.log(2 * math.pi) - np.linalg.slogdet(h)[1] / 2, rel=1e-9)
+    assert found.decrement == pytest.approx(np.linalg.solve(h, np.ones(7)).sum() / 2, rel=1e-9)
+
+
+def test_the_last_layer_is_found_and_is_that_of_conditional(x64: None, data_sets: Any) -> None:
+    x, y = data_sets["real"]
+    found = fit(NETWORK, replace(QUICK, structure="last_layer"), x, y, key=0, progress=False)
+    fixed = {site for site, draws in found.draws.items() if np.ptp(draws, axis=1).max() == 0}
+    assert fixed == {"w1", "b1"}
+    hidden = np.tanh(x @ found.draws["w1"][0, 0] + found.draws["b1"][0, 0])
+    features = np.c_[np.ones(len(x)), hidden]
+    marginal = NOISE**2 * np.eye(len(x)) + PRIOR**2 * features @ features.T
+    evidence = multivariate_normal.logpdf(y, np.zeros(len(x)), marginal)
+    assert found.log_evidence == pytest.approx(float(evidence), rel=1e-8)
+    with pytest.raises(ValueError, match="expects a network whose last layer comes last"):
+        fit(Model(MLP(), Normal(NOISE)), replace(QUICK, structure="last_layer"), x, y, key=0, progress=False)
+
+
+def test_many_weights_take_the_memory_of_a_few_vectors(data_sets: Any) -> None:
+    """50,000 weights and 4,096 rows: a matrix would take 20 GB, and the activations of all rows 6 GB."""
+    model = Model(MLP((200, 200), "tanh"), Normal(NOISE), gaussian(1.0))
+    x, y = np.zeros((4096, 50), np.float32), np.zeros(4096, np.float32)
+    density, data = check_problem(model, x, y)
+    surface = rowwise_surface_of(density, data, 128)
+    like = {site: jax.ShapeDtypeStruct(shape, np.float32) for site, shape in density.structure.sites}
+    u = jax.ShapeDtypeStruct((density.structure.num_weights,), np.float32)
+    like = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape), like)
+    for function, arguments in ((surface.value_and_slope, (u,)), (surface.product, (u, u)), (surface.diagonal, (u,))):
+        analysis = function.lower(*arguments, like, data).compile().memory_analysis()
+        assert analysis.temp_size_in_bytes < JACOBIAN_BYTES + 2**26
+
+
 @pytest.mark.slow
 def test_nuts_of_the_linearised_network_agrees_with_laplace(network_fit: Any) -> None:
     """13 means and variances for one key, in standard errors: beyond 4.5 is one run in 5,000."""
@@ -264,6 +371,7 @@ def test_the_status_tells_posteriors_that_are_no_gaussian(name: str) -> None:
     assert (found.status.level == "ok") == is_ok, (found.status, found.stats)
 
 
+@pytest.mark.slow
 def test_importance_sampling_corrects_the_evidence_of_a_logistic_regression() -> None:
     """On 15 rows; the evidence itself on a grid."""
     from .test_laplace import LOGISTIC, logistic_evidence

@@ -9,7 +9,7 @@ import jax
 import numpy as np
 from jax import Array
 from jax.flatten_util import ravel_pytree
-from scipy.optimize import minimize
+from scipy.sparse.linalg import LinearOperator, eigsh
 
 from ..checks import check_positive_integer
 from ..density import Density
@@ -17,29 +17,28 @@ from ..method import Kind, Outcome
 from ..reasons import Code, Reason
 from ..rows import Data, Weights, in_double
 from ..status import Status
+from ..structure import Structure
 from ..surface import Curvature, PotentialSurface, by_site, potential_surface_of
 from ..tangent import has_hidden_units, tangent
-from .descent import Descent, descend
-from .gaussian import MAX_PARETO_K, Gaussian, Importance
+from .climb import climb_to_mode
+from .descent import ROWS_TOGETHER, descend
+from .gaussian import MAX_PARETO_K, Gaussian, Importance, LowRank, importance_of
+from .layers import last_layer
 from .mode import is_unbounded, no_maximum, quasi_separable
 from .point import IMPROPER, MAP
 from .recession import examine
+from .rowwise import RowwiseSurface, rowwise_surface_of
 from .scales import prior_conflict, raw_units
 
 MAX_WEIGHTS = 4096
 """The largest number of weights: a matrix of as many rows takes 128 MiB in float64, and three exist at a time."""
-MAX_STEPS = 200
-"""The largest number of steps of the trust region from the end point of the base to the mode."""
-DENSE_WEIGHTS = 256
-"""The largest number of weights for which each of these steps forms the Hessian; for more, only products with it."""
-SMALL_SLOPE = 1e-6
-"""The length of the gradient, in nats, at which the mode is reached."""
 MAX_DECREMENT = 0.01
 """The Newton decrement, in nats, up to which a point counts as the mode: at most 0.14 standard deviations away."""
+MATRIX_FREE = ("diagonal", "low_rank")
+"""The structures without a matrix of all weights."""
+MAX_NUMBERS = 2**27
+"""The largest number of numbers in all draws: they take 512 MiB in float32, and a GiB in float64 as they are made."""
 IMPORTANCE_KEY = 1
-IMPORTANCE_DRAWS, MANY_IMPORTANCE_DRAWS = 1000, 4000
-"""The draws that are weighted, and where there are at most `DENSE_WEIGHTS` weights, and they cost little: 1,000 draws
-determine Pareto's k to 0.17, and would put one healthy posterior in ten above the limit."""
 
 
 @dataclass(frozen=True)
@@ -87,6 +86,22 @@ class Laplace:
             - ``"hessian"``: the Hessian. It omits nothing, but is positive only where the gradient vanishes, which it
               need not in networks with kinks (ReLU), and may be so small that the draws leave the network's mode.
             - None: ``"ggn"`` where it is known, ``"hessian"`` elsewhere.
+        structure: the form of H.
+
+            - ``"full"``: the matrix, of at most 4,096 weights.
+            - ``"low_rank"``: the Hessian of the prior, a diagonal, and the `rank` directions in which the data determine
+              the weights best relative to the prior, by Lanczos iterations with products of Jacobians (Lehoucq et al.
+              1998). In all other directions weights are as uncertain as under the prior: too uncertain, if anything.
+            - ``"diagonal"``: the diagonal of H, exactly, from the Jacobian of every row.
+            - ``"last_layer"``: the full matrix of the last layer of a network given the other layers, which keep the
+              values at which `base` ends; the evidence is that of the last layer given these. It is `Conditional` with
+              the sites of the last layer.
+
+            With ``"low_rank"`` and ``"diagonal"`` no matrix is formed, and rows are evaluated 128, or a batch of
+            `base`, at a time: memory beyond the data is that of a few vectors of all weights (for Lanczos iterations
+            2 `rank`), the draws, and 256 MiB; above 4,096 weights the centre is where `base` ends, which the status
+            judges. Draws are stored: at most 2^27 numbers, a GiB in float64.
+        rank: see `structure`.
         predictive: the density by which the draws predict.
 
             - ``"linearized"``: that of `linearized(model, at=mode)`. A scale that is an output of the network is
@@ -125,6 +140,8 @@ class Laplace:
     num_samples: int = 1000
     curvature: Curvature | None = None
     predictive: Literal["linearized", "sampled"] | None = None
+    structure: Literal["full", "diagonal", "low_rank", "last_layer"] = "full"
+    rank: int = 50
     improper_ok: bool = False
 
     def __post_init__(self) -> None:
@@ -145,6 +162,17 @@ class Laplace:
             raise ValueError(
                 f"Laplace: expected 'linearized', 'sampled' or None as predictive; got {self.predictive!r}."
             )
+        if self.structure not in ("full", "diagonal", "low_rank", "last_layer"):
+            raise ValueError(
+                f"Laplace: expected 'full', 'diagonal', 'low_rank' or 'last_layer' as structure; got "
+                f"{self.structure!r}."
+            )
+        check_positive_integer("Laplace", "rank", self.rank)
+        if self.curvature == "hessian" and self.structure in MATRIX_FREE:
+            raise ValueError(
+                f"Laplace: expected structure='full' or 'last_layer' with curvature='hessian', which is no product of "
+                f"Jacobians; got {self.structure!r}."
+            )
 
     def run(self, density: Density, data: Data, *, key: Array, progress: bool) -> Outcome:
         """See `Method.run`.
@@ -153,73 +181,113 @@ class Laplace:
             ValueError: when the prior is flat and `improper_ok` is not set, the model has more than 4,096 weights, or
                 the requested curvature is not known.
         """
-        structure = density.structure
-        structure.check_proper("Laplace", improper_ok=self.improper_ok)
-        if structure.num_weights > MAX_WEIGHTS:
-            raise ValueError(
-                f"Laplace: expected at most {MAX_WEIGHTS:,} weights, since memory grows with their square; got "
-                f"{structure.num_weights:,}. Use Ensemble() or MCLMC(), or a smaller network."
-            )
-        potential_surface_of(density, data, self.curvature)  # raises where that is not known
-        is_network = has_hidden_units(density, data)
-        linearizes = is_network if self.predictive is None else self.predictive == "linearized"
+        density.structure.check_proper("Laplace", improper_ok=self.improper_ok)
+        sites = density.structure.latents
+        of_part = last_layer(density, data) if self.structure == "last_layer" else None
+        self._check_size(density.structure if of_part is None else of_part.structure)
+        potential_surface_of(density, data, "ggn" if self.structure in MATRIX_FREE else self.curvature)  # may raise
         key_base, key_draws = jax.random.split(key)
         descent = descend(self.base, density, data, key=key_base, progress=progress)
+        start, fixed = descent.member(descent.best)[0], {}
+        if of_part is not None:
+            fixed, density, data, start = of_part.at(start, data)
+        is_network = has_hidden_units(density, data)
+        linearizes = is_network if self.predictive is None else self.predictive == "linearized"
         with jax.enable_x64(True):  # float32 is too coarse to invert the curvature of a network
-            found = self._around_mode(descent, density, data, key_draws, linearizes=linearizes)
-        gaussian, own, judged = found.gaussian, found.own, found.own if found.linearized is None else found.linearized
-        dtype = jax.dtypes.canonicalize_dtype(float)
-        with np.errstate(over="ignore"):  # a failure, which the status reports
-            points = {site: found.weights[site].astype(dtype) for site in structure.latents}
-        draws = {site: value[None, 1:] for site, value in points.items()}
-        status = descent.status + self._status(descent, gaussian, density, data)
+            found = self._around_mode(
+                start, density, data, key_draws, climbs=bool(descent.status), linearizes=linearizes
+            )
+        status = descent.status
+        if status:
+            status += self._status(start, found.gaussian, density, data)
+        draws, at = _in_default_precision(found.weights, fixed, sites)
         if status:
             status += _status_of_draws(draws)
-        is_by_row = is_network and linearizes
-        stands = (
-            judged.stands_for_rows(data.num_rows) if is_by_row else judged.stands_for_weights(structure.num_weights)
-        )
-        if status and not stands:
-            status += Status(warnings=(_not_gaussian(judged),))
-        evidence = gaussian.log_mass - found.lowest if status and not structure.flat else math.nan
+        if status:
+            is_by_row = is_network and linearizes
+            status += _status_of_importance(
+                found.judged, data.num_rows if is_by_row else None, len(found.gaussian.centre)
+            )
+        has_evidence = status and not density.structure.flat
+        evidence = found.gaussian.log_mass - found.lowest if has_evidence else math.nan
         stats = {
             "loss": descent.losses,
-            "newton_decrement": np.asarray(gaussian.decrement),
-            "pareto_k": np.asarray(own.pareto_k),
-            "log_evidence_psis": np.asarray(evidence + own.log_mean),
+            "newton_decrement": np.asarray(found.gaussian.decrement),
+            "pareto_k": np.asarray(found.own.pareto_k),
+            "log_evidence_psis": np.asarray(evidence + found.own.log_mean),
         }
-        if found.linearized is not None:
-            stats["pareto_k_linearized"] = np.asarray(judged.pareto_k)
-        at = {site: value[0] for site, value in points.items()} if linearizes else {}
-        return Outcome(draws, status, stats=stats, log_evidence=evidence, linearized_at=at)
+        if linearizes:
+            stats["pareto_k_linearized"] = np.asarray(found.judged.pareto_k)
+        return Outcome(draws, status, stats=stats, log_evidence=evidence, linearized_at=at if linearizes else {})
+
+    def _check_size(self, structure: Structure) -> None:
+        """Raise ValueError where matrices or draws would not fit in memory."""
+        count = structure.num_weights
+        if self.structure not in MATRIX_FREE and count > MAX_WEIGHTS:
+            raise ValueError(
+                f"Laplace: expected at most {MAX_WEIGHTS:,} weights, since memory grows with their square; got "
+                f"{count:,}. Use structure='last_layer', 'low_rank' or 'diagonal', Ensemble() or MCLMC(), or a smaller "
+                f"network."
+            )
+        if count * self.num_samples > MAX_NUMBERS:
+            raise ValueError(
+                f"Laplace: expected at most {MAX_NUMBERS // count:,} draws of {count:,} weights, which take a GiB in "
+                f"float64; got num_samples={self.num_samples:,}."
+            )
 
     def _around_mode(
-        self, descent: Descent, density: Density, data: Data, key: Array, *, linearizes: bool
+        self, start: Weights, density: Density, data: Data, key: Array, *, climbs: bool, linearizes: bool
     ) -> "_AroundMode":
-        """Return the Gaussian around the mode that is nearest to the end of a descent, with draws; in float64."""
-        surface = potential_surface_of(density, data, self.curvature)
-        start, data = jax.tree.map(in_double, (descent.member(descent.best)[0], data))
+        """Return the Gaussian around the mode that is nearest to a point, with draws; in float64."""
+        start, data = jax.tree.map(in_double, (start, data))
         centre = np.asarray(ravel_pytree(start)[0])
-        if descent.status:
-            centre = _climb(surface, centre, start, data)
+        if climbs and len(centre) <= MAX_WEIGHTS:
+            centre = climb_to_mode(potential_surface_of(density, data, self.curvature), centre, start, data)
+        surface = self._surface(density, data)
         lowest, slope = jax.device_get(surface.value_and_slope(centre, start, data))
-        gaussian = Gaussian.at(centre, slope, np.asarray(surface.curvature(centre, start, data)))
+        gaussian = self._gaussian(surface, centre, slope, start, data)
         points = np.concatenate([centre[None], gaussian.sample(key, self.num_samples)])
         weights = jax.device_get(surface.constrain(points, start, data))
         key_weights = jax.random.fold_in(key, IMPORTANCE_KEY)
-        own, linearized = _importance(surface, gaussian, key_weights, start, data), None
+        judged = own = importance_of(gaussian, lambda us: surface.values(us, start, data), key_weights)
         if linearizes:
             around = replace(data, at={site: value[0] for site, value in weights.items()})
-            linear = potential_surface_of(Density(tangent(density.model), density.structure), around, "hessian")
-            linearized = _importance(linear, gaussian, key_weights, start, around)
-        return _AroundMode(gaussian, float(lowest), weights, own, linearized)
+            linear = self._surface(Density(tangent(density.model), density.structure), around, "hessian")
+            judged = importance_of(gaussian, lambda us: linear.values(us, start, around), key_weights)
+        return _AroundMode(gaussian, float(lowest), weights, own, judged)
 
-    def _status(self, descent: Descent, gaussian: Gaussian, density: Density, data: Data) -> Status:
+    def _surface(
+        self, density: Density, data: Data, curvature: Curvature | None = None
+    ) -> PotentialSurface | RowwiseSurface:
+        """Return the compiled potential, which for many weights is evaluated a few rows at a time."""
+        if self.structure in MATRIX_FREE:
+            return rowwise_surface_of(density, data, max(self.base.batch_size or 0, ROWS_TOGETHER))
+        return potential_surface_of(density, data, curvature or self.curvature)
+
+    def _gaussian(
+        self, surface: PotentialSurface | RowwiseSurface, centre: np.ndarray, slope: np.ndarray, *rows: Any
+    ) -> Gaussian | LowRank:
+        """Return the Gaussian of the structure at a point."""
+        if isinstance(surface, PotentialSurface):
+            return Gaussian.at(centre, slope, np.asarray(surface.curvature(centre, *rows)))
+        prior = surface.diagonal_of_prior(centre, *rows)
+        if not (prior > 0).all():
+            return LowRank.at(centre, slope, prior)
+        if self.structure == "diagonal":
+            return LowRank.at(centre, slope, prior + np.asarray(surface.diagonal(centre, *rows)))
+        root = np.sqrt(prior)
+
+        def product(v: np.ndarray) -> np.ndarray:
+            return np.asarray(surface.product(centre, np.ravel(v) / root, *rows)) / root
+
+        operator = LinearOperator((len(centre),) * 2, matvec=product, dtype=centre.dtype)
+        start = np.cos(np.arange(1.0, len(centre) + 1))
+        values, directions = eigsh(operator, k=min(self.rank, len(centre) - 1), v0=start, tol=1e-6)
+        return LowRank.at(centre, slope, prior, directions, np.maximum(values, 0.0))
+
+    def _status(self, start: Weights, gaussian: Gaussian | LowRank, density: Density, data: Data) -> Status:
         """Return the status of the point that the trust region reached, and of the Gaussian there."""
-        if not descent.status:
-            return Status()
         surface, is_mode = self.base.surface(density, data), gaussian.decrement <= MAX_DECREMENT
-        start = descent.member(descent.best)[0]
         mode = jax.device_get(by_site(gaussian.centre.astype(jax.dtypes.canonicalize_dtype(float)), start))
         failures: tuple[Reason, ...] = ()
         if density.structure.flat:
@@ -241,25 +309,15 @@ class Laplace:
 class _AroundMode(NamedTuple):
     """The result of the approximation in float64."""
 
-    gaussian: Gaussian
+    gaussian: Gaussian | LowRank
     lowest: float
     """The potential at its centre."""
     weights: Weights
     """The centre and the draws, in the coordinates of the model: site -> (1 + draw, *shape)."""
     own: Importance
     """The importance of draws for the posterior of the model."""
-    linearized: Importance | None
-    """The same for the model linearised at the centre, where it predicts."""
-
-
-def _importance(surface: PotentialSurface, gaussian: Gaussian, key: Array, *rows: Any) -> Importance:
-    """Return the importance of draws of a Gaussian for a posterior, whose potential is lowest at its centre."""
-    if gaussian.root is None:
-        return Importance()
-    is_small = len(gaussian.centre) <= DENSE_WEIGHTS
-    draws = gaussian.sample(key, MANY_IMPORTANCE_DRAWS if is_small else IMPORTANCE_DRAWS)
-    values = np.asarray(surface.values(np.concatenate([gaussian.centre[None], draws]), *rows))
-    return Importance.of(gaussian.excess(draws) - (values[1:] - values[0]))
+    judged: Importance
+    """The same for the model that predicts, which may be that linearised at the centre."""
 
 
 def _status_of_draws(draws: Mapping[str, np.ndarray]) -> Status:
@@ -270,28 +328,21 @@ def _status_of_draws(draws: Mapping[str, np.ndarray]) -> Status:
     return Status((Reason.of(Code.NON_FINITE_DRAWS, count=(~finite).sum(), total=finite.size),))
 
 
-def _not_gaussian(importance: Importance) -> Reason:
+def _status_of_importance(importance: Importance, num_rows: int | None, num_weights: int) -> Status:
+    """Return the reason not to rely on a Gaussian: as weights or, where `num_rows` is given, as predictions of rows."""
+    stands = importance.stands_for_weights(num_weights) if num_rows is None else importance.stands_for_rows(num_rows)
+    if stands:
+        return Status()
     numbers = {"k": importance.pareto_k, "divergence": importance.divergence}
-    return Reason.of(Code.NOT_GAUSSIAN, limit=MAX_PARETO_K, **numbers)
+    return Status(warnings=(Reason.of(Code.NOT_GAUSSIAN, limit=MAX_PARETO_K, **numbers),))
 
 
-def _climb(surface: PotentialSurface, u: np.ndarray, *rows: Any) -> np.ndarray:
-    """Return the mode near u by a trust region, or the point reached after `MAX_STEPS` steps."""
-
-    def value_and_slope(u: np.ndarray) -> tuple[float, np.ndarray]:
-        value, slope = jax.device_get(surface.value_and_slope(u, *rows))
-        return (float(value), slope) if np.isfinite(value) else (math.inf, np.zeros_like(u))
-
-    def hessian(u: np.ndarray) -> np.ndarray:
-        h = np.asarray(surface.hessian(u, *rows))
-        return h if np.isfinite(h).all() else np.eye(len(u))  # a gradient step, where there is no second derivative
-
-    def product(u: np.ndarray, v: np.ndarray) -> np.ndarray:
-        hv = np.asarray(surface.product(u, v, *rows))
-        return hv if np.isfinite(hv).all() else v
-
-    settings: dict[str, Any] = {"method": "trust-exact", "hess": hessian}
-    if len(u) > DENSE_WEIGHTS:
-        settings = {"method": "trust-krylov", "hessp": product}
-    options = {"gtol": SMALL_SLOPE, "maxiter": MAX_STEPS, "max_trust_radius": 1e4}
-    return minimize(value_and_slope, u, jac=True, options=options, **settings).x
+def _in_default_precision(
+    weights: Weights, fixed: Weights, sites: Mapping[str, Any]
+) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+    """Return draws, (1, draw, *shape), and the mode by site, with copies of fixed sites that take no memory."""
+    dtype, count = jax.dtypes.canonicalize_dtype(float), len(next(iter(weights.values())))
+    with np.errstate(over="ignore"):  # a failure, which the status reports
+        points = {site: np.asarray(value).astype(dtype) for site, value in weights.items()}
+    points |= {site: np.broadcast_to(np.asarray(value), (count, *value.shape)) for site, value in fixed.items()}
+    return {site: points[site][None, 1:] for site in sites}, {site: points[site][0] for site in sites}
