@@ -89,7 +89,7 @@ class Laplace:
         structure: the form of H.
 
             - ``"full"``: the matrix, of at most 4,096 weights.
-            - ``"low_rank"``: the Hessian of the prior, a diagonal, and the `rank` directions in which the data determine
+            - ``"low_rank"``: the Hessian of the prior, a diagonal, and the `rank` directions in which data determine
               the weights best relative to the prior, by Lanczos iterations with products of Jacobians (Lehoucq et al.
               1998). In all other directions weights are as uncertain as under the prior: too uncertain, if anything.
             - ``"diagonal"``: the diagonal of H, exactly, from the Jacobian of every row.
