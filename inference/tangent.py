@@ -56,11 +56,21 @@ class _Linearize(Messenger):
         self.arguments, self.model, self.given = (x, y), model, given
 
     def process_message(self, msg: dict[str, Any]) -> None:
-        if msg["type"] == "sample" and msg["name"] not in self.at and not is_factor(msg["fn"]):
-            msg["fn"] = self._linear(msg["name"])
+        name = msg["name"]
+        if msg["type"] != "sample" or name in self.at or is_factor(msg["fn"]):
+            return
+        unseen = sorted(set(self.at) - set(self.sites))
+        is_latent = not msg["is_observed"] and self.arguments[1] is not None
+        if is_latent or unseen:
+            what = f"{name!r} is missing in {sorted(self.at)}" if is_latent else f"there is no {unseen} before {name!r}"
+            raise ValueError(f"linearized: expected at to have all latent sites of the model, and no others; {what}.")
+        msg["fn"] = self._linear(name)
 
     def postprocess_message(self, msg: dict[str, Any]) -> None:
         if msg["type"] == "sample" and msg["name"] in self.at:
+            shapes = jnp.shape(self.at[msg["name"]]), jnp.shape(msg["value"])
+            if shapes[0] != shapes[1]:
+                raise ValueError(f"linearized: expected at[{msg['name']!r}] of shape {shapes[1]}; got {shapes[0]}.")
             transform = biject_to(msg["fn"].support)
             self.sites[msg["name"]] = transform, transform.inv(jnp.asarray(msg["value"], float))
 
@@ -135,17 +145,22 @@ def linearized(model: NumPyroModel, at: Any) -> Linearized:
 
     Raises:
         TypeError: when `at` is neither.
-        ValueError: when `at` is a fit with several draws.
+        ValueError: when `at` is a fit with several draws; and, from a call of the result, when the sites of `at` or
+            their shapes are not those of the model.
 
     Example:
         >>> import numpy as np
-        >>> from flatprior.inference import MAP, Laplace, fit, linearized
+        >>> from flatprior.inference import linearized, log_density
         >>> from flatprior.models import MLP, Model, Normal, gaussian
-        >>> x = np.linspace(-2, 2, 40)[:, None]
-        >>> network = Model(MLP((4,), "tanh"), Normal(0.3), gaussian(1.0))
-        >>> mode = fit(network, MAP(), x, np.sin(2 * x[:, 0]), key=0)
-        >>> print(fit(linearized(network, at=mode), Laplace(), x, np.sin(2 * x[:, 0]), key=0).status)
-        ok
+        >>> x, y = np.linspace(-2, 2, 5)[:, None], np.array([0.8, -0.8, 0.0, 0.8, -0.8])
+        >>> network = Model(MLP((2,), "tanh"), Normal(0.5), gaussian(1.0))
+        >>> at = {"w1": np.ones((1, 2)), "b1": np.zeros(2), "w2": np.full((2, 1), 0.5), "b2": np.zeros(1)}
+        >>> for factor in 1.0, 1.1, 1.2:  # the two touch at the point
+        ...     w = {site: factor * value for site, value in at.items()}
+        ...     print(f"{log_density(network, w, x, y):.3f} {log_density(linearized(network, at), w, x, y):.3f}")
+        -21.265 -21.265
+        -23.137 -23.155
+        -25.210 -25.281
     """
     return Linearized(model, ByValue(_point(at)))
 

@@ -144,17 +144,27 @@ def test_its_fits_are_saved(data_sets: Any, tmp_path: Path) -> None:
         Fit.load(tmp_path / "fit.nc", NETWORK)
 
 
-BAD: dict[str, tuple[Callable[[Fit], Any], type[Exception], str]] = {
-    "nothing": (lambda found: {}, TypeError, "expected a fit, or latent site -> value"),
-    "a number": (lambda found: 1.0, TypeError, r"as at; got 1\.0"),
+BAD: dict[str, tuple[Callable[[dict[str, Any]], Any], type[Exception], str]] = {
+    "nothing": (lambda at: {}, TypeError, "expected a fit, or latent site -> value"),
+    "a number": (lambda at: 1.0, TypeError, r"as at; got 1\.0"),
+    "a site less": (lambda at: {s: v for s, v in at.items() if s != "w1"}, ValueError, r"'w1' is missing in \['b1', "),
+    "a site more": (lambda at: {**at, "w3": 1.0}, ValueError, r"there is no \['w3'\] before 'y'"),
+    "another shape": (lambda at: {**at, "w2": at["w2"][:, 0]}, ValueError, r"at\['w2'\] of shape \(3, 1\); got \(3,\)"),
 }
 
 
 @pytest.mark.parametrize("name", BAD)
 def test_a_bad_point_raises(network_fit: Any, name: str) -> None:
-    at, error, match = BAD[name]
+    (change, error, match), (found, x, y) = BAD[name], network_fit
     with pytest.raises(error, match=match):
-        linearized(NETWORK, at(network_fit[0]))
+        fit(linearized(NETWORK, change(dict(found.outcome.linearized_at))), MAP(), x, y, key=0, progress=False)
+
+
+@pytest.mark.slow
+def test_several_draws_are_no_point(network_fit: Any) -> None:
+    sampled = fit(NETWORK, replace(QUICK, predictive="sampled"), *network_fit[1:], key=0, progress=False)
+    with pytest.raises(ValueError, match=r"a fit of one draw.*got 1 x 30 draws"):
+        linearized(NETWORK, sampled)
 
 
 def test_networks_are_told_from_models_whose_weights_have_a_meaning(problem: Any) -> None:

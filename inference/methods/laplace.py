@@ -18,7 +18,7 @@ from ..reasons import Code, Reason
 from ..rows import Data, Weights, in_double
 from ..status import Status
 from ..structure import Structure
-from ..surface import Curvature, PotentialSurface, by_site, potential_surface_of
+from ..surface import Curvature, PotentialSurface, by_site, known_curvature, potential_surface_of
 from ..tangent import has_hidden_units, tangent
 from .climb import climb_to_mode
 from .descent import ROWS_TOGETHER, descend
@@ -185,7 +185,7 @@ class Laplace:
         sites = density.structure.latents
         of_part = last_layer(density, data) if self.structure == "last_layer" else None
         self._check_size(density.structure if of_part is None else of_part.structure)
-        potential_surface_of(density, data, "ggn" if self.structure in MATRIX_FREE else self.curvature)  # may raise
+        known_curvature(density, data, "ggn" if self.structure in MATRIX_FREE else self.curvature)
         key_base, key_draws = jax.random.split(key)
         descent = descend(self.base, density, data, key=key_base, progress=progress)
         start, fixed = descent.member(descent.best)[0], {}
