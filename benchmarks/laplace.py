@@ -27,7 +27,7 @@ import numpy as np
 NOISE, HIDDEN, FEATURES, ROWS = 0.3, 10, 3, 60
 STRUCTURES = ("full", "diagonal", "last_layer")
 COSTS = ("full, 1,001 weights, 10,000 rows", "last layer, CNN", "diagonal, CNN", "low rank 20, CNN")
-NUM_IMAGES = 500
+NUM_IMAGES = 100
 
 
 def same(python: str, folder: Path) -> None:

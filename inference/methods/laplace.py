@@ -92,15 +92,15 @@ class Laplace:
             - ``"low_rank"``: the Hessian of the prior, a diagonal, and the `rank` directions in which data determine
               the weights best relative to the prior, by Lanczos iterations with products of Jacobians (Lehoucq et al.
               1998). In all other directions weights are as uncertain as under the prior: too uncertain, if anything.
-            - ``"diagonal"``: the diagonal of H, exactly, from the Jacobian of every row.
+            - ``"diagonal"``: the diagonal of H, exactly, by one product for each parameter of y in every row.
             - ``"last_layer"``: the full matrix of the last layer of a network given the other layers, which keep the
               values at which `base` ends; the evidence is that of the last layer given these. It is `Conditional` with
               the sites of the last layer.
 
             With ``"low_rank"`` and ``"diagonal"`` no matrix is formed, and rows are evaluated 128, or a batch of
-            `base`, at a time: memory beyond the data is that of a few vectors of all weights (for Lanczos iterations
-            2 `rank`), the draws, and 256 MiB; above 4,096 weights the centre is where `base` ends, which the status
-            judges. Draws are stored: at most 2^27 numbers, a GiB in float64.
+            `base`, at a time: memory beyond the data is that of their evaluation, of a few vectors of all weights (for
+            Lanczos iterations 2 `rank`), and of the draws, which are stored: at most 2^27 numbers, a GiB in float64.
+            Above 4,096 weights the centre is where `base` ends, which the status judges.
         rank: see `structure`.
         predictive: the density by which the draws predict.
 
@@ -188,7 +188,8 @@ class Laplace:
         known_curvature(density, data, "ggn" if self.structure in MATRIX_FREE else self.curvature)
         key_base, key_draws = jax.random.split(key)
         descent = descend(self.base, density, data, key=key_base, progress=progress)
-        start, fixed = descent.member(descent.best)[0], {}
+        start = descent.member(descent.best)[0]
+        fixed: Weights = {}
         if of_part is not None:
             fixed, density, data, start = of_part.at(start, data)
         is_network = has_hidden_units(density, data)
