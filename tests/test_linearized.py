@@ -15,7 +15,7 @@ import pytest
 from jax import Array
 from scipy.stats import multivariate_normal
 
-from flatprior.inference import MAP, NUTS, Code, Fit, Laplace, compare, fit, linearized, log_density
+from flatprior.inference import MAP, NUTS, Code, Conditional, Fit, Laplace, compare, fit, linearized, log_density
 from flatprior.inference.checks import check_problem
 from flatprior.inference.distributions import affine, constrained, unconstrained
 from flatprior.inference.methods import gaussian as gaussians
@@ -320,6 +320,18 @@ def test_many_weights_take_the_memory_of_a_few_vectors(data_sets: Any) -> None:
     for function, arguments in ((surface.value_and_slope, (u,)), (surface.product, (u, u)), (surface.diagonal, (u,))):
         analysis = function.lower(*arguments, like, data).compile().memory_analysis()
         assert analysis.temp_size_in_bytes < 2**24
+
+
+@pytest.mark.slow
+def test_a_network_within_conditional_predicts_by_its_tangent(x64: None, data_sets: Any) -> None:
+    """The biases are fixed, and do not move away from the point of the base."""
+    x, y = data_sets["real"]
+    method = Conditional(base=MAP(num_steps=100), sites=("w1", "w2"), method=QUICK)
+    found = fit(NETWORK, method, x, y, key=0, progress=False)
+    centre = np.concatenate([np.ravel(found.outcome.linearized_at[site]) for site in SITES])
+    draws = np.concatenate([np.asarray(found.draws[s])[0].reshape(30, -1) for s in SITES], axis=1)
+    moves = (draws - centre) @ np.asarray(jax.jacfwd(output)(jnp.asarray(centre), x)).T
+    np.testing.assert_allclose(found.predict(x).component_means, np.asarray(output(centre, x)) + moves, rtol=1e-8)
 
 
 @pytest.mark.slow
