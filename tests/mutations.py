@@ -97,8 +97,8 @@ BUGS = [
     Bug(
         "Laplace uses pi for 2 pi in the evidence",
         "inference/methods/gaussian.py",
-        "len(self.centre) * math.log(2 * math.pi) - log_det",
-        "len(self.centre) * math.log(math.pi) - log_det",
+        "log_det = 2 * (np.log(np.diagonal(self.root)).sum()",
+        "log_det = len(self.root) * math.log(2) + 2 * (np.log(np.diagonal(self.root)).sum()",
         "test_laplace.py",
     ),
     Bug(
@@ -293,9 +293,9 @@ BUGS = [
     Bug(
         "Laplace does not look at its draws",
         "inference/methods/laplace.py",
-        "            status += _status_of_importance(found.judged, num_rows, len(found.gaussian.centre))",
-        "            pass",
-        "test_units.py test_linearized.py",
+        "    if stands:\n",
+        "    if True:\n",
+        "test_linearized.py",
     ),
     Bug(
         "a tempered wreck is silent",
