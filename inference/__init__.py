@@ -9,7 +9,8 @@ Every method works on the same density, ``log p(y | x, w) + log p(w)``, of any N
   than any one of them. Its members differ by the modes that the optimiser reaches, which is not the uncertainty of the
   posterior.
 - `Laplace`: a Gaussian around the mode of the posterior, and the evidence. It is good where many rows determine few
-  weights; the posterior of a network is not Gaussian.
+  weights, and its status says where it is not. The posterior of a network is not Gaussian: it predicts by the network
+  `linearized` at the mode, of which the Gaussian nearly is the posterior.
 - `NUTS`: draws from the posterior, by Markov chains. It is exact where the chains mix, and suits small networks and
   models written by hand.
 - `MCLMC`: draws from the posterior, by many microcanonical Langevin chains, each from its own mode. It suits networks
@@ -52,6 +53,7 @@ from .reasons import Code, Reason
 from .result import Fit
 from .run import fit
 from .status import FailedFitWarning, PrecisionWarning, Status, UndefinedPredictionWarning
+from .tangent import linearized
 from .threads import separate_handlers
 from .units import standardize
 
@@ -82,6 +84,7 @@ __all__ = [
     "flat",
     "generation",
     "information",
+    "linearized",
     "log_density",
     "loo",
     "methods",

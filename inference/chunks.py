@@ -1,6 +1,7 @@
 """Functions of draws and rows, in bounded memory."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -87,7 +88,8 @@ def sizes(per_draw: PerDraw, density: Density, draws: Weights, data: Data) -> tu
     num_rows, num_draws = data.num_rows, count_draws(draws)
     probe = min(num_rows, 64)
     one = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), draws)
-    few = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((probe, *leaf.shape[1:]), leaf.dtype), data)
+    x, y = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((probe, *leaf.shape[1:]), leaf.dtype), (data.x, data.y))
+    few = replace(data, x=x, y=y)
     jaxpr, out = jax.make_jaxpr(partial(per_draw, density), return_shape=True)(one, few)
     result = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(out)) / probe
     values = [v.aval for equation in jaxpr.eqns for v in equation.outvars if isinstance(v.aval, jax.core.ShapedArray)]

@@ -43,9 +43,14 @@ def expected_loss(density: Density, u: Weights, centre: Weights, data: Data) -> 
     It is the negative log prior plus the KL divergence of the observed site from that at the centre, whose Hessian
     there is ``J' F J`` with the Fisher information F (Martens 2020).
     """
+    return density.prior_potential(u, data) + expected_misfit(density, u, centre, data)
+
+
+def expected_misfit(density: Density, u: Weights, centre: Weights, data: Data) -> Array:
+    """Return the part of `expected_loss` that is the likelihood, a sum over rows."""
     here, scale = density.scaled_observation(density.constrain(u, data), data)
     there = density.observation(density.constrain(centre, data), data)
-    return density.prior_potential(u, data) + jnp.sum(scale * divergence(there, here))
+    return jnp.sum(scale * divergence(there, here))
 
 
 def has_fisher_information(density: Density, data: Data) -> bool:

@@ -154,7 +154,7 @@ class Density:
 
 def _given(data: Data) -> dict[str, Weights]:
     """Return the arguments of a model other than x and y."""
-    return {"fixed": data.fixed} if data.fixed else {}
+    return {name: value for name, value in (("fixed", data.fixed), ("at", data.at)) if value}
 
 
 def _drop(site: dict[str, Any]) -> Array:

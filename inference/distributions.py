@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpyro.distributions as dist
 from jax import Array
 from jax.typing import ArrayLike
-from numpyro.distributions import Distribution, constraints, kl_divergence
+from numpyro.distributions import Distribution, biject_to, constraints, kl_divergence
 
 from .sites import element
 
@@ -188,3 +188,39 @@ def in_own_terms(d: Distribution) -> Distribution:
     parameters = {name: vars(base)[name] for name in base.arg_constraints}
     moved = {"loc": d.shift + d.factor * base.loc, "scale": d.factor * base.scale}
     return type(base)(**{**parameters, **moved})
+
+
+def unconstrained(d: Distribution) -> Distribution:
+    """Return a distribution with its parameters replaced by their unconstrained coordinates, those of `biject_to`.
+
+    Only its leaves have a meaning, and only `constrained` takes it back: it has no log probability. Parameters of
+    distributions within it, such as the components of a mixture, are replaced likewise. Integers, and parameters with
+    no constraint or one that depends on others, stay as they are.
+    """
+    return _with_parameters(d, lambda constraint, value: biject_to(constraint).inv(value))
+
+
+def constrained(d: Distribution) -> Distribution:
+    """Return the distribution whose parameters have the unconstrained coordinates of `unconstrained`."""
+    return _with_parameters(d, lambda constraint, value: biject_to(constraint)(value))
+
+
+def _with_parameters(d: Distribution, map_of: Callable[[constraints.Constraint, Array], Array]) -> Distribution:
+    """Return a distribution with each parameter mapped by a function of its constraint and its value."""
+    stated: dict[str, Any] = {}
+    for kind in reversed(type(d).__mro__):
+        stated |= vars(kind).get("arg_constraints", {}) if issubclass(kind, Distribution) else {}
+
+    def mapped(name: str, value: Any) -> Any:
+        if isinstance(value, Distribution):
+            return _with_parameters(value, map_of)
+        if name not in stated or value is None or not jnp.issubdtype(jnp.result_type(value), jnp.floating):
+            return value
+        try:
+            return map_of(stated[name], jnp.asarray(value))
+        except NotImplementedError:
+            return value
+
+    values, others = d.tree_flatten()
+    pairs = zip(type(d).gather_pytree_data_fields(), values, strict=True)
+    return type(d).tree_unflatten(others, tuple(mapped(name, value) for name, value in pairs))

@@ -75,11 +75,12 @@ def generate(fit: Fit, prompt: Any, num_tokens: int, *, key: Any, shape: tuple[i
     predictive, given = _predictive(fit, prompt, int(num_tokens))
     count = math.prod(shape)
     chosen = jax.random.categorical(key_draw, _prompt_log_probs(predictive, given), shape=(count,))
-    _, together = sizes(class_log_probs, fit.density, predictive.draws, Data(predictive.x))
+    _, together = sizes(class_log_probs, predictive.density, predictive.draws, predictive.data())
     texts, changed = _continued(
-        fit.density,
+        predictive.density,
         together,
         predictive.draws,
+        predictive.at,
         chosen,
         jax.random.split(key_text, count),
         predictive.x[0],
@@ -111,7 +112,7 @@ def _predictive(fit: Fit, prompt: Any, num_tokens: int) -> tuple[Predictive, np.
         raise TypeError(f"generate: expected integers as prompt; got {given.dtype}.")
     draws = {site: value.reshape(-1, *value.shape[2:]) for site, value in fit.draws.items()}
     row = np.append(given, np.zeros(num_tokens - 1)).astype(layout.dtypes[0])
-    predictive = Predictive(fit.density, jax.device_put(draws), jnp.asarray(row)[None])
+    predictive = fit.predictive(jax.device_put(draws), jnp.asarray(row)[None])
     num_classes = fit.structure.response.expect_tokens("generate")
     outside = (given < 0) | (given >= num_classes)
     if outside.any():
@@ -128,7 +129,7 @@ def _prompt_log_probs(predictive: Predictive, given: np.ndarray) -> Array:
     if len(given) == 1:
         return jnp.zeros(count_rows(predictive.draws))
     x, y = jnp.asarray(given)[None, :-1], jnp.asarray(given)[None, 1:]
-    values = log_likelihood(predictive.density, predictive.draws, Data(x, y))[:, 0]
+    values = log_likelihood(predictive.density, predictive.draws, predictive.data(x, y))[:, 0]
     if not np.isfinite(values).any():
         raise ValueError("generate: expected a prompt of positive probability; it is 0 for every draw of the weights.")
     return jnp.asarray(values)
@@ -139,6 +140,7 @@ def _continued(
     density: Density,
     together: int,
     draws: Weights,
+    at: Weights,
     chosen: Array,
     keys: Array,
     row: Array,
@@ -151,13 +153,13 @@ def _continued(
 
         def draw(position: Array, state: tuple[Array, Array]) -> tuple[Array, Array]:
             text, log_probs = state
-            after = class_log_probs(density, weights, Data(text[None, :-1]))[0, position - 1]
+            after = class_log_probs(density, weights, Data(text[None, :-1], at=at))[0, position - 1]
             token = jax.random.categorical(jax.random.fold_in(key, position), after)
             return text.at[position].set(token.astype(text.dtype)), log_probs.at[position - 1].set(after[token])
 
         text = jnp.append(row, 0)
         text, as_drawn = jax.lax.fori_loop(num_given, len(text), draw, (text, jnp.zeros(len(row))))
-        log_probs = class_log_probs(density, weights, Data(text[None, :-1]))[0]
+        log_probs = class_log_probs(density, weights, Data(text[None, :-1], at=at))[0]
         as_read = jnp.take_along_axis(log_probs, text[1:, None], axis=-1)[:, 0]
         return text, jnp.where(jnp.arange(len(row)) >= num_given - 1, jnp.abs(as_read - as_drawn), 0.0).max()
 

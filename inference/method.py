@@ -28,6 +28,8 @@ class Outcome:
     """Other recorded statistics."""
     log_evidence: float | None = None
     """Log p(y | x) of the model in nats, from methods that estimate it; NaN where it does not exist."""
+    linearized_at: Mapping[str, np.ndarray] = field(default_factory=dict)
+    """The weights, by site, around which the model is linearised for predictions; empty where it predicts itself."""
 
 
 class Method(Protocol):

@@ -1,6 +1,6 @@
 """The predictive distribution: p(y | x) as a mixture over draws, in bounded memory."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, Literal
 
@@ -41,7 +41,7 @@ def _row_weights(density: Density, draws: Weights, data: Data) -> np.ndarray:
     if not density.structure.is_weighted:
         return np.ones((), jax.dtypes.canonicalize_dtype(float))
     first = {site: value[:1] for site, value in draws.items()}
-    return over_rows(Density.row_weights, by_row, density, first, Data(data.x))[:, 0]
+    return over_rows(Density.row_weights, by_row, density, first, replace(data, y=None))[:, 0]
 
 
 def log_probs_over_rows(summary: Summary, density: Density, draws: Weights, data: Data) -> np.ndarray:
@@ -109,6 +109,8 @@ class Predictive:
     draws: Weights
     """The draws by site, (draw, *shape), the chains one after the other; (1, *shape) for a site equal in all draws."""
     x: Rows
+    at: Weights = field(default_factory=dict)
+    """The weights around which the density is linearised, where it is that of a `tangent.tangent`."""
 
     @property
     def mean(self) -> np.ndarray:
@@ -174,7 +176,7 @@ class Predictive:
         Raises:
             TypeError, ValueError: when y is not one observation per row.
         """
-        data = Data(self.x, self._checked(y))
+        data = self.data(y=self._checked(y))
         log_probs = log_probs_over_rows(log_mean_exp, self.density, self.draws, data)
         return log_probs * _row_weights(self.density, self.draws, data)
 
@@ -214,10 +216,10 @@ class Predictive:
 
     def _sampled(self, chosen: Any, key: Array) -> np.ndarray:
         """Draw one y at each of some draws of the weights, given by their numbers, (sample, n)."""
-        _, together = sizes(Density.observation, self.density, self.draws, Data(self.x))
+        _, together = sizes(Density.observation, self.density, self.draws, self.data())
         keys = jax.random.split(key, len(chosen))
         with named_gaps():
-            return np.asarray(_sample(self.density, together, self.draws, jnp.asarray(chosen), keys, Data(self.x)))
+            return np.asarray(_sample(self.density, together, self.draws, jnp.asarray(chosen), keys, self.data()))
 
     @property
     def response(self) -> Response:
@@ -233,12 +235,16 @@ class Predictive:
         self.response.expect(name)
         return self._over_rows(moments, mixed_moments)
 
+    def data(self, x: Rows = None, y: Rows = None) -> Data:
+        """Return rows as an argument of the density; by default those of this distribution, without y."""
+        return Data(self.x if x is None else x, y, at=self.at)
+
     def _checked(self, y: Any) -> Rows:
         return jax.device_put(check_labels(self.density.model, self.x, y))
 
     def _over_rows(self, per_draw: PerDraw, summary: Summary, y: Rows = None, extra: Any = None) -> Any:
         with named_gaps():
-            values = over_rows(per_draw, summary, self.density, self.draws, Data(self.x, y), extra)
+            values = over_rows(per_draw, summary, self.density, self.draws, self.data(y=y), extra)
         return _warn_if_nan(values, self.draws)
 
 

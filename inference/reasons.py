@@ -184,9 +184,9 @@ MESSAGES: Mapping[Code, str] = {
         "where the posterior of a positive site is highest at 0. Use NUTS, or another prior."
     ),
     Code.NOT_GAUSSIAN: (
-        "The posterior is not a Gaussian around this mode, and neither draws nor evidence can be relied on: the "
-        "effective sample size of the draws is {efficiency:.1%} of their number, and {strays:.1%} of them are "
-        "{stray:g} nats less probable than the Gaussian has it. Use NUTS."
+        "The posterior is no Gaussian around this mode, and neither draws nor evidence can be relied on: Pareto's k of "
+        "their importance weights is {k:.2f} (reliable up to {limit}), and their divergence from the posterior about "
+        "{divergence:.2g} nats. Use NUTS, or MCLMC for a network."
     ),
     Code.COLD_START: (
         "Chains {chains} began at their random starting point, since the optimiser reached no better point from there. "

@@ -27,6 +27,7 @@ from .saved import Parts, read, write
 from .sites import NumPyroModel
 from .status import Status, warn_if_failed
 from .structure import Structure
+from .tangent import tangent
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -92,6 +93,9 @@ class Fit:
     def predict(self, x: Any) -> Predictive:
         """Return the predictive distribution of y at rows of x, which have the layout of the fit. No y is used.
 
+        It is the mixture over draws of p(y | x, w), by the model, or, as `Laplace` does for networks, by the model
+        linearised at the mode; `outcome.linearized_at` is the mode then.
+
         Raises:
             TypeError, ValueError: when x has another layout.
 
@@ -100,7 +104,11 @@ class Fit:
             UndefinedPredictionWarning: when a summary of the distribution is NaN in some rows.
         """
         warn_if_failed(self.status)
-        return Predictive(self.density, self._mixture(), self._checked(x))
+        return self.predictive(self._mixture(), self._checked(x))
+
+    def predictive(self, draws: Weights, x: Rows) -> Predictive:
+        """Return the mixture over given draws of p(y | x, w), by the model or the linearised model, unchecked."""
+        return Predictive(self._predicting, draws, x, self._linearized_at)
 
     def log_likelihood(self, x: Any, y: Any) -> np.ndarray:
         """Return log p(y_i | x_i, w) of every draw and row in nats, (chain, draw, n).
@@ -111,8 +119,8 @@ class Fit:
             TypeError, ValueError: when x or y has another layout than in the fit.
         """
         x = self._checked(x)
-        data = Data(x, jax.device_put(check_labels(self.model, x, y)))
-        values = log_likelihood(self.density, self._mixture(), data)
+        data = Data(x, jax.device_put(check_labels(self.model, x, y)), at=self._linearized_at)
+        values = log_likelihood(self._predicting, self._mixture(), data)
         return values.reshape(*self._chains_and_draws, -1)
 
     def was_fitted_to(self, x: Any, y: Any) -> bool | None:
@@ -235,6 +243,16 @@ class Fit:
         draws = {site: value.reshape(count, *value.shape[2:]) for site, value in self.draws.items()}
         varying = [site for site, value in draws.items() if (value[:2] != value[0]).any() or (value != value[0]).any()]
         return {s: jax.device_put(v if s in varying or not varying else v[:1]) for s, v in draws.items()}
+
+    @property
+    def _predicting(self) -> Density:
+        """Return the density that predicts: that of the model, or of the model linearised."""
+        return Density(tangent(self.model), self.structure) if self.outcome.linearized_at else self.density
+
+    @property
+    def _linearized_at(self) -> Weights:
+        """Return the weights around which the density that predicts is linearised, on the device."""
+        return {site: jax.device_put(np.asarray(value)) for site, value in self.outcome.linearized_at.items()}
 
     def _checked(self, x: Any) -> Rows:
         rows = check_like(self.layout, x)

@@ -24,6 +24,8 @@ class Data:
     """n rows; None where y is to be drawn."""
     fixed: Weights = field(default_factory=dict)
     """The values of the sites that are conditioned on, by site; see `handlers.conditioned`."""
+    at: Weights = field(default_factory=dict)
+    """The weights around which a model is linearised, by site; see `tangent.tangent`."""
     start: Weights = field(default_factory=dict)
     """The starting values of optimisers and chains, for some or no sites."""
 
@@ -37,7 +39,7 @@ class Data:
         return replace(self, x=take_rows(self.x, rows), y=take_rows(self.y, rows))
 
 
-jax.tree_util.register_dataclass(Data, ["x", "y", "fixed", "start"], [])
+jax.tree_util.register_dataclass(Data, ["x", "y", "fixed", "at", "start"], [])
 
 
 def count_rows(x: Rows) -> int:

@@ -77,7 +77,7 @@ def write(path: str | os.PathLike[str], parts: Parts, attrs: Mapping[str, Any]) 
     """Write a fit to a file, atomically, and return the path."""
     outcome, layout = parts.outcome, parts.layout
     model, structure = parts.density.model, parts.density.structure
-    names = names_in_tree([*outcome.draws, *outcome.sample_stats, *outcome.stats])
+    names = names_in_tree([*outcome.draws, *outcome.sample_stats, *outcome.stats, *outcome.linearized_at])
     written = Outcome(
         {names[site]: np.asarray(value) for site, value in outcome.draws.items()},
         outcome.status,
@@ -86,6 +86,8 @@ def write(path: str | os.PathLike[str], parts: Parts, attrs: Mapping[str, Any]) 
     tree = to_datatree(written, renamed(structure, names), layout.columns, attrs=dict(attrs))
     stats = {names[name]: np.asarray(value) for name, value in outcome.stats.items()}
     tree["stats"] = DataTree(_dataset(stats))
+    at = {names[site]: np.asarray(value) for site, value in outcome.linearized_at.items()}
+    tree["linearized_at"] = DataTree(_dataset(at))
     y, densities = probe(model, structure, layout, _first(outcome.draws))
     tree["probe"] = DataTree(_dataset({"y": y}))
     about = {
@@ -95,6 +97,7 @@ def write(path: str | os.PathLike[str], parts: Parts, attrs: Mapping[str, Any]) 
         "draws": list(outcome.draws),
         "sample_stats": list(outcome.sample_stats),
         "stats": list(outcome.stats),
+        "linearized_at": list(outcome.linearized_at),
         "log_evidence": outcome.log_evidence,
         "status": [list(map(_reason_to_json, each)) for each in (outcome.status.failures, outcome.status.warnings)],
         "method": asdict(_as_saved(parts.method)),
@@ -106,7 +109,8 @@ def write(path: str | os.PathLike[str], parts: Parts, attrs: Mapping[str, Any]) 
         "absent": list(parts.absent),
         "densities": densities,
     }
-    about["digest"] = _digest(about, {**outcome.draws, **outcome.sample_stats, **outcome.stats, "the probe": y})
+    arrays = outcome.draws, outcome.sample_stats, outcome.stats, outcome.linearized_at
+    about["digest"] = _digest(about, *arrays, {"the probe": y})
     tree.attrs[ATTRIBUTE] = json.dumps(about)
     return atomic_write(path, lambda file: tree.to_netcdf(file, engine="netcdf4"))
 
@@ -139,20 +143,21 @@ def read(path: str | os.PathLike[str], model: NumPyroModel) -> Parts:
         )
     written, names = about.pop("digest"), about["names"]
     draws_group = "prior" if about["method"]["kind"] == "prior" else "posterior"
-    groups = {"draws": draws_group, "sample_stats": "sample_stats", "stats": "stats"}
+    groups = {"draws": draws_group, **{name: name for name in ("sample_stats", "stats", "linearized_at")}}
     arrays = {
         kind: {name: tree[group][names[name]].to_numpy() for name in about[kind]}
         for kind, group in groups.items()
         if about[kind]
     }
-    draws, sample_stats, stats = (arrays.get(kind, {}) for kind in groups)
+    draws, sample_stats, stats, linearized_at = (arrays.get(kind, {}) for kind in groups)
     y = tree["probe"]["y"].to_numpy()
-    if written != _digest(about, {**draws, **sample_stats, **stats, "the probe": y}):
+    if written != _digest(about, draws, sample_stats, stats, linearized_at, {"the probe": y}):
         raise ValueError(f"{path}: the file is damaged: its digest does not agree with its contents.")
     layout = _layout_from_json(about["layout"])
     structure = _check_model(path, model, about, layout, draws, y)
     failures, warnings = (tuple(map(_reason_from_json, reasons)) for reasons in about["status"])
-    outcome = Outcome(draws, Status(failures, warnings), sample_stats, stats, about["log_evidence"])
+    status, evidence = Status(failures, warnings), about["log_evidence"]
+    outcome = Outcome(draws, status, sample_stats, stats, evidence, linearized_at)
     method, seconds, rows = SavedMethod(**about["method"]), Seconds(*about["seconds"]), about.get("rows")
     absent = tuple(about.get("absent", ()))
     return Parts(Density.of(model, structure), method, layout, outcome, seconds, rows, absent)
@@ -255,8 +260,9 @@ def _dataset(arrays: Mapping[str, np.ndarray]) -> Dataset:
     return Dataset({name: ([f"{name}_dim{i}" for i in range(np.ndim(a))], a) for name, a in arrays.items()})
 
 
-def _digest(about: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> str:
-    return digest(sorted(arrays.items()), json.dumps(about, sort_keys=True))
+def _digest(about: Mapping[str, Any], *arrays: Mapping[str, np.ndarray]) -> str:
+    named = (item for each in arrays for item in sorted(each.items()))
+    return digest(named, json.dumps(about, sort_keys=True))
 
 
 def _layout_to_json(layout: Layout) -> dict[str, Any]:

@@ -235,13 +235,18 @@ def potential_surface_of(density: Density, data: Data, curvature: Curvature | No
     Raises:
         ValueError: when the Gauss-Newton matrix is asked for and the Fisher information is not known.
     """
+    return program(PotentialSurface, density, data, known_curvature(density, data, curvature))
+
+
+def known_curvature(density: Density, data: Data, curvature: Curvature | None) -> Curvature:
+    """Return the curvature that is asked for, or the default; see `potential_surface_of`."""
     is_known = curvature == "hessian" or has_fisher_information(density, data)
     if curvature == "ggn" and not is_known:
         raise ValueError(
             f"Laplace: curvature='ggn' needs the Fisher information of the observed site "
             f"{density.structure.observed!r}, for which NumPyro has no KL divergence. Give curvature='hessian'."
         )
-    return program(PotentialSurface, density, data, curvature or ("ggn" if is_known else "hessian"))
+    return curvature or ("ggn" if is_known else "hessian")
 
 
 def by_site(u: Any, like: Any) -> Weights:

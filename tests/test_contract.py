@@ -19,7 +19,7 @@ from jax import Array
 from scipy.special import expit, logsumexp, softmax
 from sklearn.metrics import accuracy_score, brier_score_loss, log_loss, root_mean_squared_error
 
-from flatprior.inference import MAP, MLE, Code, Fit, Predictive, Status, compare, fit
+from flatprior.inference import MAP, MLE, Code, Fit, Predictive, Status, compare, fit, linearized
 from flatprior.models import (
     MLP,
     Bernoulli,
@@ -107,6 +107,8 @@ def components(common_fit: CommonFit, problem: FindProblem) -> Callable[[str, st
     @cache
     def find(name: str, method: str) -> dict[str, np.ndarray]:
         found, (model, x, y) = common_fit(name, method), problem(name)
+        at = found.outcome.linearized_at
+        model = linearized(model, at) if at else model  # by which Laplace predicts, where the model is a network
         x, y = jax.tree.map(jnp.asarray, (x, y))
 
         def one(weights: Any) -> dict[str, Array]:

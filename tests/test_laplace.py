@@ -19,7 +19,8 @@ from scipy.special import gammaln, logsumexp
 from scipy.stats import halfnorm, multivariate_normal, norm
 
 from flatprior.inference import MAP, MLE, Ensemble, Fit, Laplace, compare, diagnose, fit, flat
-from flatprior.inference.methods import laplace
+from flatprior.inference.methods import climb
+from flatprior.inference.methods import gaussian as gaussians
 from flatprior.models import MLP, Bernoulli, Categorical, Model, Normal, gaussian
 
 NOISE, PRIOR = 0.5, 2.0
@@ -35,9 +36,9 @@ every_curvature = pytest.mark.parametrize("curvature", CURVATURES)
 def gaussian_of(model: Any, method: Laplace, x: Any, y: Any, key: int = 0) -> tuple[Fit, Any, np.ndarray]:
     """A fit, the Gaussian that it drew from, and its curvature matrix."""
     seen: list[Any] = []
-    at = laplace._Gaussian.at
+    at = gaussians.Gaussian.at
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(laplace._Gaussian, "at", lambda *args: seen.append((at(*args), args[-1])) or seen[-1][0])
+        patch.setattr(gaussians.Gaussian, "at", lambda *args: seen.append((at(*args), args[-1])) or seen[-1][0])
         found = fit(model, method, x, y, key=key, progress=False)
     return found, *seen[-1]
 
@@ -262,7 +263,7 @@ def test_a_smooth_network_is_climbed_to_its_mode(
     data_sets: Any, activation: str, dense_weights: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Where Adam ends the Hessian is seldom positive; at the mode it must be."""
-    monkeypatch.setattr(laplace, "DENSE_WEIGHTS", dense_weights)
+    monkeypatch.setattr(climb, "DENSE_WEIGHTS", dense_weights)
     x, y = data_sets["real"]
     model = Model(MLP((4,), activation), Normal(NOISE), gaussian(1.0))
     for key in KEYS:
@@ -398,6 +399,13 @@ BAD: dict[str, tuple[Callable[[], Any], str]] = {
     "early stopping": (lambda: Laplace(base=MAP(validation_fraction=0.2)), "validation_fraction=0.*got 0.2"),
     "no draws": (lambda: Laplace(num_samples=0), "expected a positive integer as num_samples; got 0"),
     "a truth value": (lambda: Laplace(num_samples=True), "expected a positive integer as num_samples; got True"),
+    "another structure": (lambda: Laplace(structure="kron"), "expected 'full', 'diagonal', 'low_rank' or.*got 'kron'"),
+    "another predictive": (lambda: Laplace(predictive="linear"), "expected 'linearized', 'sampled' or None.*'linear'"),
+    "no rank": (lambda: Laplace(rank=0), "expected a positive integer as rank; got 0"),
+    "no products": (
+        lambda: Laplace(structure="diagonal", curvature="hessian"),
+        "no product of Jacobians; got 'diagonal'",
+    ),
     "another curvature": (lambda: Laplace(curvature="diag"), "expected 'ggn', 'hessian' or None.*got 'diag'"),
 }
 
@@ -411,8 +419,11 @@ def test_bad_settings_raise(name: str) -> None:
 
 def test_what_cannot_be_done_raises_before_anything_is_compiled(by_hand: Any, data_sets: Any) -> None:
     x, y = data_sets["real"]
-    with pytest.raises(ValueError, match=r"at most 4,096 weights.*got 15,751\. Use Ensemble"):
+    with pytest.raises(ValueError, match=r"at most 4,096 weights.*got 15,751\. Use structure="):
         fit(Model(MLP((50, 300)), Normal(1.0)), Laplace(), x, y, key=0, progress=False)
+    method = Laplace(structure="diagonal", num_samples=10_000)
+    with pytest.raises(ValueError, match=r"at most 8,521 draws of 15,751 weights.*num_samples=10,000"):
+        fit(Model(MLP((50, 300)), Normal(1.0)), method, x, y, key=0, progress=False)
     model, x, y = by_hand["hierarchical"]
     with pytest.raises(ValueError, match=r"'ggn' needs the Fisher information of the observed site 'y'.*'hessian'"):
         fit(model, Laplace(curvature="ggn"), x, y, key=0, progress=False)

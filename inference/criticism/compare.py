@@ -10,6 +10,7 @@ import numpy as np
 
 from ..arrays import as_rows
 from ..fingerprint import digest_of_rows
+from ..methods.gaussian import MAX_PARETO_K
 from ..predictive import Predictive
 from ..result import Fit, absent_classes
 from ..rows import count_rows
@@ -23,6 +24,11 @@ SEEN = "Fitted to these rows: {names}. On rows that a fit has not seen its elpd 
 """The note on fits that are scored on their own rows."""
 UNSEEN = "{name} was fitted to no row of class {classes}, which y has here: only its prior informs their probabilities."
 """The note on classes that a fit has not seen."""
+LINEARIZED = (
+    "{name} predicts by the model linearised at its mode. Its Gaussian stands for the posterior of that model, not of "
+    "the model itself, for which Pareto's k is {k:.3g}, above 0.7."
+)
+"""The note on draws that do not stand for the posterior of the model itself."""
 PARETO = "Estimated shape parameter"
 """The beginning of ArviZ's warning about a large Pareto k."""
 
@@ -59,7 +65,8 @@ def compare(
     sampling (`loo`). It estimates, from the training rows, what ``elpd`` measures on new rows.
 
     Notes name the fits that were fitted to x and y themselves, since rows that a fit has seen do not measure its
-    predictions, and the classes of y that none of the rows of a fit had.
+    predictions, the classes of y that none of the rows of a fit had, and the fits by `Laplace` whose Gaussian stands
+    for the posterior of the linearised model alone.
 
     Args:
         fits: name -> a fit, or a list of fits of the same model by the same method under several keys. All have the
@@ -116,7 +123,7 @@ def compare(
             left_out, worst = _leave_one_out(members, x_train, y_train)
             entries[name].scores.update(left_out)
             notes.append(f"{name}: {worst}")
-    notes += _seen(lists, digest_of_rows(x, y)) + _unseen(lists, y)
+    notes += _seen(lists, digest_of_rows(x, y)) + _unseen(lists, y) + _linearized(lists)
     if x_train is not None and not any(members[0].kind == "chain" for members in lists.values()):
         notes.append("LOO needs Markov chains, and none of the fits has them.")
     return tabulate(entries, [UNITS.format(rows=count_rows(x)), *notes])
@@ -182,6 +189,13 @@ def _unseen(lists: Mapping[str, Sequence[Fit]], y: Any) -> list[str]:
             shown = ", ".join(map(str, lacking[:5])) + (", ..." if len(lacking) > 5 else "")
             notes.append(UNSEEN.format(name=name, classes=shown))
     return notes
+
+
+def _linearized(lists: Mapping[str, Sequence[Fit]]) -> list[str]:
+    """Return a note for each fit whose draws predict by the linearised model, and not by the model itself."""
+    largest = {name: max(float(f.stats.get("pareto_k", 0.0)) for f in members) for name, members in lists.items()}
+    names = [name for name, members in lists.items() if any(fit.outcome.linearized_at for fit in members)]
+    return [LINEARIZED.format(name=name, k=largest[name]) for name in names if not largest[name] <= MAX_PARETO_K]
 
 
 def _check_train(lists: Mapping[str, Sequence[Fit]], x: Any, y: Any) -> None:

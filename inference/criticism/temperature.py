@@ -16,7 +16,6 @@ from ..predictive import Predictive, class_log_probs
 from ..report import Printed, Report, columns_of
 from ..response import Response
 from ..result import Fit, check_fit
-from ..rows import Data
 
 RANGE = 1e-3, 1e3
 """The range in which the temperature is sought."""
@@ -169,7 +168,7 @@ def _moments(log_probs: np.ndarray, power: float) -> tuple[np.ndarray, np.ndarra
 
 def _log_probs(predictive: Predictive) -> np.ndarray:
     """Return log p(y = k | x, data), (n, num_classes), in float64."""
-    source = predictive.density, predictive.draws, Data(predictive.x)
+    source = predictive.density, predictive.draws, predictive.data()
     return over_rows(class_log_probs, log_mean_exp, *source).astype(float)
 
 

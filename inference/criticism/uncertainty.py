@@ -13,7 +13,7 @@ from ..mixture import split_variance
 from ..predictive import class_log_probs, moments
 from ..report import Printed, Report, columns_of
 from ..result import Fit, check_fit
-from ..rows import Data, Rows
+from ..rows import Rows
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -97,7 +97,7 @@ def uncertainty(fit: Fit, x: Any) -> Uncertainty:
     if not has_classes:
         response.expect("variance", "uncertainty")
     per_draw, split = (class_log_probs, _split_entropy) if has_classes else (moments, split_variance)
-    aleatoric, epistemic = over_rows(per_draw, split, fit.density, predictive.draws, Data(predictive.x))
+    aleatoric, epistemic = over_rows(per_draw, split, predictive.density, predictive.draws, predictive.data())
     return Uncertainty(aleatoric, epistemic, "nats" if has_classes else "squared units of y")
 
 

@@ -1,7 +1,7 @@
 """Weights of evidence: the contribution of each feature to the log odds of a class, in bits."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import jax
@@ -159,7 +159,8 @@ def weight_of_evidence(
     with in_double_precision(predictive) as precise:
         rows = np.asarray(precise.x, np.float64)
         against_rows = np.broadcast_to(reference, rows.shape)
-        parts = over_rows(_Parts(label, others), _summary, fit.density, precise.draws, Data(rows, against_rows), levels)
+        data = predictive.data(rows, against_rows)
+        parts = over_rows(_Parts(label, others), _summary, predictive.density, precise.draws, data, levels)
     scale = max(float(np.abs(parts.pop("size")).max()), 1.0)
     return WeightOfEvidence(
         features=fit.layout.columns or tuple(map(str, range(shape[0]))),
@@ -210,7 +211,7 @@ class _Parts:
         x, y = data.x, data.y  # y is the baseline
         swapped = jnp.where(jnp.eye(x.shape[1], dtype=bool), y[:, None], x[:, None])
         rows = jnp.concatenate([x, y, (x + y) / 2, swapped.reshape(-1, x.shape[1])])
-        log_odds = self._log_odds(density.observation(weights, Data(rows)))
+        log_odds = self._log_odds(density.observation(weights, replace(data, x=rows, y=None)))
         here, there, between, without = jnp.split(log_odds, len(x) * np.arange(1, 4))
         bits = here[:, None] - without.reshape(x.shape)
         miss = jnp.maximum(jnp.abs(here - there - bits.sum(axis=1)), jnp.abs(between - (here + there) / 2))

@@ -125,7 +125,8 @@ class Conditional:
         draws = {site: copies[site] if site in copies else outcome.draws[site] for site in sites}
         status = base_status + outcome.status.within(f"In {self.method.name} given the base")
         stats = {**outcome.stats, "base_loss": base.stats["loss"]}
-        return replace(outcome, draws=draws, status=status, stats=stats, log_evidence=None)
+        at = {**jax.device_get(fixed), **outcome.linearized_at} if outcome.linearized_at else {}
+        return replace(outcome, draws=draws, status=status, stats=stats, log_evidence=None, linearized_at=at)
 
     def _sampled(self, sites: list[str]) -> list[str]:
         """Return the sites that match a pattern."""

@@ -1,15 +1,15 @@
 """The Laplace approximation: a Gaussian at the mode of the posterior, and the evidence."""
 
 import math
-from dataclasses import KW_ONLY, dataclass, field
-from typing import Any, ClassVar, NamedTuple, Self
+from collections.abc import Mapping
+from dataclasses import KW_ONLY, dataclass, field, replace
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import jax
 import numpy as np
 from jax import Array
 from jax.flatten_util import ravel_pytree
-from scipy.linalg import LinAlgError, cholesky, solve_triangular
-from scipy.optimize import minimize
+from scipy.sparse.linalg import LinearOperator, eigsh
 
 from ..checks import check_positive_integer
 from ..density import Density
@@ -17,32 +17,28 @@ from ..method import Kind, Outcome
 from ..reasons import Code, Reason
 from ..rows import Data, Weights, in_double
 from ..status import Status
-from ..surface import Curvature, PotentialSurface, by_site, potential_surface_of
-from .descent import Descent, descend
+from ..structure import Structure
+from ..surface import Curvature, PotentialSurface, by_site, known_curvature, potential_surface_of
+from ..tangent import has_hidden_units, tangent
+from .climb import climb_to_mode
+from .descent import ROWS_TOGETHER, descend
+from .gaussian import MAX_PARETO_K, Gaussian, Importance, LowRank, importance_of
+from .layers import last_layer
 from .mode import is_unbounded, no_maximum, quasi_separable
 from .point import IMPROPER, MAP
 from .recession import examine
+from .rowwise import RowwiseSurface, rowwise_surface_of
 from .scales import prior_conflict, raw_units
 
 MAX_WEIGHTS = 4096
 """The largest number of weights: a matrix of as many rows takes 128 MiB in float64, and three exist at a time."""
-MAX_STEPS = 200
-"""The largest number of steps of the trust region from the end point of the base to the mode."""
-DENSE_WEIGHTS = 256
-"""The largest number of weights for which each of these steps forms the Hessian; for more, only products with it."""
-SMALL_SLOPE = 1e-6
-"""The length of the gradient, in nats, at which the mode is reached."""
 MAX_DECREMENT = 0.01
 """The Newton decrement, in nats, up to which a point counts as the mode: at most 0.14 standard deviations away."""
-IMPORTANCE_KEY, IMPORTANCE_DRAWS = 1, 1000
-MIN_EFFICIENCY = 0.1
-"""The efficiency of importance weights below which the posterior counts as another distribution than the Gaussian."""
-STRAY = 20.0
-"""The nats by which a stray draw is less probable than under the Gaussian."""
-MAX_STRAYS = 0.01
-JUDGED_WEIGHTS = 10
-"""The largest number of weights for which the status judges importance weights. Those of networks nearly always fail
-(13 weights: an efficiency of 0.003), as the class says, and a warning that is always on says nothing."""
+MATRIX_FREE = ("diagonal", "low_rank")
+"""The structures without a matrix of all weights."""
+MAX_NUMBERS = 2**27
+"""The largest number of numbers in all draws: they take 512 MiB in float32, and a GiB in float64 as they are made."""
+IMPORTANCE_KEY = 1
 
 
 @dataclass(frozen=True)
@@ -57,14 +53,22 @@ class Laplace:
     one mode: a network of h tanh units has h! 2^h copies of each.
 
     The approximation is exact for a linear model with known noise and Normal priors, and elsewhere correct up to O(1/n)
-    where n rows determine the weights. They do not determine those of a network: a Gaussian cannot follow its
-    posterior, and the draws may predict worse than the mode alone (Immer et al. 2021); `compare` shows it. Predictions
-    of the network linearised around its mode do better, but belong to another model, and are not included.
+    where n rows determine the weights. They do not determine those of a network, and no Gaussian can follow its
+    posterior: at draws of the weights a network predicts far worse than at the mode. With Gauss-Newton curvature,
+    however, the Gaussian approximates the posterior of *another model*, that in which the parameters of y are linear in
+    the weights around the mode, `linearized(model, at=mode)`, and for Normal observations of known scale it is that
+    posterior (Khan et al. 2019; Immer et al. 2021). By this model networks predict: see `predictive`. The draws are the
+    same; predictions, scores, `compare` and all other questions about y evaluate the density of the linearised model.
 
-    ``fit.stats["importance_efficiency"]`` says how far the posterior is from the Gaussian: the effective sample size of
-    the importance weights of 1,000 draws, as a share of these. It is 1 where the approximation is exact, above 0.5 for
-    most logistic regressions, and near 0 for networks. Up to 10 weights the status warns where it is below 0.1, or more
-    than 1% of the draws are 20 nats less probable than the Gaussian has it, as beside the boundary of a positive site.
+    **How good it is.** Of 1,000 draws (4,000 up to 256 weights) the importance weights are computed, for the posterior
+    of the model that predicts. The status warns that it is no Gaussian around this mode where Pareto's k of the weights
+    is above 0.7 (Yao et al. 2018; Vehtari et al. 2024), unless the divergence from the posterior is below 0.25 nats,
+    since k is itself uncertain by 0.1; or where the divergence is above 0.25 nats per weight. For networks it warns
+    where k is above 0.7 and the draws are, on average, more than 0.01 nats per row less probable than the Gaussian has
+    it: importance weights of hundreds of weights differ by many nats in all, and by little in any one prediction.
+    Recorded are ``stats["pareto_k"]``, for the posterior of the model itself, which `compare` notes where it is above
+    0.7; where the linearised model predicts, ``stats["pareto_k_linearized"]``; and ``stats["log_evidence_psis"]``, the
+    evidence by Pareto-smoothed importance sampling from the Gaussian, NaN where ``pareto_k`` is above 0.7.
 
     Args:
         base: the `MAP` run that finds the neighbourhood of the mode, on all rows and without early stopping; the best
@@ -82,6 +86,31 @@ class Laplace:
             - ``"hessian"``: the Hessian. It omits nothing, but is positive only where the gradient vanishes, which it
               need not in networks with kinks (ReLU), and may be so small that the draws leave the network's mode.
             - None: ``"ggn"`` where it is known, ``"hessian"`` elsewhere.
+        structure: the form of H.
+
+            - ``"full"``: the matrix, of at most 4,096 weights.
+            - ``"low_rank"``: the Hessian of the prior, a diagonal, and the `rank` directions in which data determine
+              the weights best relative to the prior, by Lanczos iterations with products of Jacobians (Lehoucq et al.
+              1998). In all other directions weights are as uncertain as under the prior: too uncertain, if anything.
+            - ``"diagonal"``: the diagonal of H, exactly, by one product for each parameter of y in every row.
+            - ``"last_layer"``: the full matrix of the last layer of a network given the other layers, which keep the
+              values at which `base` ends; the evidence is that of the last layer given these. It is `Conditional` with
+              the sites of the last layer.
+
+            With ``"low_rank"`` and ``"diagonal"`` no matrix is formed, and rows are evaluated 128, or a batch of
+            `base`, at a time: memory beyond the data is that of their evaluation, of a few vectors of all weights (for
+            Lanczos iterations 2 `rank`), and of the draws, which are stored: at most 2^27 numbers, a GiB in float64.
+            Above 4,096 weights the centre is where `base` ends, which the status judges.
+        rank: see `structure`.
+        predictive: the density by which the draws predict.
+
+            - ``"linearized"``: that of `linearized(model, at=mode)`. A scale that is an output of the network is
+              linearised in its logarithm: of the coordinates that were tried (its logarithm, the inverse of softplus,
+              and the scale held fixed) the one with the best predictions.
+            - ``"sampled"``: that of the model itself.
+            - None: ``"linearized"`` for networks (see `tangent.has_hidden_units`), ``"sampled"`` for other models, of
+              which the weights have a meaning. For models with parameters linear in the weights, such as generalised
+              linear models and a learned scale, the two are equal.
         improper_ok: allow a model with a flat prior. Its posterior may not exist, and it has no evidence
             (`Fit.log_evidence` is NaN).
 
@@ -110,6 +139,9 @@ class Laplace:
     _: KW_ONLY
     num_samples: int = 1000
     curvature: Curvature | None = None
+    predictive: Literal["linearized", "sampled"] | None = None
+    structure: Literal["full", "diagonal", "low_rank", "last_layer"] = "full"
+    rank: int = 50
     improper_ok: bool = False
 
     def __post_init__(self) -> None:
@@ -126,6 +158,21 @@ class Laplace:
         check_positive_integer("Laplace", "num_samples", self.num_samples)
         if self.curvature not in (None, "ggn", "hessian"):
             raise ValueError(f"Laplace: expected 'ggn', 'hessian' or None as curvature; got {self.curvature!r}.")
+        if self.predictive not in (None, "linearized", "sampled"):
+            raise ValueError(
+                f"Laplace: expected 'linearized', 'sampled' or None as predictive; got {self.predictive!r}."
+            )
+        if self.structure not in ("full", "diagonal", "low_rank", "last_layer"):
+            raise ValueError(
+                f"Laplace: expected 'full', 'diagonal', 'low_rank' or 'last_layer' as structure; got "
+                f"{self.structure!r}."
+            )
+        check_positive_integer("Laplace", "rank", self.rank)
+        if self.curvature == "hessian" and self.structure in MATRIX_FREE:
+            raise ValueError(
+                f"Laplace: expected structure='full' or 'last_layer' with curvature='hessian', which is no product of "
+                f"Jacobians; got {self.structure!r}."
+            )
 
     def run(self, density: Density, data: Data, *, key: Array, progress: bool) -> Outcome:
         """See `Method.run`.
@@ -134,52 +181,122 @@ class Laplace:
             ValueError: when the prior is flat and `improper_ok` is not set, the model has more than 4,096 weights, or
                 the requested curvature is not known.
         """
-        structure = density.structure
-        structure.check_proper("Laplace", improper_ok=self.improper_ok)
-        if structure.num_weights > MAX_WEIGHTS:
-            raise ValueError(
-                f"Laplace: expected at most {MAX_WEIGHTS:,} weights, since memory grows with their square; got "
-                f"{structure.num_weights:,}. Use Ensemble() or MCLMC(), or a smaller network."
-            )
-        potential = potential_surface_of(density, data, self.curvature)
+        density.structure.check_proper("Laplace", improper_ok=self.improper_ok)
+        sites = density.structure.latents
+        of_part = last_layer(density, data) if self.structure == "last_layer" else None
+        self._check_size(density.structure if of_part is None else of_part.structure)
+        known_curvature(density, data, "ggn" if self.structure in MATRIX_FREE else self.curvature)
         key_base, key_draws = jax.random.split(key)
         descent = descend(self.base, density, data, key=key_base, progress=progress)
+        start = descent.member(descent.best)[0]
+        fixed: Weights = {}
+        if of_part is not None:
+            fixed, density, data, start = of_part.at(start, data)
+        is_network = has_hidden_units(density, data)
+        linearizes = is_network if self.predictive is None else self.predictive == "linearized"
         with jax.enable_x64(True):  # float32 is too coarse to invert the curvature of a network
-            start, wide = jax.tree.map(in_double, (descent.member(descent.best)[0], data))
-            centre = np.asarray(ravel_pytree(start)[0])
-            if descent.status:
-                centre = _climb(potential, centre, start, wide)
-            lowest, slope = jax.device_get(potential.value_and_slope(centre, start, wide))
-            gaussian = _Gaussian.at(centre, slope, np.asarray(potential.curvature(centre, start, wide)))
-            weights = jax.device_get(potential.constrain(gaussian.sample(key_draws, self.num_samples), start, wide))
-            importance = _Importance.of(gaussian, potential, float(lowest), key_draws, start, wide)
-        dtype = jax.dtypes.canonicalize_dtype(float)
-        with np.errstate(over="ignore"):  # a failure, which the status reports
-            draws = {site: weights[site][None].astype(dtype) for site in structure.latents}
-        mode = jax.device_get(by_site(centre.astype(dtype), start))
-        status = descent.status + self._status(descent, mode, gaussian, density, data)
+            found = self._around_mode(
+                start, density, data, key_draws, climbs=bool(descent.status), linearizes=linearizes
+            )
+        status = descent.status
         if status:
-            status += _status_of_draws(draws, importance)
-        evidence = gaussian.log_mass - float(lowest) if status and not structure.flat else math.nan
+            status += self._status(start, found.gaussian, density, data)
+        draws, at = _in_default_precision(found.weights, fixed, sites)
+        if status:
+            status += _status_of_draws(draws)
+        if status:
+            is_by_row = is_network and linearizes
+            status += _status_of_importance(
+                found.judged, data.num_rows if is_by_row else None, len(found.gaussian.centre)
+            )
+        has_evidence = status and not density.structure.flat
+        evidence = found.gaussian.log_mass - found.lowest if has_evidence else math.nan
         stats = {
             "loss": descent.losses,
-            "newton_decrement": np.asarray(gaussian.decrement),
-            "importance_efficiency": np.asarray(importance.efficiency),
+            "newton_decrement": np.asarray(found.gaussian.decrement),
+            "pareto_k": np.asarray(found.own.pareto_k),
+            "log_evidence_psis": np.asarray(evidence + found.own.log_mean),
         }
-        return Outcome(draws, status, stats=stats, log_evidence=evidence)
+        if linearizes:
+            stats["pareto_k_linearized"] = np.asarray(found.judged.pareto_k)
+        return Outcome(draws, status, stats=stats, log_evidence=evidence, linearized_at=at if linearizes else {})
 
-    def _status(self, descent: Descent, mode: Weights, gaussian: "_Gaussian", density: Density, data: Data) -> Status:
+    def _check_size(self, structure: Structure) -> None:
+        """Raise ValueError where matrices or draws would not fit in memory."""
+        count = structure.num_weights
+        if self.structure not in MATRIX_FREE and count > MAX_WEIGHTS:
+            raise ValueError(
+                f"Laplace: expected at most {MAX_WEIGHTS:,} weights, since memory grows with their square; got "
+                f"{count:,}. Use structure='last_layer', 'low_rank' or 'diagonal', Ensemble() or MCLMC(), or a smaller "
+                f"network."
+            )
+        if count * self.num_samples > MAX_NUMBERS:
+            raise ValueError(
+                f"Laplace: expected at most {MAX_NUMBERS // count:,} draws of {count:,} weights, which take a GiB in "
+                f"float64; got num_samples={self.num_samples:,}."
+            )
+
+    def _around_mode(
+        self, start: Weights, density: Density, data: Data, key: Array, *, climbs: bool, linearizes: bool
+    ) -> "_AroundMode":
+        """Return the Gaussian around the mode that is nearest to a point, with draws; in float64."""
+        start, data = jax.tree.map(in_double, (start, data))
+        centre = np.asarray(ravel_pytree(start)[0])
+        if climbs and len(centre) <= MAX_WEIGHTS:
+            centre = climb_to_mode(potential_surface_of(density, data, self.curvature), centre, start, data)
+        surface = self._surface(density, data)
+        lowest, slope = jax.device_get(surface.value_and_slope(centre, start, data))
+        gaussian = self._gaussian(surface, centre, slope, start, data)
+        points = np.concatenate([centre[None], gaussian.sample(key, self.num_samples)])
+        weights = jax.device_get(surface.constrain(points, start, data))
+        key_weights = jax.random.fold_in(key, IMPORTANCE_KEY)
+        judged = own = importance_of(gaussian, lambda us: surface.values(us, start, data), key_weights)
+        if linearizes:
+            around = replace(data, at={site: value[0] for site, value in weights.items()})
+            linear = self._surface(Density(tangent(density.model), density.structure), around, "hessian")
+            judged = importance_of(gaussian, lambda us: linear.values(us, start, around), key_weights)
+        return _AroundMode(gaussian, float(lowest), weights, own, judged)
+
+    def _surface(
+        self, density: Density, data: Data, curvature: Curvature | None = None
+    ) -> PotentialSurface | RowwiseSurface:
+        """Return the compiled potential, which for many weights is evaluated a few rows at a time."""
+        if self.structure in MATRIX_FREE:
+            return rowwise_surface_of(density, data, max(self.base.batch_size or 0, ROWS_TOGETHER))
+        return potential_surface_of(density, data, curvature or self.curvature)
+
+    def _gaussian(
+        self, surface: PotentialSurface | RowwiseSurface, centre: np.ndarray, slope: np.ndarray, *rows: Any
+    ) -> Gaussian | LowRank:
+        """Return the Gaussian of the structure at a point."""
+        if isinstance(surface, PotentialSurface):
+            return Gaussian.at(centre, slope, np.asarray(surface.curvature(centre, *rows)))
+        prior = surface.diagonal_of_prior(centre, *rows)
+        if not (prior > 0).all():
+            return LowRank.at(centre, slope, prior)
+        if self.structure == "diagonal":
+            return LowRank.at(centre, slope, prior + np.asarray(surface.diagonal(centre, *rows)))
+        root = np.sqrt(prior)
+
+        def product(v: np.ndarray) -> np.ndarray:
+            return np.asarray(surface.product(centre, np.ravel(v) / root, *rows)) / root
+
+        operator = LinearOperator((len(centre),) * 2, matvec=product, dtype=centre.dtype)
+        start = np.cos(np.arange(1.0, len(centre) + 1))
+        values, directions = eigsh(operator, k=min(self.rank, len(centre) - 1), v0=start, tol=1e-6)
+        return LowRank.at(centre, slope, prior, directions, np.maximum(values, 0.0))
+
+    def _status(self, start: Weights, gaussian: Gaussian | LowRank, density: Density, data: Data) -> Status:
         """Return the status of the point that the trust region reached, and of the Gaussian there."""
-        if not descent.status:
-            return Status()
         surface, is_mode = self.base.surface(density, data), gaussian.decrement <= MAX_DECREMENT
+        mode = jax.device_get(by_site(gaussian.centre.astype(jax.dtypes.canonicalize_dtype(float)), start))
         failures: tuple[Reason, ...] = ()
         if density.structure.flat:
             found = no_maximum(surface, mode, data) or quasi_separable(surface, mode, data)
             found = found or examine(surface, mode, data).reasons
             failures = tuple(Reason.of(Code.IMPROPER_POSTERIOR, reason=each) for each in found if each.code in IMPROPER)
         if not failures and not is_mode:
-            failures = is_unbounded(surface, descent.member(descent.best)[0], data, is_suspect=True)
+            failures = is_unbounded(surface, start, data, is_suspect=True)
         if not failures and gaussian.defect is not None:
             failures = (gaussian.defect,)
         if failures:
@@ -190,115 +307,43 @@ class Laplace:
         return Status(warnings=raw or (Reason.of(Code.NOT_AT_MODE, gain=gaussian.decrement),))
 
 
-def _status_of_draws(draws: dict[str, np.ndarray], importance: "_Importance") -> Status:
-    """Return the reasons not to use the draws of a Gaussian around a mode."""
+class _AroundMode(NamedTuple):
+    """The result of the approximation in float64."""
+
+    gaussian: Gaussian | LowRank
+    lowest: float
+    """The potential at its centre."""
+    weights: Weights
+    """The centre and the draws, in the coordinates of the model: site -> (1 + draw, *shape)."""
+    own: Importance
+    """The importance of draws for the posterior of the model."""
+    judged: Importance
+    """The same for the model that predicts, which may be that linearised at the centre."""
+
+
+def _status_of_draws(draws: Mapping[str, np.ndarray]) -> Status:
+    """Return the reason not to use draws that are not finite."""
     finite = np.all([np.isfinite(value[0]).reshape(value.shape[1], -1).all(axis=1) for value in draws.values()], axis=0)
-    if not finite.all():
-        return Status((Reason.of(Code.NON_FINITE_DRAWS, count=(~finite).sum(), total=finite.size),))
-    num_weights = sum(math.prod(value.shape[2:]) for value in draws.values())
-    return Status(warnings=importance.reasons if num_weights <= JUDGED_WEIGHTS else ())
+    if finite.all():
+        return Status()
+    return Status((Reason.of(Code.NON_FINITE_DRAWS, count=(~finite).sum(), total=finite.size),))
 
 
-class _Importance(NamedTuple):
-    """The importance weights of draws of the Gaussian, which show how far the posterior is from it."""
-
-    efficiency: float
-    """Their effective sample size as a share of the draws (Kong 1992): 1 where the posterior is the Gaussian."""
-    strays: float
-    """The share of draws that are `STRAY` nats less probable than under the Gaussian."""
-
-    @classmethod
-    def of(cls, gaussian: "_Gaussian", surface: PotentialSurface, lowest: float, key: Array, *rows: Any) -> Self:
-        """Return the importance of draws around a mode of potential `lowest`; NaN where there is no Gaussian."""
-        if gaussian.root is None:
-            return cls(math.nan, math.nan)
-        draws = gaussian.sample(jax.random.fold_in(key, IMPORTANCE_KEY), IMPORTANCE_DRAWS)
-        excess = np.asarray(surface.values(draws, *rows)) - lowest - gaussian.excess(draws)
-        excess = np.where(np.isnan(excess), np.inf, excess)
-        weights = np.exp(-np.maximum(excess - excess.min(), 0.0)) if np.isfinite(excess.min()) else np.ones(1)
-        return cls(float(weights.sum() ** 2 / (weights @ weights) / len(excess)), float((excess > STRAY).mean()))
-
-    @property
-    def reasons(self) -> tuple[Reason, ...]:
-        """The reason, where the posterior is not the Gaussian."""
-        if not (self.efficiency < MIN_EFFICIENCY or self.strays > MAX_STRAYS):
-            return ()
-        return (Reason.of(Code.NOT_GAUSSIAN, stray=STRAY, **self._asdict()),)
+def _status_of_importance(importance: Importance, num_rows: int | None, num_weights: int) -> Status:
+    """Return the reason not to rely on a Gaussian: as weights or, where `num_rows` is given, as predictions of rows."""
+    stands = importance.stands_for_weights(num_weights) if num_rows is None else importance.stands_for_rows(num_rows)
+    if stands:
+        return Status()
+    numbers = {"k": importance.pareto_k, "divergence": importance.divergence}
+    return Status(warnings=(Reason.of(Code.NOT_GAUSSIAN, limit=MAX_PARETO_K, **numbers),))
 
 
-def _climb(surface: PotentialSurface, u: np.ndarray, *rows: Any) -> np.ndarray:
-    """Return the mode near u by a trust region, or the point reached after `MAX_STEPS` steps."""
-
-    def value_and_slope(u: np.ndarray) -> tuple[float, np.ndarray]:
-        value, slope = jax.device_get(surface.value_and_slope(u, *rows))
-        return (float(value), slope) if np.isfinite(value) else (math.inf, np.zeros_like(u))
-
-    def hessian(u: np.ndarray) -> np.ndarray:
-        h = np.asarray(surface.hessian(u, *rows))
-        return h if np.isfinite(h).all() else np.eye(len(u))  # a gradient step, where there is no second derivative
-
-    def product(u: np.ndarray, v: np.ndarray) -> np.ndarray:
-        hv = np.asarray(surface.product(u, v, *rows))
-        return hv if np.isfinite(hv).all() else v
-
-    settings: dict[str, Any] = {"method": "trust-exact", "hess": hessian}
-    if len(u) > DENSE_WEIGHTS:
-        settings = {"method": "trust-krylov", "hessp": product}
-    options = {"gtol": SMALL_SLOPE, "maxiter": MAX_STEPS, "max_trust_radius": 1e4}
-    return minimize(value_and_slope, u, jac=True, options=options, **settings).x
-
-
-class _Gaussian(NamedTuple):
-    """N(centre, H^-1), stored by the factors of H = S L L' S, with a diagonal S and a triangular L."""
-
-    centre: np.ndarray
-    scale: np.ndarray
-    """The diagonal of S."""
-    root: np.ndarray | None
-    """L; None where H is not positive definite."""
-    decrement: float
-    """The Newton decrement ``g' H^-1 g / 2`` in nats; infinite where H is not positive definite."""
-    defect: Reason | None = None
-    """The reason why there is no Gaussian, where H is not positive definite."""
-
-    @classmethod
-    def at(cls, centre: np.ndarray, slope: np.ndarray, h: np.ndarray) -> "_Gaussian":
-        """Return the Gaussian with a centre and a curvature."""
-        scale = np.sqrt(np.diagonal(h), where=np.diagonal(h) > 0, out=np.ones(len(h)))
-        try:
-            root = cholesky(h / scale / scale[:, None], lower=True)
-        except (LinAlgError, ValueError):  # not positive definite; not finite
-            root = None
-        rounding = len(h) * np.finfo(float).eps
-        if root is None or np.diagonal(root).min() ** 2 <= rounding:
-            return cls(centre, scale, None, math.inf, _defect(h, rounding))
-        step = solve_triangular(root, slope / scale, lower=True)
-        return cls(centre, scale, root, float(step @ step) / 2)
-
-    def excess(self, u: np.ndarray) -> np.ndarray:
-        """Return the log density at the centre minus that at points, (count, d), in nats."""
-        z = (u - self.centre) * self.scale @ self.root
-        return (z**2).sum(axis=1) / 2
-
-    @property
-    def log_mass(self) -> float:
-        """The log of the integral of ``exp(-(u - centre)' H (u - centre) / 2)``; NaN where there is no Gaussian."""
-        if self.root is None:
-            return math.nan
-        log_det = 2 * (np.log(np.diagonal(self.root)).sum() + np.log(self.scale).sum())
-        return float(len(self.centre) * math.log(2 * math.pi) - log_det) / 2
-
-    def sample(self, key: Array, count: int) -> np.ndarray:
-        """Return draws, (count, d); copies of the centre where there is no Gaussian."""
-        noise = np.asarray(jax.random.normal(key, (count, len(self.centre))))
-        if self.root is None:
-            return np.tile(self.centre, (count, 1))
-        return self.centre + solve_triangular(self.root, noise.T, lower=True, trans="T").T / self.scale
-
-
-def _defect(h: np.ndarray, rounding: float) -> Reason:
-    if not np.isfinite(h).all():
-        return Reason.of(Code.NO_CURVATURE)
-    values = np.linalg.eigvalsh(h)
-    count = int((values <= rounding * values[-1]).sum())
-    return Reason.of(Code.NOT_POSITIVE_DEFINITE, count=max(count, 1), size=len(h), least=values[0], most=values[-1])
+def _in_default_precision(
+    weights: Weights, fixed: Weights, sites: Mapping[str, Any]
+) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+    """Return draws, (1, draw, *shape), and the mode by site, with copies of fixed sites that take no memory."""
+    dtype, count = jax.dtypes.canonicalize_dtype(float), len(next(iter(weights.values())))
+    with np.errstate(over="ignore"):  # a failure, which the status reports
+        points = {site: np.asarray(value).astype(dtype) for site, value in weights.items()}
+    points |= {site: np.broadcast_to(np.asarray(value), (count, *value.shape)) for site, value in fixed.items()}
+    return {site: points[site][None, 1:] for site in sites}, {site: points[site][0] for site in sites}
