@@ -28,6 +28,7 @@ class Code(StrEnum):
     QUASI_SEPARABLE = "quasi_separable"
     MISSING_CLASS = "missing_class"
     UNBOUNDED_DENSITY = "unbounded_density"
+    COLLAPSING_SCALE = "collapsing_scale"
     RECEDING = "receding"
     # A maximum at the boundary of the support, and many maxima
     AT_BOUNDARY = "at_boundary"
@@ -120,6 +121,12 @@ MESSAGES: Mapping[Code, str] = {
         "exactly. The density of row {row} is {times:.3g} times that of y spread over its standard deviation, "
         "{again:.3g} times after {steps} steps of L-BFGS, and the loss falls from {here:.4g} to {further:.4g}. Fix the "
         "scale, or give it a proper prior that is 0 at 0, such as LogNormal, and use MAP."
+    ),
+    Code.COLLAPSING_SCALE: (
+        "{finding}: the joint density of {scale} and the weights that it scales ({sites}) {growth}. The loss is "
+        "{here:.4g} nats where {scale} is {value:.3g}, and {further:.4g} where it is {end:.2g}. Sample the posterior, "
+        "which is proper, by NUTS or MCLMC, or fix the scale at a number, such as that of tune(model, x, y), of "
+        "flatprior.inference."
     ),
     Code.RECEDING: (
         "There is no maximum: the loss falls for ever along {direction}, where {count} of {rows} rows (row {first} "

@@ -14,7 +14,7 @@ from ..density import Density
 from ..handlers import conditioned
 from ..method import Kind, Outcome
 from ..rows import Data, Weights
-from ..start import CONDITIONAL_KEY
+from ..start import CONDITIONAL_KEY, starting_weights
 from ..store import Store
 from .ensemble import Ensemble
 from .laplace import Laplace
@@ -36,7 +36,8 @@ class Conditional:
     Args:
         base: the `MAP` or `MLE` run that finds the point of all sites, as ``fit(model, base, ...)`` does with the same
             key. With `MLE` the fixed sites are at their maximum likelihood, but the sampled ones follow their posterior
-            under the prior of the model.
+            under the prior of the model. Sites without a maximum likelihood, on which only the prior depends, such as
+            a learned scale of it, are then sampled as well.
         sites: the sites that are sampled, by name or by a pattern of `fnmatch`: ``("w3", "b3")``, ``("head.*",)``.
         method: the method for these sites: `NUTS`, `MCLMC`, `Laplace` or `Ensemble`. If it has a `start`, or a base as
             `Laplace` has, it begins at the end point of `base`, with all chains at that point; `start=None` or an
@@ -107,7 +108,7 @@ class Conditional:
         point = {site: jnp.asarray(value[0, 0]) for site, value in base.draws.items()}
         if not all(np.isfinite(value).all() for value in point.values()):
             return replace(base, status=base_status)
-        start = {site: point[site] for site in sampled}
+        start = _start(density, data, point, sampled, key)
         fixed = {site: value for site, value in point.items() if site not in start}
         rest = Density(
             conditioned(density.model, _dependent(density, fixed, start, data)), density.structure.given(fixed)
@@ -122,7 +123,8 @@ class Conditional:
         )
         shape = next(iter(outcome.draws.values())).shape[:2]
         copies = {site: np.broadcast_to(np.asarray(value), (*shape, *value.shape)) for site, value in fixed.items()}
-        draws = {site: copies[site] if site in copies else outcome.draws[site] for site in sites}
+        drawn = {**copies, **outcome.draws}
+        draws = {site: drawn[site] for site in sites if site in drawn}
         status = base_status + outcome.status.within(f"In {self.method.name} given the base")
         stats = {**outcome.stats, "base_loss": base.stats["loss"]}
         return replace(outcome, draws=draws, status=status, stats=stats, log_evidence=None)
@@ -144,6 +146,15 @@ class Conditional:
 def _matches(site: str, pattern: str) -> bool:
     """Return whether a site matches a pattern of `fnmatch`, or equals it: a name may contain brackets."""
     return site == pattern or fnmatchcase(site, pattern)
+
+
+def _start(density: Density, data: Data, point: Weights, sampled: list[str], key: Array) -> Weights:
+    """Return the values at which the sampled sites start: those of the base, or of an optimiser where it has none."""
+    if set(point) == set(density.structure.latents):
+        return {site: point[site] for site in sampled}
+    of_optimiser = jax.jit(lambda key, data: starting_weights(density, data, key))
+    values = {**of_optimiser(key, data), **point}
+    return {site: values[site] for site in values if site in sampled or site not in point}
 
 
 def _started_at_base(

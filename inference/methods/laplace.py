@@ -18,6 +18,7 @@ from ..reasons import Code, Reason
 from ..rows import Data, Weights, in_double
 from ..status import Status
 from ..surface import Curvature, PotentialSurface, by_site, potential_surface_of
+from .collapse import collapsing
 from .descent import Descent, descend
 from .mode import is_unbounded, no_maximum, quasi_separable
 from .point import IMPROPER, MAP
@@ -178,6 +179,8 @@ class Laplace:
             found = no_maximum(surface, mode, data) or quasi_separable(surface, mode, data)
             found = found or examine(surface, mode, data).reasons
             failures = tuple(Reason.of(Code.IMPROPER_POSTERIOR, reason=each) for each in found if each.code in IMPROPER)
+        collapse = Status() if failures else collapsing(surface, mode, data, is_over_u=True)
+        failures = failures or collapse.failures
         if not failures and not is_mode:
             failures = is_unbounded(surface, descent.member(descent.best)[0], data, is_suspect=True)
         if not failures and gaussian.defect is not None:
@@ -185,7 +188,7 @@ class Laplace:
         if failures:
             return Status(failures)
         if is_mode:
-            return Status(warnings=prior_conflict(surface, mode, data))
+            return Status(warnings=collapse.warnings + prior_conflict(surface, mode, data))
         raw = raw_units(surface, mode, data)
         return Status(warnings=raw or (Reason.of(Code.NOT_AT_MODE, gain=gaussian.decrement),))
 

@@ -115,7 +115,7 @@ class NUTS:
 
         def sampler(_: Weights) -> _Sampler:
             shared = replace(self, num_warmup=1, num_samples=1, start=None, init_strategy=None, improper_ok=True)
-            return program(_Sampler, density, data, shared)
+            return program(_Sampler, density.noncentred(), data, shared)
 
         sampled = sample(self, sampler, density, data, min_draws=MIN_DRAWS, key=key, progress=progress, store=store)
         stats = {"max_tree_depth": np.asarray(self.longest_tree)}
@@ -227,7 +227,7 @@ class _Sampler:
                 "lp": -state.potential_energy,
                 "step_size": state.adapt_state.step_size,
             }
-            return self.density.constrain(state.z, data), stats
+            return self.density.draws(state.z, data), stats
 
         def draw(i: Array, state: Any) -> tuple[Any, Any]:
             time = clock.long_time(begin + i)

@@ -15,6 +15,7 @@ from ..reasons import Code, Reason
 from ..rows import Data, Weights
 from ..status import Status
 from ..surface import Surface
+from .collapse import collapsing
 from .descent import PointSettings, descend, split_validation
 from .mode import MAX_GAIN, is_unbounded, no_maximum, not_stationary, quasi_separable, still_falling
 from .recession import MAX_ENTRIES, MAX_WEIGHTS, examine
@@ -75,7 +76,10 @@ class MAP(PointSettings):
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class MLE(PointSettings):
-    """Maximum likelihood, ``argmax_w log p(y | x, w)``: `MAP` under a flat prior. Its settings are those of `MAP`."""
+    """Maximum likelihood, ``argmax_w log p(y | x, w)``: `MAP` under a flat prior. Its settings are those of `MAP`.
+
+    Sites on which only the prior depends, such as a scale of it that is learned, have no such estimate and no draws.
+    """
 
     name: ClassVar[str] = "MLE"
 
@@ -132,8 +136,9 @@ def finish(
         polished = Ending(point, float(nearby.decrement))
         end, minimum = polished if polished.polished else end, nearby
     failures = no_maximum(surface, end.u, data, prior_power)
-    warnings: tuple[Reason, ...] = ()
-    if not (end.polished or failures):
+    collapse = Status() if failures else collapsing(surface, end.u, data, prior_power)
+    failures, warnings = failures or collapse.failures, collapse.warnings
+    if not (end.polished or failures or warnings):
         warnings = still_falling(losses)
         if settings.batch_size is None and not warnings:
             warnings = not_stationary(surface, end.u, data, prior_power)
