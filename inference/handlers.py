@@ -219,6 +219,25 @@ def _standard(d: dist.Distribution) -> dist.Distribution:
     return one.expand(d.shape()).to_event(d.event_dim)
 
 
+@dataclass(frozen=True)
+class given:  # noqa: N801
+    """The model given numbers for some of its sites, which are then none of its own; see `tune`. A value.
+
+    Args:
+        model: a NumPyro model.
+        values: the numbers by site, as pairs.
+    """
+
+    model: NumPyroModel
+    values: tuple[tuple[str, float], ...]
+
+    def __call__(self, x: Rows, y: Rows | None = None, **fixed: Weights) -> Any:
+        """Run the NumPyro model."""
+        values = dict(self.values)
+        with block(hide=list(values)), substitute(data=values):
+            return self.model(x, y, **fixed)
+
+
 class scaled(Messenger):  # noqa: N801
     """Scale the log probabilities of the observed sites by one factor, and those of the latent sites by another.
 

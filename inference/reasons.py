@@ -43,6 +43,9 @@ class Code(StrEnum):
     NO_CURVATURE = "no_curvature"
     NON_FINITE_DRAWS = "non_finite_draws"
     NOT_GAUSSIAN = "not_gaussian"
+    # Tuning
+    END_OF_RANGE = "end_of_range"
+    NOT_TUNED = "not_tuned"
     # Chains
     COLD_START = "cold_start"
     STUCK_CHAINS = "stuck_chains"
@@ -177,6 +180,15 @@ MESSAGES: Mapping[Code, str] = {
         "The posterior is not a Gaussian around this mode, and neither draws nor evidence can be relied on: the "
         "effective sample size of the draws is {efficiency:.1%} of their number, and {strays:.1%} of them are "
         "{stray:g} nats less probable than the Gaussian has it. Use NUTS."
+    ),
+    Code.END_OF_RANGE: (
+        "The data do not determine {site} on one side: the score is {score:.6g} at the best, {best:.3g}, and "
+        "{there:.6g} at the {end} that was tried, {value:.3g}. Where the smallest is as good, the weights that a scale "
+        "belongs to have no effect that the data show; where the largest is, its prior need not be that narrow."
+    ),
+    Code.NOT_TUNED: (
+        "No value of {sites} has a finite score, and the values are those at which the search began. Look at the "
+        "status of a fit at these."
     ),
     Code.COLD_START: (
         "Chains {chains} began at their random starting point, since the optimiser reached no better point from there. "

@@ -12,7 +12,7 @@ from jax import Array
 
 from ..density import Density
 from ..handlers import conditioned
-from ..method import Kind, Outcome
+from ..method import Kind, Method, Outcome
 from ..rows import Data, Weights
 from ..start import CONDITIONAL_KEY, starting_weights
 from ..store import Store
@@ -110,24 +110,15 @@ class Conditional:
             return replace(base, status=base_status)
         start = _start(density, data, point, sampled, key)
         fixed = {site: value for site, value in point.items() if site not in start}
-        rest = Density(
-            conditioned(density.model, _dependent(density, fixed, start, data)), density.structure.given(fixed)
-        )
+        dependent = _dependent(density, fixed, start, data)
         method, start = _started_at_base(self.method, start)
-        outcome = method.run(
-            rest,
-            replace(data, fixed=fixed, start=start),
-            key=jax.random.fold_in(key, CONDITIONAL_KEY),
-            progress=progress,
-            **({} if store is None else {"store": store}),  # type: ignore[arg-type]
+        key = jax.random.fold_in(key, CONDITIONAL_KEY)
+        outcome = run_given(
+            method, density, replace(data, fixed=fixed, start=start), dependent, key=key, progress=progress, store=store
         )
-        shape = next(iter(outcome.draws.values())).shape[:2]
-        copies = {site: np.broadcast_to(np.asarray(value), (*shape, *value.shape)) for site, value in fixed.items()}
-        drawn = {**copies, **outcome.draws}
-        draws = {site: drawn[site] for site in sites if site in drawn}
         status = base_status + outcome.status.within(f"In {self.method.name} given the base")
         stats = {**outcome.stats, "base_loss": base.stats["loss"]}
-        return replace(outcome, draws=draws, status=status, stats=stats, log_evidence=None)
+        return replace(outcome, status=status, stats=stats, log_evidence=None)
 
     def _sampled(self, sites: list[str]) -> list[str]:
         """Return the sites that match a pattern."""
@@ -141,6 +132,36 @@ class Conditional:
                 f"{sites}. To sample all, use {self.method.name}."
             )
         return sampled
+
+
+def run_given(
+    method: Method,
+    density: Density,
+    data: Data,
+    dependent: tuple[str, ...] = (),
+    *,
+    key: Array,
+    progress: bool,
+    store: Store | None = None,
+) -> Outcome:
+    """Run a method for the sites of a density that are not fixed, and return draws of all sites.
+
+    Args:
+        method: the method of the other sites.
+        density: the density of all sites.
+        data: rows, the values of the fixed sites, and those where the others start.
+        dependent: the fixed sites whose prior depends on others.
+        key: the key of the method.
+        progress: show progress bars.
+        store: the store that the run is written to, if any.
+    """
+    rest = Density(conditioned(density.model, dependent), density.structure.given(data.fixed))
+    written = {} if store is None else {"store": store}
+    outcome = method.run(rest, data, key=key, progress=progress, **written)
+    shape = next(iter(outcome.draws.values())).shape[:2]
+    copies = {site: np.broadcast_to(np.asarray(value), (*shape, *value.shape)) for site, value in data.fixed.items()}
+    drawn = {**copies, **outcome.draws}
+    return replace(outcome, draws={site: drawn[site] for site in density.structure.latents if site in drawn})
 
 
 def _matches(site: str, pattern: str) -> bool:

@@ -149,7 +149,7 @@ class Laplace:
             start, wide = jax.tree.map(in_double, (descent.member(descent.best)[0], data))
             centre = np.asarray(ravel_pytree(start)[0])
             if descent.status:
-                centre = _climb(potential, centre, start, wide)
+                centre = climb(potential, centre, start, wide)
             lowest, slope = jax.device_get(potential.value_and_slope(centre, start, wide))
             gaussian = _Gaussian.at(centre, slope, np.asarray(potential.curvature(centre, start, wide)))
             weights = jax.device_get(potential.constrain(gaussian.sample(key_draws, self.num_samples), start, wide))
@@ -229,7 +229,7 @@ class _Importance(NamedTuple):
         return (Reason.of(Code.NOT_GAUSSIAN, stray=STRAY, **self._asdict()),)
 
 
-def _climb(surface: PotentialSurface, u: np.ndarray, *rows: Any) -> np.ndarray:
+def climb(surface: PotentialSurface, u: np.ndarray, *rows: Any) -> np.ndarray:
     """Return the mode near u by a trust region, or the point reached after `MAX_STEPS` steps."""
 
     def value_and_slope(u: np.ndarray) -> tuple[float, np.ndarray]:
