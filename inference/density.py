@@ -173,11 +173,11 @@ class Density:
 
         The function gives values in the coordinates of the user's model.
         """
-        is_centred = not isinstance(self.model, noncentred)
-        model = substitute(seed(self.model if is_centred else self.model.model, key), substitute_fn=values)
+        own = self.model
+        model = substitute(seed(own.model if isinstance(own, noncentred) else own, key), substitute_fn=values)
         sites = trace(model).get_trace(data.x, data.y, **data.given)
         weights = {site: sites[site]["value"] for site in self.structure.latents}
-        return weights if is_centred else self.model.standardised(weights, data.x, **data.given)
+        return own.standardised(weights, data.x, **data.given) if isinstance(own, noncentred) else weights
 
     def _sites(self, weights: Weights, data: Data, y: Rows) -> dict[str, Any]:
         model = seed(substitute(undrawn(self.model), data=weights), jax.random.key(0))

@@ -148,17 +148,17 @@ def tune(
         {'prior_scale[w1]': 2.915}
     """
     density, data = check_problem(model, x, y)
-    names, method = _check_settings(density, data, by, sites, method, held_out)
+    names, chosen = _check_settings(density, data, by, sites, method, held_out)
     key_split, key_fit = jax.random.split(as_key(key))
     start, low, high = _ranges(density, data, names)
     with _bar(progress) as count:
         if by == "evidence":
-            evidence = Evidence(density, data, names, method, np.exp(start), key=key_fit, progress=progress)
+            evidence = Evidence(density, data, names, chosen, np.exp(start), key=key_fit, progress=progress)
             search = Search(names, start, low, high, count, lambda logs: _by_evidence(evidence, logs), 1)
             search.along_gradient()
         else:
             fitted, scored = _parts(data, held_out if by == "held-out" else 0.0, key_split)
-            predicted = _Predicted(model, method, names, fitted, scored, key=key_fit)
+            predicted = _Predicted(model, chosen, names, fitted, scored, key=key_fit)
             num_scored = count_rows((scored or fitted)[0])
             search = Search(names, start, low, high, count, predicted, num_scored)
             search.by_multiples()
@@ -192,7 +192,8 @@ class _Predicted:
 
     def __call__(self, logs: Float[np.ndarray, " k"]) -> Score:
         values = tuple(zip(self.sites, np.exp(logs).tolist(), strict=True))
-        result = fit(self.model, _Given(self.method, values), *self.fitted, key=self.key, progress=False)
+        method: Any = _Given(self.method, values)  # its kind is that of another method, and so no class variable
+        result = fit(self.model, method, *self.fitted, key=self.key, progress=False)
         if result.status.is_interrupted:
             raise KeyboardInterrupt
         with no_failure_warnings():

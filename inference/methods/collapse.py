@@ -139,7 +139,8 @@ class _Shrink:
 def _scaled_sites(density: Density, tree: Any, leaves: Any) -> dict[str, tuple[str, ...]]:
     """Return the sites whose scale depends on a positive site, by that site, for rows of a `signature`."""
     data = jax.tree.unflatten(tree, [jax.ShapeDtypeStruct(shape, dtype) for shape, dtype in leaves])
-    dtype, positive = jax.dtypes.canonicalize_dtype(float), []
+    dtype = jax.dtypes.canonicalize_dtype(float)
+    positive: list[str] = []
 
     def scales(weights: Weights, data: Data) -> Weights:
         priors = density.priors(weights, data)
