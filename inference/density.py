@@ -55,13 +55,9 @@ class Density:
         """Return the density under a flat prior: the likelihood."""
         return Density(flat(self.model), self.structure.flattened())
 
-    def of_sites(self, sites: Iterable[str]) -> "Density":
-        """Return the density as one of some of the latent sites, of which a fit has draws.
-
-        A point of maximum likelihood has none of `Structure.of_prior`, on which its predictions do not depend.
-        """
-        others = set(self.structure.latents) - set(sites)
-        return Density(self.model, self.structure.given(others)) if others else self
+    def without(self, sites: Iterable[str]) -> "Density":
+        """Return the density without sites of the prior alone, of which a maximum likelihood fit has no draws."""
+        return Density(self.model, self.structure.given(sites))
 
     def noncentred(self) -> "Density":
         """Return the density over coordinates in which `Structure.noncentred` are standardised by their prior.

@@ -47,7 +47,8 @@ class NUTS:
     """Draws from the posterior by NumPyro's No-U-Turn sampler (Hoffman & Gelman 2014), from warm starts.
 
     Chains run in parallel, distributed over all devices. The chains of a network that start far from any mode never
-    reach one, so each begins at the end point of a short `MAP` run from its own starting point.
+    reach one, so each begins at the end point of a short `MAP` run from its own starting point. Weights whose prior has
+    a learned scale, and other sites with ``infer["noncentred"]``, move in units of that scale; draws are in their own.
 
     Args:
         num_warmup: the number of adaptation steps per chain, which are discarded.

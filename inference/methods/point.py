@@ -27,7 +27,8 @@ class MAP(PointSettings):
     """Maximum a posteriori: ``argmax_w log p(y | x, w) + log p(w)``, by NumPyro's SVI with an `AutoDelta` guide.
 
     The maximum is that of the density in the coordinates of the model's sites (AutoDelta's space). For a scale it
-    differs from the mode of its logarithm, at which a Laplace approximation is centred.
+    differs from the mode of its logarithm, at which a Laplace approximation is centred. The joint density of a prior's
+    scale and the weights that it scales usually has no maximum, which the status then says (see `collapse`).
 
     Args:
         optimizer: an optax optimiser of the loss divided by the number of rows. By default Adam, with a learning rate
