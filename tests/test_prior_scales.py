@@ -31,6 +31,8 @@ from flatprior.inference import (
 )
 from flatprior.inference.checks import check_problem
 from flatprior.inference.methods import prior_path
+from flatprior.inference.methods.collapse import collapsing
+from flatprior.inference.surface import surface_of
 from flatprior.models import MLP, Lift, Model, Normal, fan_in, gaussian, priors
 
 NOISE = 0.5
@@ -292,6 +294,17 @@ def test_a_scale_with_a_mode_is_ok(name: str, method: Any) -> None:
     assert Code.COLLAPSING_SCALE not in fit(model, method, x, y, key=0, progress=False).status.codes
     if isinstance(method, MAP):
         assert fit(model, method, x, y, key=0, progress=False).status.level == "ok"
+
+
+@pytest.mark.parametrize("log_scale", [-3.0, -70.0, -200.0])
+def test_a_scale_that_has_collapsed_already_is_named(log_scale: float) -> None:
+    """However far an optimiser gets."""
+    density, data = check_problem(HALF_NORMAL, X, WEAK)
+    scale = np.exp(log_scale, dtype=np.float64)
+    u = {"prior_scale": np.float32(log_scale), "w1": np.full((4, 1), scale, np.float32), "b1": np.zeros(1, np.float32)}
+    status = collapsing(surface_of(density, data), u, data)
+    assert (status.level, status.codes) == ("failed", (Code.COLLAPSING_SCALE,))
+    assert status.reasons[0].numbers["value"] == pytest.approx(scale, rel=1e-4)
 
 
 @pytest.mark.slow

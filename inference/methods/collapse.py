@@ -90,8 +90,8 @@ class _Ray(NamedTuple):
 
     @property
     def is_falling(self) -> bool:
-        """Whether the loss falls at the end."""
-        return bool(self.losses[-1] < self.losses[-2] - FALL)
+        """Whether the loss falls at the end, or the scale is 0 as far as numbers tell."""
+        return len(self.values) == 1 or bool(self.losses[-1] < self.losses[-2] - FALL)
 
 
 def _ray(
