@@ -1,7 +1,8 @@
-"""Handwritten digits by a small convolutional network: five methods over random splits.
+"""Handwritten digits by a small convolutional network: five methods over random splits, and learned prior scales.
 
     python benchmarks/digits.py [--splits 5] [--rows 300] [--scale 1.0] [--methods MLE MAP ensemble last-layer MCLMC]
                                 [--json FILE]
+    python benchmarks/digits.py --methods MAP MCLMC MCLMC-one-scale MCLMC-scales
 
 The data are scikit-learn's 1,797 digits of 8 x 8 pixels. Split s uses `--rows` random rows for training, chosen by seed
 s, and all others for testing; pixels have mean 0 and standard deviation 1 over the training rows. The network is the
@@ -12,6 +13,8 @@ The number of the split is also the key of the fits and of the initial values.
 - ensemble: ten such MAP fits from different starting points.
 - last-layer: the convolutions at their MAP values, the 490 weights of the head by NUTS given these (`Conditional`).
 - MCLMC: all weights, by ten chains.
+- MCLMC-one-scale, MCLMC-scales: the same, with a prior whose scale is learned, in place of `--scale`: one scale for all
+  weights, or one for each layer, with a HalfNormal(1) prior.
 
 "elpd" is the log predictive density in nats per row, "calibration error" that of `calibration` (ten bins of equal
 count), "confidence" the mean probability of the most probable class. Each is the mean over splits, followed by the
@@ -40,6 +43,7 @@ COLUMNS = {
 }
 """Score -> (heading, format)."""
 METHODS = ("MLE", "MAP", "ensemble", "last-layer", "MCLMC")
+LEARNED = ("MCLMC-one-scale", "MCLMC-scales")
 
 
 def method_of(name: str) -> Any:
@@ -54,9 +58,20 @@ def method_of(name: str) -> Any:
             return Ensemble(base=MAP(), num_members=10)
         case "last-layer":
             return Conditional(base=MAP(), sites=("head.*",), method=NUTS(num_warmup=300, num_samples=300))
-        case "MCLMC":
+        case "MCLMC" | "MCLMC-one-scale" | "MCLMC-scales":
             return MCLMC(num_warmup=5000, num_samples=100)
-    raise SystemExit(f"Expected methods out of {', '.join(METHODS)}; got {name}.")
+    raise SystemExit(f"Expected methods out of {', '.join((*METHODS, *LEARNED))}; got {name}.")
+
+
+def prior_of(name: str, scale: float) -> Any:
+    import numpyro.distributions as dist
+
+    from flatprior.models import gaussian
+
+    learned = gaussian(dist.HalfNormal(1.0))
+    if name == "MCLMC-scales":
+        return {"convolutions.0.*": learned, "convolutions.1.*": learned, "head.*": learned}
+    return learned if name in LEARNED else gaussian(scale)
 
 
 def measure(names: list[str], split: int, num_rows: int, scale: float) -> dict[str, dict[str, Any]]:
@@ -66,7 +81,7 @@ def measure(names: list[str], split: int, num_rows: int, scale: float) -> dict[s
 
     from flatprior.inference import fit
     from flatprior.inference.criticism import calibration
-    from flatprior.models import Categorical, Lift, Model, gaussian
+    from flatprior.models import Categorical, Lift, Model
     from flatprior.models.architectures import CNN
 
     digits = load_digits()
@@ -74,9 +89,9 @@ def measure(names: list[str], split: int, num_rows: int, scale: float) -> dict[s
     train, test = order[:num_rows], order[num_rows:]
     x = (digits.images - digits.images[train].mean()) / digits.images[train].std()
     network = Lift(CNN((8, 8), (8, 12), num_classes=10, rngs=nnx.Rngs(split)))
-    model = Model(network, Categorical(10), gaussian(scale))
     scores = {}
     for name in names:
+        model = Model(network, Categorical(10), prior_of(name, scale))
         fitted = fit(model, method_of(name), x[train], digits.target[train], key=split, progress=False)
         result = calibration(fitted, x[test], digits.target[test])
         scores[name] = {
@@ -87,6 +102,11 @@ def measure(names: list[str], split: int, num_rows: int, scale: float) -> dict[s
             "compile": fitted.seconds.compile,
             "run": fitted.seconds.run,
             "status": str(fitted.status),
+            "prior_scales": {
+                site: [float(draws.mean()), float(draws.std())]
+                for site, draws in fitted.draws.items()
+                if site.startswith("prior_scale")
+            },
         }
         print(f"split {split}, {name}: {scores[name]}", flush=True)
     return scores

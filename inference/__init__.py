@@ -28,8 +28,8 @@ of one draw), a `status` that reports what went wrong, `predict`, `log_likelihoo
 Predictions of a failed fit come with a `FailedFitWarning`.
 
 To judge fits: `compare` scores them on unseen rows, `cross_validate` on every row once, `loo` estimates the same from
-one fit, and `diagnose` checks whether chains can be trusted. `explain` names the cost function of a model. The rest is
-in these packages and modules:
+one fit, and `diagnose` checks whether chains can be trusted. `tune` sets the scales of a prior by the data. `explain`
+names the cost function of a model. The rest is in these packages and modules:
 
 - `flatprior.inference.criticism`: calibration, uncertainty, temperature scaling;
 - `flatprior.inference.objective`: the likelihood along weights and directions;
@@ -43,7 +43,7 @@ in these packages and modules:
 import numpyro  # noqa: F401
 
 from . import criticism, generation, information, methods, objective, plots
-from .criticism import Comparison, compare, cross_validate, diagnose, loo
+from .criticism import Comparison, compare, cross_validate, diagnose, loo, tune
 from .density import log_density
 from .handlers import flat
 from .methods import MAP, MCLMC, MLE, NUTS, Conditional, Ensemble, Laplace, Prior
@@ -91,6 +91,7 @@ __all__ = [
     "objective",
     "plots",
     "standardize",
+    "tune",
 ]
 
 separate_handlers()

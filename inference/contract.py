@@ -18,7 +18,17 @@ from numpyro.distributions import biject_to, constraints
 from .handlers import params_as_sites
 from .response import Response, response_of
 from .rows import Rows, count_rows, signature
-from .sites import NumPyroModel, abstract_trace, is_flat, is_latent, is_observation, is_real, is_weighted, unmasked
+from .sites import (
+    NumPyroModel,
+    abstract_trace,
+    is_flat,
+    is_latent,
+    is_noncentred,
+    is_observation,
+    is_real,
+    is_weighted,
+    unmasked,
+)
 from .structure import Structure
 from .supported import Refusals, check_containers, check_given, check_observation, check_terms
 from .words import gap_of, in_words
@@ -126,6 +136,8 @@ def structure_of(sites: dict[str, Any], response: Response, *, params: frozenset
         real=frozenset(name for name, site in latents.items() if is_real(site["fn"].support)),
         flat=frozenset(name for name, site in latents.items() if is_flat(site["fn"])),
         params=params,
+        of_prior=frozenset(name for name, site in latents.items() if site["infer"].get("of_prior")),
+        noncentred=frozenset(name for name, site in latents.items() if is_noncentred(site)),
         is_weighted=is_weighted,
     )
 

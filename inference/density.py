@@ -3,7 +3,7 @@
 Every method minimises, samples or scores a function of this module. Nothing else in the library adds a term to it.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,7 +16,7 @@ from jaxtyping import Float
 from numpyro.handlers import block, scale, seed, substitute, trace
 from numpyro.infer.util import constrain_fn, potential_energy
 
-from .handlers import flat, params_as_sites, scaled
+from .handlers import flat, noncentred, params_as_sites, scaled
 from .rows import Data, Rows, Weights
 from .sites import NumPyroModel, log_prob, mask_of, undrawn, unmasked
 from .structure import Structure
@@ -55,9 +55,27 @@ class Density:
         """Return the density under a flat prior: the likelihood."""
         return Density(flat(self.model), self.structure.flattened())
 
+    def without(self, sites: Iterable[str]) -> "Density":
+        """Return the density without sites of the prior alone, of which a maximum likelihood fit has no draws."""
+        return Density(self.model, self.structure.given(sites))
+
+    def noncentred(self) -> "Density":
+        """Return the density over coordinates in which `Structure.noncentred` are standardised by their prior.
+
+        Its potential has no funnel where a scale is learned. Its weights w are not those of the user's model: `draws`
+        maps to these.
+        """
+        sites = self.structure.noncentred - self.structure.flat
+        return Density(noncentred(self.model, sites), self.structure) if sites else self
+
+    def draws(self, u: Weights, data: Data) -> Weights:
+        """Return the weights of the user's model at u."""
+        weights = self.constrain(u, data)
+        return self.model.weights(weights, data.x, **data.given) if isinstance(self.model, noncentred) else weights
+
     def constrain(self, u: Weights, data: Data) -> Weights:
         """Return the weights w(u), in the order of the sites."""
-        weights = constrain_fn(self.model, (data.x, data.y), _given(data), u)
+        weights = constrain_fn(self.model, (data.x, data.y), data.given, u)
         return {site: weights[site] for site in self.structure.latents}
 
     def per_row(self, data: Data, num_rows: int | None = None, prior_power: Array | None = None) -> None:
@@ -74,7 +92,7 @@ class Density:
         """
         num_rows = num_rows or data.num_rows
         with scale(scale=1.0 / num_rows), scaled(num_rows / data.num_rows, prior_power):
-            self.model(data.x, data.y, **_given(data))
+            self.model(data.x, data.y, **data.given)
 
     def loss(
         self, u: Weights, data: Data, num_rows: int | None = None, prior_power: Array | None = None
@@ -85,12 +103,17 @@ class Density:
 
     def potential(self, u: Weights, data: Data) -> Float[Array, ""]:
         """Return the negative log density over u in nats: ``-log p(y | x, w(u)) - log p(w(u)) - log |dw/du|``."""
-        return potential_energy(self.model, (data.x, data.y), _given(data), u)
+        return potential_energy(self.model, (data.x, data.y), data.given, u)
 
     def prior_potential(self, u: Weights, data: Data) -> Array:
         """Return the part of `potential` that is not the likelihood."""
         prior = block(self.model, hide=[self.structure.observed])
-        return potential_energy(prior, (data.x, data.y), _given(data), u)
+        return potential_energy(prior, (data.x, data.y), data.given, u)
+
+    def priors(self, weights: Weights, data: Data) -> dict[str, dist.Distribution]:
+        """Return the prior of each latent site given the others."""
+        traced = self._sites(weights, data, data.y)
+        return {site: traced[site]["fn"] for site in self.structure.latents}
 
     def log_priors(self, weights: Weights, data: Data, sites: tuple[str, ...]) -> Weights:
         """Return the log prior of each of some latent sites in nats, summed over its elements."""
@@ -142,19 +165,19 @@ class Density:
         return {name: site["value"] for name, site in sites.items() if site["type"] == "deterministic"}
 
     def sample(self, key: Array, data: Data, values: Callable[[dict[str, Any]], Array | None]) -> Weights:
-        """Return weights: a function's value for each site, or a draw from the prior where that is None."""
-        model = substitute(seed(self.model, key), substitute_fn=values)
-        sites = trace(model).get_trace(data.x, data.y, **_given(data))
-        return {site: sites[site]["value"] for site in self.structure.latents}
+        """Return weights: a function's value for each site, or a draw from the prior where that is None.
+
+        The function gives values in the coordinates of the user's model.
+        """
+        own = self.model
+        model = substitute(seed(own.model if isinstance(own, noncentred) else own, key), substitute_fn=values)
+        sites = trace(model).get_trace(data.x, data.y, **data.given)
+        weights = {site: sites[site]["value"] for site in self.structure.latents}
+        return own.standardised(weights, data.x, **data.given) if isinstance(own, noncentred) else weights
 
     def _sites(self, weights: Weights, data: Data, y: Rows) -> dict[str, Any]:
         model = seed(substitute(undrawn(self.model), data=weights), jax.random.key(0))
-        return trace(model).get_trace(data.x, y, **_given(data))
-
-
-def _given(data: Data) -> dict[str, Weights]:
-    """Return the arguments of a model other than x and y."""
-    return {name: value for name, value in (("fixed", data.fixed), ("at", data.at)) if value}
+        return trace(model).get_trace(data.x, y, **data.given)
 
 
 def _drop(site: dict[str, Any]) -> Array:

@@ -9,6 +9,7 @@ import builtins
 import dis
 import hashlib
 import re
+import weakref
 from collections.abc import Hashable, Iterable
 from dataclasses import dataclass, fields, is_dataclass
 from functools import lru_cache, partial
@@ -254,8 +255,13 @@ def _of_array(value: Any) -> Hashable:
 
 
 def _without_lazy(value: Any) -> dict[str, Any]:
-    """Return the attributes of a distribution without the lazy ones, which it computes from the others."""
+    """Return the attributes of a distribution without those that are derived from the others: lazy ones, and inverses.
+
+    A transform remembers its inverse by a weak reference.
+    """
     kind = type(value)
     return {
-        name: part for name, part in vars(value).items() if not isinstance(getattr(kind, name, None), lazy_property)
+        name: part
+        for name, part in vars(value).items()
+        if not (isinstance(getattr(kind, name, None), lazy_property) or isinstance(part, weakref.ref))
     }

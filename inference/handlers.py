@@ -13,7 +13,7 @@ from numpyro.handlers import block, seed, substitute, trace
 from numpyro.primitives import Messenger
 
 from .rows import Rows, Weights
-from .sites import NumPyroModel, is_factor, log_prob
+from .sites import NumPyroModel, central_value, element, is_factor, log_prob, place_of, undrawn
 
 
 @dataclass(frozen=True)
@@ -22,7 +22,8 @@ class flat:  # noqa: N801  (reads as a function, and is compared and hashed as a
 
     ``fit(model, MLE(), ...)`` is ``fit(flat(model), MAP(), ...)``. The prior is flat in the coordinates of the
     model: a scale gets the density 1 on (0, inf), not its logarithm. Supports, initial values and draws from the prior
-    do not change.
+    do not change. A site on which only priors depend, such as a prior's scale, is none of the flat model's, by
+    ``infer["of_prior"]``: no value of it is more likely than another.
 
     Args:
         model: a NumPyro model.
@@ -47,7 +48,11 @@ class flat:  # noqa: N801  (reads as a function, and is compared and hashed as a
 
 class _MaskLatents(Messenger):
     def process_message(self, msg: dict[str, Any]) -> None:
-        if msg["type"] == "sample" and not msg["is_observed"]:
+        if msg["type"] != "sample" or msg["is_observed"]:
+            return
+        if msg["infer"].get("of_prior"):
+            msg["value"], msg["stop"] = central_value(msg), True
+        else:
             msg["fn"] = msg["fn"].mask(False)
 
 
@@ -142,6 +147,95 @@ class conditioned:  # noqa: N801
         for name in self.dependent:
             numpyro.factor(f"log prior of {name}", log_prob(sites[name]))
         return value
+
+
+@dataclass(frozen=True)
+class noncentred:  # noqa: N801
+    """The model in which some sites are standardised by their prior: their values are ``z = (w - loc) / scale``.
+
+    As a learned scale falls, the region of its weights narrows, and no step size suits all of this funnel (Neal 2003,
+    section 8). The prior of z does not depend on the scale (Papaspiliopoulos, Roberts & Sköld 2007). The sites keep
+    their names and shapes; `weights` and `standardised` convert their values.
+
+    Args:
+        model: a NumPyro model.
+        sites: the names of these sites, whose distributions have a ``loc`` and a ``scale``.
+    """
+
+    model: NumPyroModel
+    sites: frozenset[str]
+
+    def __call__(self, x: Rows, y: Rows | None = None, **given: Weights) -> Any:
+        """Run the NumPyro model."""
+        with _Standardised(self.sites):
+            return self.model(x, y, **given)
+
+    def weights(self, values: Weights, x: Rows, **given: Weights) -> Weights:
+        """Return the values of the sites in the model, from those in this one."""
+
+        def value(site: dict[str, Any]) -> Array | None:
+            if site["name"] not in self.sites:
+                return values.get(site["name"])
+            loc, scale = place_of(site["fn"])
+            return loc + scale * values[site["name"]]
+
+        sites = trace(seed(substitute(self.model, substitute_fn=value), jax.random.key(0))).get_trace(x, None, **given)
+        return {name: sites[name]["value"] for name in values}
+
+    def standardised(self, weights: Weights, x: Rows, **given: Weights) -> Weights:
+        """Return the values of the sites in this model, from those in the model: the inverse of `weights`."""
+        model = seed(substitute(undrawn(self.model), data=weights), jax.random.key(0))
+        sites, values = trace(model).get_trace(x, None, **given), dict(weights)
+        for name in self.sites & set(weights):
+            loc, scale = place_of(sites[name]["fn"])
+            values[name] = (weights[name] - loc) / scale
+        return values
+
+
+class _Standardised(Messenger):
+    """The handler of `noncentred`, for one call of a model."""
+
+    def __init__(self, sites: frozenset[str]) -> None:
+        super().__init__()
+        self.sites = sites
+        self.places: dict[str, tuple[Array, Array]] = {}
+
+    def process_message(self, msg: dict[str, Any]) -> None:
+        if msg["type"] == "sample" and msg["name"] in self.sites:
+            self.places[msg["name"]] = place_of(msg["fn"])
+            msg["fn"] = _standard(msg["fn"])
+
+    def postprocess_message(self, msg: dict[str, Any]) -> None:
+        if msg["name"] in self.places:
+            loc, scale = self.places.pop(msg["name"])
+            msg["value"] = loc + scale * msg["value"]
+
+
+def _standard(d: dist.Distribution) -> dist.Distribution:
+    """Return the distribution of the standard noise of a distribution with a location and a scale."""
+    each = element(d)
+    others = {name: vars(each)[name] for name in each.arg_constraints if name not in ("loc", "scale")}
+    one = type(each)(**others, loc=jnp.zeros_like(each.loc), scale=jnp.ones_like(each.scale))
+    return one.expand(d.shape()).to_event(d.event_dim)
+
+
+@dataclass(frozen=True)
+class given:  # noqa: N801
+    """The model given numbers for some of its sites, which are then none of its own; see `tune`. A value.
+
+    Args:
+        model: a NumPyro model.
+        values: the numbers by site, as pairs.
+    """
+
+    model: NumPyroModel
+    values: tuple[tuple[str, float], ...]
+
+    def __call__(self, x: Rows, y: Rows | None = None, **fixed: Weights) -> Any:
+        """Run the NumPyro model."""
+        values = dict(self.values)
+        with block(hide=list(values)), substitute(data=values):
+            return self.model(x, y, **fixed)
 
 
 class scaled(Messenger):  # noqa: N801

@@ -31,6 +31,7 @@ class Code(StrEnum):
     QUASI_SEPARABLE = "quasi_separable"
     MISSING_CLASS = "missing_class"
     UNBOUNDED_DENSITY = "unbounded_density"
+    COLLAPSING_SCALE = "collapsing_scale"
     RECEDING = "receding"
     # A maximum at the boundary of the support, and many maxima
     AT_BOUNDARY = "at_boundary"
@@ -45,6 +46,9 @@ class Code(StrEnum):
     NO_CURVATURE = "no_curvature"
     NON_FINITE_DRAWS = "non_finite_draws"
     NOT_GAUSSIAN = "not_gaussian"
+    # Tuning
+    END_OF_RANGE = "end_of_range"
+    NOT_TUNED = "not_tuned"
     # Chains
     COLD_START = "cold_start"
     STUCK_CHAINS = "stuck_chains"
@@ -138,6 +142,12 @@ MESSAGES: Mapping[Code, str] = {
         "{again:.3g} times after {steps} steps of L-BFGS, and the loss falls from {here:.4g} to {further:.4g}. Fix the "
         "scale, or give it a proper prior that is 0 at 0, such as LogNormal, and use MAP."
     ),
+    Code.COLLAPSING_SCALE: (
+        "{finding}: the joint density of {scale} and the weights that it scales ({sites}) {growth}. The loss is "
+        "{here:.4g} nats where {scale} is {value:.3g}, and {further:.4g} where it is {end:.2g}. Sample the posterior, "
+        "which is proper, by NUTS or MCLMC, or fix the scale at a number, such as that of tune(model, x, y), of "
+        "flatprior.inference."
+    ),
     Code.RECEDING: (
         "There is no maximum: the loss falls for ever along {direction}, where {count} of {rows} rows (row {first} "
         "first) become ever more probable: it is {before:.6g} nats {back:g} Newton steps before the point where the "
@@ -187,6 +197,15 @@ MESSAGES: Mapping[Code, str] = {
         "The posterior is no Gaussian around this mode, and neither draws nor evidence can be relied on: Pareto's k of "
         "their importance weights is {k:.2f} (reliable up to {limit}), and their divergence from the posterior about "
         "{divergence:.2g} nats. Use NUTS, or MCLMC for a network."
+    ),
+    Code.END_OF_RANGE: (
+        "The data do not determine {site} on one side: the score is {score:.6g} at the best, {best:.3g}, and "
+        "{there:.6g} at the {end} that was tried, {value:.3g}. Where the smallest is as good, the weights that a scale "
+        "belongs to have no effect that the data show; where the largest is, its prior need not be that narrow."
+    ),
+    Code.NOT_TUNED: (
+        "No value of {sites} has a finite score, and the values are those at which the search began. Look at the "
+        "status of a fit at these."
     ),
     Code.COLD_START: (
         "Chains {chains} began at their random starting point, since the optimiser reached no better point from there. "

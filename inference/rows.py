@@ -34,6 +34,11 @@ class Data:
         """The number of rows, n."""
         return count_rows(self.x)
 
+    @property
+    def given(self) -> dict[str, Weights]:
+        """The arguments of a model other than x and y."""
+        return {name: value for name, value in (("fixed", self.fixed), ("at", self.at)) if value}
+
     def take(self, rows: Any) -> "Data":
         """Return some of the rows, by an array of indices, which must exist."""
         return replace(self, x=take_rows(self.x, rows), y=take_rows(self.y, rows))

@@ -77,6 +77,8 @@ def fit(
             folder.enter_context(held(resume))
             store["store"] = Store(resume, identity(density, data, method, key))
         outcome = method.run(density, data, key=key, progress=progress, **store)
+    if lacking := density.structure.of_prior - set(outcome.draws):
+        density = density.without(lacking)
     if method.kind == "prior":
         return Fit(density, method, Layout.of(x, data.x), outcome, seconds)
     absent = absent_classes(density.structure.response, data.y)

@@ -220,6 +220,7 @@ def _check_model(
     if name in traced:
         response, weighted = response_of(name, unmasked(traced[name]["fn"])), is_weighted(traced[name])
         structure = structure_of(traced, response, params=params, is_weighted=weighted)
+        structure = structure.given(structure.of_prior - dict(sites).keys())
     if structure is None or structure.sites != sites:
         got = f"the sites {list(traced)}" if structure is None else dict(structure.sites)
         raise ValueError(

@@ -100,6 +100,23 @@ def is_flat(d: dist.Distribution) -> bool:
     return is_masked(d) or isinstance(element(d), dist.ImproperUniform)
 
 
+def is_noncentred(site: dict[str, Any]) -> bool:
+    """Return whether samplers divide a latent site by the scale of its prior, by the site's ``infer["noncentred"]``."""
+    return bool(site["infer"].get("noncentred")) and has_scale(site["fn"])
+
+
+def has_scale(d: dist.Distribution) -> bool:
+    """Return whether a distribution is that of a location plus a scale times standard noise, and not masked out."""
+    each = element(d)
+    return not is_masked(d) and is_real(d.support) and {"loc", "scale"} <= set(each.arg_constraints)
+
+
+def place_of(d: dist.Distribution) -> tuple[Array, Array]:
+    """Return the location and the scale of each element of a distribution that has them."""
+    each, shape = element(d), d.shape()
+    return jnp.broadcast_to(each.loc, shape), jnp.broadcast_to(each.scale, shape)
+
+
 def unmasked(d: dist.Distribution) -> dist.Distribution:
     """Return the distribution without masks: that of `flat`, where y is not given, and those that leave rows out."""
     while isinstance(d, dist.MaskedDistribution):

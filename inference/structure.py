@@ -23,6 +23,12 @@ class Structure:
     """The latent sites whose prior is flat: masked out of the density, as `flat` does, or `ImproperUniform`."""
     params: frozenset[str] = frozenset()
     """The parameters of the model, `numpyro.param`: latent sites, or containers that it does not use."""
+    of_prior: frozenset[str] = frozenset()
+    """The latent sites on which only the prior of others depends, by ``infer["of_prior"]``, such as its scale. The
+    likelihood is the same at all their values, and under a flat prior they are no sites."""
+    noncentred: frozenset[str] = frozenset()
+    """The latent sites that samplers divide by the scale of their prior, by ``infer["noncentred"]``; see
+    `handlers.noncentred`."""
     is_weighted: bool = False
     """Whether the model weights rows, by a `scale` handler around the observed site."""
 
@@ -48,7 +54,8 @@ class Structure:
 
     def flattened(self) -> "Structure":
         """Return the structure of the model under a flat prior."""
-        return replace(self, flat=frozenset(self.latents))
+        likelihood = self.given(self.of_prior)
+        return replace(likelihood, flat=frozenset(likelihood.latents), noncentred=frozenset())
 
     def given(self, fixed: Iterable[str]) -> "Structure":
         """Return the structure of the model conditioned on the values of some sites."""
@@ -60,6 +67,8 @@ class Structure:
             real=self.real - names,
             flat=self.flat - names,
             params=self.params - names,
+            of_prior=self.of_prior - names,
+            noncentred=self.noncentred - names,
         )
 
     def check_unweighted(self, caller: str) -> None:

@@ -9,8 +9,8 @@ A model is ``Model(network, observation, prior)``. All three parts are ordinary 
   the loss;
 - the **prior** gives every weight a distribution: `gaussian`, `fan_in`, a NumPyro distribution, your own function of
   (site, shape), ``"flat"``, or a mapping from patterns of site names to any of these, where the first match counts;
-  ``"fixed"`` leaves a parameter of a lifted module as it is. Its negative log density is the regulariser. `priors`
-  prints the prior of each site.
+  ``"fixed"`` leaves a parameter of a lifted module as it is. Its negative log density is the regulariser. The scale of
+  `gaussian` and `fan_in` may be a distribution, and is then learned. `priors` prints the prior of each site.
 
 This package does not depend on how a model is fitted. A `Model` is a plain NumPyro model ``model(x, y=None)`` and works
 unchanged with `numpyro.infer`, `numpyro.handlers` and `numpyro.render_model`; the parts also work on their own inside a

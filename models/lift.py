@@ -11,7 +11,8 @@ from jax import Array
 
 from .mixing import mixes_rows
 from .modules import MIXED, Parts, library_of
-from .prior import UNIT, Prior, sample_weights
+from .prior import UNIT, Prior
+from .weights import sample_weights
 
 
 @dataclass(frozen=True, eq=False, repr=False)

@@ -10,7 +10,8 @@ import numpy as np
 from jax import Array
 from jaxtyping import Float, Shaped
 
-from .prior import UNIT, Prior, Shape, sample_weights
+from .prior import UNIT, Prior, Shape
+from .weights import sample_weights
 
 ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
     "relu": jax.nn.relu,

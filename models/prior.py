@@ -7,12 +7,8 @@ from fnmatch import fnmatchcase
 from numbers import Integral
 from typing import Any, Literal
 
-import jax.numpy as jnp
-import numpy as np
-import numpyro
 import numpyro.distributions as dist
 from jax import Array
-from numpyro.primitives import _PYRO_STACK, apply_stack
 
 from .values import compared_by_value
 
@@ -41,7 +37,8 @@ class LayerShape(tuple[int, ...]):
         return self
 
 
-@dataclass(frozen=True)
+@compared_by_value
+@dataclass(frozen=True, eq=False)
 class gaussian:  # noqa: N801  (reads as a function, and is compared and hashed as a value)
     """Every weight is Normal(0, scale), independently.
 
@@ -51,19 +48,27 @@ class gaussian:  # noqa: N801  (reads as a function, and is compared and hashed 
     the gradient of its loss: `from_weight_decay` and `weight_decay` convert between the two.
 
     Args:
-        scale: the standard deviation of each weight.
+        scale: the standard deviation of each weight; or a NumPyro distribution over positive numbers, the prior of one
+            unknown scale (MacKay 1992; Neal 1996, section 1.2.3). That is the site ``prior_scale``, shared by all
+            weights of the network, or ``prior_scale[key]``, shared by those that a key of a mapping matches; for a
+            scale per layer, give each layer a key. Such a prior is only for a network, which samples the scale before
+            its weights.
 
     Raises:
-        ValueError: when `scale` is not a positive finite number.
+        ValueError: when `scale` is neither a positive finite number nor one distribution over positive numbers.
     """
 
-    scale: float = 1.0
+    scale: float | dist.Distribution = 1.0
 
     def __post_init__(self) -> None:
         _check_scale("gaussian", self.scale)
 
     def __call__(self, site: str, shape: Shape) -> dist.Distribution:
-        return dist.Normal(0.0, self.scale).expand(shape)
+        return self.of_scale(_known_scale("gaussian", self.scale, site), site, shape)
+
+    def of_scale(self, scale: float | Array, site: str, shape: Shape) -> dist.Distribution:
+        """Return the prior of a site at a value of the scale."""
+        return dist.Normal(0.0, scale).expand(shape)
 
     @classmethod
     def from_weight_decay(
@@ -96,12 +101,14 @@ class gaussian:  # noqa: N801  (reads as a function, and is compared and hashed 
     def weight_decay(self, *, loss: Literal["sum", "mean"], num_rows: int | None = None) -> float:
         """Return the weight decay equivalent to this prior: ``1 / scale^2``, divided by num_rows for a mean.
 
-        This is the inverse of `from_weight_decay`, with the same arguments and errors.
+        This is the inverse of `from_weight_decay`, with the same arguments and errors; a scale that is a distribution
+        raises ValueError, since it has no one weight decay.
         """
-        return 1 / (self.scale**2 * _rows_in(loss, num_rows))
+        return 1 / (_known_scale("gaussian", self.scale, "weight_decay") ** 2 * _rows_in(loss, num_rows))
 
 
-@dataclass(frozen=True)
+@compared_by_value
+@dataclass(frozen=True, eq=False)
 class fan_in:  # noqa: N801
     """Every weight is Normal(0, scale / sqrt(number of inputs)); biases are Normal(0, scale).
 
@@ -110,15 +117,16 @@ class fan_in:  # noqa: N801
     module it depends on the layer, since the axes may come in another order (listed in `Lift`).
 
     Args:
-        scale: the standard deviation of a unit's summed input if its inputs have mean square 1.
+        scale: the standard deviation of a unit's summed input if its inputs have mean square 1; or a distribution over
+            positive numbers, the prior of one unknown scale, as in `gaussian`.
         inputs: the axes of the site that run over inputs, for parameters that do not belong to a known layer.
 
     Raises:
-        ValueError: when `scale` is not a positive finite number, the inputs of a site are unknown, or it does not have
-            these axes.
+        ValueError: when `scale` is neither a positive finite number nor one distribution over positive numbers, the
+            inputs of a site are unknown, or it does not have these axes.
     """
 
-    scale: float = 1.0
+    scale: float | dist.Distribution = 1.0
     inputs: tuple[int, ...] | None = None
 
     def __post_init__(self) -> None:
@@ -127,7 +135,11 @@ class fan_in:  # noqa: N801
             object.__setattr__(self, "inputs", tuple(self.inputs))
 
     def __call__(self, site: str, shape: Shape) -> dist.Distribution:
-        return dist.Normal(0.0, self.scale / math.sqrt(max(1, self._num_inputs(site, shape)))).expand(shape)
+        return self.of_scale(_known_scale("fan_in", self.scale, site), site, shape)
+
+    def of_scale(self, scale: float | Array, site: str, shape: Shape) -> dist.Distribution:
+        """Return the prior of a site at a value of the scale."""
+        return dist.Normal(0.0, scale / math.sqrt(max(1, self._num_inputs(site, shape)))).expand(shape)
 
     def _num_inputs(self, site: str, shape: Shape) -> int:
         if self.inputs is not None:
@@ -139,7 +151,7 @@ class fan_in:  # noqa: N801
         if shape.num_inputs is None:
             raise ValueError(
                 f"fan_in: expected {site!r}, shape {tuple(shape)}, to belong to a known layer; its input axes are "
-                f"unknown. Give them, {{{site!r}: fan_in({self.scale}, inputs=(0,))}}, or use another prior."
+                f"unknown. Give them, {{{site!r}: fan_in(..., inputs=(0,))}}, or use another prior."
             )
         return shape.num_inputs
 
@@ -203,11 +215,21 @@ def as_prior(prior: Prior) -> SitePrior:
     return prior
 
 
-def prior_of(prior: SitePrior, site: str, shape: Shape) -> dist.Distribution:
-    """Return the distribution of one site, with the site's shape as its event shape."""
+def prior_of(prior: SitePrior, site: str, shape: Shape, scale: Array | None = None) -> dist.Distribution:
+    """Return the distribution of one site, with the site's shape as its event shape.
+
+    Args:
+        prior: the prior of the site.
+        site: its name.
+        shape: its shape.
+        scale: the value of the scale of the prior, if that is a distribution.
+    """
     if isinstance(prior, str):
         return dist.Normal(0.0, 1.0).expand(shape).to_event(len(shape)).mask(False)
-    d = prior if isinstance(prior, dist.Distribution) else prior(site, shape)
+    if scale is not None and isinstance(prior, gaussian | fan_in):
+        d = prior.of_scale(scale, site, shape)
+    else:
+        d = prior if isinstance(prior, dist.Distribution) else prior(site, shape)
     if not isinstance(d, dist.Distribution):
         raise TypeError(f"The prior of {site!r} should be a NumPyro distribution; got {d!r}.")
     if d.shape() != shape:
@@ -215,54 +237,6 @@ def prior_of(prior: SitePrior, site: str, shape: Shape) -> dist.Distribution:
             raise ValueError(f"The prior of {site!r} should have shape {tuple(shape)} or (); got {d.shape()}.")
         d = d.expand(shape)
     return d.to_event(len(shape) - d.event_dim)
-
-
-def sample_weights(
-    prior: Prior,
-    sites: Mapping[str, tuple[Shape, tuple[str, ...]]],
-    start: Mapping[str, np.ndarray] | None = None,
-) -> dict[str, Array]:
-    """Sample every site of a network from its prior.
-
-    Args:
-        prior: the prior of the network.
-        sites: site name -> (shape, names of the dimensions). ArviZ reads the names from the site's
-            ``infer["event_dims"]``, and makes its own if there are none.
-        start: site name -> value, for a network with values of its own. Fits begin there, by the site's
-            ``infer["start"]``; a "fixed" parameter keeps this value.
-
-    Raises:
-        ValueError: when the prior does not fit the sites, or a parameter without a value of its own is "fixed".
-    """
-    prior = as_prior(prior)
-    if isinstance(prior, per_site):
-        prior.check(sites)
-    weights: dict[str, Array] = {}
-    for site, (shape, dims) in sites.items():
-        key, chosen = prior.entry(site) if isinstance(prior, per_site) else (None, prior)
-        set_by = f"key {key!r}" if key is not None else DEFAULT if prior is UNIT else ONE_FOR_ALL
-        if isinstance(chosen, str) and chosen == FIXED:
-            if start is None:
-                raise ValueError(
-                    f"prior: {site!r} cannot be 'fixed', since this network has no values of its own; a lifted "
-                    f"module has. Give it a prior."
-                )
-            weights[site] = _fixed(site, start[site], set_by)
-            continue
-        infer: dict[str, Any] = {"set_by": set_by}
-        infer |= {"event_dims": list(dims)} if dims else {}
-        infer |= {"start": start[site]} if start else {}
-        weights[site] = numpyro.sample(site, prior_of(chosen, site, shape), infer=infer)
-    return weights
-
-
-def _fixed(site: str, value: np.ndarray, set_by: str) -> Array:
-    """A parameter that is not a site. Only `priors` reads the message, by its type."""
-    array = jnp.asarray(value, float)
-    message = {"type": FIXED, "name": site, "value": array, "infer": {"set_by": set_by}}
-    if _PYRO_STACK:
-        apply_stack(message)
-    return array
 
 
 def _rows_in(loss: str, num_rows: int | None) -> int:
@@ -278,9 +252,30 @@ def _rows_in(loss: str, num_rows: int | None) -> int:
     return int(num_rows)
 
 
-def _check_scale(name: str, scale: float) -> None:
-    if not (isinstance(scale, int | float) and math.isfinite(scale) and scale > 0):
-        raise ValueError(f"{name}: expected a positive finite scale; got {scale!r}.")
+def _check_scale(name: str, scale: Any) -> None:
+    if isinstance(scale, dist.Distribution):
+        least = getattr(scale.support, "lower_bound", None)
+        if scale.shape() != () or scale.support.is_discrete or not (isinstance(least, int | float) and least >= 0):
+            raise ValueError(
+                f"{name}: expected the prior of the scale to be one distribution over positive numbers, such as "
+                f"HalfNormal(1.0); got {type(scale).__name__} of shape {scale.shape()} on {scale.support}."
+            )
+    elif not (isinstance(scale, int | float) and math.isfinite(scale) and scale > 0):
+        raise ValueError(
+            f"{name}: expected a positive finite scale; got {scale!r}. It may also be a NumPyro distribution over "
+            f"positive numbers, the prior of an unknown scale."
+        )
+
+
+def _known_scale(name: str, scale: float | dist.Distribution, where: str) -> float:
+    """Return a scale that is a number; raise ValueError where it is a distribution."""
+    if isinstance(scale, dist.Distribution):
+        raise ValueError(
+            f"{name}: expected a number as scale for {where!r}; got {type(scale).__name__}. A network samples a scale "
+            f"that is a distribution, for Model(network, observation, prior) or a key of its mapping; elsewhere sample "
+            f"the scale and pass its value to numpyro.distributions.Normal."
+        )
+    return scale
 
 
 UNIT = gaussian(1.0)

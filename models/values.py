@@ -1,5 +1,6 @@
 """Parts of models as values: distributions are compared by content, not by identity."""
 
+import weakref
 from collections.abc import Callable, Hashable
 from dataclasses import fields
 from typing import Any
@@ -34,10 +35,11 @@ def compared_by_value[Part](part: type[Part]) -> type[Part]:
 def as_value(part: Any) -> Hashable:
     """Return a hashable value: type and attributes of a distribution; type, shape and bytes of an array.
 
-    Attributes that a distribution computes lazily from the others do not count. Anything else is its own value.
+    Attributes that a distribution computes lazily from the others do not count, nor does the inverse that a transform
+    remembers by a weak reference. Anything else is its own value.
     """
     if isinstance(part, Distribution | Transform | Constraint):
-        attributes = {name: value for name, value in vars(part).items() if not _is_lazy(type(part), name)}
+        attributes = {name: value for name, value in vars(part).items() if not _is_derived(type(part), name, value)}
         return type(part), as_value(attributes)
     if isinstance(part, list | tuple):
         return type(part), tuple(map(as_value, part))
@@ -48,5 +50,5 @@ def as_value(part: Any) -> Hashable:
     return part
 
 
-def _is_lazy(kind: type, name: str) -> bool:
-    return isinstance(getattr(kind, name, None), lazy_property)
+def _is_derived(kind: type, name: str, value: Any) -> bool:
+    return isinstance(getattr(kind, name, None), lazy_property) or isinstance(value, weakref.ref)

@@ -32,6 +32,41 @@ class Bug(NamedTuple):
 
 BUGS = [
     Bug(
+        "draws of a learned scale's weights stay in units of the scale",
+        "inference/density.py",
+        "return self.model.weights(weights, data.x, **data.given) if isinstance(self.model, noncentred) else weights",
+        "return weights",
+        "test_prior_scales.py",
+    ),
+    Bug(
+        "a prior's scale is a site of the likelihood",
+        "inference/handlers.py",
+        'if msg["infer"].get("of_prior"):',
+        "if False:",
+        "test_prior_scales.py",
+    ),
+    Bug(
+        "the ray of a collapsing scale leaves the weights where they are",
+        "inference/methods/collapse.py",
+        "return {**u, scale: lower, **{site: moved[site] for site in sites}}, log_det",
+        "return {**u, scale: lower}, log_det",
+        "test_prior_scales.py",
+    ),
+    Bug(
+        "the gradient of the evidence forgets that the mode moves",
+        "inference/methods/evidence.py",
+        "mode = u - step  # in its value a step that hardly matters, in its derivative that of the mode",
+        "mode = u",
+        "test_tuning.py",
+    ),
+    Bug(
+        "only the first model is cross-validated",
+        "inference/criticism/validation.py",
+        "result, forecast = _leave_out(*pair, x, y, fold, fold_key)",
+        "result, forecast = _leave_out(next(iter(fits.values()))[0], pair[1], x, y, fold, fold_key)",
+        "test_validation.py::test_models_are_scored_on_the_same_folds_and_differences_are_paired",
+    ),
+    Bug(
         "a parameter keeps its initial value outside of the optimiser",
         "inference/density.py",
         "return cls(params_as_sites(model) if has_params else model, structure)",

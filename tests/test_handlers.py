@@ -286,7 +286,7 @@ def test_they_are_refused_by_every_verb(name: str) -> None:
     model, words = REFUSED[name]
     for verb in (
         lambda: explain(model, X, Y),
-        lambda: cross_validate(model, {"MAP": QUICK}, X, Y, key=0, progress=False),
+        lambda: cross_validate({"MAP": (model, QUICK)}, X, Y, key=0, progress=False),
         lambda: fit(model, NUTS(), X, Y, key=0, progress=False),
     ):
         with pytest.raises((TypeError, ValueError), match=f"(?s){words}"):

@@ -461,7 +461,9 @@ def test_a_failed_fit_is_hollow_and_numbers_stand_at_the_right() -> None:
 def test_what_cross_validate_says_is_drawn_alike(data_sets: Any) -> None:
     x, y = data_sets["binary"]
     model, methods = MODELS["Bernoulli"][0], {"a": METHODS["MLE"], "b": METHODS["MLE"]}
-    result = cross_validate(model, methods, x, y, num_folds=4, key=0, progress=False)
+    result = cross_validate(
+        {name: (model, method) for name, method in methods.items()}, x, y, num_folds=4, key=0, progress=False
+    )
     _, (one, other) = plt.subplots(1, 2)
     assert plot_compare(result, one) is one
     plot_compare(result.comparison, other)

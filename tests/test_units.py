@@ -377,6 +377,6 @@ def test_what_a_base_says_is_said_by_what_is_built_on_it() -> None:
     assert "In the base, MAP: Prior and data disagree" in str(found.status)
     ensemble = fit(KNOWN, Ensemble(MAP(num_steps=500), num_members=2), X, Z + 8, key=0, progress=False).status
     assert "Prior and data disagree" in str(ensemble)
-    scores = cross_validate(KNOWN, {"MAP": MAP()}, X, Z + 8, num_folds=2, key=0, progress=False)
+    scores = cross_validate({"MAP": (KNOWN, MAP())}, X, Z + 8, num_folds=2, key=0, progress=False)
     assert "Prior and data disagree" in str(scores)
     assert "Prior and data disagree" in str(Tempered(found, 2.0, 0.1, 60))

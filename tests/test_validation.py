@@ -53,6 +53,10 @@ class Standing:
         return Outcome(draws, Status((), (interrupted,) if len(self.calls) == self.interrupted else ()))
 
 
+def _of(model: Any, methods: dict[str, Any]) -> dict[str, tuple[Any, Any]]:
+    return {name: (model, method) for name, method in methods.items()}
+
+
 # Against scikit-learn: MAP under a Normal prior is the penalised estimate; a column of ones is the intercept.
 
 
@@ -64,7 +68,7 @@ def with_ones(x: np.ndarray) -> np.ndarray:
 def test_log_densities_of_classes_are_those_of_sklearn(folds: int, data_sets: Any) -> None:
     x, y = data_sets["binary"]
     result = cross_validate(
-        Model(MLP(), Bernoulli(), gaussian(SCALE)), {"MAP": MAP()}, x, y, num_folds=folds, key=folds, progress=False
+        {"MAP": (Model(MLP(), Bernoulli(), gaussian(SCALE)), MAP())}, x, y, num_folds=folds, key=folds, progress=False
     )
     penalised = LogisticRegression(C=SCALE**2, fit_intercept=False, tol=1e-10, max_iter=10_000)
     for score, scoring in (("elpd", "neg_log_loss"), ("accuracy", "accuracy"), ("brier", "neg_brier_score")):
@@ -83,7 +87,7 @@ def test_log_densities_of_numbers_are_those_of_sklearn(folds: int, data_sets: An
     """Of 40 rows in 40 folds each is left out once."""
     x, y = data_sets["real"]
     result = cross_validate(
-        Model(MLP(), Normal(NOISE), gaussian(SCALE)), {"MAP": MAP()}, x, y, num_folds=folds, key=folds, progress=False
+        {"MAP": (Model(MLP(), Normal(NOISE), gaussian(SCALE)), MAP())}, x, y, num_folds=folds, key=folds, progress=False
     )
     ridge = Ridge(alpha=(NOISE / SCALE) ** 2, fit_intercept=False)
     mean = cross_val_predict(ridge, with_ones(x), y, cv=result.splits)
@@ -130,7 +134,7 @@ def test_classes_are_stratified_and_numbers_are_not(data_sets: Any) -> None:
         labels = y if kind != "Normal" else (y > np.median(y)).astype(int)
         spreads = []
         for key in range(3):
-            result = cross_validate(model, {"it": Standing()}, x, y, num_folds=5, key=key, progress=False)
+            result = cross_validate({"it": (model, Standing())}, x, y, num_folds=5, key=key, progress=False)
             spreads.append(np.ptp([np.bincount(labels[own], minlength=3) for _, own in result.splits], axis=0).max())
             assert ("stratified by class" in str(result)) == (kind != "Normal")
         assert (max(spreads) > 1) == (kind == "Normal"), spreads  # of numbers the chance is below 1e-3
@@ -141,7 +145,8 @@ def test_the_key_decides_folds_and_fits_and_methods_share_them(data_sets: Any) -
     model = Model(MLP(), Categorical(3))
     methods = {"one": METHODS["Ensemble"], "other": METHODS["Ensemble"]}
     result, again, another = (
-        cross_validate(model, methods, x, y, num_folds=4, key=key, progress=False) for key in (1, jax.random.key(1), 2)
+        cross_validate(_of(model, methods), x, y, num_folds=4, key=key, progress=False)
+        for key in (1, jax.random.key(1), 2)
     )
     np.testing.assert_array_equal(result.log_probs["one"], result.log_probs["other"])
     np.testing.assert_array_equal(result.log_probs["one"], again.log_probs["one"])
@@ -176,7 +181,7 @@ def whole(request: Any, data_sets: Any) -> tuple[Any, Any, CrossValidation, list
         jax.monitoring.register_event_duration_secs_listener(listener)
         try:
             result = cross_validate(
-                model, methods, x[:-1], y[:-1], num_folds=5, key=0, progress=False
+                _of(model, methods), x[:-1], y[:-1], num_folds=5, key=0, progress=False
             )  # 39 rows: 8, ..., 7
         finally:
             jax.monitoring.unregister_event_duration_listener(listener)
@@ -225,7 +230,7 @@ def test_the_table_is_that_of_compare_over_all_rows(whole: Any) -> None:
 
 def test_scores_of_folds_average_to_those_of_all_rows(whole: Any) -> None:
     _, _, result, _ = whole
-    assert result.scores.index.names == ["method", "fold"]
+    assert result.scores.index.names == ["fit", "fold"]
     for name in result.log_probs:
         scores = result.scores.loc[name]
         assert scores["rows"].tolist() == [len(own) for _, own in result.splits]
@@ -239,9 +244,7 @@ def test_statuses_of_folds_are_noted() -> None:
     """Separable whichever rows are left out."""
     x = np.concatenate([np.linspace(-3, -1, 12), np.linspace(1, 3, 12)])[:, None]
     y = np.repeat([0, 1], 12)
-    result = cross_validate(
-        Model(MLP(), Bernoulli()), {"MLE": MLE(num_steps=300)}, x, y, num_folds=3, key=0, progress=False
-    )
+    result = cross_validate({"MLE": (BINARY, MLE(num_steps=300))}, x, y, num_folds=3, key=0, progress=False)
     assert [status.level for status in result.statuses["MLE"]] == ["failed"] * 3
     assert result.to_dataframe().loc["MLE", "status"] == "failed"
     assert "MLE: 3 of 3 fits are not ok, the worst: failed: There is no maximum" in str(result)
@@ -252,12 +255,12 @@ def test_soft_labels_frames_and_pytrees_are_rows(data_sets: Any) -> None:
     soft = 0.8 * np.eye(3)[y] + 0.2 / 3
     model = Model(MLP(), Categorical(3), gaussian(SCALE))
     result = cross_validate(
-        model, {"MAP": QUICK}, pd.DataFrame(x), pd.DataFrame(soft), num_folds=5, key=0, progress=False
+        {"MAP": (model, QUICK)}, pd.DataFrame(x), pd.DataFrame(soft), num_folds=5, key=0, progress=False
     )
     assert (np.ptp([np.bincount(y[own], minlength=3) for _, own in result.splits], axis=0) <= 1).all()
     assert np.isfinite(result.log_probs["MAP"]).all()
-    nested = cross_validate(_of_dictionary, {"MAP": MAP()}, {"z": x}, y, num_folds=5, key=0, progress=False)
-    plain = cross_validate(model, {"MAP": MAP()}, x, y, num_folds=5, key=0, progress=False)
+    nested = cross_validate({"MAP": (_of_dictionary, MAP())}, {"z": x}, y, num_folds=5, key=0, progress=False)
+    plain = cross_validate({"MAP": (model, MAP())}, x, y, num_folds=5, key=0, progress=False)
     np.testing.assert_allclose(nested.log_probs["MAP"], plain.log_probs["MAP"], rtol=1e-4)
 
 
@@ -268,10 +271,17 @@ def _of_dictionary(x: Any, y: Any = None) -> Any:
 # Misuse, and an interrupt.
 
 X, Y = np.random.default_rng(0).normal(size=(12, 2)), np.arange(12) % 2
+BINARY = Model(MLP(), Bernoulli())
 BAD: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
-    "no methods": ({"methods": {}}, TypeError, "expected a mapping from names to methods"),
-    "one method": ({"methods": MAP()}, TypeError, "expected a mapping from names to methods"),
-    "a class": ({"methods": {"a": MAP(), "b": MLE}}, TypeError, r"expected 'b' to be a method such as MAP\(\)"),
+    "no fits": ({"fits": {}}, TypeError, "expected a mapping from names to models and methods"),
+    "one fit": ({"fits": (BINARY, MAP())}, TypeError, "expected a mapping from names to models and methods"),
+    "no model": ({"fits": {"a": MAP()}}, TypeError, r"expected 'a' to be a model and a method, \(model, MAP\(\)\)"),
+    "a class": ({"fits": {"b": (BINARY, MLE)}}, TypeError, r"expected 'b' to have a method such as MAP\(\)"),
+    "another kind of y": (
+        {"fits": {"a": (BINARY, MAP()), "b": (Model(MLP(), Normal(1.0)), MAP())}},
+        ValueError,
+        "cross_validate: 'a' has .*, and 'b' ",
+    ),
     "one fold": ({"num_folds": 1}, ValueError, "expected num_folds from 2 to 12, the number of rows; got 1"),
     "more folds than rows": (
         {"num_folds": 13},
@@ -289,13 +299,13 @@ BAD: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
 @pytest.mark.parametrize("name", BAD)
 def test_misuse_raises_before_anything_is_compiled(name: str) -> None:
     changed, error, match = BAD[name]
-    given = {"methods": {"MAP": MAP()}, "x": X, "y": Y, "key": 0, "num_folds": 3, **changed}
+    given = {"fits": {"MAP": (BINARY, MAP())}, "x": X, "y": Y, "key": 0, "num_folds": 3, **changed}
     events: list[str] = []
     listener = lambda event, duration, **_: events.append(event)  # noqa: E731
     jax.monitoring.register_event_duration_secs_listener(listener)
     try:
         with pytest.raises(error, match=match):
-            cross_validate(Model(MLP(), Bernoulli()), **given)
+            cross_validate(**given)
     finally:
         jax.monitoring.unregister_event_duration_listener(listener)
     assert events.count("/jax/core/compile/backend_compile_duration") == 0
@@ -304,7 +314,7 @@ def test_misuse_raises_before_anything_is_compiled(name: str) -> None:
 def test_an_interrupt_ends_it_all() -> None:
     method = Standing(interrupted=2)
     with pytest.raises(KeyboardInterrupt):
-        cross_validate(Model(MLP(), Bernoulli()), {"it": method}, X, Y, num_folds=4, key=0, progress=False)
+        cross_validate({"it": (Model(MLP(), Bernoulli()), method)}, X, Y, num_folds=4, key=0, progress=False)
     assert len(method.calls) == 2
 
 
@@ -323,7 +333,7 @@ def test_an_interrupt_inside_of_a_conditional_ends_it_all(monkeypatch: pytest.Mo
     assert fit(model, method, x, y, key=0, progress=False).status.codes == (Code.INTERRUPTED,)
     runs.clear()
     with pytest.raises(KeyboardInterrupt):
-        cross_validate(model, {"last layer": method}, X, Y, num_folds=len(X), key=0, progress=False)
+        cross_validate({"last layer": (model, method)}, X, Y, num_folds=len(X), key=0, progress=False)
     assert len(runs) == 2
 
 
@@ -331,8 +341,26 @@ def test_it_closes_the_table_of_compare(data_sets: Any) -> None:
     """A fit without the rows of one fold has the same scores in `compare`."""
     x, y = (each[:-1] for each in data_sets["binary"])
     model = Model(MLP(), Bernoulli(), gaussian(SCALE))
-    result = cross_validate(model, {"MAP": MAP()}, x, y, num_folds=5, key=0, progress=False)
+    result = cross_validate({"MAP": (model, MAP())}, x, y, num_folds=5, key=0, progress=False)
     fitted, own = result.splits[2]
     row = compare({"MAP": fit(model, MAP(), x[fitted], y[fitted], key=5, progress=False)}, x[own], y[own]).table.iloc[0]
     for score in ("elpd", "accuracy", "brier", "calibration_error"):
         np.testing.assert_allclose(result.scores.loc[("MAP", 2), score], row[score], rtol=1e-4, err_msg=score)
+
+
+def test_models_are_scored_on_the_same_folds_and_differences_are_paired(data_sets: Any) -> None:
+    """Ridge regressions by scikit-learn, on the same folds."""
+    x, y = data_sets["real"]
+    scales = {"narrow": 0.05, "wide": SCALE}
+    fits = {name: (Model(MLP(), Normal(NOISE), gaussian(scale)), MAP()) for name, scale in scales.items()}
+    result = cross_validate(fits, x, y, num_folds=3, key=3, progress=False)
+    log_probs = {}
+    for name, scale in scales.items():
+        ridge = Ridge(alpha=(NOISE / scale) ** 2, fit_intercept=False)
+        mean = cross_val_predict(ridge, with_ones(x), y, cv=result.splits)
+        log_probs[name] = scipy.stats.norm.logpdf(y, mean, NOISE)
+        np.testing.assert_allclose(result.log_probs[name], log_probs[name], rtol=1e-3, atol=1e-4)
+    table, difference = result.to_dataframe(), log_probs["narrow"] - log_probs["wide"]
+    assert list(table.index) == ["wide", "narrow"]
+    np.testing.assert_allclose(table.loc["narrow", "elpd_diff"], difference.mean(), rtol=1e-3)
+    np.testing.assert_allclose(table.loc["narrow", "dse"], scipy.stats.sem(difference), rtol=1e-3)

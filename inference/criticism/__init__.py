@@ -1,6 +1,7 @@
 """Criticism of fits: scores on new rows, calibration, uncertainty and convergence.
 
 - `compare` scores fits on rows that none of them has seen; `cross_validate` scores methods on every row once.
+- `tune` sets prior scales by the evidence, by held-out rows or by leave-one-out.
 - `calibration` compares probabilities with frequencies; `temperature_scaling` corrects them after the fit.
 - `uncertainty` separates noise from uncertainty that more data would reduce.
 - `diagnose` checks the convergence of chains; `loo` estimates the score of each row from all other rows.
@@ -11,6 +12,7 @@ from .compare import compare
 from .convergence import Diagnosis, diagnose, loo
 from .table import Comparison
 from .temperature import Tempered, temperature_scaling
+from .tuning import Tuned, tune
 from .uncertainty import Uncertainty, uncertainty
 from .validation import CrossValidation, cross_validate
 
@@ -20,6 +22,7 @@ __all__ = [
     "CrossValidation",
     "Diagnosis",
     "Tempered",
+    "Tuned",
     "Uncertainty",
     "calibration",
     "compare",
@@ -27,5 +30,6 @@ __all__ = [
     "diagnose",
     "loo",
     "temperature_scaling",
+    "tune",
     "uncertainty",
 ]

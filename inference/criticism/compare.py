@@ -11,7 +11,7 @@ import numpy as np
 from ..arrays import as_rows
 from ..fingerprint import digest_of_rows
 from ..methods.gaussian import MAX_PARETO_K
-from ..predictive import Predictive
+from ..response import Response
 from ..result import Fit, absent_classes
 from ..rows import count_rows
 from ..status import no_failure_warnings
@@ -106,7 +106,8 @@ def compare(
         _check_train(lists, x_train, y_train)
     with no_failure_warnings():
         predictives = {name: [fit.predict(x) for fit in members] for name, members in lists.items()}
-    families = check_comparable(predictives)
+    responses = {name: each.response for name, members in predictives.items() for each in members}
+    families = check_comparable("compare", responses)
     entries, notes = {}, list(families)
     for name, members in lists.items():
         forecasts = [Forecast.of(predictive, y) for predictive in predictives[name]]
@@ -120,7 +121,7 @@ def compare(
             float(np.mean([fit.seconds.run for fit in members])),
         )
         if x_train is not None and members[0].kind == "chain":
-            left_out, worst = _leave_one_out(members, x_train, y_train)
+            left_out, worst = leave_one_out(members, x_train, y_train)
             entries[name].scores.update(left_out)
             notes.append(f"{name}: {worst}")
     notes += _seen(lists, digest_of_rows(x, y)) + _unseen(lists, y) + _linearized(lists)
@@ -129,12 +130,11 @@ def compare(
     return tabulate(entries, [UNITS.format(rows=count_rows(x)), *notes])
 
 
-def check_comparable(predictives: Mapping[str, Sequence[Predictive]]) -> list[str]:
+def check_comparable(caller: str, responses: Mapping[str, Response]) -> list[str]:
     """Raise if fits do not score the same y on one scale; return a note if their observations differ in family."""
-    responses = {name: each.response for name, members in predictives.items() for each in members}
     for (one, its), (other, theirs) in combinations(responses.items(), 2):
         if mismatch := its.mismatch(theirs):
-            raise ValueError(f"compare: {one!r} has {mismatch[0]}, and {other!r} {mismatch[1]}. {mismatch[2]}")
+            raise ValueError(f"{caller}: {one!r} has {mismatch[0]}, and {other!r} {mismatch[1]}. {mismatch[2]}")
     families: dict[str, list[str]] = {}
     for name, response in responses.items():
         families.setdefault(response.family, []).append(name)
@@ -208,7 +208,7 @@ def _check_train(lists: Mapping[str, Sequence[Fit]], x: Any, y: Any) -> None:
             )
 
 
-def _leave_one_out(fits: Sequence[Fit], x: Any, y: Any) -> tuple[dict[str, float], str]:
+def leave_one_out(fits: Sequence[Fit], x: Any, y: Any) -> tuple[dict[str, float], str]:
     """Return the scores in nats per row, the mean over fits, and a note on Pareto's k."""
     with FILTERS, warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=PARETO)  # the note has it, with the row

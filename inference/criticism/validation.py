@@ -19,6 +19,7 @@ from ..rows import Rows, count_rows, take_rows
 from ..run import fit
 from ..sites import NumPyroModel
 from ..status import Status, no_failure_warnings
+from .compare import check_comparable
 from .scores import Forecast, mean
 from .table import Comparison, Entry, tabulate
 
@@ -31,24 +32,24 @@ NOTES = (
 
 @dataclass(frozen=True, eq=False, repr=False)
 class CrossValidation(Printed):
-    """The scores of several methods on rows that they have not seen; see `cross_validate`. Prints as a table."""
+    """The scores of several fits on rows that they have not seen; see `cross_validate`. Prints as a table."""
 
     comparison: Comparison
     """The scores over all rows, as those of `compare`; each row is scored by the fit that has not seen it."""
     scores: pd.DataFrame
-    """One row per method and fold, indexed by both: scores of the fold's rows, status and seconds of its fit."""
+    """One row per fit and fold, indexed by both: scores of the fold's rows, status and seconds of its fit."""
     splits: tuple[tuple[np.ndarray, np.ndarray], ...]
     """Fold -> the rows that are fitted and those that are scored; scikit-learn takes it as ``cv``."""
     statuses: Mapping[str, tuple[Status, ...]]
-    """Method -> the status of the fit of each fold."""
+    """Name -> the status of the fit of each fold."""
 
     @property
     def log_probs(self) -> Mapping[str, np.ndarray]:
-        """Method -> log p(y_i | x_i, rows of the other folds) in nats, (n,), in the given order of the rows."""
+        """Name -> log p(y_i | x_i, rows of the other folds) in nats, (n,), in the given order of the rows."""
         return self.comparison.log_probs
 
     def to_dataframe(self) -> pd.DataFrame:
-        """Return the scores over all rows, unrounded, one row per method; `compare` describes the columns."""
+        """Return the scores over all rows, unrounded, one row per fit; `compare` describes the columns."""
         return self.comparison.to_dataframe()
 
     @property
@@ -57,8 +58,7 @@ class CrossValidation(Printed):
 
 
 def cross_validate(
-    model: NumPyroModel,
-    methods: Mapping[str, Method],
+    fits: Mapping[str, tuple[NumPyroModel, Method]],
     x: Any,
     y: Any,
     *,
@@ -66,11 +66,11 @@ def cross_validate(
     key: Any,
     progress: bool = True,
 ) -> CrossValidation:
-    """Score methods by K-fold cross-validation (Stone 1974): each row once, by a fit to rows of the other folds.
+    """Score models and methods by K-fold cross-validation (Stone 1974): each row once, by a fit to the other folds.
 
-    Rows are assigned to folds at random, stratified by class where y is a class. All methods have the same folds, and
-    in each fold the same key. The table is that of `compare`, over all rows: elpd in nats per row, and paired
-    differences with their standard errors.
+    Rows are assigned to folds at random, stratified by class where y is a class. All fits have the same folds, and in
+    each fold the same key, so models under one method are compared like methods of one model. The table is that of
+    `compare`, over all rows: elpd in nats per row, and paired differences with their standard errors.
 
     These standard errors assume that the rows are independent. They are not, as the fits of different folds share most
     of their rows, and no estimate of the variance of cross-validation is unbiased (Bengio & Grandvalet 2004): take a
@@ -81,8 +81,8 @@ def cross_validate(
     fold, which they do not score.
 
     Args:
-        model: a NumPyro model, as for `fit`.
-        methods: name -> method.
+        fits: name -> a NumPyro model and a method, as for `fit`. The models have the same observed site and the same
+            kind of y.
         x: n rows.
         y: n rows.
         num_folds: the number of folds, from 2 to n; n is leave-one-out cross-validation.
@@ -93,55 +93,59 @@ def cross_validate(
         The scores over all rows, and those of each fold.
 
     Raises:
-        TypeError, ValueError: when data, model, methods or the number of folds are invalid.
+        TypeError, ValueError: when data, models, methods or the number of folds are invalid, or the models do not score
+            y on one scale.
         KeyboardInterrupt: at Ctrl-C, also where `fit` would return a partial result, as rows would have no score.
 
     Example:
         >>> import numpy as np
-        >>> from flatprior.inference import MAP, MLE, cross_validate
+        >>> from flatprior.inference import MAP, cross_validate
         >>> from flatprior.models import MLP, Model, Normal, gaussian
         >>> x = np.linspace(-1, 1, 20)[:, None]
         >>> y = 2 * x[:, 0] + np.tile([0.5, 0.5, -0.5, -0.5], 5)
-        >>> model = Model(MLP(), Normal(0.5), gaussian(0.5))
-        >>> scores = cross_validate(model, {"MLE": MLE(), "MAP": MAP()}, x, y, key=0)
+        >>> narrow, wide = (Model(MLP(), Normal(0.5), gaussian(scale)) for scale in (0.5, 2.0))
+        >>> scores = cross_validate({"narrow": (narrow, MAP()), "wide": (wide, MAP())}, x, y, key=0, progress=False)
         >>> print(scores.to_dataframe()[["elpd", "elpd_diff", "rmse"]].round(2))
-             elpd  elpd_diff  rmse
-        MLE -0.79       0.00  0.53
-        MAP -0.84      -0.04  0.55
+                elpd  elpd_diff  rmse
+        wide   -0.79       0.00  0.53
+        narrow -0.84      -0.04  0.55
     """
-    _check_methods(methods)
+    _check_fits(fits)
     key = as_key(key)
-    density, data = check_problem(model, x, y)
-    structure, x, y = density.structure, data.x, data.y
+    problems = {name: check_problem(model, x, y) for name, (model, _) in fits.items()}
+    responses = {name: density.structure.response for name, (density, _) in problems.items()}
+    families = check_comparable("cross_validate", responses)
+    response, data = next(iter(responses.values())), next(iter(problems.values()))[1]
+    x, y = data.x, data.y
     num_rows = count_rows(x)
     if not isinstance(num_folds, int) or isinstance(num_folds, bool) or not 2 <= num_folds <= num_rows:
         raise ValueError(
             f"cross_validate: expected num_folds from 2 to {num_rows}, the number of rows; got {num_folds!r}."
         )
     key_folds, *keys = jax.random.split(key, num_folds + 1)
-    classes = _classes(structure.response, y)
+    classes = _classes(response, y)
     rng = np.random.default_rng(np.asarray(jax.random.key_data(key_folds)))
     folds = assign_folds(num_rows, num_folds, classes, rng)
     order = np.argsort(np.concatenate([fold.scored for fold in folds]))
     entries, per_fold, statuses = {}, {}, {}
-    with _bar(len(methods) * num_folds, progress) as bar:
-        for name, method in methods.items():
-            fits, forecasts = [], []
+    with _bar(len(fits) * num_folds, progress) as bar:
+        for name, pair in fits.items():
+            results, forecasts = [], []
             for i, (fold, fold_key) in enumerate(zip(folds, keys, strict=True)):
-                result, forecast = _leave_out(model, method, x, y, fold, fold_key)
+                result, forecast = _leave_out(*pair, x, y, fold, fold_key)
                 per_fold[name, i] = _scores(result, forecast)
-                fits.append(result)
+                results.append(result)
                 forecasts.append(forecast)
                 bar.update()
-            statuses[name] = tuple(result.status for result in fits)
+            statuses[name] = tuple(result.status for result in results)
             whole = Forecast.joined(forecasts, order)
-            compiling, running = (sum(getattr(result.seconds, part) for result in fits) for part in ("compile", "run"))
-            entries[name] = Entry(whole.log_prob[None], whole.scores(), method.kind, statuses[name], compiling, running)
-    table = pd.DataFrame.from_dict(per_fold, orient="index").rename_axis(["method", "fold"])
+            seconds = (sum(getattr(each.seconds, part) for each in results) for part in ("compile", "run"))
+            entries[name] = Entry(whole.log_prob[None], whole.scores(), pair[1].kind, statuses[name], *seconds)
+    table = pd.DataFrame.from_dict(per_fold, orient="index").rename_axis(["fit", "fold"])
     by_class = "" if classes is None else " stratified by class,"
     notes = NOTES.format(rows=num_rows, folds=num_folds, by_class=by_class, fitted=len(folds[0].fitted))
     splits = tuple((fold.fitted, fold.scored) for fold in folds)
-    return CrossValidation(tabulate(entries, notes.split("\n")), table, splits, statuses)
+    return CrossValidation(tabulate(entries, [*notes.split("\n"), *families]), table, splits, statuses)
 
 
 class Fold(NamedTuple):
@@ -198,15 +202,20 @@ def _classes(response: Response, y: Rows) -> np.ndarray | None:
     return response.labels(leaves[0]) if response.is_class and len(leaves) == 1 else None
 
 
-def _check_methods(methods: Any) -> None:
-    if not isinstance(methods, Mapping) or not methods:
+def _check_fits(fits: Any) -> None:
+    if not isinstance(fits, Mapping) or not fits:
         raise TypeError(
-            f"cross_validate: expected a mapping from names to methods, such as {{'MAP': MAP()}}; got {methods!r}."
+            f"cross_validate: expected a mapping from names to models and methods, such as "
+            f"{{'MAP': (model, MAP())}}; got {fits!r}."
         )
-    for name, method in methods.items():
-        if isinstance(method, type) or not callable(getattr(method, "run", None)):
+    for name, pair in fits.items():
+        if not isinstance(pair, tuple) or len(pair) != 2:
             raise TypeError(
-                f"cross_validate: expected {name!r} to be a method such as MAP() or NUTS(); got {method!r}."
+                f"cross_validate: expected {name!r} to be a model and a method, (model, MAP()); got {pair!r}."
+            )
+        if isinstance(pair[1], type) or not callable(getattr(pair[1], "run", None)):
+            raise TypeError(
+                f"cross_validate: expected {name!r} to have a method such as MAP() or NUTS(); got {pair[1]!r}."
             )
 
 

@@ -118,7 +118,7 @@ def sample(
     Args:
         settings: the settings of the method.
         sampler: a function that returns the compiled steps, for starting points of these shapes.
-        density: the density that is sampled.
+        density: the density that is sampled; the chains run in its non-centred coordinates.
         data: n rows.
         min_draws: the number of draws per chain below which mixing is not assessed.
         key: the key of starting points and chains.
@@ -131,7 +131,8 @@ def sample(
     """
     density.structure.check_proper(settings.name, improper_ok=settings.improper_ok)
     key_start, key_chains = jax.random.split(key)
-    u, began_cold = first_points(settings, density, data, key=key_start, progress=progress, store=store)
+    sampled_density = density.noncentred()
+    u, began_cold = first_points(settings, sampled_density, data, key=key_start, progress=progress, store=store)
     steps = sampler(u)
     state = steps.start(settings, u, jnp.asarray(began_cold), key_chains, data)
     first = jax.tree.map(lambda leaf: np.asarray(leaf[0]), u)
@@ -139,7 +140,7 @@ def sample(
     state, (draws, stats) = _run(settings, steps, state, data, progress=progress, store=store)
     known = steps.began_cold(state)
     began_cold = began_cold if known is None else known
-    status = Status(improper(density, first, rows)) + status_of(settings, stats, began_cold, min_draws)
+    status = Status(improper(sampled_density, first, rows)) + status_of(settings, stats, began_cold, min_draws)
     if status and not density.structure.is_flat:
         status += Status(warnings=prior_conflict_of_chains(density, draws, data))
     return Sampled(steps, state, draws, stats, status)

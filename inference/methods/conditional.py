@@ -12,9 +12,9 @@ from jax import Array
 
 from ..density import Density
 from ..handlers import conditioned
-from ..method import Kind, Outcome
+from ..method import Kind, Method, Outcome
 from ..rows import Data, Weights
-from ..start import CONDITIONAL_KEY
+from ..start import CONDITIONAL_KEY, starting_weights
 from ..store import Store
 from .ensemble import Ensemble
 from .laplace import Laplace
@@ -36,7 +36,8 @@ class Conditional:
     Args:
         base: the `MAP` or `MLE` run that finds the point of all sites, as ``fit(model, base, ...)`` does with the same
             key. With `MLE` the fixed sites are at their maximum likelihood, but the sampled ones follow their posterior
-            under the prior of the model.
+            under the prior of the model. Sites without a maximum likelihood, on which only the prior depends, such as
+            a learned scale of it, are then sampled as well.
         sites: the sites that are sampled, by name or by a pattern of `fnmatch`: ``("w3", "b3")``, ``("head.*",)``.
         method: the method for these sites: `NUTS`, `MCLMC`, `Laplace` or `Ensemble`. If it has a `start`, or a base as
             `Laplace` has, it begins at the end point of `base`, with all chains at that point; `start=None` or an
@@ -107,26 +108,17 @@ class Conditional:
         point = {site: jnp.asarray(value[0, 0]) for site, value in base.draws.items()}
         if not all(np.isfinite(value).all() for value in point.values()):
             return replace(base, status=base_status)
-        start = {site: point[site] for site in sampled}
+        start = _start(density, data, point, sampled, key)
         fixed = {site: value for site, value in point.items() if site not in start}
-        rest = Density(
-            conditioned(density.model, _dependent(density, fixed, start, data)), density.structure.given(fixed)
-        )
+        dependent = _dependent(density, fixed, start, data)
         method, start = _started_at_base(self.method, start)
-        outcome = method.run(
-            rest,
-            replace(data, fixed=fixed, start=start),
-            key=jax.random.fold_in(key, CONDITIONAL_KEY),
-            progress=progress,
-            **({} if store is None else {"store": store}),  # type: ignore[arg-type]
+        key = jax.random.fold_in(key, CONDITIONAL_KEY)
+        outcome = run_given(
+            method, density, replace(data, fixed=fixed, start=start), dependent, key=key, progress=progress, store=store
         )
-        shape = next(iter(outcome.draws.values())).shape[:2]
-        copies = {site: np.broadcast_to(np.asarray(value), (*shape, *value.shape)) for site, value in fixed.items()}
-        draws = {site: copies[site] if site in copies else outcome.draws[site] for site in sites}
         status = base_status + outcome.status.within(f"In {self.method.name} given the base")
         stats = {**outcome.stats, "base_loss": base.stats["loss"]}
-        at = {**jax.device_get(fixed), **outcome.linearized_at} if outcome.linearized_at else {}
-        return replace(outcome, draws=draws, status=status, stats=stats, log_evidence=None, linearized_at=at)
+        return replace(outcome, status=status, stats=stats, log_evidence=None)
 
     def _sampled(self, sites: list[str]) -> list[str]:
         """Return the sites that match a pattern."""
@@ -142,9 +134,50 @@ class Conditional:
         return sampled
 
 
+def run_given(
+    method: Method,
+    density: Density,
+    data: Data,
+    dependent: tuple[str, ...] = (),
+    *,
+    key: Array,
+    progress: bool,
+    store: Store | None = None,
+) -> Outcome:
+    """Run a method for the sites of a density that are not fixed, and return draws of all sites.
+
+    Args:
+        method: the method of the other sites.
+        density: the density of all sites.
+        data: rows, the values of the fixed sites, and those where the others start.
+        dependent: the fixed sites whose prior depends on others.
+        key: the key of the method.
+        progress: show progress bars.
+        store: the store that the run is written to, if any.
+    """
+    rest = Density(conditioned(density.model, dependent), density.structure.given(data.fixed))
+    written = {} if store is None else {"store": store}
+    outcome = method.run(rest, data, key=key, progress=progress, **written)
+    shape = next(iter(outcome.draws.values())).shape[:2]
+    copies = {site: np.broadcast_to(np.asarray(value), (*shape, *value.shape)) for site, value in data.fixed.items()}
+    drawn = {**copies, **outcome.draws}
+    draws = {site: drawn[site] for site in density.structure.latents if site in drawn}
+    at = {**jax.device_get(data.fixed), **outcome.linearized_at} if outcome.linearized_at else {}
+    return replace(outcome, draws=draws, linearized_at=at)
+
+
 def _matches(site: str, pattern: str) -> bool:
     """Return whether a site matches a pattern of `fnmatch`, or equals it: a name may contain brackets."""
     return site == pattern or fnmatchcase(site, pattern)
+
+
+def _start(density: Density, data: Data, point: Weights, sampled: list[str], key: Array) -> Weights:
+    """Return the values at which the sampled sites start: those of the base, or of an optimiser where it has none."""
+    if set(point) == set(density.structure.latents):
+        return {site: point[site] for site in sampled}
+    of_optimiser = jax.jit(lambda key, data: starting_weights(density, data, key))
+    values = {**of_optimiser(key, data), **point}
+    return {site: values[site] for site in values if site in sampled or site not in point}
 
 
 def _started_at_base(

@@ -18,6 +18,7 @@ from ..rows import Data, Weights, in_double
 from ..second_order import FEW_WEIGHTS, HESSIAN_WEIGHTS, SecondOrder, second_order_of
 from ..status import Status
 from ..surface import Surface
+from .collapse import collapsing
 from .descent import Descent, PointSettings
 from .mode import MAX_GAIN, ROUNDING, is_exact, is_unbounded, no_maximum, not_stationary, quasi_separable, still_falling
 from .recession import MAX_ENTRIES, examine
@@ -208,8 +209,9 @@ def judge(
     """
     surface = settings.surface(density, data)
     failures = no_maximum(surface, end.u, data, prior_power)
-    warnings: tuple[Reason, ...] = ()
-    if not (end.polished or failures):
+    collapse = Status() if failures else collapsing(surface, end.u, data, prior_power)
+    failures, warnings = failures or collapse.failures, collapse.warnings
+    if not (end.polished or failures or warnings):
         warnings = _not_a_mode(settings, surface, end, losses, data, prior_power)
         is_suspect = bool(warnings) and end.minimum is not None
         failures = is_unbounded(surface, end.u, data, prior_power, is_suspect=is_suspect)

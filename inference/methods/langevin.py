@@ -266,7 +266,7 @@ class Langevin:
             }
             if self.adjusted:
                 stats["acceptance_rate"] = tally.accepted / steps
-            return self.density.constrain(self.unravel(chain.state.position), data), stats
+            return self.density.draws(self.unravel(chain.state.position), data), stats
 
         def draw(r: Array, chains: Chain) -> tuple[Chain, Any]:
             first = begin + r * steps

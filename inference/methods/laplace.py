@@ -21,6 +21,7 @@ from ..structure import Structure
 from ..surface import Curvature, PotentialSurface, by_site, known_curvature, potential_surface_of
 from ..tangent import has_hidden_units, tangent
 from .climb import climb_to_mode
+from .collapse import collapsing
 from .descent import ROWS_TOGETHER, descend
 from .gaussian import MAX_PARETO_K, Gaussian, Importance, LowRank, importance_of
 from .layers import last_layer
@@ -295,6 +296,8 @@ class Laplace:
             found = no_maximum(surface, mode, data) or quasi_separable(surface, mode, data)
             found = found or examine(surface, mode, data).reasons
             failures = tuple(Reason.of(Code.IMPROPER_POSTERIOR, reason=each) for each in found if each.code in IMPROPER)
+        collapse = Status() if failures else collapsing(surface, mode, data, is_over_u=True)
+        failures = failures or collapse.failures
         if not failures and not is_mode:
             failures = is_unbounded(surface, start, data, is_suspect=True)
         if not failures and gaussian.defect is not None:
@@ -302,7 +305,7 @@ class Laplace:
         if failures:
             return Status(failures)
         if is_mode:
-            return Status(warnings=prior_conflict(surface, mode, data))
+            return Status(warnings=collapse.warnings + prior_conflict(surface, mode, data))
         raw = raw_units(surface, mode, data)
         return Status(warnings=raw or (Reason.of(Code.NOT_AT_MODE, gain=gaussian.decrement),))
 

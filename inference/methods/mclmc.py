@@ -131,7 +131,9 @@ class MCLMC:
 
         def sampler(u: Weights) -> Langevin:
             shapes = signature(jax.tree.map(lambda leaf: leaf[0], u))
-            return program(Langevin, density, data, shapes, self.num_chains, self.precondition, self.adjusted)
+            return program(
+                Langevin, density.noncentred(), data, shapes, self.num_chains, self.precondition, self.adjusted
+            )
 
         sampled = sample(self, sampler, density, data, min_draws=MIN_DRAWS, key=key, progress=progress, store=store)
         status = sampled.status + status_of(self, sampled.stats, sampled.sampler.dim)

@@ -47,7 +47,8 @@ class NUTS:
     """Draws from the posterior by NumPyro's No-U-Turn sampler (Hoffman & Gelman 2014), from warm starts.
 
     Chains run in parallel, distributed over all devices. The chains of a network that start far from any mode never
-    reach one, so each begins at the end point of a short `MAP` run from its own starting point.
+    reach one, so each begins at the end point of a short `MAP` run from its own starting point. Weights whose prior has
+    a learned scale, and other sites with ``infer["noncentred"]``, move in units of that scale; draws are in their own.
 
     Args:
         num_warmup: the number of adaptation steps per chain, which are discarded.
@@ -115,7 +116,7 @@ class NUTS:
 
         def sampler(_: Weights) -> _Sampler:
             shared = replace(self, num_warmup=1, num_samples=1, start=None, init_strategy=None, improper_ok=True)
-            return program(_Sampler, density, data, shared)
+            return program(_Sampler, density.noncentred(), data, shared)
 
         sampled = sample(self, sampler, density, data, min_draws=MIN_DRAWS, key=key, progress=progress, store=store)
         stats = {"max_tree_depth": np.asarray(self.longest_tree)}
@@ -227,7 +228,7 @@ class _Sampler:
                 "lp": -state.potential_energy,
                 "step_size": state.adapt_state.step_size,
             }
-            return self.density.constrain(state.z, data), stats
+            return self.density.draws(state.z, data), stats
 
         def draw(i: Array, state: Any) -> tuple[Any, Any]:
             time = clock.long_time(begin + i)

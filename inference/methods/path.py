@@ -127,6 +127,11 @@ def prior_path(
     density, data = check_problem(model, x, y)
     if density.structure.flat:
         raise ValueError("prior_path: expected a model with a prior; its prior is flat, and there is no path from it.")
+    if density.structure.of_prior:
+        raise ValueError(
+            f"prior_path: expected a prior whose scales are numbers, which the path multiplies; the model learns "
+            f"{sorted(density.structure.of_prior)}. Give numbers, such as those of tune(model, x, y)."
+        )
     scales = _as_multiples(multiples)
     test = _as_test(density, Layout.of(x, data.x), x_test, y_test)
     method, key, data = method or MAP(), as_key(key), jax.device_put(data)

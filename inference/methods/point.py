@@ -21,7 +21,8 @@ class MAP(PointSettings):
     """Maximum a posteriori: ``argmax_w log p(y | x, w) + log p(w)``, by NumPyro's SVI with an `AutoDelta` guide.
 
     The maximum is that of the density in the coordinates of the model's sites (AutoDelta's space). For a scale it
-    differs from the mode of its logarithm, at which a Laplace approximation is centred.
+    differs from the mode of its logarithm, at which a Laplace approximation is centred. The joint density of a prior's
+    scale and the weights that it scales usually has no maximum, which the status then says (see `collapse`).
 
     Args:
         optimizer: an optax optimiser of the loss divided by the number of rows. By default Adam, with a learning rate
@@ -74,7 +75,10 @@ class MAP(PointSettings):
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class MLE(PointSettings):
-    """Maximum likelihood, ``argmax_w log p(y | x, w)``: `MAP` under a flat prior. Its settings are those of `MAP`."""
+    """Maximum likelihood, ``argmax_w log p(y | x, w)``: `MAP` under a flat prior. Its settings are those of `MAP`.
+
+    Sites on which only the prior depends, such as a scale of it that is learned, have no such estimate and no draws.
+    """
 
     name: ClassVar[str] = "MLE"
 

@@ -51,7 +51,7 @@ def plot_fit(fits: Fit | Mapping[str, Fit], x: Any, y: Any, ax: "Axes | None" = 
     labels = labels_of(first, x, y)
     at = np.linspace(*reach_of(rows), NUM_POINTS) if grid is None else np.sort(np.ravel(np.asarray(grid, float)))
     predictives = {name: fit.predict(rows_at(fit, at[:, None])) for name, fit in named.items()}
-    check_comparable({name: [predictive] for name, predictive in predictives.items()})
+    check_comparable("plot_fit", {name: predictive.response for name, predictive in predictives.items()})
     ax = new_axes(1)[0] if ax is None else ax
     several = [name for name, fit in named.items() if num_draws(fit) > 1]
     banded = (several or [*named][: len(named) == 1] or [""])[0]

@@ -1,0 +1,136 @@
+"""The search for the values of `tune`, on the scale of their logs."""
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Float
+from scipy.optimize import minimize, minimize_scalar
+
+from ..reasons import Code, Reason
+from ..status import Status
+
+GRID = np.linspace(-math.log(30.0), math.log(30.0), 7)
+"""The logs of the multiples of the starting values that are tried first, from a thirtieth to 30."""
+REACH = math.log(1000.0)
+"""The distance from the starting values, of their logs, to which the evidence is followed."""
+STEPS, PRECISION = 30, 1e-8
+"""The largest number of steps along the gradient of the evidence, and the relative gain of a step that ends them."""
+REFINEMENTS, RESOLUTION = 6, 0.05
+"""The number of further values that are tried by held-out rows, and their least distance on the scale of logs."""
+EDGE = 1e-3
+"""The distance of logs from the bounds of a support that are not tried themselves."""
+FLAT = 0.01
+"""The nats, over all rows, by which the best value exceeds those at the ends of the range if it is a maximum."""
+
+
+class Score(NamedTuple):
+    """The score of some values."""
+
+    value: float
+    """The score in nats, or nats per row; -inf where there is none."""
+    se: float
+    """Its standard error; NaN where it has none."""
+    status: Status
+    gradient: np.ndarray
+    """The derivatives by the logs of the values; empty where they are not known."""
+    note: str = ""
+    """What has to be known about the score, in words."""
+
+
+@dataclass
+class Search:
+    """The search for the values with the highest score, on the scale of their logs."""
+
+    sites: tuple[str, ...]
+    start: Float[np.ndarray, " k"]
+    low: Float[np.ndarray, " k"]
+    high: Float[np.ndarray, " k"]
+    count: Callable[[], None]
+    evaluate: Callable[[np.ndarray], Score]
+    num_units: int
+    """The number of rows by which scores are divided; 1 for the evidence."""
+    tried: list[tuple[np.ndarray, Score]] = field(default_factory=list)
+
+    def at(self, logs: Float[np.ndarray, " k"]) -> Score:
+        """Return the score of values, given by their logs."""
+        score = self.evaluate(logs)
+        self.tried.append((np.array(logs), score))
+        self.count()
+        return score
+
+    @property
+    def best(self) -> int:
+        """The number of the best evaluation."""
+        return int(np.argmax([score.value for _, score in self.tried]))
+
+    def multiple(self, log_multiple: float) -> np.ndarray:
+        """Return the logs of a common multiple of the starting values, in their ranges."""
+        return np.clip(self.start + log_multiple, self.low, self.high)
+
+    def on_grid(self) -> None:
+        """Try common multiples, from the starting values outwards: modes are sought from those of nearby values."""
+        for log_multiple in sorted(GRID, key=abs):
+            self.at(self.multiple(log_multiple))
+
+    def along_gradient(self) -> None:
+        """Follow the gradient from the best multiple, and try the ends of the range of each site."""
+        self.on_grid()
+        worst = min((score.value for _, score in self.tried if math.isfinite(score.value)), default=0.0)
+
+        def loss(logs: np.ndarray) -> tuple[float, np.ndarray]:
+            score = self.at(logs)
+            return -max(score.value, worst - 1e3), -score.gradient
+
+        bounds = list(zip(self.low, self.high, strict=True))
+        options = {"maxiter": STEPS, "ftol": PRECISION, "gtol": PRECISION}
+        minimize(loss, self.tried[self.best][0], jac=True, method="L-BFGS-B", bounds=bounds, options=options)
+        best = self.tried[self.best][0]
+        for ends in (self.low, self.high):
+            for number in range(len(self.sites)):
+                self.at(np.where(np.arange(len(best)) == number, ends, best))
+
+    def by_multiples(self) -> None:
+        """Try further multiples, beside the best one."""
+        self.on_grid()
+        self.low, self.high = self.multiple(GRID[0]), self.multiple(GRID[-1])
+        scores = [score.value for _, score in sorted(self.tried, key=lambda each: each[0][0])]
+        best = int(np.argmax(scores))
+        bounds = GRID[max(best - 1, 0)], GRID[min(best + 1, len(GRID) - 1)]
+        options = {"maxiter": REFINEMENTS, "xatol": RESOLUTION}
+        minimize_scalar(
+            lambda m: -max(self.at(self.multiple(m)).value, -1e10), bounds=bounds, method="bounded", options=options
+        )
+
+    @property
+    def status(self) -> Status:
+        """Whether the best values can be relied on."""
+        best = self.tried[self.best][1]
+        status = best.status + Status(warnings=tuple(self._ends_as_good()) if math.isfinite(best.value) else ())
+        if not math.isfinite(best.value):
+            status += Status((Reason.of(Code.NOT_TUNED, sites=", ".join(self.sites)),))
+        return status
+
+    def curve(self) -> pd.DataFrame:
+        """Return all that was tried: values, score, its standard error where there is one, and status."""
+        rows = [
+            {**dict(zip(self.sites, np.exp(at), strict=True)), "score": score.value, "se": score.se}
+            | {"status": score.status.level}
+            for at, score in self.tried
+        ]
+        curve = pd.DataFrame(rows).drop_duplicates(list(self.sites)).sort_values(list(self.sites))
+        return curve.reset_index(drop=True).dropna(axis="columns", how="all")
+
+    def _ends_as_good(self) -> Iterator[Reason]:
+        """Return a reason for each site that has an end of its range where the score is as good as at the best."""
+        logs, best = self.tried[self.best]
+        for number, site in enumerate(self.sites):
+            for end, ends in (("smallest", self.low), ("largest", self.high)):
+                there = [score.value for at, score in self.tried if at[number] == ends[number]]
+                if there and max(there) > best.value - FLAT / self.num_units:
+                    numbers = {"best": math.exp(logs[number]), "value": math.exp(ends[number])}
+                    scores = {"score": best.value, "there": max(there)}
+                    yield Reason.of(Code.END_OF_RANGE, site=site, end=end, **numbers, **scores)
