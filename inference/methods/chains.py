@@ -34,7 +34,7 @@ STUCK_AT_INFINITE = (
 )
 """The reasons why chains do not move."""
 BLOCK_DRAWS, BLOCK_BYTES = 50, 2**26
-"""The largest number of draws per block, and of bytes in the buffer on the device that holds them; see `buffer_rows`."""
+"""The largest number of draws per block, and of bytes in the buffer on the device that holds them."""
 
 
 class ChainSettings(Protocol):

@@ -38,9 +38,9 @@ such trajectories cost time, and chains may hardly move in directions in which t
 LONGEST_WARMUP = 10**9
 """The number of warm-up steps that NumPyro's kernel is compiled for; see `_Clock`."""
 MAX_BYTES_ONE_BY_ONE = 2**20
-"""The bytes of x and y up to which the chains of a CPU advance one by one: about those of a core's cache. Four chains of
-a logistic model took 0.4 times as long as together with 500 rows, and 1.7 times as long with 20,000 rows of 20 columns;
-those of a network with 16 units and 500 rows 0.65 times as long."""
+"""The bytes of x and y up to which the chains of a CPU advance one by one: about the cache of a core. Four chains of a
+logistic model took 0.4 times as long as together with 500 rows, and 1.7 times as long with 20,000 rows of 20 columns;
+those of a network with 16 units and 500 rows took 0.65 times as long."""
 
 WARM_START = MAP(num_steps=500, polish=False)
 """A run long enough to leave the starting point; the warm-up does the rest."""
