@@ -126,6 +126,7 @@ def structure_of(sites: dict[str, Any], response: Response, *, params: frozenset
         real=frozenset(name for name, site in latents.items() if is_real(site["fn"].support)),
         flat=frozenset(name for name, site in latents.items() if is_flat(site["fn"])),
         params=params,
+        exchangeable=frozenset(name for name, site in latents.items() if site["infer"].get("exchangeable")),
         is_weighted=is_weighted,
     )
 

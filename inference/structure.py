@@ -23,6 +23,9 @@ class Structure:
     """The latent sites whose prior is flat: masked out of the density, as `flat` does, or `ImproperUniform`."""
     params: frozenset[str] = frozenset()
     """The parameters of the model, `numpyro.param`: latent sites, or containers that it does not use."""
+    exchangeable: frozenset[str] = frozenset()
+    """The latent sites that state ``infer["exchangeable"]``: their elements belong to units that can be exchanged
+    without changing the density, such as the hidden units of a network, so that chains need not agree on them."""
     is_weighted: bool = False
     """Whether the model weights rows, by a `scale` handler around the observed site."""
 
@@ -60,6 +63,7 @@ class Structure:
             real=self.real - names,
             flat=self.flat - names,
             params=self.params - names,
+            exchangeable=frozenset() if names & self.exchangeable else self.exchangeable,  # others fix their order
         )
 
     def check_unweighted(self, caller: str) -> None:

@@ -224,6 +224,9 @@ def sample_weights(
 ) -> dict[str, Array]:
     """Sample every site of a network from its prior.
 
+    A network with two or more matrices that are sampled has hidden units between them, which can be exchanged without
+    changing the outputs: chains need not agree on its weights. All its sites are marked as ``infer["exchangeable"]``.
+
     Args:
         prior: the prior of the network.
         sites: site name -> (shape, names of the dimensions). ArviZ reads the names from the site's
@@ -237,11 +240,13 @@ def sample_weights(
     prior = as_prior(prior)
     if isinstance(prior, per_site):
         prior.check(sites)
+    entries = {site: prior.entry(site) if isinstance(prior, per_site) else (None, prior) for site in sites}
+    matrices = [site for site, (shape, _) in sites.items() if len(shape) > 1 and not _is_fixed(entries[site][1])]
     weights: dict[str, Array] = {}
     for site, (shape, dims) in sites.items():
-        key, chosen = prior.entry(site) if isinstance(prior, per_site) else (None, prior)
+        key, chosen = entries[site]
         set_by = f"key {key!r}" if key is not None else DEFAULT if prior is UNIT else ONE_FOR_ALL
-        if isinstance(chosen, str) and chosen == FIXED:
+        if _is_fixed(chosen):
             if start is None:
                 raise ValueError(
                     f"prior: {site!r} cannot be 'fixed', since this network has no values of its own; a lifted "
@@ -250,10 +255,15 @@ def sample_weights(
             weights[site] = _fixed(site, start[site], set_by)
             continue
         infer: dict[str, Any] = {"set_by": set_by}
+        infer |= {"exchangeable": True} if len(matrices) > 1 else {}
         infer |= {"event_dims": list(dims)} if dims else {}
         infer |= {"start": start[site]} if start else {}
         weights[site] = numpyro.sample(site, prior_of(chosen, site, shape), infer=infer)
     return weights
+
+
+def _is_fixed(prior: SitePrior) -> bool:
+    return isinstance(prior, str) and prior == FIXED
 
 
 def _fixed(site: str, value: np.ndarray, set_by: str) -> Array:
