@@ -24,7 +24,7 @@ from ..reasons import Code, Reason
 from ..rows import Data, Rows, Weights
 
 PROBE_ROWS, PROBE_DRAWS = 200, 200
-"""The largest number of rows at which predictions are judged, and of draws per chain; fewer for large networks."""
+"""The largest number of rows at which predictions are judged, and of draws per chain, fewer for large networks."""
 PROBE_WEIGHTS = 1000
 """The largest number of elements of a site of which R-hat is computed."""
 MAX_NATS = 0.03
@@ -106,7 +106,8 @@ class Mixing:
         some = self.data.take(_evenly(self.data.num_rows, PROBE_ROWS))
         chains, num_draws = next(iter(self.draws.values())).shape[:2]
         bytes_per_draw = chains * sum(value[0, 0].nbytes for value in self.draws.values())
-        chosen = _evenly(num_draws, max(2, min(PROBE_DRAWS, WORKING_BYTES // max(1, bytes_per_draw))))
+        count = max(2, min(PROBE_DRAWS, WORKING_BYTES // max(1, bytes_per_draw)))
+        chosen = np.linspace(0, num_draws - 1, count).round().astype(int)  # fewer draws repeat: one shape to compile
         flat = {site: jnp.asarray(value[:, chosen].reshape(-1, *value.shape[2:])) for site, value in self.draws.items()}
         log_probs = over_rows(_row_log_probs, _rows_first, self.density, flat, some)
         return log_probs.T.reshape(chains, len(chosen), -1).astype(float)
