@@ -12,19 +12,22 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
 from jaxtyping import Float
 from scipy.special import logsumexp
 
-from ..chunks import WORKING_BYTES, over_rows
 from ..density import Density
+from ..programs import program
 from ..reasons import Code, Reason
-from ..rows import Data, Rows, Weights
+from ..rows import Data, Weights
 
 PROBE_ROWS, PROBE_DRAWS = 200, 200
 """The largest number of rows at which predictions are judged, and of draws per chain, fewer for large networks."""
+PROBE_BYTES, TOGETHER = 2**28, 10
+"""The bytes of draws that are evaluated, and the number of draws that are evaluated together."""
 PROBE_WEIGHTS = 1000
 """The largest number of elements of a site of which R-hat is computed."""
 MAX_NATS = 0.03
@@ -106,19 +109,21 @@ class Mixing:
         some = self.data.take(_evenly(self.data.num_rows, PROBE_ROWS))
         chains, num_draws = next(iter(self.draws.values())).shape[:2]
         bytes_per_draw = chains * sum(value[0, 0].nbytes for value in self.draws.values())
-        count = max(2, min(PROBE_DRAWS, WORKING_BYTES // max(1, bytes_per_draw)))
+        count = max(2, min(PROBE_DRAWS, PROBE_BYTES // max(1, bytes_per_draw)))
         chosen = np.linspace(0, num_draws - 1, count).round().astype(int)  # fewer draws repeat: one shape to compile
         flat = {site: jnp.asarray(value[:, chosen].reshape(-1, *value.shape[2:])) for site, value in self.draws.items()}
-        log_probs = over_rows(_row_log_probs, _rows_first, self.density, flat, some)
-        return log_probs.T.reshape(chains, len(chosen), -1).astype(float)
+        log_probs = program(_RowLogProbs, self.density, some).at_draws(flat, some)
+        return np.asarray(log_probs, float).reshape(chains, count, -1)
 
 
-def _row_log_probs(density: Density, weights: Weights, data: Data) -> Array:
-    return density.row_log_probs(weights, data)
+class _RowLogProbs:
+    """The compiled log probabilities of rows of a density, (draw, row), at several draws."""
 
+    def __init__(self, density: Density) -> None:
+        def at_draws(draws: Weights, data: Data) -> Array:
+            return jax.lax.map(lambda weights: density.row_log_probs(weights, data), draws, batch_size=TOGETHER)
 
-def _rows_first(values: Array, y: Rows, extra: None) -> Array:
-    return values.T
+        self.at_draws = jax.jit(at_draws)
 
 
 def _log_mean(log_probs: Float[np.ndarray, "chain draw row"]) -> Float[np.ndarray, " row"]:
