@@ -11,8 +11,8 @@ Every method works on the same density, ``log p(y | x, w) + log p(w)``, of any N
 - `Laplace`: a Gaussian around the mode of the posterior, and the evidence. It is good where many rows determine few
   weights, and its status says where it is not. The posterior of a network is not Gaussian: it predicts by the network
   `linearized` at the mode, of which the Gaussian nearly is the posterior.
-- `NUTS`: draws from the posterior, by Markov chains. It is exact where the chains mix, and suits small networks and
-  models written by hand.
+- `NUTS`: draws from the posterior, by Markov chains. It is exact where the chains mix, and suits models written by
+  hand; on networks its trajectories are long, and its chains need more time than those of `MCLMC`.
 - `MCLMC`: draws from the posterior, by many microcanonical Langevin chains, each from its own mode. It suits networks
   of hundreds of weights and more. The bias of its draws has a stated size; with ``adjusted=True`` there is none.
 - `Conditional`: some weights are fixed at a point estimate, and the others are fitted by one of the methods above given

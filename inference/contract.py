@@ -138,6 +138,7 @@ def structure_of(sites: dict[str, Any], response: Response, *, params: frozenset
         params=params,
         of_prior=frozenset(name for name, site in latents.items() if site["infer"].get("of_prior")),
         noncentred=frozenset(name for name, site in latents.items() if is_noncentred(site)),
+        exchangeable=frozenset(name for name, site in latents.items() if site["infer"].get("exchangeable")),
         is_weighted=is_weighted,
     )
 

@@ -55,6 +55,7 @@ class Code(StrEnum):
     LOST_CHAINS = "lost_chains"
     FEW_DRAWS = "few_draws"
     HIGH_RHAT = "high_rhat"
+    WEIGHTS_DISAGREE = "weights_disagree"
     NOT_SETTLED = "not_settled"
     LOW_ESS = "low_ess"
     LOW_TOTAL_ESS = "low_total_ess"
@@ -224,9 +225,15 @@ MESSAGES: Mapping[Code, str] = {
         "The chains disagree on the log density: R-hat {rhat:.2f}, above {limit}. Run longer (num_warmup, "
         "num_samples), or compare the chains' predictions."
     ),
+    Code.WEIGHTS_DISAGREE: (
+        "The chains disagree on {sites}: R-hat {rhat:.2f}, above {limit}. {how}: the log predictive density of a row "
+        "differs by {nats:.2g} nats on average between a chain and all chains. The chains may be near different modes, "
+        "whose masses they do not measure. Run longer, or write the model so that equivalent weights are one; where "
+        "only predictions matter, as for hidden units, mark these sites by infer={{'exchangeable': True}}."
+    ),
     Code.NOT_SETTLED: (
         "The chains have not settled: R-hat of the log density between the halves of each chain is {rhat:.2f} (median "
-        "over chains), above {limit}; its mean changed by {rise:+.3g} nats. Increase num_warmup, or num_samples and "
+        "over chains), and its mean changed by {rise:+.3g} nats{predictions}. Increase num_warmup, or num_samples and "
         "thinning."
     ),
     Code.LOW_ESS: (

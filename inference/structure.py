@@ -29,6 +29,9 @@ class Structure:
     noncentred: frozenset[str] = frozenset()
     """The latent sites that samplers divide by the scale of their prior, by ``infer["noncentred"]``; see
     `handlers.noncentred`."""
+    exchangeable: frozenset[str] = frozenset()
+    """The latent sites that state ``infer["exchangeable"]``: their elements belong to units that can be exchanged
+    without changing the density, such as the hidden units of a network, so that chains need not agree on them."""
     is_weighted: bool = False
     """Whether the model weights rows, by a `scale` handler around the observed site."""
 
@@ -69,6 +72,7 @@ class Structure:
             params=self.params - names,
             of_prior=self.of_prior - names,
             noncentred=self.noncentred - names,
+            exchangeable=frozenset() if names & self.exchangeable else self.exchangeable,  # others fix their order
         )
 
     def check_unweighted(self, caller: str) -> None:

@@ -39,6 +39,9 @@ def sample_weights(
     A site with such a scale has ``infer["noncentred"]``: samplers use its coordinates divided by the scale. The scale
     itself has ``infer["of_prior"]``: nothing but the prior depends on it.
 
+    A network with two or more matrices that are sampled has hidden units between them, which can be exchanged without
+    changing the outputs: chains need not agree on its weights. All its sites are marked as ``infer["exchangeable"]``.
+
     Args:
         prior: the prior of the network.
         sites: site name -> (shape, names of the dimensions). ArviZ reads the names from the site's
@@ -52,12 +55,15 @@ def sample_weights(
     prior = as_prior(prior)
     if isinstance(prior, per_site):
         prior.check(sites)
-    scales = _sample_scales(prior)
+    entries = {site: prior.entry(site) if isinstance(prior, per_site) else (None, prior) for site in sites}
+    matrices = [site for site, (shape, _) in sites.items() if len(shape) > 1 and not _is_fixed(entries[site][1])]
+    marks = {"exchangeable": True} if len(matrices) > 1 else {}
+    scales = _sample_scales(prior, marks)
     weights: dict[str, Array] = {}
     for site, (shape, dims) in sites.items():
-        key, chosen = prior.entry(site) if isinstance(prior, per_site) else (None, prior)
+        key, chosen = entries[site]
         set_by = _source(key, prior)
-        if isinstance(chosen, str) and chosen == FIXED:
+        if _is_fixed(chosen):
             if start is None:
                 raise ValueError(
                     f"prior: {site!r} cannot be 'fixed', since this network has no values of its own; a lifted "
@@ -65,7 +71,7 @@ def sample_weights(
                 )
             weights[site] = _fixed(site, start[site], set_by)
             continue
-        infer: dict[str, Any] = {"set_by": set_by}
+        infer: dict[str, Any] = {"set_by": set_by, **marks}
         infer |= {"event_dims": list(dims)} if dims else {}
         infer |= {"start": start[site]} if start else {}
         infer |= {"noncentred": True} if key in scales else {}
@@ -73,13 +79,18 @@ def sample_weights(
     return weights
 
 
-def _sample_scales(prior: SitePrior) -> dict[str | None, Array]:
+def _is_fixed(prior: SitePrior) -> bool:
+    return isinstance(prior, str) and prior == FIXED
+
+
+def _sample_scales(prior: SitePrior, marks: dict[str, bool]) -> dict[str | None, Array]:
     """Sample the scales that are distributions, by the key of a mapping, or None for one prior for all sites."""
     scales = {}
     for key, chosen in prior.items if isinstance(prior, per_site) else ((None, prior),):
         if isinstance(chosen, gaussian | fan_in) and isinstance(chosen.scale, dist.Distribution):
             name = SCALE if key is None else f"{SCALE}[{key}]"
-            scales[key] = numpyro.sample(name, chosen.scale, infer={"set_by": _source(key, prior), "of_prior": True})
+            infer = {"set_by": _source(key, prior), "of_prior": True, **marks}
+            scales[key] = numpyro.sample(name, chosen.scale, infer=infer)
     return scales
 
 

@@ -77,7 +77,7 @@ def test_chains_in_other_copies_of_the_network_pass_and_their_weights_do_not(cha
     assert after.ok, after
     same = ["predictions", "log likelihood of rows"]
     np.testing.assert_allclose(after.table.loc[same].astype(float), before.table.loc[same].astype(float), rtol=0.02)
-    assert after.table.loc["weights", "rhat"] > 1.2
+    assert after.table.loc["exchangeable weights", "rhat"] > 1.2
 
 
 def test_a_chain_that_predicts_otherwise_is_found(chains: Fit, rows: Rows) -> None:

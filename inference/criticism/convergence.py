@@ -37,6 +37,8 @@ MAX_TREE_CAPS = 0.05
 mixing. The status of the fit reports them only when they are most of the trajectories."""
 MIN_MOVED = 0.5
 """The share of draws that differ from the one before, below which a chain hardly moves."""
+MEANINGFUL, EXCHANGEABLE = "weights", "exchangeable weights"
+"""The rows of the weights in the table: those that are judged, and those of units that can be exchanged."""
 ROUNDING = 1e-3
 """Relative difference of log densities that should be equal."""
 NO_CHAINS = {"point": "one point", "approximation": "an approximation", "prior": "from the prior"}
@@ -95,7 +97,9 @@ def diagnose(fit: Fit, x: Any, y: Any = None) -> Diagnosis:
     A network with its hidden units in another order, or with their signs flipped, has the same predictions and the same
     density. Chains in different copies agree on every observable and disagree on every weight, so R-hat of the weights
     is uninformative. The chains are judged by functions of the weights that are equal in all copies: the predictions at
-    some rows, the log likelihood of each row, and the log density.
+    some rows, the log likelihood of each row, and the log density. Other weights, such as slopes, scales and those of
+    models written by hand, have a meaning and are judged as well, unless their sites state ``infer["exchangeable"]``,
+    as the weights of networks do.
 
     - R-hat (rank-normalised, split; Vehtari et al. 2021) compares the variation between chains with that within them.
       It checks whether *each* chain has explored the posterior, which many short chains need not do: for 8 or more
@@ -133,7 +137,11 @@ def diagnose(fit: Fit, x: Any, y: Any = None) -> Diagnosis:
     if y is not None:
         pointwise = fit.log_likelihood(x, y)
         quantities["log likelihood of rows"] = pointwise[..., rows]
-    quantities["weights"] = np.concatenate([v.reshape(chains, draws, -1) for v in fit.draws.values()], axis=-1)
+    exchangeable = frozenset() if given_others else fit.structure.exchangeable  # others fix the order of units
+    for name, sites in ((MEANINGFUL, fit.draws.keys() - exchangeable), (EXCHANGEABLE, exchangeable)):
+        if sites:
+            weights = [values.reshape(chains, draws, -1) for site, values in fit.draws.items() if site in sites]
+            quantities[name] = np.concatenate(weights, axis=-1)
     nested = chains >= MANY_CHAINS and draws < LONG
     table = pd.DataFrame({name: _worst(values, nested=nested) for name, values in quantities.items()}).T
     table = table.astype({"quantities": int})
@@ -254,7 +262,7 @@ def _per_chain(fit: Fit, pointwise: np.ndarray | None) -> pd.DataFrame:
 def _findings(fit: Fit, table: pd.DataFrame, chains: pd.DataFrame, *, nested: bool) -> list[str]:
     findings = []
     limit = MAX_NESTED_RHAT if nested else MAX_RHAT
-    for name in table.index.drop("weights"):
+    for name in table.index.drop(EXCHANGEABLE, errors="ignore"):
         worst = table.loc[name]
         if worst["rhat"] > limit:
             who, cure = ("Groups of chains", "Run more chains, or longer") if nested else ("The chains", "Run longer")

@@ -33,8 +33,8 @@ STUCK_AT_INFINITE = (
     "vocabulary), and for values of y or priors under which it is not."
 )
 """The reasons why chains do not move."""
-BLOCK_DRAWS = 50
-"""The largest number of draws per block, and the length of the buffer on the device."""
+BLOCK_DRAWS, BLOCK_BYTES = 50, 2**26
+"""The largest number of draws per block, and of bytes in the buffer on the device that holds them."""
 
 
 class ChainSettings(Protocol):
@@ -62,7 +62,7 @@ class Sampler(Protocol):
     sharding: Sharding
     """The distribution of chains over devices."""
     draws_in_warmup: bool
-    """Whether warm-up steps fill the buffer like draws, so that a block has at most `BLOCK_DRAWS` of them."""
+    """Whether warm-up steps fill the buffer like draws, so that a block has at most `buffer_rows` of them."""
 
     def start(self, settings: Any, u: Weights, began_cold: Array, key: Array, data: Data) -> Any:
         """Return the state of the chains at unconstrained weights u, (chain, *shape)."""
@@ -137,7 +137,8 @@ def sample(
     state = steps.start(settings, u, jnp.asarray(began_cold), key_chains, data)
     first = jax.tree.map(lambda leaf: np.asarray(leaf[0]), u)
     rows, data = data, jax.device_put(data, steps.sharding.all)
-    state, (draws, stats) = _run(settings, steps, state, data, progress=progress, store=store)
+    num_weights = density.structure.num_weights
+    state, (draws, stats) = _run(settings, steps, state, data, num_weights=num_weights, progress=progress, store=store)
     known = steps.began_cold(state)
     began_cold = began_cold if known is None else known
     status = Status(improper(sampled_density, first, rows)) + status_of(settings, stats, began_cold, min_draws)
@@ -218,13 +219,20 @@ class _Recorder:
 
 
 def _run(
-    settings: ChainSettings, sampler: Sampler, chains: Any, data: Data, *, progress: bool, store: Store | None
+    settings: ChainSettings,
+    sampler: Sampler,
+    chains: Any,
+    data: Data,
+    *,
+    num_weights: int,
+    progress: bool,
+    store: Store | None,
 ) -> tuple[Any, Drawn]:
     """Advance chains through warm-up and draws, in blocks.
 
     With a store, each block is on disk before the next begins, and a run in the store is continued.
     """
-    done, recorder = 0, _Recorder(store, [])
+    done, recorder, rows = 0, _Recorder(store, []), buffer_rows(settings.num_chains, num_weights)
     if store is not None and store.done:
         chains, done = store.restore(chains), store.done
     num_warmup = settings.num_warmup
@@ -249,7 +257,7 @@ def _run(
             progress=progress,
             describe=lambda block, _: sampler.describe(block.stats()),
             keep_going=record,
-            max_block_steps=BLOCK_DRAWS if not is_warmup or sampler.draws_in_warmup else None,
+            max_block_steps=rows if not is_warmup or sampler.draws_in_warmup else None,
         )
         chains, done = run.state.chains, begin + run.done
         if run.ended == "interrupted":
@@ -259,24 +267,36 @@ def _run(
     return chains, recorder.drawn(settings.num_samples)
 
 
-def draw_rows(draw: Callable[[Array, Any], tuple[Any, Any]], state: Any, num_rows: Array) -> tuple[Any, Any]:
-    """Take `num_rows` draws, at most `BLOCK_DRAWS`, under a trace.
+def buffer_rows(num_chains: int, num_weights: int) -> int:
+    """Return the number of draws that the buffer on the device holds: at most `BLOCK_DRAWS`, in `BLOCK_BYTES`."""
+    bytes_per_draw = num_chains * num_weights * jnp.zeros(()).dtype.itemsize
+    return max(1, min(BLOCK_DRAWS, BLOCK_BYTES // bytes_per_draw))
+
+
+def draw_rows(
+    draw: Callable[[Array, Any], tuple[Any, Any]], state: Any, num_rows: Array, *, length: int, axis: int
+) -> tuple[Any, Any]:
+    """Take `num_rows` draws under a trace.
 
     Args:
-        draw: (number of the draw, state) -> (next state, draws and statistics, chains first).
-        state: the state before the first draw.
-        num_rows: the number of draws.
+        draw: (number of the draw, state) -> (next state, draws and statistics).
+        state: the state before the first draw, of one chain or of all.
+        num_rows: the number of draws, at most `length`.
+        length: the length of the buffer; see `buffer_rows`.
+        axis: the axis of the draws in the buffer: 0 for a state of one chain, and 1 for states of all chains, whose
+            draws and statistics have chains first.
 
     Returns:
-        The last state, and draws and statistics, (chain, BLOCK_DRAWS, ...), whose first `num_rows` rows are filled.
+        The last state, and the buffer of draws and statistics, whose first `num_rows` rows are filled.
     """
 
     def one(i: Array, carry: tuple[Any, Any]) -> tuple[Any, Any]:
         state, row = draw(i, carry[0])
-        return state, jax.tree.map(lambda rows, row: rows.at[:, i].set(row), carry[1], row)
+        at = (slice(None),) * axis + (i,)
+        return state, jax.tree.map(lambda rows, row: rows.at[at].set(row), carry[1], row)
 
     empty = jax.tree.map(
-        lambda leaf: jnp.zeros((leaf.shape[0], BLOCK_DRAWS, *leaf.shape[1:]), leaf.dtype),
+        lambda leaf: jnp.zeros((*leaf.shape[:axis], length, *leaf.shape[axis:]), leaf.dtype),
         jax.eval_shape(draw, 0, state)[1],
     )
     return jax.lax.fori_loop(0, num_rows, one, (state, empty))

@@ -20,7 +20,7 @@ from jax.flatten_util import ravel_pytree
 from ..density import Density
 from ..devices import Sharding
 from ..rows import Data, Weights
-from .chains import draw_rows
+from .chains import buffer_rows, draw_rows
 
 if TYPE_CHECKING:
     from .mclmc import MCLMC
@@ -273,7 +273,8 @@ class Langevin:
             chains, tally = jax.lax.fori_loop(first, first + steps, one, (chains, none))
             return chains, jax.vmap(collect)(chains, tally)
 
-        return draw_rows(draw, chains, num_rows)
+        length = buffer_rows(self.num_chains, self.density.structure.num_weights)
+        return draw_rows(draw, chains, num_rows, length=length, axis=1)
 
 
 def _step_size(chain: Chain) -> Array:

@@ -1,0 +1,216 @@
+"""Chains are judged by weights that have a meaning, and by the predictions of networks."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+import numpyro
+import numpyro.distributions as dist
+import pytest
+from flax import nnx
+from jax import Array
+from scipy.stats import norm
+
+from flatprior.inference import MCLMC, NUTS, fit
+from flatprior.inference.checks import check_problem
+from flatprior.inference.methods import chains, mclmc, nuts
+from flatprior.inference.methods.mixing import AGREE_NATS, MAX_NATS, Mixing
+from flatprior.inference.reasons import Code
+from flatprior.models import MLP, Lift, Model, Normal, gaussian
+
+RNG = np.random.default_rng(4)
+X = RNG.normal(size=(60, 2))
+Y = np.abs(X @ [1.0, -0.5]) + 0.1 * RNG.normal(size=60)
+SHAPE = (4, 200)
+"""Chains and draws."""
+
+
+def absolute(x: Array, y: Array | None = None) -> None:
+    """The slopes are known up to their common sign."""
+    w = numpyro.sample("w", dist.Normal(jnp.zeros(2), 1.0).to_event(1))
+    with numpyro.plate("row", len(x)):
+        numpyro.sample("y", dist.Normal(jnp.abs(x @ w), 0.1), obs=y)
+
+
+def by_hand(mark: bool) -> Callable[..., None]:
+    """A network written by hand, whose units can be exchanged."""
+
+    def model(x: Array, y: Array | None = None) -> None:
+        infer = {"exchangeable": True} if mark else {}
+        w1 = numpyro.sample("w1", dist.Normal(jnp.zeros((2, 2)), 1.0).to_event(2), infer=infer)
+        w2 = numpyro.sample("w2", dist.Normal(jnp.zeros(2), 1.0).to_event(1), infer=infer)
+        with numpyro.plate("row", len(x)):
+            numpyro.sample("y", dist.Normal(jnp.tanh(x @ w1) @ w2, 0.1), obs=y)
+
+    return model
+
+
+NETWORK = Model(MLP((2,), "tanh"), Normal(dist.HalfNormal(1.0)), gaussian(1.0))
+
+
+def mixing(model: Any, **draws: np.ndarray) -> Mixing:
+    density, data = check_problem(model, X, Y)
+    return Mixing(density, {site: values.astype(np.float32) for site, values in draws.items()}, data)
+
+
+def slopes(*signs: int) -> np.ndarray:
+    """Draws of the slopes, each chain near one of the two modes."""
+    return np.array(signs)[:, None, None] * np.array([1.0, -0.5]) + 0.02 * RNG.normal(size=(*SHAPE, 2))
+
+
+def units(exchanged: bool) -> dict[str, np.ndarray]:
+    """Draws of two hidden units, in half of the chains in the other order."""
+    w1, w2 = np.array([[1.0, -0.5], [0.3, 0.8]]), np.array([1.0, -1.0])
+    draws = {
+        "w1": w1 + 0.02 * RNG.normal(size=(*SHAPE, 2, 2)),
+        "w2": w2 + 0.02 * RNG.normal(size=(*SHAPE, 2)),
+    }
+    if exchanged:
+        draws = {site: np.concatenate([values[:2], values[2:, ..., ::-1]]) for site, values in draws.items()}
+    return draws
+
+
+def network(scale: tuple[float, ...] = (0.4,) * 4, **moved: Any) -> Mixing:
+    """Draws of the network, its scale by chain, and what is added to its last bias."""
+    shapes = {"w1": (2, 2), "b1": (2,), "w2": (2, 1), "b2": (1,)}
+    draws = {site: 0.3 + 0.02 * RNG.normal(size=(*SHAPE, *shape)) for site, shape in shapes.items()}
+    draws["w1"][:2] *= -1  # the other sign of its units
+    draws["b1"][:2] *= -1
+    draws["w2"][:2] *= -1
+    draws["b2"] = draws["b2"] + np.asarray(moved.get("b2", 0.0))
+    draws["scale"] = np.array(scale)[:, None] * np.exp(0.01 * RNG.normal(size=SHAPE))
+    return mixing(NETWORK, **draws)
+
+
+def codes(found: Mixing, limit: float = 1.05) -> list[Code]:
+    return [reason.code for reason in found.disagreement(limit)]
+
+
+def test_chains_in_different_modes_of_slopes_are_named_and_their_predictions_agree() -> None:
+    (reason,) = mixing(absolute, w=slopes(1, -1, -1, 1)).disagreement(1.05)
+    assert reason.code == Code.WEIGHTS_DISAGREE
+    assert "The chains disagree on w: R-hat" in str(reason)
+    assert "Their predictions agree" in str(reason)
+    assert codes(mixing(absolute, w=slopes(1, 1, 1, 1))) == []
+
+
+def test_chains_that_predict_differently_are_told_from_those_that_do_not() -> None:
+    w = slopes(1, 1, 1, 1)
+    w[0] += [0.2, 0.0]
+    found = mixing(absolute, w=w)
+    (reason,) = found.disagreement(1.05)
+    assert found.between_chains > AGREE_NATS
+    assert "Their predictions differ as well" in str(reason)
+
+
+def test_units_that_can_be_exchanged_are_not_asked_where_the_model_marks_them() -> None:
+    assert codes(mixing(by_hand(mark=False), **units(exchanged=True))) == [Code.WEIGHTS_DISAGREE]
+    assert codes(mixing(by_hand(mark=False), **units(exchanged=False))) == []
+    assert codes(mixing(by_hand(mark=True), **units(exchanged=True))) == []
+
+
+def test_the_scale_of_a_network_is_asked_and_its_units_are_not() -> None:
+    assert codes(network()) == []
+    (reason,) = network(scale=(0.4, 0.4, 0.4, 0.5)).disagreement(1.05)
+    assert "disagree on scale" in str(reason)
+
+
+LINEAR, DEEP = nnx.Linear(2, 1, rngs=nnx.Rngs(0)), nnx.Linear(2, 2, rngs=nnx.Rngs(0))
+MARKED: dict[str, tuple[Any, set[str]]] = {
+    "MLP": (Model(MLP((3,)), Normal(dist.HalfNormal(1.0))), {"w1", "b1", "w2", "b2"}),
+    "linear": (Model(MLP(), Normal(dist.HalfNormal(1.0))), set()),
+    "Lift": (
+        Model(Lift(nnx.Sequential(DEEP, nnx.tanh, LINEAR)), Normal(1.0)),
+        {"layers.0.kernel", "layers.0.bias", "layers.2.kernel", "layers.2.bias"},
+    ),
+    "Lift of one layer": (Model(Lift(LINEAR), Normal(1.0)), set()),
+    "Lift, one layer fixed": (
+        Model(Lift(nnx.Sequential(DEEP, nnx.tanh, LINEAR)), Normal(1.0), {"layers.0.*": "fixed", "*": gaussian()}),
+        set(),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", MARKED)
+def test_the_weights_of_networks_with_hidden_units_are_marked(name: str) -> None:
+    model, expected = MARKED[name]
+    structure = check_problem(model, X, Y)[0].structure
+    assert structure.exchangeable == expected
+    if expected:
+        assert structure.given(()).exchangeable == expected
+        assert structure.given(sorted(expected)[:1]).exchangeable == set()  # the fixed weights number the units
+
+
+def test_the_error_is_that_of_a_mean_of_known_precision() -> None:
+    """Chains that differ by noise of a known size: the error is a fraction of it, as the number of chains has it."""
+    levels = np.array([-1.0, 1.0, -1.0, 1.0])[:, None, None]
+    agree, differ = network(), network(b2=0.2 * levels)
+    assert agree.error < MAX_NATS / 3
+    assert differ.between_chains > 5 * agree.between_chains
+    assert differ.error == pytest.approx(differ.between_chains / 2)  # of four chains
+
+
+def test_predictions_that_are_still_moving_are_an_error_and_weights_that_only_shrink_are_not() -> None:
+    along = np.linspace(-0.3, 0.3, SHAPE[1])[None, :, None]
+    assert network(b2=along).error > MAX_NATS
+    lp = RNG.normal(-50.0, 1.0, size=SHAPE) + np.linspace(0, 20, SHAPE[1])
+    stats = {"lp": lp, "energy_variance": np.full(SHAPE, 2e-4), "diverging": np.zeros(SHAPE, bool)}
+    found = {
+        name: mclmc.status_of(MCLMC(), stats, 20, each)
+        for name, each in {"moving": network(b2=along), "settled": network(), "no network": None}.items()
+    }
+    assert found["moving"].codes == found["no network"].codes == (Code.NOT_SETTLED, Code.LOW_TOTAL_ESS)
+    assert found["settled"].codes == ()
+    assert "the log predictive density of a row is off by about" in str(found["moving"])
+
+
+def test_the_disagreement_of_nuts_on_a_network_is_judged_by_its_size() -> None:
+    stats = {
+        "lp": RNG.normal(-50.0, 1.0, size=SHAPE) + np.array([0.0, 0.0, 3.0, 3.0])[:, None],
+        "energy": RNG.normal(size=SHAPE),
+        "diverging": np.zeros(SHAPE, bool),
+        "tree_depth": np.full(SHAPE, 3),
+    }
+    levels = 0.3 * np.array([-1.0, -1.0, 1.0, 1.0])[:, None, None]
+    assert nuts.status_of(NUTS(), stats, network()).codes == ()
+    assert Code.HIGH_RHAT in nuts.status_of(NUTS(), stats, network(b2=levels)).codes
+    assert Code.HIGH_RHAT in nuts.status_of(NUTS(), stats, mixing(absolute, w=slopes(1, 1, 1, 1))).codes
+
+
+def test_cut_trajectories_are_reported_unless_every_weight_mixes() -> None:
+    stats = {
+        "lp": RNG.normal(-50.0, 1.0, size=SHAPE),
+        "energy": RNG.normal(size=SHAPE),
+        "diverging": np.zeros(SHAPE, bool),
+        "tree_depth": np.full(SHAPE, 10),
+    }
+    slow = slopes(1, 1, 1, 1) + 0.02 * np.cumsum(RNG.normal(size=(*SHAPE, 1)), axis=1)
+    assert nuts.status_of(NUTS(), stats, mixing(absolute, w=slopes(1, 1, 1, 1))).codes == ()
+    assert Code.TREE_DEPTH in nuts.status_of(NUTS(), stats, mixing(absolute, w=slow)).codes
+    assert Code.TREE_DEPTH in nuts.status_of(NUTS(), stats, network()).codes
+
+
+def test_log_predictive_densities_are_those_of_the_mixture_of_draws() -> None:
+    w = slopes(1, 1, -1, 1)
+    w[1] += 0.1
+    found = mixing(absolute, w=w)
+    log_probs = norm.logpdf(Y, np.abs(np.einsum("nd,ctd->ctn", X, w)), 0.1)
+    each = np.log(np.exp(log_probs).mean(axis=1))
+    expected = np.abs(each - np.log(np.exp(log_probs).mean(axis=(0, 1)))).mean()
+    assert found.between_chains == pytest.approx(expected, rel=1e-3)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", [NUTS(num_warmup=300, num_samples=500), MCLMC(num_warmup=2000, num_chains=6)])
+def test_the_status_of_a_fit_names_slopes_whose_chains_are_in_different_modes(method: Any) -> None:
+    for key in range(3):
+        found = fit(absolute, method, X, Y, key=key, progress=False)
+        signs = np.sign(found.draws["w"][:, :, 0].mean(axis=1))
+        assert (Code.WEIGHTS_DISAGREE in found.status.codes) == (np.ptp(signs) > 0), (key, str(found.status))
+
+
+def test_the_buffer_of_draws_is_bounded_in_bytes() -> None:
+    assert chains.buffer_rows(4, 100) == chains.BLOCK_DRAWS
+    assert chains.buffer_rows(10, 97_503) * 10 * 97_503 * 4 <= chains.BLOCK_BYTES
+    assert chains.buffer_rows(10, 10**9) == 1
