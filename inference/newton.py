@@ -55,6 +55,7 @@ def newton(
     Returns:
         The point with the smallest decrement; u where the Hessian at u is not positive definite.
     """
+    f = jax.jit(f)  # traced once, and not for its values, its gradient and its Hessian
     value_and_gradient, second = jax.value_and_grad(f), hessian(f)
     eps = jnp.finfo(u.dtype).eps
     added = 10 * eps if ridge is None else ridge

@@ -269,6 +269,7 @@ def draw_rows(draw: Callable[[Array, Any], tuple[Any, Any]], state: Any, num_row
     Returns:
         The last state, and draws and statistics, (chain, BLOCK_DRAWS, ...), whose first `num_rows` rows are filled.
     """
+    draw = jax.jit(draw)  # traced once, for the shapes of its results and for the loop
 
     def one(i: Array, carry: tuple[Any, Any]) -> tuple[Any, Any]:
         state, row = draw(i, carry[0])
@@ -276,7 +277,7 @@ def draw_rows(draw: Callable[[Array, Any], tuple[Any, Any]], state: Any, num_row
 
     empty = jax.tree.map(
         lambda leaf: jnp.zeros((leaf.shape[0], BLOCK_DRAWS, *leaf.shape[1:]), leaf.dtype),
-        jax.eval_shape(draw, 0, state)[1],
+        jax.eval_shape(draw, jnp.zeros_like(num_rows), state)[1],
     )
     return jax.lax.fori_loop(0, num_rows, one, (state, empty))
 
