@@ -11,11 +11,17 @@ PARALLEL := --numprocesses auto --maxprocesses 4 --dist loadfile --no-loadscope-
 
 .PHONY: demo test test-all bench notebooks lint format lock clean
 
+# Processes share the bytecode of what they import; without it each would compile that anew, in seconds.
+unexport PYTHONDONTWRITEBYTECODE
+
 demo: $(READY)  ## The main task on real data: one network by MLE, MAP and posterior; a table and a figure.
 	$(BIN)/flatprior compare --out demo
 
-test: lint  ## Everything that a change must pass.
-	$(BIN)/pytest $(PARALLEL)
+test: $(READY)  ## Everything that a change must pass: tests and `lint` side by side.
+	@mkdir -p build
+	@$(MAKE) --no-print-directory lint > build/lint.txt 2>&1 & lint=$$!; \
+		$(BIN)/pytest $(PARALLEL); tests=$$?; \
+		wait $$lint; lint=$$?; cat build/lint.txt; exit $$((tests | lint))
 
 test-all: lint  ## The same, and long statistical tests; writes the table tests/RESULTS.md.
 	@mkdir -p build
