@@ -8,6 +8,7 @@ READY := .venv/.ready
 # Compilation keeps one core busy. The tests of a file stay in one process, since they share fits. A worker that dies ends
 # the run: its replacement would wait forever.
 PARALLEL := --numprocesses auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder --max-worker-restart 0
+LINT := $(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy --config-file pyproject.toml
 
 .PHONY: demo test test-all bench notebooks lint format lock clean
 
@@ -19,7 +20,7 @@ demo: $(READY)  ## The main task on real data: one network by MLE, MAP and poste
 
 test: $(READY)  ## Everything that a change must pass: tests and `lint` side by side.
 	@mkdir -p build
-	@$(MAKE) --no-print-directory lint > build/lint.txt 2>&1 & lint=$$!; \
+	@{ $(LINT); } > build/lint.txt 2>&1 & lint=$$!; \
 		$(BIN)/pytest $(PARALLEL); tests=$$?; \
 		wait $$lint; lint=$$?; cat build/lint.txt; exit $$((tests | lint))
 
@@ -35,9 +36,7 @@ notebooks: $(READY)  ## Run the notebooks at full size and store their outputs.
 	$(BIN)/python -m nbconvert --to notebook --execute --inplace notebooks/*.ipynb
 
 lint: $(READY)  ## Style and types.
-	$(BIN)/ruff check .
-	$(BIN)/ruff format --check .
-	$(BIN)/mypy --config-file pyproject.toml
+	$(LINT)
 
 format: $(READY)
 	$(BIN)/ruff check --fix .
