@@ -109,3 +109,27 @@ def test_what_a_program_depends_on_is_in_its_key() -> None:
         found = fit(MODEL, MLE(optimizer=optax.adam(rate), num_steps=5, polish=False), X, Y, key=0, progress=False)
         weights[rate] = found.draws["w1"]
     assert (weights[1e-3] != weights[1e-1]).any()
+
+
+CALLS: list[None] = []
+
+
+def counted(x: Any, y: Any = None) -> Any:
+    """The model, which notes its calls: each is a trace, in milliseconds or more."""
+    CALLS.append(None)
+    return MODEL(x, y)
+
+
+def test_a_model_is_traced_for_what_is_new_alone() -> None:
+    """A first fit traces it for its checks and its programs, another only to see whether the function has changed."""
+    counts = []
+    for key in (0, 1):
+        CALLS.clear()
+        result = fit(counted, START, X, Y, key=key, progress=False)
+        counts.append(len(CALLS))
+    assert 0 < counts[0] <= 14
+    assert counts[1] == 1
+    assert result.predict(X).mean.shape == (40,)
+    CALLS.clear()
+    assert result.predict(X).mean.shape == (40,)
+    assert not CALLS
