@@ -8,14 +8,21 @@ READY := .venv/.ready
 # Compilation keeps one core busy. The tests of a file stay in one process, since they share fits. A worker that dies ends
 # the run: its replacement would wait forever.
 PARALLEL := --numprocesses auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder --max-worker-restart 0
+LINT := $(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy --config-file pyproject.toml
 
 .PHONY: demo test test-all bench notebooks lint format lock clean
+
+# Processes share the bytecode of what they import; without it each would compile that anew, in seconds.
+unexport PYTHONDONTWRITEBYTECODE
 
 demo: $(READY)  ## The main task on real data: one network by MLE, MAP and posterior; a table and a figure.
 	$(BIN)/flatprior compare --out demo
 
-test: lint  ## Everything that a change must pass.
-	$(BIN)/pytest $(PARALLEL)
+test: $(READY)  ## Everything that a change must pass: tests and `lint` side by side.
+	@mkdir -p build
+	@{ $(LINT); } > build/lint.txt 2>&1 & lint=$$!; \
+		$(BIN)/pytest $(PARALLEL); tests=$$?; \
+		wait $$lint; lint=$$?; cat build/lint.txt; exit $$((tests | lint))
 
 test-all: lint  ## The same, and long statistical tests; writes the table tests/RESULTS.md.
 	@mkdir -p build
@@ -29,9 +36,7 @@ notebooks: $(READY)  ## Run the notebooks at full size and store their outputs.
 	$(BIN)/python -m nbconvert --to notebook --execute --inplace notebooks/*.ipynb
 
 lint: $(READY)  ## Style and types.
-	$(BIN)/ruff check .
-	$(BIN)/ruff format --check .
-	$(BIN)/mypy --config-file pyproject.toml
+	$(LINT)
 
 format: $(READY)
 	$(BIN)/ruff check --fix .

@@ -2,14 +2,14 @@
 
 from collections.abc import Callable
 from dataclasses import replace
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any
 
 import jax
 import numpy as np
 
 from .density import Density
-from .rows import Data, Rows, Weights
+from .rows import Data, Rows, Weights, signature
 
 WORKING_BYTES = 2**28
 """The device memory that a prediction may use in addition to x, the draws and its result: about 256 MiB."""
@@ -90,11 +90,20 @@ def sizes(per_draw: PerDraw, density: Density, draws: Weights, data: Data) -> tu
     one = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), draws)
     x, y = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((probe, *leaf.shape[1:]), leaf.dtype), (data.x, data.y))
     few = replace(data, x=x, y=y)
-    jaxpr, out = jax.make_jaxpr(partial(per_draw, density), return_shape=True)(one, few)
-    result = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(out)) / probe
-    values = [v.aval for equation in jaxpr.eqns for v in equation.outvars if isinstance(v.aval, jax.core.ShapedArray)]
-    work = sum(aval.size * aval.dtype.itemsize for aval in values) / probe
+    result, work = (size / probe for size in _num_bytes(per_draw, density, *signature((one, few))))
     chunk = max(1, min(num_rows, int(WORKING_BYTES / (num_draws * max(result, 4) * COPIES))))
     chunk = -(-num_rows // -(-num_rows // chunk))  # chunks of equal size
     together = max(1, min(num_draws, int(WORKING_BYTES / (chunk * max(work, 4)))))
     return chunk, together
+
+
+@lru_cache(maxsize=256)
+def _num_bytes(per_draw: PerDraw, density: Density, tree: Any, leaves: Any) -> tuple[int, int]:
+    """Return the bytes of a function's result at one draw and some rows, and those of its intermediate values."""
+    shapes = [jax.ShapeDtypeStruct(shape, dtype) for shape, dtype in leaves]
+    jaxpr, out = jax.make_jaxpr(partial(per_draw, density), return_shape=True)(*jax.tree.unflatten(tree, shapes))
+    values = [v.aval for equation in jaxpr.eqns for v in equation.outvars if isinstance(v.aval, jax.core.ShapedArray)]
+    return (
+        sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(out)),
+        sum(aval.size * aval.dtype.itemsize for aval in values),
+    )

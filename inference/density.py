@@ -75,7 +75,10 @@ class Density:
 
     def constrain(self, u: Weights, data: Data) -> Weights:
         """Return the weights w(u), in the order of the sites."""
-        weights = constrain_fn(self.model, (data.x, data.y), data.given, u)
+        if self.structure.real.issuperset(self.structure.latents):  # w(u) = u, and the model need not be traced
+            weights = u
+        else:
+            weights = constrain_fn(self.model, (data.x, data.y), data.given, u)
         return {site: weights[site] for site in self.structure.latents}
 
     def per_row(self, data: Data, num_rows: int | None = None, prior_power: Array | None = None) -> None:

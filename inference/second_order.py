@@ -34,7 +34,7 @@ class SecondOrder:
 
     def __init__(self, density: Density, by_gauss_newton: bool) -> None:
         self.density, self.by_gauss_newton = density, by_gauss_newton
-        self._value = jax.jit(self._nats)
+        self._value = jax.jit(self._nats)  # traced once for all functions
         self._derivatives = jax.jit(self._all_derivatives)
 
     def minimise(
@@ -82,11 +82,11 @@ class SecondOrder:
         return data.num_rows * self.density.loss(ravel_pytree(like)[1](vector), data, None, prior_power)
 
     def _all_derivatives(self, vector: Array, *rest: Any) -> tuple[Array, Array, Array]:
-        value, slope = jax.value_and_grad(self._nats)(vector, *rest)
+        value, slope = jax.value_and_grad(self._value)(vector, *rest)
         return (
             value,
             slope,
-            self._gauss_newton(vector, *rest) if self.by_gauss_newton else hessian(self._nats)(vector, *rest),
+            self._gauss_newton(vector, *rest) if self.by_gauss_newton else hessian(self._value)(vector, *rest),
         )
 
     def _gauss_newton(self, vector: Array, like: Weights, data: Data, prior_power: Array) -> Array:

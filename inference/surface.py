@@ -48,6 +48,7 @@ class Surface:
     def __init__(self, density: Density, rows_together: int | None) -> None:
         self.density, self.rows_together = density, rows_together
         self._logits_shape: list[tuple[int, int] | None] = []
+        self._part = jax.jit(density.loss, static_argnums=2)  # traced once for all functions of the same rows
         self.loss = jax.jit(lambda *args: self._log_likelihood_and_loss(*args)[1])
         self.log_likelihood_and_loss = jax.jit(self._log_likelihood_and_loss)
         self.log_likelihood = jax.jit(self._log_likelihood)
@@ -72,7 +73,7 @@ class Surface:
         return self._logits_shape[0]
 
     def _loss(self, u: Weights, data: Data, prior_power: Array | None = None) -> Array:
-        return self.density.loss(u, data, None, prior_power)
+        return self._part(u, data, data.num_rows, prior_power)
 
     def _by_rows(self, function: Callable[[Data], Any], data: Data) -> Any:
         """The values of a function at all rows, rows first, from a few rows at a time."""
@@ -100,7 +101,7 @@ class Surface:
         """Log p(y_i | x_i, w) of every row, (n,), and the loss."""
 
         def batch(some: Data) -> tuple[Array, Array]:
-            loss = self.density.loss(u, some, data.num_rows, prior_power)
+            loss = self._part(u, some, data.num_rows, prior_power)
             return self.density.log_likelihood(u, some), jnp.full(some.num_rows, loss)
 
         log_probs, losses = self._by_rows(batch, data)
@@ -204,6 +205,7 @@ class PotentialSurface:
     """
 
     def __init__(self, density: Density, curvature: Curvature) -> None:
+        @jax.jit  # traced once for all functions
         def potential(u: Array, like: Weights, data: Data) -> Array:
             return density.potential(by_site(u, like), data)
 

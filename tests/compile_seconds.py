@@ -59,7 +59,7 @@ class CompileSeconds:
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         file = report.nodeid.split("::")[0]
-        self.files[file].update(seconds=report.duration, **report.compile_seconds)
+        self.files[file].update(seconds=report.duration, **getattr(report, "compile_seconds", {}))  # none after a crash
 
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
         terminalreporter.section("seconds by file")

@@ -479,6 +479,13 @@ BUGS = [
         "        clear = None\n",
         "test_response.py::test_what_a_distribution_does_not_have_is_named",
     ),
+    Bug(
+        "every prediction traces the model again",
+        "inference/chunks.py",
+        "@lru_cache(maxsize=256)\n",
+        "",
+        "test_programs.py::test_a_model_is_traced_for_what_is_new_alone",
+    ),
 ]
 
 

@@ -303,7 +303,7 @@ def test_samples_take_a_key_and_a_shape(common_fit: CommonFit, name: str, model_
 
 def test_a_sample_shares_its_weights_over_rows(common_fit: CommonFit) -> None:
     """At equal rows the samples covary by the variance of the mean; drawn row by row they would not."""
-    found = common_fit("Normal, known scale", "NUTS")
+    found = common_fit("Normal, known scale", "Prior")
     predictive = found.predict(np.full((2, 2), 30.0))
     sample = np.asarray(predictive.sample(5, (4000,)), float)
     spread = predictive.variance[0] - 0.25
@@ -385,7 +385,7 @@ def test_columns_of_a_data_frame_are_coordinates(data_sets: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in NAMES]
+    "name", [name if name == "Bernoulli" else pytest.param(name, marks=pytest.mark.slow) for name in NAMES]
 )
 def test_compare_sorts_and_prints(common_fit: CommonFit, name: str, model_x_y: Any) -> None:
     _, x, y = model_x_y

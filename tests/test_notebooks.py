@@ -14,7 +14,7 @@ NOTEBOOKS = sorted((Path(__file__).parents[1] / "notebooks").glob("*.ipynb"))
 every_notebook = pytest.mark.parametrize("path", NOTEBOOKS, ids=[path.stem for path in NOTEBOOKS])
 
 CLEAN = """
-import os, warnings
+import gc, os, warnings
 import jax
 import matplotlib.pyplot as plt
 
@@ -26,6 +26,10 @@ jax.config.update = update
 os.chdir({folder!r})
 plt.close("all")
 plt.rcdefaults()
+%config InlineBackend.print_figure_kwargs = {{"bbox_inches": None, "dpi": 30}}
+gc.collect()
+gc.freeze()
+gc.set_threshold(50_000)
 warnings.resetwarnings()
 %reset -f
 """

@@ -85,19 +85,18 @@ def test_what_a_program_does_not_depend_on_compiles_nothing(name: str) -> None:
 def test_a_dozen_fits_compile_each_program_once() -> None:
     """MLE with three optimisers, each built anew, NUTS and MCLMC with several numbers of draws."""
     optimizers = (lambda: optax.adam(1e-3), lambda: optax.sgd(0.1, momentum=0.9), lambda: optax.rmsprop(1e-3))
-    x, y = X[:30], Y[:30]
     counts = []
     for draws in (4, 5):
         with compiled() as events:
             for optimizer in optimizers:
                 for steps in (30, 40):
                     method = MLE(optimizer=optimizer(), num_steps=steps, polish=False)
-                    fit(MODEL, method, x, y, key=draws, progress=False)
+                    run(method, key=draws)
             for method in (
                 NUTS(num_warmup=10 + draws, num_samples=draws, num_chains=2, start=None),
                 MCLMC(num_warmup=50 + draws, num_samples=draws, num_chains=2, start=None),
             ):
-                fit(MODEL, method, x, y, key=draws, progress=False)
+                run(method, key=draws)
         counts.append(len(events))
     assert counts[0] > 0
     assert counts[1] == 0
@@ -110,3 +109,27 @@ def test_what_a_program_depends_on_is_in_its_key() -> None:
         found = fit(MODEL, MLE(optimizer=optax.adam(rate), num_steps=5, polish=False), X, Y, key=0, progress=False)
         weights[rate] = found.draws["w1"]
     assert (weights[1e-3] != weights[1e-1]).any()
+
+
+CALLS: list[None] = []
+
+
+def counted(x: Any, y: Any = None) -> Any:
+    """The model, which notes its calls: each is a trace, in milliseconds or more."""
+    CALLS.append(None)
+    return MODEL(x, y)
+
+
+def test_a_model_is_traced_for_what_is_new_alone() -> None:
+    """A first fit traces it for its checks and its programs, another only to see whether the function has changed."""
+    counts = []
+    for key in (0, 1):
+        CALLS.clear()
+        result = fit(counted, START, X, Y, key=key, progress=False)
+        counts.append(len(CALLS))
+    assert 0 < counts[0] <= 14
+    assert counts[1] == 1
+    assert result.predict(X).mean.shape == (40,)
+    CALLS.clear()
+    assert result.predict(X).mean.shape == (40,)
+    assert not CALLS

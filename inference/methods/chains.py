@@ -289,6 +289,7 @@ def draw_rows(
     Returns:
         The last state, and the buffer of draws and statistics, whose first `num_rows` rows are filled.
     """
+    draw = jax.jit(draw)  # traced once, for the shapes of its results and for the loop
 
     def one(i: Array, carry: tuple[Any, Any]) -> tuple[Any, Any]:
         state, row = draw(i, carry[0])
@@ -297,7 +298,7 @@ def draw_rows(
 
     empty = jax.tree.map(
         lambda leaf: jnp.zeros((*leaf.shape[:axis], length, *leaf.shape[axis:]), leaf.dtype),
-        jax.eval_shape(draw, 0, state)[1],
+        jax.eval_shape(draw, jnp.zeros_like(num_rows), state)[1],
     )
     return jax.lax.fori_loop(0, num_rows, one, (state, empty))
 

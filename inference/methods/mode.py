@@ -20,7 +20,6 @@ import math
 from typing import NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax import Array
 from jaxtyping import Float
@@ -289,6 +288,6 @@ def not_stationary(surface: Surface, u: Weights, data: Data, prior_power: Array 
 
     A learning rate that has fallen to 0 stops the loss from falling anywhere; its gradient shows whether it could.
     """
-    slopes = jax.tree.leaves(surface.slope(u, data, prior_power))
-    gain = LEARNING_RATE * data.num_rows * max(float(jnp.abs(slope).max(initial=0.0)) for slope in slopes)
+    slopes = jax.tree.leaves(jax.device_get(surface.slope(u, data, prior_power)))
+    gain = LEARNING_RATE * data.num_rows * max(float(np.abs(slope).max(initial=0.0)) for slope in slopes)
     return () if gain <= MAX_GAIN else (Reason.of(Code.NOT_STATIONARY, move=LEARNING_RATE, gain=gain),)

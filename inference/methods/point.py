@@ -18,7 +18,7 @@ from .mode import no_maximum
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class MAP(PointSettings):
-    """Maximum a posteriori: ``argmax_w log p(y | x, w) + log p(w)``, by NumPyro's SVI with an `AutoDelta` guide.
+    """Maximum a posteriori: ``argmax_w log p(y | x, w) + log p(w)``, by NumPyro's SVI with a delta guide.
 
     The maximum is that of the density in the coordinates of the model's sites (AutoDelta's space). For a scale it
     differs from the mode of its logarithm, at which a Laplace approximation is centred. The joint density of a prior's

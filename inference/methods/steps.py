@@ -8,15 +8,20 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+import numpyro
+import numpyro.distributions as dist
 from jax import Array
-from numpyro.handlers import mask
-from numpyro.infer import SVI, Trace_ELBO, init_to_uniform
-from numpyro.infer.autoguide import AutoDelta
+from numpyro.distributions import biject_to
+from numpyro.handlers import mask, seed, trace
+from numpyro.infer import SVI, Trace_ELBO
+from numpyro.infer.svi import SVIState
+from numpyro.infer.util import transform_fn
 
 from ..density import Density
 from ..devices import Sharding
 from ..fingerprint import ByValue
 from ..rows import Data, Weights
+from ..sites import is_latent, undrawn
 from ..start import BATCH_KEY, START_KEY, starting_weights
 from .optimizer import annealed_adam, with_num_steps
 
@@ -63,10 +68,13 @@ class Steps:
     ) -> None:
         self.density, self.batch_size, self.num_restarts = density, batch_size, num_restarts
         self.init_strategy = init_strategy.value
-        guide = AutoDelta(density.per_row, init_loc_fn=init_to_uniform)
+        self._priors: dict[str, dist.Distribution] = {}
+        """The priors of the latent sites, from the trace of the starting point."""
         self.svi = SVI(
             density.per_row,
-            mask(guide, False),  # its log density is 0 at its own point; evaluating that would cost a log per weight
+            mask(
+                self._guide, False
+            ),  # its log density at its own point is 0; evaluating it would cost a log per weight
             optimizer.value or annealed_adam(),
             Trace_ELBO(),
         )
@@ -94,7 +102,7 @@ class Steps:
             prior_power: the factor of the log prior, (restart,); None is 1.
         """
         svi = self._compiled_start(key, data, num_steps, None if start is None else _as_params(start), prior_power)
-        return State(svi, jnp.zeros(0, int), ())
+        return State(svi, np.zeros(0, np.int32), ())
 
     def advance(
         self, state: State, begin: int, end: int, *, key: Array, data: Data, num_steps: int, prior_power: Array | None
@@ -130,6 +138,16 @@ class Steps:
         """Return the number of steps of these epochs."""
         return self.epochs_per_shuffle(num_rows) * self.steps_per_epoch(num_rows)
 
+    def _guide(self, *_: Any) -> None:
+        """Sample each site at a parameter, as NumPyro's `AutoDelta` does.
+
+        That one seeks a point first at which the density and its gradient are finite, in a loop that takes longer to
+        trace than a step of the optimiser, and `SVI.init` traces the model once more; `starting_weights` needs neither.
+        """
+        for name, prior in self._priors.items():
+            value = numpyro.param(_param(name), constraint=prior.support, event_dim=prior.event_dim)
+            numpyro.sample(name, dist.Delta(value, event_dim=prior.event_dim))
+
     def _start(self, *args: Any) -> Any:
         with self._tracing:
             return self._first_state(*args)
@@ -138,13 +156,15 @@ class Steps:
         self, key: Array, data: Data, num_steps: Array, start: Weights | None, prior_power: Array | None
     ) -> Any:
         keys = jax.random.split(jax.random.fold_in(key, START_KEY), self.num_restarts)
-        any_power = None if prior_power is None else prior_power[0]  # the guide is built for a model with a power
+        sites = trace(seed(undrawn(self.density.per_row), 0)).get_trace(data)
+        self._priors = {name: site["fn"] for name, site in sites.items() if is_latent(site)}
+        transforms = {_param(name): biject_to(prior.support) for name, prior in self._priors.items()}
+        self.svi.constrain_fn = partial(transform_fn, transforms)
 
         def one(key: Array, first: Array | bool, start: Weights | None) -> Any:
             weights = starting_weights(self.density, data, key, self.init_strategy, first=first)
-            state = self.svi.init(key, data, data.num_rows, any_power, init_params=_as_params(weights))
-            optim_state = state.optim_state if start is None else self.svi.optim.init(start)
-            return state._replace(optim_state=with_num_steps(optim_state, num_steps))
+            params = transform_fn(transforms, _as_params(weights), invert=True) if start is None else start
+            return SVIState(with_num_steps(self.svi.optim.init(params), num_steps), None, key)
 
         if len(keys) == 1:
             return _lift(one(keys[0], True, _first(start)))

@@ -122,19 +122,18 @@ class Reading(NamedTuple):
         """Return the summed negative log probability of the site, by the independent formula where one exists."""
         return _summed(site, self.formula.each if self.formula else lambda d, value: -d.log_prob(value))
 
-    def term(self, site: Site) -> Term:
-        """Return the term of the site, at the weights at which it was traced."""
-        nats = float(self.negative_log_prob(site))
-        source = self.formula.source if self.formula else None
-        return Term(
-            site["name"], self.role, self.distribution, self.name, nats, self._constant(site), self.weight_decay, source
-        )
-
-    def _constant(self, site: Site) -> float | None:
+    def constant(self, site: Site) -> Array | None:
+        """Return the part of the sum that depends on no weight; None where it has not been derived."""
         if self.formula is None:
             return None
         each, constant = self.formula.each, self.formula.constant
-        return float(_summed(site, lambda d, y: constant(d, y, self.varying) + jnp.zeros_like(each(d, y))))
+        return _summed(site, lambda d, y: constant(d, y, self.varying) + jnp.zeros_like(each(d, y)))
+
+    def term(self, name: str, nats: Array, constant: Array | None) -> Term:
+        """Return the term of a site of some name, with the values of `negative_log_prob` and `constant`."""
+        source = self.formula.source if self.formula else None
+        fixed = None if constant is None else float(constant)
+        return Term(name, self.role, self.distribution, self.name, float(nats), fixed, self.weight_decay, source)
 
 
 def sites_at(model: NumPyroModel, weights: Weights, x: Rows, y: Rows) -> dict[str, Site]:
