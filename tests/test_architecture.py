@@ -45,13 +45,13 @@ def imported(path: str) -> Iterator[str]:
 
 def listed_on_the_page() -> list[str]:
     """The modules in the order in which docs/architecture.md lists them."""
-    found, folder = [], ""
+    result, folder = [], ""
     for line in (ROOT / "docs" / "architecture.md").read_text().splitlines():
         if match := re.match(r"((?:models|inference|command)/[\w/]*)", line):
             folder = match[1]
         elif (match := re.match(r"    (\w+\.py)  ", line)) and folder:
-            found.append(folder + match[1])
-    return found
+            result.append(folder + match[1])
+    return result
 
 
 def test_the_page_lists_every_module_once() -> None:
@@ -141,11 +141,11 @@ def test_what_y_is_is_asked_in_one_place() -> None:
     tests = re.compile(r"isinstance\([^)]*\bdist\.|hasattr\(d,|getattr\(d,")
     allowed = {"inference/sites.py", "inference/distributions.py", "inference/response.py", "inference/words.py"}
     priors = {"inference/objective/terms.py", "inference/fingerprint.py", "inference/curvature.py"}
-    found = {
+    result = {
         path: line
         for path in LISTED
         if path.startswith("inference") and path not in allowed | priors
         for line in (ROOT / path).read_text().splitlines()
         if tests.search(line)
     }
-    assert not found
+    assert not result

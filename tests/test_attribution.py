@@ -49,10 +49,10 @@ def fits(data_sets: dict[str, Rows]) -> dict[str, Fit]:
     return {name: fit(model, by, *rows, key=0, progress=False) for name, (model, by, rows) in problems.items()}
 
 
-def weights(found: Fit, classes: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
+def weights(fitted: Fit, classes: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
     """Slopes (draw, features) and intercepts (draw,) of the log odds, in nats, from the draws."""
-    slope = found.draws["w1"].reshape(-1, *found.draws["w1"].shape[2:]).astype(float)
-    intercept = found.draws["b1"].reshape(-1, found.draws["b1"].shape[-1]).astype(float)
+    slope = fitted.draws["w1"].reshape(-1, *fitted.draws["w1"].shape[2:]).astype(float)
+    intercept = fitted.draws["b1"].reshape(-1, fitted.draws["b1"].shape[-1]).astype(float)
     contrast = np.ones(1) if classes is None else classes
     return slope @ contrast, intercept @ contrast
 
@@ -81,17 +81,17 @@ def test_of_a_linear_logit_it_is_slope_times_distance(
     x = data_sets["binary"][0].astype(np.float32).astype(float)  # as the fit has them
     slope, intercept = weights(fits[name], contrast)
     each = slope[:, None] * (x - BASELINE) * BITS
-    found = weight_of_evidence(fits[name], x, baseline=BASELINE, interval=0.8, **classes)
+    fitted = weight_of_evidence(fits[name], x, baseline=BASELINE, interval=0.8, **classes)
     tolerance = {"rtol": 1e-9, "atol": 1e-9}
-    np.testing.assert_allclose(found.bits, each.mean(axis=0), **tolerance)
-    np.testing.assert_allclose(found.low, np.quantile(each, 0.1, axis=0), **tolerance)
-    np.testing.assert_allclose(found.high, np.quantile(each, 0.9, axis=0), **tolerance)
-    np.testing.assert_allclose(found.log_odds, (x @ slope.T + intercept).mean(axis=1) * BITS, **tolerance)
-    assert found.baseline == pytest.approx((slope @ BASELINE + intercept).mean() * BITS)
-    np.testing.assert_allclose(found.remainder, 0.0, atol=1e-9)
-    assert found.kind == "linear"
-    assert found.question == question
-    assert f"Log odds of {question} in bits, mean over 40 rows: {found.log_odds.mean():.2f} = " in str(found)
+    np.testing.assert_allclose(fitted.bits, each.mean(axis=0), **tolerance)
+    np.testing.assert_allclose(fitted.low, np.quantile(each, 0.1, axis=0), **tolerance)
+    np.testing.assert_allclose(fitted.high, np.quantile(each, 0.9, axis=0), **tolerance)
+    np.testing.assert_allclose(fitted.log_odds, (x @ slope.T + intercept).mean(axis=1) * BITS, **tolerance)
+    assert fitted.baseline == pytest.approx((slope @ BASELINE + intercept).mean() * BITS)
+    np.testing.assert_allclose(fitted.remainder, 0.0, atol=1e-9)
+    assert fitted.kind == "linear"
+    assert fitted.question == question
+    assert f"Log odds of {question} in bits, mean over 40 rows: {fitted.log_odds.mean():.2f} = " in str(fitted)
 
 
 def test_of_a_network_it_is_what_the_log_odds_lose(fits: dict[str, Fit], data_sets: dict[str, Rows]) -> None:
@@ -101,28 +101,28 @@ def test_of_a_network_it_is_what_the_log_odds_lose(fits: dict[str, Fit], data_se
         ones = np.ones(len(rows), int)
         return (network.log_likelihood(rows, ones) - network.log_likelihood(rows, 0 * ones)).reshape(30, -1) * BITS
 
-    found = weight_of_evidence(network, x, baseline=BASELINE)
+    fitted = weight_of_evidence(network, x, baseline=BASELINE)
     for feature in (0, 1):
         without = x.copy()
         without[:, feature] = BASELINE[feature]
         each = log_odds(x) - log_odds(without)
-        np.testing.assert_allclose(found.bits[:, feature], each.mean(axis=0), atol=1e-5)
-        np.testing.assert_allclose(found.low[:, feature], np.quantile(each, 0.05, axis=0), atol=1e-5)
-        np.testing.assert_allclose(found.high[:, feature], np.quantile(each, 0.95, axis=0), atol=1e-5)
-    np.testing.assert_allclose(found.log_odds, log_odds(x).mean(axis=0), atol=1e-5)
-    assert found.baseline == pytest.approx(log_odds(BASELINE[None]).mean(), abs=1e-5)
-    assert found.kind == "ablation"
-    assert np.abs(found.remainder).max() > 0.01
-    assert "(interactions)" in str(found)
+        np.testing.assert_allclose(fitted.bits[:, feature], each.mean(axis=0), atol=1e-5)
+        np.testing.assert_allclose(fitted.low[:, feature], np.quantile(each, 0.05, axis=0), atol=1e-5)
+        np.testing.assert_allclose(fitted.high[:, feature], np.quantile(each, 0.95, axis=0), atol=1e-5)
+    np.testing.assert_allclose(fitted.log_odds, log_odds(x).mean(axis=0), atol=1e-5)
+    assert fitted.baseline == pytest.approx(log_odds(BASELINE[None]).mean(), abs=1e-5)
+    assert fitted.kind == "ablation"
+    assert np.abs(fitted.remainder).max() > 0.01
+    assert "(interactions)" in str(fitted)
 
 
 def test_what_adds_up_and_is_not_linear_is_not_called_linear(fits: dict[str, Fit], data_sets: dict[str, Rows]) -> None:
-    found = weight_of_evidence(fits["additive"], data_sets["binary"][0], baseline=BASELINE)
-    assert found.kind == "ablation"
-    np.testing.assert_allclose(found.remainder, 0.0, atol=1e-9)
+    fitted = weight_of_evidence(fits["additive"], data_sets["binary"][0], baseline=BASELINE)
+    assert fitted.kind == "ablation"
+    np.testing.assert_allclose(fitted.remainder, 0.0, atol=1e-9)
     slope = fits["additive"].draws["slope"][0, 0].astype(float)
     x = data_sets["binary"][0].astype(np.float32).astype(float)
-    np.testing.assert_allclose(found.bits[:, 1], slope[1] * (x[:, 1] ** 2 - BASELINE[1] ** 2) * BITS, rtol=1e-9)
+    np.testing.assert_allclose(fitted.bits[:, 1], slope[1] * (x[:, 1] ** 2 - BASELINE[1] ** 2) * BITS, rtol=1e-9)
 
 
 def test_a_baseline_is_a_row_or_the_mean_of_rows(fits: dict[str, Fit], data_sets: dict[str, Rows]) -> None:
@@ -149,23 +149,23 @@ def test_chunks_change_nothing(
 def test_it_names_the_columns_and_prints_the_largest_first(data_sets: dict[str, Rows]) -> None:
     x, y = data_sets["binary"]
     frame = pd.DataFrame(x, columns=["age", "dose"])
-    found = fit(Model(MLP(), Bernoulli(), gaussian(1.0)), CHAINS, frame, y, key=0, progress=False)
-    result = weight_of_evidence(found, frame[:1], baseline=frame)
+    fitted = fit(Model(MLP(), Bernoulli(), gaussian(1.0)), CHAINS, frame, y, key=0, progress=False)
+    result = weight_of_evidence(fitted, frame[:1], baseline=frame)
     assert result.features == ("age", "dose")
     lines = str(result).splitlines()
     assert lines[0].split() == ["bits", "0.05", "0.95"]
     largest = result.features[np.abs(result.bits[0]).argmax()]
     assert lines[1].split()[:2] == [largest, f"{result.bits[0][np.abs(result.bits[0]).argmax()]:.2f}"]
-    table = weight_of_evidence(found, frame, baseline=frame).to_dataframe()
+    table = weight_of_evidence(fitted, frame, baseline=frame).to_dataframe()
     assert table.shape == (80, 3)
     np.testing.assert_allclose(
         table.loc[(0, "dose")], [result.bits[0, 1], result.low[0, 1], result.high[0, 1]], rtol=1e-9
     )
-    assert "mean |bits|" in str(weight_of_evidence(found, frame, baseline=frame))
+    assert "mean |bits|" in str(weight_of_evidence(fitted, frame, baseline=frame))
     with pytest.raises(
         ValueError, match=r"expected the columns \['age', 'dose'\], in this order; got \['dose', 'age'\]"
     ):
-        weight_of_evidence(found, frame, baseline=frame[["dose", "age"]])
+        weight_of_evidence(fitted, frame, baseline=frame[["dose", "age"]])
 
 
 def test_a_point_has_no_intervals_and_small_ones_are_summed() -> None:
@@ -200,9 +200,9 @@ BAD: dict[str, tuple[str, dict[str, Any], type[Exception], str]] = {
 def test_bad_input_raises(name: str, fits: dict[str, Fit]) -> None:
     which, options, error, message = BAD[name]
     given: dict[str, Any] = {"x": np.zeros((4, 2)), "baseline": np.zeros(2), **options}
-    found: Any = "a fit" if which == "none" else fits[which]
+    fitted: Any = "a fit" if which == "none" else fits[which]
     with pytest.raises(error, match=message):
-        weight_of_evidence(found, given.pop("x"), **given)
+        weight_of_evidence(fitted, given.pop("x"), **given)
 
 
 def test_x_must_be_one_array() -> None:
@@ -211,6 +211,6 @@ def test_x_must_be_one_array() -> None:
         numpyro.sample("y", dist.Bernoulli(logits=w * x["z"][:, 0]), obs=y)
 
     x = {"z": np.ones((6, 1))}
-    found = fit(grouped, POINT, x, np.arange(6) % 2, key=0, progress=False)
+    fitted = fit(grouped, POINT, x, np.arange(6) % 2, key=0, progress=False)
     with pytest.raises(ValueError, match=r"expected a fit to one array x, rows of features; got rows shaped \(1,\) in"):
-        weight_of_evidence(found, x, baseline=[0.0])
+        weight_of_evidence(fitted, x, baseline=[0.0])

@@ -688,54 +688,58 @@ def linear() -> Any:
 
 
 PREDICTIONS: dict[str, tuple[Callable[[Any], Any], type[Exception], str]] = {
-    "y given": (lambda found: found.predict(X, REAL), TypeError, "positional argument"),
+    "y given": (lambda result: result.predict(X, REAL), TypeError, "positional argument"),
     "too few columns": (
-        lambda found: found.predict(X[:, :1]),
+        lambda result: result.predict(X[:, :1]),
         ValueError,
         r"rows shaped \(2,\), as in the fit; got \(1,\)",
     ),
-    "a vector": (lambda found: found.predict(X[:, 0]), ValueError, r"rows shaped \(2,\), as in the fit; got \(\)"),
-    "a dictionary": (lambda found: found.predict({"x": X}), ValueError, "the structure of the fit"),
+    "a vector": (lambda result: result.predict(X[:, 0]), ValueError, r"rows shaped \(2,\), as in the fit; got \(\)"),
+    "a dictionary": (lambda result: result.predict({"x": X}), ValueError, "the structure of the fit"),
     "columns in another order": (
-        lambda found: found.predict(pd.DataFrame(X, columns=["b", "a"])),
+        lambda result: result.predict(pd.DataFrame(X, columns=["b", "a"])),
         ValueError,
         r"the columns \['a', 'b'\], in this order; got \['b', 'a'\]",
     ),
-    "NaN": (lambda found: found.predict(put(X, (1, 1), np.nan)), ValueError, "x, row 1, column 1: expected finite"),
-    "None": (lambda found: found.predict(None), TypeError, "x is None"),
-    "too many columns": (lambda found: found.predict(np.c_[X, X]), ValueError, r"rows shaped \(2,\), .* got \(4,\)"),
-    "transposed": (lambda found: found.predict(X.T), ValueError, r"rows shaped \(2,\), as in the fit; got \(20,\)"),
+    "NaN": (lambda result: result.predict(put(X, (1, 1), np.nan)), ValueError, "x, row 1, column 1: expected finite"),
+    "None": (lambda result: result.predict(None), TypeError, "x is None"),
+    "too many columns": (lambda result: result.predict(np.c_[X, X]), ValueError, r"rows shaped \(2,\), .* got \(4,\)"),
+    "transposed": (lambda result: result.predict(X.T), ValueError, r"rows shaped \(2,\), as in the fit; got \(20,\)"),
     "other columns": (
-        lambda found: found.predict(pd.DataFrame(X, columns=["a", "c"])),
+        lambda result: result.predict(pd.DataFrame(X, columns=["a", "c"])),
         ValueError,
         r"the columns \['a', 'b'\], in this order; got \['a', 'c'\]",
     ),
-    "text": (lambda found: found.predict(np.full((3, 2), "a")), TypeError, "x: expected numbers; got <U1"),
+    "text": (lambda result: result.predict(np.full((3, 2), "a")), TypeError, "x: expected numbers; got <U1"),
     "masked values": (
-        lambda found: found.predict(np.ma.masked_array(X, mask=True)),
+        lambda result: result.predict(np.ma.masked_array(X, mask=True)),
         ValueError,
         "x, row 0, column 0: expected no masked values; got 40",
     ),
-    "a quantile of 1": (lambda found: found.predict(X).quantile(1.0), ValueError, "between 0 and 1; got 1.0"),
-    "probabilities of numbers": (lambda found: found.predict(X).probs, NotImplementedError, "probs: y can be"),
-    "no rows": (lambda found: found.predict(X[:0]), ValueError, "x has no rows"),
+    "a quantile of 1": (lambda result: result.predict(X).quantile(1.0), ValueError, "between 0 and 1; got 1.0"),
+    "probabilities of numbers": (lambda result: result.predict(X).probs, NotImplementedError, "probs: y can be"),
+    "no rows": (lambda result: result.predict(X[:0]), ValueError, "x has no rows"),
     "y of another length": (
-        lambda found: found.predict(X).log_prob(REAL[:3]),
+        lambda result: result.predict(X).log_prob(REAL[:3]),
         ValueError,
         "as many rows in y as in x, 20",
     ),
-    "y of one number": (lambda found: found.predict(X).log_prob(REAL[:1]), ValueError, "as many rows in y as in x, 20"),
-    "y a column": (lambda found: found.predict(X).log_prob(REAL[:, None]), ValueError, r"y\[:, 0\]"),
-    "y a column, cdf": (lambda found: found.predict(X).cdf(REAL[:, None]), ValueError, r"y\[:, 0\]"),
+    "y of one number": (
+        lambda result: result.predict(X).log_prob(REAL[:1]),
+        ValueError,
+        "as many rows in y as in x, 20",
+    ),
+    "y a column": (lambda result: result.predict(X).log_prob(REAL[:, None]), ValueError, r"y\[:, 0\]"),
+    "y a column, cdf": (lambda result: result.predict(X).cdf(REAL[:, None]), ValueError, r"y\[:, 0\]"),
     "NaN in y": (
-        lambda found: found.predict(X).log_prob(put(REAL, 2, np.nan)),
+        lambda result: result.predict(X).log_prob(put(REAL, 2, np.nan)),
         ValueError,
         "y, row 2: expected finite",
     ),
-    "log_likelihood of a column": (lambda found: found.log_likelihood(X, REAL[:, None]), ValueError, r"y\[:, 0\]"),
-    "log_likelihood without y": (lambda found: found.log_likelihood(X, None), TypeError, "y is None"),
+    "log_likelihood of a column": (lambda result: result.log_likelihood(X, REAL[:, None]), ValueError, r"y\[:, 0\]"),
+    "log_likelihood without y": (lambda result: result.log_likelihood(X, None), TypeError, "y is None"),
     "sample without a key": (
-        lambda found: found.predict(X).sample(None),
+        lambda result: result.predict(X).sample(None),
         TypeError,
         "an integer seed or one typed key",
     ),
@@ -881,11 +885,11 @@ def test_what_is_unusual_but_clear_is_taken(name: str) -> None:
 
 
 def test_bounds_of_new_rows_are_their_own() -> None:
-    found = fitted(trials, TRIALS, SUCCESSES)
+    result = fitted(trials, TRIALS, SUCCESSES)
     few = {name: values[:4] for name, values in TRIALS.items()}
-    assert np.isfinite(found.log_likelihood(few, [1, 2, 3, 4])).all()
+    assert np.isfinite(result.log_likelihood(few, [1, 2, 3, 4])).all()
     with pytest.raises(ValueError, match=r"y, row 1: expected an integer from 0 to 2, .*; got 3"):
-        found.log_likelihood(few, [1, 3, 3, 4])
+        result.log_likelihood(few, [1, 3, 3, 4])
 
 
 def test_optimisers_without_decay_are_taken() -> None:
@@ -902,8 +906,8 @@ def test_optimisers_without_decay_are_taken() -> None:
 
 def test_an_offset_is_taken_in_float64(x64: None) -> None:
     """There its slope is found, to the precision that is left."""
-    found = fitted(Model(MLP(), Normal(1.0), gaussian(1e6)), X + [0.0, 1e4], method=MLE(num_steps=200))
-    np.testing.assert_allclose(found.draws["w1"][0, 0, :, 0], [1.0, -1.0], rtol=1e-6)
+    result = fitted(Model(MLP(), Normal(1.0), gaussian(1e6)), X + [0.0, 1e4], method=MLE(num_steps=200))
+    np.testing.assert_allclose(result.draws["w1"][0, 0, :, 0], [1.0, -1.0], rtol=1e-6)
 
 
 # Numerical failures are statuses.
@@ -940,38 +944,38 @@ KEYS = range(5)
 def test_separable_classes_have_no_maximum_likelihood(kind: str) -> None:
     """However many steps are taken, the weights would still grow (Albert & Anderson 1984)."""
     for key in KEYS:
-        found = fit(CLASSIFIERS[kind], MLE(num_steps=1000), *separable(kind, key), key=key, progress=False)
-        assert found.status.level == "failed", key
-        assert "There is no maximum: all 40 rows are classified correctly" in str(found.status.reasons[0])
-        assert not found.status
-        assert all(np.isfinite(draws).all() for draws in found.draws.values())
+        result = fit(CLASSIFIERS[kind], MLE(num_steps=1000), *separable(kind, key), key=key, progress=False)
+        assert result.status.level == "failed", key
+        assert "There is no maximum: all 40 rows are classified correctly" in str(result.status.reasons[0])
+        assert not result.status
+        assert all(np.isfinite(draws).all() for draws in result.draws.values())
 
 
 @pytest.mark.parametrize("settings", [{"polish": False}, {"batch_size": 8}, {"num_restarts": 2}], ids=str)
 def test_separable_classes_are_seen_under_other_settings(settings: dict[str, Any]) -> None:
     for key in KEYS:
-        found = fit(LOGISTIC, MLE(num_steps=1000, **settings), *separable("logistic", key), key=key, progress=False)
-        assert found.status.level == "failed", key
+        result = fit(LOGISTIC, MLE(num_steps=1000, **settings), *separable("logistic", key), key=key, progress=False)
+        assert result.status.level == "failed", key
 
 
 @pytest.mark.parametrize("kind", CLASSIFIERS)
 def test_separable_classes_have_a_maximum_under_a_prior(kind: str) -> None:
     for key in KEYS:
-        found = fit(CLASSIFIERS[kind], MAP(num_steps=1000), *separable(kind, key), key=key, progress=False)
-        assert found.status.level == "ok", (key, found.status)
+        result = fit(CLASSIFIERS[kind], MAP(num_steps=1000), *separable(kind, key), key=key, progress=False)
+        assert result.status.level == "ok", (key, result.status)
 
 
 @pytest.mark.parametrize("kind", ["logistic", "softmax"])
 def test_overlapping_classes_have_a_maximum_likelihood(kind: str) -> None:
     for key in KEYS:
-        found = fit(CLASSIFIERS[kind], MLE(num_steps=1000), *overlapping(kind, key), key=key, progress=False)
-        assert found.status.level == "ok", (key, found.status)
+        result = fit(CLASSIFIERS[kind], MLE(num_steps=1000), *overlapping(kind, key), key=key, progress=False)
+        assert result.status.level == "ok", (key, result.status)
 
 
 @pytest.mark.parametrize("num_rows", [2, 5])
 def test_one_class_alone_has_no_maximum_likelihood(num_rows: int) -> None:
-    found = fit(LOGISTIC, MLE(num_steps=500), X[:num_rows], np.ones(num_rows, int), key=0, progress=False)
-    assert found.status.level == "failed"
+    result = fit(LOGISTIC, MLE(num_steps=500), X[:num_rows], np.ones(num_rows, int), key=0, progress=False)
+    assert result.status.level == "failed"
 
 
 def test_classes_that_one_row_keeps_from_being_separable_have_a_maximum_likelihood() -> None:
@@ -979,8 +983,8 @@ def test_classes_that_one_row_keeps_from_being_separable_have_a_maximum_likeliho
     for key in KEYS:
         x, y = separable("logistic", key)
         x, y = np.vstack([x, x[y == 1].mean(axis=0)]), np.append(y, 0)
-        found = fit(LOGISTIC, MLE(num_steps=1000), x, y, key=key, progress=False)
-        assert found.status.level == "ok", (key, found.status)
+        result = fit(LOGISTIC, MLE(num_steps=1000), x, y, key=key, progress=False)
+        assert result.status.level == "ok", (key, result.status)
 
 
 @pytest.mark.parametrize("polish", [True, False])
@@ -997,12 +1001,12 @@ def test_a_fit_that_is_far_from_its_maximum_is_not_ok(polish: bool) -> None:
             numpyro.sample("y", dist.Normal(mean, scale), obs=y)
 
     y = np.array([1.0, 2.0, 4.0, 7.0, 11.0])
-    found = fit(model, MLE(num_steps=300, polish=polish), np.ones((5, 1)), y, key=0, progress=False)
+    result = fit(model, MLE(num_steps=300, polish=polish), np.ones((5, 1)), y, key=0, progress=False)
     gradient = jax.grad(lambda w: log_density(flat(model), w, np.ones((5, 1)), y))(
-        {site: jnp.asarray(value[0, 0]) for site, value in found.draws.items()}
+        {site: jnp.asarray(value[0, 0]) for site, value in result.draws.items()}
     )
     at_maximum = all(abs(slope) < 1e-2 for slope in gradient.values())
-    assert at_maximum or found.status.level != "ok", found.status
+    assert at_maximum or result.status.level != "ok", result.status
 
 
 @pytest.mark.parametrize("num_restarts", [1, 3])
@@ -1011,11 +1015,11 @@ def test_a_learning_rate_too_large_is_a_failure(name: str, num_restarts: int) ->
     model = {"linear": LINEAR, "network": Model(MLP((4,), "tanh"), Normal("network"))}[name]
     method = MAP(optimizer=optax.sgd(1e9), num_steps=200, num_restarts=num_restarts)
     for key in range(3):
-        found = fit(model, method, X, REAL, key=key, progress=False)
-        assert found.status.level == "failed", key
-        assert "at step" in str(found.status.reasons[0]), found.status
-        assert "smaller learning rate" in str(found.status.reasons[0])
-        assert all(np.isfinite(draws).all() for draws in found.draws.values()), key
+        result = fit(model, method, X, REAL, key=key, progress=False)
+        assert result.status.level == "failed", key
+        assert "at step" in str(result.status.reasons[0]), result.status
+        assert "smaller learning rate" in str(result.status.reasons[0])
+        assert all(np.isfinite(draws).all() for draws in result.draws.values()), key
 
 
 def test_a_status_is_true_unless_it_failed() -> None:
@@ -1026,11 +1030,11 @@ def test_a_status_is_true_unless_it_failed() -> None:
 
 def test_predicting_by_a_failed_fit_warns_and_a_table_shows_it() -> None:
     x, y = separable("logistic", 0)
-    found = fit(LOGISTIC, MLE(num_steps=200), x, y, key=0, progress=False)
+    result = fit(LOGISTIC, MLE(num_steps=200), x, y, key=0, progress=False)
     with pytest.warns(FailedFitWarning, match="This fit has failed; .* There is no maximum") as record:
-        found.predict(x)
+        result.predict(x)
     assert record[0].filename == __file__  # the line of the user, not one of the library
-    assert repr(found).endswith(str(found.status))
-    assert "failed" in str(compare({"MLE": found}, x, y))
-    assert found.to_datatree().attrs["status"] == "failed"
+    assert repr(result).endswith(str(result.status))
+    assert "failed" in str(compare({"MLE": result}, x, y))
+    assert result.to_datatree().attrs["status"] == "failed"
     fit(LOGISTIC, MAP(num_steps=200), x, y, key=0, progress=False).predict(x)  # under a prior there is nothing to say

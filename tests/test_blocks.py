@@ -148,19 +148,19 @@ def test_an_interrupted_fit_keeps_its_weights_and_says_so(monkeypatch: pytest.Mo
     method = MAP(num_steps=60, polish=False)
     whole = fit(MODEL, method, X, Y, key=0, progress=False)
     monkeypatch.setattr(descent, "run_in_blocks", in_blocks_of(10, interrupt_at=30))
-    found = fit(MODEL, method, X, Y, key=0, progress=False)
-    assert found.status.level == "check"
-    assert "Interrupted after 30 of 60 steps" in str(found.status)
-    assert found.stats["loss"].shape == (1, 30)
-    np.testing.assert_array_equal(found.stats["loss"], whole.stats["loss"][:, :30])
-    assert np.isfinite(found.predict(X).log_prob(Y)).all()
+    result = fit(MODEL, method, X, Y, key=0, progress=False)
+    assert result.status.level == "check"
+    assert "Interrupted after 30 of 60 steps" in str(result.status)
+    assert result.stats["loss"].shape == (1, 30)
+    np.testing.assert_array_equal(result.stats["loss"], whole.stats["loss"][:, :30])
+    assert np.isfinite(result.predict(X).log_prob(Y)).all()
 
 
 def test_a_fit_interrupted_before_its_first_step_is_where_it_began(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(descent, "run_in_blocks", in_blocks_of(10, interrupt_at=0))
-    found = fit(MODEL, MAP(num_steps=60, polish=False), X, Y, key=0, progress=False)
-    assert "Interrupted after 0 of 60 steps" in str(found.status)
-    assert np.isfinite(found.predict(X).log_prob(Y)).all()
+    result = fit(MODEL, MAP(num_steps=60, polish=False), X, Y, key=0, progress=False)
+    assert "Interrupted after 0 of 60 steps" in str(result.status)
+    assert np.isfinite(result.predict(X).log_prob(Y)).all()
 
 
 TINY = NUTS(num_warmup=20, num_samples=30, num_chains=2, start=None, max_tree_depth=4)
@@ -171,11 +171,11 @@ def test_interrupted_chains_keep_what_was_drawn(monkeypatch: pytest.MonkeyPatch)
     model = Model(MLP(), Normal(0.5))
     whole = fit(model, TINY, X, Y, key=0, progress=False)
     monkeypatch.setattr(chains, "run_in_blocks", in_blocks_of(8, interrupt_at=24))  # the warm-up has 20 steps
-    found = fit(model, TINY, X, Y, key=0, progress=False)
-    assert found.status.level == "check"
-    assert "Interrupted after 24 of 30 draws of each chain" in str(found.status)
-    assert found.draws["w1"].shape == (2, 24, 2, 1)
-    np.testing.assert_array_equal(found.draws["w1"], whole.draws["w1"][:, :24])
+    result = fit(model, TINY, X, Y, key=0, progress=False)
+    assert result.status.level == "check"
+    assert "Interrupted after 24 of 30 draws of each chain" in str(result.status)
+    assert result.draws["w1"].shape == (2, 24, 2, 1)
+    np.testing.assert_array_equal(result.draws["w1"], whole.draws["w1"][:, :24])
     monkeypatch.setattr(chains, "run_in_blocks", in_blocks_of(8, interrupt_at=8))
     with pytest.raises(KeyboardInterrupt):
         fit(model, TINY, X, Y, key=0, progress=False)
@@ -198,16 +198,16 @@ def test_early_stopping_keeps_the_best_weights_of_the_validation_rows(monkeypatc
     method = MAP(num_steps=2000, validation_fraction=0.3, patience=5)
     for key in range(2):
         seen.clear()
-        found = fit(model, method, x, y, key=key, progress=False)
-        assert found.stats["loss"].shape[1] == 20 * len(seen) < 2000, key
-        assert found.status.level == "check"
-        assert "Stopped early at step" in str(found.status)
-        assert "not the mode" in str(found.status)
+        result = fit(model, method, x, y, key=key, progress=False)
+        assert result.stats["loss"].shape[1] == 20 * len(seen) < 2000, key
+        assert result.status.level == "check"
+        assert "Stopped early at step" in str(result.status)
+        assert "not the mode" in str(result.status)
         losses = [loss for _, loss in seen]
         assert losses[-1] > min(losses)
         rows = seen[0][0]
         assert rows.num_rows == 18
-        assert -found.log_likelihood(rows.x, rows.y).sum() == pytest.approx(min(losses), rel=1e-5)
+        assert -result.log_likelihood(rows.x, rows.y).sum() == pytest.approx(min(losses), rel=1e-5)
 
 
 @pytest.mark.parametrize("batch_size", [1, 9, 40])
@@ -263,10 +263,10 @@ def test_the_clock_stops_listening() -> None:
 
 def test_the_clock_of_a_fit_covers_it() -> None:
     started = time.perf_counter()
-    found = fit(Model(MLP((5,)), Normal(0.5)), MAP(num_steps=50), X, Y, key=0, progress=False)
+    result = fit(Model(MLP((5,)), Normal(0.5)), MAP(num_steps=50), X, Y, key=0, progress=False)
     wall = time.perf_counter() - started
-    assert found.seconds.compile > 0
-    assert found.seconds.compile + found.seconds.run == pytest.approx(wall, rel=0.2, abs=0.5)
+    assert result.seconds.compile > 0
+    assert result.seconds.compile + result.seconds.run == pytest.approx(wall, rel=0.2, abs=0.5)
 
 
 def test_seconds_print_as_a_line() -> None:

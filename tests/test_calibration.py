@@ -319,8 +319,8 @@ def test_the_mle_of_a_network_with_too_many_weights_is_surer_than_it_should_be()
         rng = np.random.default_rng(key)
         x = rng.normal(size=(560, 3))
         y = (rng.random(560) < expit(1.5 * x[:, 0])).astype(int)
-        found = fit(model, MLE(num_steps=2000, polish=False), x[:60], y[:60], key=key, progress=False)
-        result = calibration(found, x[60:], y[60:])
+        fitted_model = fit(model, MLE(num_steps=2000, polish=False), x[:60], y[:60], key=key, progress=False)
+        result = calibration(fitted_model, x[60:], y[60:])
         scores = result.scores
         excess.append(
             (scores["value"]["calibration_error"] - scores["value"]["calibration_error_if_calibrated"])
@@ -370,7 +370,7 @@ def test_the_posterior_is_right_on_average_over_the_prior_and_the_mle_is_not() -
 @pytest.mark.parametrize("true", [0.5, 3.0])
 def test_the_temperature_is_found(num_classes: int, true: float) -> None:
     """Logits too large by a factor: it is estimated within its standard error, and is the best by SciPy's search."""
-    found = fit(
+    fitted_model = fit(
         logits_given,
         MAP(num_steps=1, polish=False),
         np.ones((3, num_classes)),
@@ -383,7 +383,7 @@ def test_the_temperature_is_found(num_classes: int, true: float) -> None:
         rng = np.random.default_rng(key)
         logits = rng.normal(scale=1.5, size=(300, num_classes))
         y = (logits + rng.gumbel(size=logits.shape)).argmax(axis=1)
-        scaled = temperature_scaling(found, true * logits, y)
+        scaled = temperature_scaling(fitted_model, true * logits, y)
         z.append((scaled.temperature - true) / scaled.temperature_se)
         if key < 2:
             best = minimize_scalar(
@@ -512,9 +512,9 @@ def counts(x: Array, y: Array | None = None) -> None:
 
 def test_counts_are_refused() -> None:
     x, y = np.ones((30, 1)), np.arange(30) % 3
-    found = fit(counts, MAP(num_steps=1, polish=False), x, y, key=0, progress=False)
+    fitted_model = fit(counts, MAP(num_steps=1, polish=False), x, y, key=0, progress=False)
     with pytest.raises(NotImplementedError, match="a class, or one continuous number whose distribution has a cdf"):
-        calibration(found, x, y)
+        calibration(fitted_model, x, y)
 
 
 def test_it_prints_as_a_table(fitted: dict[Any, Fitted]) -> None:

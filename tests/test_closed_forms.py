@@ -148,8 +148,8 @@ def on_a_grid(size: int) -> Oracle:
         return likelihood - prior * (beta**2).sum(axis=-1) / (2 * SPREAD**2)
 
     def highest(prior: float) -> np.ndarray:
-        found = minimize(lambda beta: -log_density(beta, prior), np.zeros(size), method="BFGS", options={"gtol": 1e-9})
-        return np.asarray(found.x)
+        result = minimize(lambda beta: -log_density(beta, prior), np.zeros(size), method="BFGS", options={"gtol": 1e-9})
+        return np.asarray(result.x)
 
     mode = highest(1.0)
     prob = 1 / (1 + np.exp(-x @ mode))
@@ -173,9 +173,9 @@ ORACLES: dict[str, Oracle] = {
 }
 
 
-def parameters(found: Fit) -> np.ndarray:
+def parameters(result: Fit) -> np.ndarray:
     """(chain, draw, p), the sites in the order in which the model samples them."""
-    sites = [np.asarray(draws, float) for draws in found.draws.values()]
+    sites = [np.asarray(draws, float) for draws in result.draws.values()]
     return np.concatenate([draws.reshape(*draws.shape[:2], -1) for draws in sites], axis=-1)
 
 
@@ -248,6 +248,6 @@ def test_every_method_finds_what_is_known(name: str, method: str, x64: None) -> 
     if method == "Conditional":
         settings = Conditional(base=MAP(**POINT), sites=(oracle.last,), method=settings)
     for key in range(3):
-        found = fit(oracle.model, settings, oracle.x, oracle.y, key=key, progress=False)
-        assert found.status.level == "ok", (key, str(found.status))
-        check(oracle, parameters(found), method)
+        result = fit(oracle.model, settings, oracle.x, oracle.y, key=key, progress=False)
+        assert result.status.level == "ok", (key, str(result.status))
+        check(oracle, parameters(result), method)

@@ -40,13 +40,13 @@ OBSERVATIONS: dict[str, tuple[Any, str, tuple[str, ...]]] = {
 @pytest.fixture(scope="module")
 def fits(data_sets: Any) -> dict[str, dict[str, list[Fit]]]:
     """Observation -> method -> fits under several keys, to the first 25 rows."""
-    found: dict[str, dict[str, list[Fit]]] = {}
+    fitted: dict[str, dict[str, list[Fit]]] = {}
     for name, (observation, rows, methods) in OBSERVATIONS.items():
         model, (x, y) = Model(MLP(), observation, fan_in(2.0)), data_sets[rows]
-        found[name] = {
+        fitted[name] = {
             by: [fit(model, METHODS[by], x[:25], y[:25], key=key, progress=False) for key in KEYS] for by in methods
         }
-    return found
+    return fitted
 
 
 @pytest.fixture(params=OBSERVATIONS)
@@ -112,13 +112,13 @@ def test_chains_have_loo_and_others_a_blank(case: Any) -> None:
     single = {name: members[0] for name, members in by_method.items()}
     comparison = compare(single, x, y, x_train=x_train, y_train=y_train)
     num_rows = len(y_train)
-    for name, found in single.items():
+    for name, fitted in single.items():
         row = comparison.table.loc[name]
         if name not in CHAINS:
             assert np.isnan(row["elpd_loo"])
             assert np.isnan(row["elpd_loo_se"])
             continue
-        expected = arviz_loo(found, x_train, y_train)
+        expected = arviz_loo(fitted, x_train, y_train)
         np.testing.assert_allclose(row["elpd_loo"], expected.elpd / num_rows, rtol=1e-5)
         np.testing.assert_allclose(row["elpd_loo_se"], expected.se / num_rows, rtol=1e-4)
         (note,) = (note for note in comparison.notes if note.startswith(f"{name}: Pareto"))
@@ -130,17 +130,17 @@ def test_chains_have_loo_and_others_a_blank(case: Any) -> None:
     assert "nan" not in str(comparison)
 
 
-def arviz_loo(found: Fit, x: Any, y: Any) -> Any:
+def arviz_loo(fitted: Fit, x: Any, y: Any) -> Any:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        return arviz_stats.loo(found.to_datatree(x, y), pointwise=True)  # type: ignore[attr-defined]
+        return arviz_stats.loo(fitted.to_datatree(x, y), pointwise=True)  # type: ignore[attr-defined]
 
 
 def test_loo_of_several_keys_is_their_mean(case: Any) -> None:
     by_method, (x_train, y_train), (x, y) = case
     members = by_method["MCLMC"]
     row = compare({"MCLMC": members}, x, y, x_train=x_train, y_train=y_train).table.loc["MCLMC"]
-    expected = [arviz_loo(found, x_train, y_train) for found in members]
+    expected = [arviz_loo(fitted, x_train, y_train) for fitted in members]
     np.testing.assert_allclose(row["elpd_loo"], np.mean([each.elpd for each in expected]) / 25, rtol=1e-5)
     rows = np.mean([each.elpd_i.values for each in expected], axis=0)
     np.testing.assert_allclose(row["elpd_loo_se"], scipy.stats.sem(rows), rtol=1e-4)
@@ -236,10 +236,10 @@ def box(x: Array, y: Array | None = None) -> None:
 def test_impossible_rows_of_a_fit_are_noted(data_sets: Any) -> None:
     x = data_sets["real"][0]
     start = init_to_value(values={"w": jnp.array(1.0)})
-    found = fit(box, MAP(num_steps=2, polish=False, init_strategy=start), x, 0.9 * x[:, 0], key=0, progress=False)
+    fitted = fit(box, MAP(num_steps=2, polish=False, init_strategy=start), x, 0.9 * x[:, 0], key=0, progress=False)
     y = x[:, 0].copy()
     y[[4, 9]] += 5.0
-    comparison = compare({"box": found}, x, y)
+    comparison = compare({"box": fitted}, x, y)
     assert comparison.table.loc["box", "elpd"] == -np.inf
     assert "box: The log density is not finite in 2 of 40 rows (-inf in row 4); the fit is last." in comparison.notes
 
@@ -309,21 +309,21 @@ def by_model() -> dict[str, Fit]:
     return {name: at_zero(first, model, x, y) for name, (model, x, y) in MODELS.items()}
 
 
-def at_zero(found: Fit, model: Any, x: Any, y: Any) -> Fit:
+def at_zero(fitted: Fit, model: Any, x: Any, y: Any) -> Fit:
     density, rows = check_problem(model, x, y)
     draws = {site: np.zeros((1, 1, *shape), np.float32) for site, shape in density.structure.latents.items()}
-    outcome = replace(found.outcome, draws=draws, status=Status())
-    return replace(found, density=density, layout=Layout.of(x, rows.x), outcome=outcome)
+    outcome = replace(fitted.outcome, draws=draws, status=Status())
+    return replace(fitted, density=density, layout=Layout.of(x, rows.x), outcome=outcome)
 
 
 @pytest.mark.parametrize(("names", "note"), TOGETHER)
 def test_what_scores_one_y_is_compared(names: set[str], note: str | None, by_model: dict[str, Fit]) -> None:
     x = MODELS["named columns"][1] if "named columns" in names else X
-    found = {name: each for name, each in by_model.items() if name in names}
-    comparison = compare(found, x, CLASSES)
+    fitted = {name: each for name, each in by_model.items() if name in names}
+    comparison = compare(fitted, x, CLASSES)
     assert set(comparison.table.index) == names
-    said = [note for note in comparison.notes if note.startswith("Observations")]
-    assert said == ([note] if note else [])
+    words = [note for note in comparison.notes if note.startswith("Observations")]
+    assert words == ([note] if note else [])
 
 
 @pytest.mark.parametrize("names", APART)
@@ -334,28 +334,28 @@ def test_what_scores_another_y_is_refused(names: tuple[str, str], by_model: dict
 
 BAD: dict[str, tuple[Callable[[Any], Any], type[Exception], str]] = {
     "an empty list": (
-        lambda found: {"fits": {"none": []}},
+        lambda fitted: {"fits": {"none": []}},
         TypeError,
         "expected 'none' to be a fit, or a list of fits",
     ),
-    "a list of others": (lambda found: {"fits": {"a": [found["Normal"], 1]}}, TypeError, "or a list of fits; got"),
+    "a list of others": (lambda fitted: {"fits": {"a": [fitted["Normal"], 1]}}, TypeError, "or a list of fits; got"),
     "two models": (
-        lambda found: {"fits": {"a": [found["two classes"], found["Bernoulli"]]}},
+        lambda fitted: {"fits": {"a": [fitted["two classes"], fitted["Bernoulli"]]}},
         ValueError,
         "the fits of 'a' to be of one model by one method, under several keys; got Model.*Categorical.*and .*Bernoulli",
     ),
     "two methods": (
-        lambda found: {"fits": {"a": [found["Normal"], replace(found["Normal"], method=MLE())]}},
+        lambda fitted: {"fits": {"a": [fitted["Normal"], replace(fitted["Normal"], method=MLE())]}},
         ValueError,
         r"one method, under several keys; got MAP\(.*and MLE\(.*Give each its own name",
     ),
     "x_train without y_train": (
-        lambda found: {"fits": {"a": found["Normal"]}, "x_train": X},
+        lambda fitted: {"fits": {"a": fitted["Normal"]}, "x_train": X},
         TypeError,
         "expected x_train and y_train, the rows of the fits, together",
     ),
     "y_train without x_train": (
-        lambda found: {"fits": {"a": found["Normal"]}, "y_train": CLASSES},
+        lambda fitted: {"fits": {"a": fitted["Normal"]}, "y_train": CLASSES},
         TypeError,
         "expected x_train and y_train, the rows of the fits, together",
     ),
@@ -371,8 +371,8 @@ def test_misuse_raises(name: str, by_model: dict[str, Fit]) -> None:
 
 
 def test_names_and_notes_are_escaped_in_html() -> None:
-    found = entry(ROWS)
-    result = tabulate({"a<b": replace(found, statuses=(Status((), ("R-hat < 1 & more.",)),))}, [])
+    fitted = entry(ROWS)
+    result = tabulate({"a<b": replace(fitted, statuses=(Status((), ("R-hat < 1 & more.",)),))}, [])
     assert isinstance(result, Comparison)
     assert "a&lt;b: check: R-hat &lt; 1 &amp; more." in result._repr_html_()
 

@@ -64,13 +64,13 @@ def fitted(x_y: Any) -> Callable[[str, int], Fit]:
 
 
 @pytest.fixture(scope="module")
-def found(fitted: Callable[[str, int], Fit]) -> Fit:
+def result(fitted: Callable[[str, int], Fit]) -> Fit:
     return fitted("NUTS", 0)
 
 
-def regression(found: Fit, x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def regression(result: Fit, x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Mean and covariance of (w2, b2) by Bayesian linear regression on the features of the held layer."""
-    w, b = (np.asarray(found.draws[site][0, 0], float) for site in ("w1", "b1"))
+    w, b = (np.asarray(result.draws[site][0, 0], float) for site in ("w1", "b1"))
     features = np.column_stack([np.tanh(x @ w + b), np.ones(len(x))])
     covariance = np.linalg.inv(features.T @ features / NOISE**2 + np.eye(4) / SCALE**2)
     return covariance @ features.T @ y / NOISE**2, covariance
@@ -89,17 +89,17 @@ def z_scores(draws: np.ndarray, mean: np.ndarray, covariance: np.ndarray) -> lis
 def test_the_last_layer_is_bayesian_linear_regression_on_its_features(name: str, fitted: Any, x_y: Any) -> None:
     """Of 56 comparisons a method, one beyond 4 standard errors has a chance of 0.4%."""
     for key in KEYS:
-        found = fitted(name, key)
-        draws = np.concatenate([found.draws["w2"][..., 0], found.draws["b2"]], axis=-1).astype(float)
-        assert np.abs(z_scores(draws, *regression(found, *x_y))).max() < 4, key
+        result = fitted(name, key)
+        draws = np.concatenate([result.draws["w2"][..., 0], result.draws["b2"]], axis=-1).astype(float)
+        assert np.abs(z_scores(draws, *regression(result, *x_y))).max() < 4, key
 
 
 @pytest.mark.parametrize("name", METHODS)
 def test_the_held_sites_are_those_of_the_base_and_take_the_memory_of_one_draw(name: str, fitted: Any, x_y: Any) -> None:
-    found = fitted(name, 0)
+    result = fitted(name, 0)
     alone = fit(MODEL, METHODS[name].base, *x_y, key=0, progress=False)
     chains, draws = (1, 4000) if "Laplace" in name else (4, 400)
-    for site, value in found.draws.items():
+    for site, value in result.draws.items():
         assert value.shape == (chains, draws, *alone.draws[site].shape[2:])
         if site in LAST:
             assert (value.std(axis=(0, 1)) > 0).all()
@@ -107,36 +107,36 @@ def test_the_held_sites_are_those_of_the_base_and_take_the_memory_of_one_draw(na
         np.testing.assert_array_equal(value, np.broadcast_to(alone.draws[site], value.shape))
         assert value.strides[:2] == (0, 0)
         assert not value.flags.writeable
-    np.testing.assert_array_equal(found.stats["base_loss"], alone.stats["loss"])
-    assert list(found.draws) == list(found.structure.latents)
+    np.testing.assert_array_equal(result.stats["base_loss"], alone.stats["loss"])
+    assert list(result.draws) == list(result.structure.latents)
 
 
-def test_it_is_named_as_the_approximation_that_it_is(found: Fit, x_y: Any) -> None:
-    assert found.kind == "approximation"
-    assert repr(found).startswith("Fit by NUTS of w2, b2 given the rest by MAP: approximation, 4 chains of 400 draws")
-    assert found.log_evidence is None
-    assert compare({"last": found}, *x_y, x_train=x_y[0], y_train=x_y[1]).to_dataframe()["kind"].tolist() == [
+def test_it_is_named_as_the_approximation_that_it_is(result: Fit, x_y: Any) -> None:
+    assert result.kind == "approximation"
+    assert repr(result).startswith("Fit by NUTS of w2, b2 given the rest by MAP: approximation, 4 chains of 400 draws")
+    assert result.log_evidence is None
+    assert compare({"last": result}, *x_y, x_train=x_y[0], y_train=x_y[1]).to_dataframe()["kind"].tolist() == [
         "approximation"
     ]
-    assert found.to_datatree().attrs["kind"] == "approximation"
-    assert "sites=('w2', 'b2')" in found.to_datatree().attrs["method"]
+    assert result.to_datatree().attrs["kind"] == "approximation"
+    assert "sites=('w2', 'b2')" in result.to_datatree().attrs["method"]
 
 
-def test_the_prior_of_held_sites_is_left_out_of_the_density_and_no_other_term(found: Fit, x_y: Any) -> None:
+def test_the_prior_of_held_sites_is_left_out_of_the_density_and_no_other_term(result: Fit, x_y: Any) -> None:
     def whole(draw: int) -> float:
-        return float(log_density(MODEL, {site: jnp.asarray(v[1, draw]) for site, v in found.draws.items()}, *x_y))
+        return float(log_density(MODEL, {site: jnp.asarray(v[1, draw]) for site, v in result.draws.items()}, *x_y))
 
-    constant = sum(norm.logpdf(found.draws[site][0, 0], 0, SCALE).sum() for site in ("w1", "b1"))
+    constant = sum(norm.logpdf(result.draws[site][0, 0], 0, SCALE).sum() for site in ("w1", "b1"))
     expected = [whole(draw) - constant for draw in range(0, 400, 50)]
-    np.testing.assert_allclose(found.stats["lp"][1, ::50], expected, rtol=1e-4)
+    np.testing.assert_allclose(result.stats["lp"][1, ::50], expected, rtol=1e-4)
 
 
-def test_predictions_are_those_of_the_mixture_over_all_sites(found: Fit, x_y: Any) -> None:
+def test_predictions_are_those_of_the_mixture_over_all_sites(result: Fit, x_y: Any) -> None:
     """What depends on held sites alone is computed once; that changes nothing."""
     x, y = x_y
-    predictive = found.predict(x)
+    predictive = result.predict(x)
     assert {site: len(value) for site, value in predictive.draws.items()} == {"w1": 1, "b1": 1, "w2": 1600, "b2": 1600}
-    whole = {site: jnp.asarray(value.reshape(1600, *value.shape[2:])) for site, value in found.draws.items()}
+    whole = {site: jnp.asarray(value.reshape(1600, *value.shape[2:])) for site, value in result.draws.items()}
     by_hand = replace(predictive, draws=whole)
     w1, b1, w2, b2 = (np.asarray(whole[site], float) for site in ("w1", "b1", "w2", "b2"))
     means = (np.tanh(x @ w1 + b1[:, None]) @ w2)[..., 0] + b2
@@ -144,41 +144,41 @@ def test_predictions_are_those_of_the_mixture_over_all_sites(found: Fit, x_y: An
     np.testing.assert_allclose(predictive.mean, by_hand.mean, rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(predictive.log_prob(y), by_hand.log_prob(y), rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(predictive.sample(0, (7,)), by_hand.sample(0, (7,)), rtol=1e-4, atol=1e-5)
-    np.testing.assert_allclose(found.log_likelihood(x, y)[2, 3], norm.logpdf(y, means[803], NOISE), rtol=1e-3)
-    np.testing.assert_allclose(uncertainty(found, x).epistemic, means.var(axis=0), rtol=1e-3, atol=1e-6)
+    np.testing.assert_allclose(result.log_likelihood(x, y)[2, 3], norm.logpdf(y, means[803], NOISE), rtol=1e-3)
+    np.testing.assert_allclose(uncertainty(result, x).epistemic, means.var(axis=0), rtol=1e-3, atol=1e-6)
 
 
-def test_chains_are_judged_as_those_of_a_conditional_posterior_and_loo_is_refused(found: Fit, x_y: Any) -> None:
-    told = diagnose(found, *x_y)
-    assert any(note.startswith("These chains draw some sites given the others") for note in told.notes)
-    assert told.log10_num_modes == 0
-    assert told.table.loc["weights", "quantities"] == 4
+def test_chains_are_judged_as_those_of_a_conditional_posterior_and_loo_is_refused(result: Fit, x_y: Any) -> None:
+    diagnosis = diagnose(result, *x_y)
+    assert any(note.startswith("These chains draw some sites given the others") for note in diagnosis.notes)
+    assert diagnosis.log10_num_modes == 0
+    assert diagnosis.table.loc["weights", "quantities"] == 4
     with pytest.raises(
         ValueError, match=r"loo: .* got NUTS of w2, b2 given the rest by MAP, whose draws are an approx"
     ):
-        loo(found, *x_y)
+        loo(result, *x_y)
 
 
-def test_the_key_decides_every_bit_and_other_values_of_held_sites_compile_nothing(found: Fit, x_y: Any) -> None:
+def test_the_key_decides_every_bit_and_other_values_of_held_sites_compile_nothing(result: Fit, x_y: Any) -> None:
     again = fit(MODEL, METHODS["NUTS"], *x_y, key=0, progress=False)
-    for site, draws in found.draws.items():
+    for site, draws in result.draws.items():
         np.testing.assert_array_equal(draws, again.draws[site], err_msg=site)
     fit(MODEL, METHODS["NUTS"], *x_y, key=1, progress=False)
     other = fit(MODEL, METHODS["NUTS"], *x_y, key=2, progress=False)
-    assert (other.draws["w1"][0, 0] != found.draws["w1"][0, 0]).any()
+    assert (other.draws["w1"][0, 0] != result.draws["w1"][0, 0]).any()
     assert other.seconds.compile < 0.5
 
 
-def test_it_is_read_from_a_file_and_its_chains_from_a_folder(found: Fit, x_y: Any, tmp_path: Path) -> None:
-    again = Fit.load(found.save(tmp_path / "fit.nc"), MODEL)
-    assert repr(again) == repr(found)
-    np.testing.assert_array_equal(again.predict(x_y[0]).mean, found.predict(x_y[0]).mean)
-    assert diagnose(again, *x_y).notes == diagnose(found, *x_y).notes
+def test_it_is_read_from_a_file_and_its_chains_from_a_folder(result: Fit, x_y: Any, tmp_path: Path) -> None:
+    again = Fit.load(result.save(tmp_path / "fit.nc"), MODEL)
+    assert repr(again) == repr(result)
+    np.testing.assert_array_equal(again.predict(x_y[0]).mean, result.predict(x_y[0]).mean)
+    assert diagnose(again, *x_y).notes == diagnose(result, *x_y).notes
     for _ in range(2):  # the second reads what the first has drawn
-        kept = fit(MODEL, METHODS["NUTS"], *x_y, key=0, progress=False, resume=tmp_path / "run")
-        for site, draws in found.draws.items():
-            np.testing.assert_array_equal(draws, kept.draws[site], err_msg=site)
-    assert isinstance(kept.draws["w2"].base, np.memmap)
+        stored = fit(MODEL, METHODS["NUTS"], *x_y, key=0, progress=False, resume=tmp_path / "run")
+        for site, draws in result.draws.items():
+            np.testing.assert_array_equal(draws, stored.draws[site], err_msg=site)
+    assert isinstance(stored.draws["w2"].base, np.memmap)
     with pytest.raises(ValueError, match=r"resume: expected a method of chains.*got Conditional"):
         fit(MODEL, METHODS["Laplace"], *x_y, key=0, progress=False, resume=tmp_path / "other")
 
@@ -198,37 +198,37 @@ def test_the_prior_of_a_held_site_counts_where_it_depends_on_sampled_ones() -> N
     y = np.array([-3.0, -1.0, 1.0, 4.0])[x] + np.random.default_rng(0).normal(size=40)
     quick = MAP(num_steps=1000, polish=False)
     method = Conditional(base=quick, sites=("spread",), method=Ensemble(base=quick, num_members=1))
-    found = fit(groups, method, x, y, key=0, progress=False)
-    level = found.draws["level"][0, 0]
+    result = fit(groups, method, x, y, key=0, progress=False)
+    level = result.draws["level"][0, 0]
 
     def potential(log_spread: float) -> float:
         spread = math.exp(log_spread)
         return -lognorm.logpdf(spread, 0.5) - norm.logpdf(level, 0, spread).sum()
 
     expected = math.exp(minimize_scalar(potential, bounds=(-3, 3), method="bounded").x)
-    assert found.draws["spread"].item() == pytest.approx(expected, rel=1e-3)
+    assert result.draws["spread"].item() == pytest.approx(expected, rel=1e-3)
     assert abs(expected - math.exp(-0.25)) > 0.5
 
 
 def test_batches_and_validation_rows_are_rows_and_the_held_values_are_none(x_y: Any) -> None:
     """Members stop by validation rows and take batches of the others: the values that are held have no rows."""
     inner = Ensemble(base=MAP(validation_fraction=0.2, batch_size=8, **QUICK), num_members=2)
-    found = fit(MODEL, Conditional(base=MAP(**QUICK), sites=LAST, method=inner), *x_y, key=0, progress=False)
-    assert found.draws["w2"].shape == (1, 2, 3, 1)
-    assert found.stats["loss"].shape[0] == 2
-    mean, covariance = regression(found, *x_y)
-    draws = np.concatenate([found.draws["w2"][0, ..., 0], found.draws["b2"][0]], axis=-1)
+    result = fit(MODEL, Conditional(base=MAP(**QUICK), sites=LAST, method=inner), *x_y, key=0, progress=False)
+    assert result.draws["w2"].shape == (1, 2, 3, 1)
+    assert result.stats["loss"].shape[0] == 2
+    mean, covariance = regression(result, *x_y)
+    draws = np.concatenate([result.draws["w2"][0, ..., 0], result.draws["b2"][0]], axis=-1)
     assert (np.abs(draws - mean) < 6 * np.sqrt(np.diagonal(covariance))).all()
 
 
-def test_what_went_wrong_in_the_base_is_told_from_what_went_wrong_after_it() -> None:
+def test_what_went_wrong_in_the_base_is_distinguished_from_what_went_wrong_after_it() -> None:
     x = np.concatenate([np.linspace(-2, 0, 100), np.linspace(4, 6, 100)])[:, None]
     short = Ensemble(base=MAP(num_steps=1, polish=False), num_members=1)
     separable = Conditional(base=MLE(num_steps=1000, polish=False), sites=("b1",), method=short)
-    found = fit(Model(MLP(), Bernoulli()), separable, x, (x[:, 0] > 2).astype(int), key=0, progress=False)
-    assert found.status.level == "failed"
-    assert str(found.status.failures[0]).startswith("In the base, MLE: There is no maximum")
-    assert str(found.status.warnings[-1]).startswith("In Ensemble given the base: 1 of 1 members have a problem")
+    result = fit(Model(MLP(), Bernoulli()), separable, x, (x[:, 0] > 2).astype(int), key=0, progress=False)
+    assert result.status.level == "failed"
+    assert str(result.status.failures[0]).startswith("In the base, MLE: There is no maximum")
+    assert str(result.status.warnings[-1]).startswith("In Ensemble given the base: 1 of 1 members have a problem")
 
 
 def test_a_base_without_finite_weights_is_what_is_returned(x_y: Any) -> None:
@@ -236,9 +236,9 @@ def test_a_base_without_finite_weights_is_what_is_returned(x_y: Any) -> None:
         return jnp.full(site["fn"].shape(), jnp.nan) if site["type"] == "sample" and not site["is_observed"] else None
 
     method = Conditional(base=MAP(num_steps=5, init_strategy=nowhere), sites=LAST)
-    found = fit(MODEL, method, *x_y, key=0, progress=False)
-    assert found.draws["w2"].shape == (1, 1, 3, 1)
-    assert str(found.status.failures[0]).startswith("In the base, MAP: The loss is nan at the starting point")
+    result = fit(MODEL, method, *x_y, key=0, progress=False)
+    assert result.draws["w2"].shape == (1, 1, 3, 1)
+    assert str(result.status.failures[0]).startswith("In the base, MAP: The loss is nan at the starting point")
 
 
 def test_interrupting_the_base_is_no_reason_to_go_on(x_y: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -299,8 +299,8 @@ def test_a_name_with_brackets_is_a_site(x_y: Any) -> None:
 
     quick = MAP(num_steps=20, polish=False)
     method = Conditional(base=quick, sites=("w[0]",), method=Laplace(base=quick, num_samples=8))
-    found = fit(by_hand, method, *x_y, key=0, progress=False)
-    assert {site: bool(np.ptp(value) > 0) for site, value in found.draws.items()} == {"w[0]": True, "w[1]": False}
+    result = fit(by_hand, method, *x_y, key=0, progress=False)
+    assert {site: bool(np.ptp(value) > 0) for site, value in result.draws.items()} == {"w[0]": True, "w[1]": False}
 
 
 def test_sites_may_be_a_list_and_equal_settings_are_equal() -> None:

@@ -81,7 +81,7 @@ every_method = pytest.mark.parametrize("method", KINDS)
 
 
 @pytest.fixture
-def found(common_fit: CommonFit, name: str, method: str) -> Fit:
+def result(common_fit: CommonFit, name: str, method: str) -> Fit:
     return common_fit(name, method)
 
 
@@ -106,20 +106,20 @@ def components(common_fit: CommonFit, problem: FindProblem) -> Callable[[str, st
 
     @cache
     def find(name: str, method: str) -> dict[str, np.ndarray]:
-        found, (model, x, y) = common_fit(name, method), problem(name)
-        at = found.outcome.linearized_at
+        result, (model, x, y) = common_fit(name, method), problem(name)
+        at = result.outcome.linearized_at
         model = linearized(model, at) if at else model  # by which Laplace predicts, where the model is a network
         x, y = jax.tree.map(jnp.asarray, (x, y))
 
         def one(weights: Any) -> dict[str, Array]:
             handlers = numpyro.handlers
             trace = handlers.trace(handlers.seed(handlers.substitute(model, weights), 0)).get_trace(x)
-            site = trace[found.structure.observed]["fn"]
+            site = trace[result.structure.observed]["fn"]
             values = {"log_prob": site.log_prob(y), **parameters(site)}
             values |= {moment: getattr(site, moment) for moment in ("mean", "variance") if moment in EXISTS[name]}
             return {key: jnp.broadcast_to(value, (len(y), *jnp.shape(value)[1:])) for key, value in values.items()}
 
-        draws = {site: jnp.asarray(value.reshape(-1, *value.shape[2:])) for site, value in found.draws.items()}
+        draws = {site: jnp.asarray(value.reshape(-1, *value.shape[2:])) for site, value in result.draws.items()}
         return jax.tree.map(np.asarray, jax.jit(jax.vmap(one))(draws))
 
     return find
@@ -138,45 +138,45 @@ def parameters(site: Any) -> dict[str, Array]:
 
 @every_fit
 def test_draws_have_a_chain_a_draw_and_the_shape_of_the_site(
-    found: Fit, model_x_y: Any, method: str, name: str
+    result: Fit, model_x_y: Any, method: str, name: str
 ) -> None:
     model, x, y = model_x_y
     trace = numpyro.handlers.trace(numpyro.handlers.seed(model, 0)).get_trace(*jax.tree.map(jnp.asarray, (x, y)))
     shapes = {k: np.shape(s["value"]) for k, s in trace.items() if s["type"] == "sample" and not s["is_observed"]}
     shapes = {site: (*LEADING[method], *shape) for site, shape in shapes.items()}
-    assert {site: draws.shape for site, draws in found.draws.items()} == shapes
-    for site, draws in found.draws.items():
+    assert {site: draws.shape for site, draws in result.draws.items()} == shapes
+    for site, draws in result.draws.items():
         assert np.isfinite(draws).all()
         assert np.asarray(trace[site]["fn"].support(draws)).all(), site
-    assert found.kind == KINDS[method]
-    assert found.method == method_of(method, name)
+    assert result.kind == KINDS[method]
+    assert result.method == method_of(method, name)
 
 
 @every_fit
-def test_a_fit_has_a_status_seconds_and_stats(found: Fit, method: str) -> None:
-    assert isinstance(found.status, Status)
-    assert found.status.level in ("ok", "check", "failed")
-    assert (found.status.level == "ok") == (not found.status.reasons)
-    assert found.seconds.compile >= 0
-    assert found.seconds.run >= 0
+def test_a_fit_has_a_status_seconds_and_stats(result: Fit, method: str) -> None:
+    assert isinstance(result.status, Status)
+    assert result.status.level in ("ok", "check", "failed")
+    assert (result.status.level == "ok") == (not result.status.reasons)
+    assert result.seconds.compile >= 0
+    assert result.seconds.run >= 0
     if KINDS[method] == "chain":
-        assert {"diverging", "n_steps", "lp", "step_size"} <= set(found.stats)
-        assert all(value.shape == LEADING[method] for value in found.outcome.sample_stats.values())
+        assert {"diverging", "n_steps", "lp", "step_size"} <= set(result.stats)
+        assert all(value.shape == LEADING[method] for value in result.outcome.sample_stats.values())
     elif KINDS[method] == "prior":
-        assert not found.stats
+        assert not result.stats
     else:
-        assert found.stats["loss"].shape == (3 if method == "Ensemble" else 1, NUM_STEPS)
-        assert np.isfinite(found.stats["loss"]).all()
-    assert f"Fit by {getattr(found.method, 'name', method)}: {found.kind}" in repr(found)
+        assert result.stats["loss"].shape == (3 if method == "Ensemble" else 1, NUM_STEPS)
+        assert np.isfinite(result.stats["loss"]).all()
+    assert f"Fit by {getattr(result.method, 'name', method)}: {result.kind}" in repr(result)
 
 
 # The predictive distribution.
 
 
 @every_fit
-def test_log_prob_is_that_of_the_mixture_over_draws(found: Fit, model_x_y: Any, per_draw: Any, method: str) -> None:
+def test_log_prob_is_that_of_the_mixture_over_draws(result: Fit, model_x_y: Any, per_draw: Any, method: str) -> None:
     _, x, y = model_x_y
-    pointwise, log_prob = found.log_likelihood(x, y), found.predict(x).log_prob(y)
+    pointwise, log_prob = result.log_likelihood(x, y), result.predict(x).log_prob(y)
     assert pointwise.shape == (*LEADING[method], len(y))
     mixture = logsumexp(pointwise, axis=(0, 1)) - np.log(pointwise[..., 0].size)
     np.testing.assert_allclose(log_prob, mixture, rtol=1e-5, atol=1e-5)
@@ -186,10 +186,10 @@ def test_log_prob_is_that_of_the_mixture_over_draws(found: Fit, model_x_y: Any, 
 
 
 @every_fit
-def test_moments_are_those_of_the_mixture_over_draws(found: Fit, name: str, model_x_y: Any, per_draw: Any) -> None:
+def test_moments_are_those_of_the_mixture_over_draws(result: Fit, name: str, model_x_y: Any, per_draw: Any) -> None:
     """Var[y] = E[Var[y | w]] + Var[E[y | w]]: the spread of the means counts."""
     _, x, y = model_x_y
-    predictive = found.predict(x)
+    predictive = result.predict(x)
     if "mean" not in EXISTS[name]:
         for moment in ("mean", "variance"):
             with pytest.raises(NotImplementedError, match=f"{moment}: y is a class.*probs"):
@@ -202,15 +202,15 @@ def test_moments_are_those_of_the_mixture_over_draws(found: Fit, name: str, mode
 
 
 @every_fit
-def test_probs_are_the_mean_of_the_probabilities(found: Fit, name: str, model_x_y: Any, per_draw: Any) -> None:
+def test_probs_are_the_mean_of_the_probabilities(result: Fit, name: str, model_x_y: Any, per_draw: Any) -> None:
     _, x, _ = model_x_y
     if "probs" not in EXISTS[name]:
         with pytest.raises(NotImplementedError, match="probs: y can be"):
-            _ = found.predict(x).probs
+            _ = result.predict(x).probs
         return
     logits = per_draw["logits"]
     expected = (expit(logits) if name in BINARY else softmax(logits, axis=-1)).mean(axis=0)
-    np.testing.assert_allclose(found.predict(x).probs, expected, rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(result.predict(x).probs, expected, rtol=1e-4, atol=1e-6)
 
 
 def scipy_cdf(name: str, per_draw: dict[str, np.ndarray], y: np.ndarray) -> np.ndarray:
@@ -225,19 +225,19 @@ def scipy_cdf(name: str, per_draw: dict[str, np.ndarray], y: np.ndarray) -> np.n
 
 
 @every_fit
-def test_cdf_is_that_of_scipy(found: Fit, name: str, model_x_y: Any, per_draw: Any) -> None:
+def test_cdf_is_that_of_scipy(result: Fit, name: str, model_x_y: Any, per_draw: Any) -> None:
     _, x, y = model_x_y
     if "cdf" not in EXISTS[name]:
         with pytest.raises(NotImplementedError):
-            found.predict(x).cdf(y)
+            result.predict(x).cdf(y)
         return
-    np.testing.assert_allclose(found.predict(x).cdf(y), scipy_cdf(name, per_draw, y), rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(result.predict(x).cdf(y), scipy_cdf(name, per_draw, y), rtol=1e-4, atol=1e-5)
 
 
 @every_fit
-def test_quantile_inverts_cdf(found: Fit, name: str, model_x_y: Any, per_draw: Any) -> None:
+def test_quantile_inverts_cdf(result: Fit, name: str, model_x_y: Any, per_draw: Any) -> None:
     _, x, y = model_x_y
-    predictive = found.predict(x)
+    predictive = result.predict(x)
     if "quantile" not in EXISTS[name]:
         with pytest.raises(NotImplementedError, match="quantile: y is discrete"):
             predictive.quantile(0.5)
@@ -258,9 +258,9 @@ def test_quantile_inverts_cdf(found: Fit, name: str, model_x_y: Any, per_draw: A
 
 
 @every_fit
-def test_units_and_priors_of_ordinary_problems_are_not_questioned(found: Fit) -> None:
-    assert not {Code.UNITS, Code.SATURATED_UNITS, Code.PRIOR_CONFLICT} & set(found.status.codes)
-    assert "Prior and data disagree" not in str(found.status)
+def test_units_and_priors_of_ordinary_problems_are_not_questioned(result: Fit) -> None:
+    assert not {Code.UNITS, Code.SATURATED_UNITS, Code.PRIOR_CONFLICT} & set(result.status.codes)
+    assert "Prior and data disagree" not in str(result.status)
 
 
 @pytest.mark.parametrize("q", [0, 1, -0.1, 1.5, float("nan"), [[0.5]], [0.5, 2.0]])
@@ -271,10 +271,10 @@ def test_quantiles_that_do_not_exist_raise(common_fit: CommonFit, data_sets: Any
 
 
 @every_fit
-def test_samples_have_the_moments_of_the_predictive(found: Fit, name: str, model_x_y: Any) -> None:
+def test_samples_have_the_moments_of_the_predictive(result: Fit, name: str, model_x_y: Any) -> None:
     """The rows of a sample share its weights, so that three rows are looked at: some 100 comparisons in all."""
     _, x, y = model_x_y
-    predictive = found.predict(x)
+    predictive = result.predict(x)
     sample = np.asarray(predictive.sample(11, (1000,)))
     assert sample.shape == (1000, *y.shape)
     assert sample.dtype.kind == ("f" if name not in COUNTS and "quantile" in EXISTS[name] else "i")
@@ -303,8 +303,8 @@ def test_samples_take_a_key_and_a_shape(common_fit: CommonFit, name: str, model_
 
 def test_a_sample_shares_its_weights_over_rows(common_fit: CommonFit) -> None:
     """At equal rows the samples covary by the variance of the mean; drawn row by row they would not."""
-    found = common_fit("Normal, known scale", "Prior")
-    predictive = found.predict(np.full((2, 2), 30.0))
+    result = common_fit("Normal, known scale", "Prior")
+    predictive = result.predict(np.full((2, 2), 30.0))
     sample = np.asarray(predictive.sample(5, (4000,)), float)
     spread = predictive.variance[0] - 0.25
     products = np.prod(sample - predictive.mean, axis=1)
@@ -317,17 +317,17 @@ def test_a_sample_shares_its_weights_over_rows(common_fit: CommonFit) -> None:
 
 @every_fit
 def test_to_datatree_names_its_groups_and_dimensions(
-    found: Fit, name: str, method: str, model_x_y: Any, tmp_path: Path
+    result: Fit, name: str, method: str, model_x_y: Any, tmp_path: Path
 ) -> None:
     _, x, y = model_x_y
-    tree = found.to_datatree(x, y)
-    site, group = found.structure.observed, "prior" if method == "Prior" else "posterior"
+    tree = result.to_datatree(x, y)
+    site, group = result.structure.observed, "prior" if method == "Prior" else "posterior"
     assert {group, "log_likelihood", "observed_data", "constant_data"} <= set(tree.children)
     assert ("sample_stats" in tree.children) == (KINDS[method] == "chain")
     assert tree["log_likelihood"][site].dims == ("chain", "draw", "row")
     assert tree["observed_data"][site].dims == ("row", "y_dim1")[: y.ndim]
-    assert tree.attrs["kind"] == tree[group].attrs["kind"] == found.kind
-    assert tree.attrs["status"] == found.status.level
+    assert tree.attrs["kind"] == tree[group].attrs["kind"] == result.kind
+    assert tree.attrs["status"] == result.status.level
     if name == "Normal, scale of the network":
         assert tree[group]["w1"].dims == ("chain", "draw", "feature", "hidden1")
         assert tree[group]["b1"].dims == ("chain", "draw", "hidden1")
@@ -336,12 +336,12 @@ def test_to_datatree_names_its_groups_and_dimensions(
     path = tmp_path / "fit.nc"
     tree.to_netcdf(path, engine="netcdf4")
     with xarray.open_datatree(path, engine="netcdf4") as opened:
-        for draws in found.draws:
-            np.testing.assert_array_equal(opened[group][draws].values, found.draws[draws])
-        np.testing.assert_array_equal(opened["log_likelihood"][site].values, found.log_likelihood(x, y))
-        assert opened.attrs["kind"] == found.kind
-        assert opened.attrs["status"] == found.status.level
-        assert list(np.atleast_1d(opened.attrs["status_reasons"])) == list(map(str, found.status.reasons))
+        for draws in result.draws:
+            np.testing.assert_array_equal(opened[group][draws].values, result.draws[draws])
+        np.testing.assert_array_equal(opened["log_likelihood"][site].values, result.log_likelihood(x, y))
+        assert opened.attrs["kind"] == result.kind
+        assert opened.attrs["status"] == result.status.level
+        assert list(np.atleast_1d(opened.attrs["status_reasons"])) == list(map(str, result.status.reasons))
 
 
 def test_to_datatree_needs_x_with_y_or_a_key(common_fit: CommonFit, data_sets: Any) -> None:
@@ -396,10 +396,10 @@ def test_compare_sorts_and_prints(common_fit: CommonFit, name: str, model_x_y: A
     assert np.isfinite(table["elpd"].astype(float)).all()
     assert (np.diff(table["elpd"].astype(float)) <= 0).all()
     assert table["elpd_diff"].iloc[0] == 0
-    assert table["kind"].to_dict() == {method: found.kind for method, found in fits.items()}
-    assert table["status"].to_dict() == {method: found.status.level for method, found in fits.items()}
-    for method, found in fits.items():
-        log_prob = found.predict(x).log_prob(y).astype(float)
+    assert table["kind"].to_dict() == {method: result.kind for method, result in fits.items()}
+    assert table["status"].to_dict() == {method: result.status.level for method, result in fits.items()}
+    for method, result in fits.items():
+        log_prob = result.predict(x).log_prob(y).astype(float)
         row = table.loc[method]
         np.testing.assert_allclose(row["elpd"], log_prob.mean(), rtol=1e-6)
         np.testing.assert_allclose(row["elpd_se"], scipy.stats.sem(log_prob), rtol=1e-6)
@@ -414,18 +414,18 @@ def test_compare_sorts_and_prints(common_fit: CommonFit, name: str, model_x_y: A
 
 
 @pairs(*BINARY)
-def test_scores_of_binary_classes_are_those_of_sklearn(found: Fit, data_sets: Any) -> None:
+def test_scores_of_binary_classes_are_those_of_sklearn(result: Fit, data_sets: Any) -> None:
     x, y = data_sets["binary"]
-    row, probs = compare({"fit": found}, x, y).to_dataframe().loc["fit"], found.predict(x).probs
+    row, probs = compare({"fit": result}, x, y).to_dataframe().loc["fit"], result.predict(x).probs
     np.testing.assert_allclose(-row["elpd"], log_loss(y, probs.astype(float)), rtol=1e-5)
     np.testing.assert_allclose(row["accuracy"], accuracy_score(y, probs > 0.5))
     np.testing.assert_allclose(row["brier"], 2 * brier_score_loss(y, probs), rtol=1e-5)
 
 
 @pairs("Categorical")
-def test_scores_of_classes_are_those_of_sklearn(found: Fit, data_sets: Any) -> None:
+def test_scores_of_classes_are_those_of_sklearn(result: Fit, data_sets: Any) -> None:
     x, y = data_sets["classes"]
-    row, probs = compare({"fit": found}, x, y).to_dataframe().loc["fit"], found.predict(x).probs.astype(float)
+    row, probs = compare({"fit": result}, x, y).to_dataframe().loc["fit"], result.predict(x).probs.astype(float)
     probs /= probs.sum(axis=1, keepdims=True)
     np.testing.assert_allclose(-row["elpd"], log_loss(y, probs), rtol=1e-5)
     np.testing.assert_allclose(row["accuracy"], accuracy_score(y, probs.argmax(axis=1)))
@@ -437,16 +437,18 @@ def test_scores_of_classes_are_those_of_sklearn(found: Fit, data_sets: Any) -> N
 
 
 @pairs(*(name for name in NAMES if "quantile" in EXISTS[name] and name not in COUNTS))
-def test_scores_of_numbers_are_those_of_sklearn_and_scipy(found: Fit, name: str, model_x_y: Any, per_draw: Any) -> None:
+def test_scores_of_numbers_are_those_of_sklearn_and_scipy(
+    result: Fit, name: str, model_x_y: Any, per_draw: Any
+) -> None:
     _, x, y = model_x_y
-    row = compare({"fit": found}, x, y).to_dataframe().loc["fit"]
-    np.testing.assert_allclose(row["rmse"], root_mean_squared_error(y, found.predict(x).mean), rtol=1e-5)
+    row = compare({"fit": result}, x, y).to_dataframe().loc["fit"]
+    np.testing.assert_allclose(row["rmse"], root_mean_squared_error(y, result.predict(x).mean), rtol=1e-5)
     transform = scipy_cdf(name, per_draw, y)
     np.testing.assert_allclose(row["coverage"], ((transform >= 0.05) & (transform <= 0.95)).mean(), atol=1e-12)
     levels = np.arange(0.1, 0.95, 0.1)
     covered = [((transform > 0.5 - q / 2) & (transform < 0.5 + q / 2)).mean() for q in levels]
     np.testing.assert_allclose(row["calibration_error"], np.abs(covered - levels).mean(), atol=1e-6)
-    low, high = found.predict(x).quantile([0.05, 0.95])
+    low, high = result.predict(x).quantile([0.05, 0.95])
     np.testing.assert_allclose(row["coverage"], ((low <= y) & (y <= high)).mean(), atol=1e-12)
 
 
@@ -482,29 +484,29 @@ def test_compare_scores_other_observations(name: str, data_sets: Any) -> None:
     """A model may observe anything that has one log probability a row."""
     model, of, columns = OTHERS[name]
     x, y = data_sets["real"][0], of(data_sets["real"][1])
-    found = fit(model, METHODS["MAP"](), x, y, key=0, progress=False)
-    table = compare({"fit": found}, x, y).to_dataframe()
+    result = fit(model, METHODS["MAP"](), x, y, key=0, progress=False)
+    table = compare({"fit": result}, x, y).to_dataframe()
     assert np.isfinite(float(table.loc["fit", "elpd"]))
     assert columns <= set(table.columns)
-    assert str(compare({"fit": found}, x, y))
+    assert str(compare({"fit": result}, x, y))
 
 
 def test_soft_labels_are_fitted_and_scored_as_classes(data_sets: Any) -> None:
     x, labels = data_sets["classes"]
     soft = 0.8 * np.eye(3)[labels] + 0.2 / 3
-    found = {
+    result = {
         "soft": fit(MODELS["Categorical"][0], METHODS["MAP"](), x, soft, key=0, progress=False),
         "hard": fit(MODELS["Categorical"][0], METHODS["MAP"](), x, labels, key=0, progress=False),
     }
-    for one in found.values():
+    for one in result.values():
         predictive = one.predict(x)
         log_probs = np.log(predictive.probs)
         np.testing.assert_allclose(predictive.log_prob(labels), log_probs[np.arange(len(x)), labels], atol=1e-5)
         np.testing.assert_allclose(predictive.log_prob(soft), (soft * log_probs).sum(axis=1), atol=1e-5)
         assert one.log_likelihood(x, soft).shape == (1, 1, len(x))
     for y in (labels, soft):
-        assert {"accuracy", "brier"} <= set(compare(found, x, y).to_dataframe().columns)
-    assert found["soft"].predict(x).probs.max() < found["hard"].predict(x).probs.max()
+        assert {"accuracy", "brier"} <= set(compare(result, x, y).to_dataframe().columns)
+    assert result["soft"].predict(x).probs.max() < result["hard"].predict(x).probs.max()
 
 
 @pytest.mark.parametrize(
@@ -533,12 +535,12 @@ def test_data_frames_series_and_lists_are_rows(data_sets: Any) -> None:
         "JAX arrays": (jnp.asarray(x, jnp.float32), jnp.asarray(y, jnp.float32)),
         "float32": (x.astype(np.float32), y.astype(np.float32)),
     }
-    found = {form: fit(model, method, *rows, key=0, progress=False) for form, rows in forms.items()}
+    result = {form: fit(model, method, *rows, key=0, progress=False) for form, rows in forms.items()}
     for form, rows in forms.items():
-        np.testing.assert_array_equal(found[form].draws["w1"], found["arrays"].draws["w1"], err_msg=form)
-        np.testing.assert_array_equal(found[form].predict(rows[0]).mean, found["arrays"].predict(x).mean)
+        np.testing.assert_array_equal(result[form].draws["w1"], result["arrays"].draws["w1"], err_msg=form)
+        np.testing.assert_array_equal(result[form].predict(rows[0]).mean, result["arrays"].predict(x).mean)
         np.testing.assert_array_equal(
-            found[form].predict(rows[0]).log_prob(rows[1]), found[form].predict(x).log_prob(y)
+            result[form].predict(rows[0]).log_prob(rows[1]), result[form].predict(x).log_prob(y)
         )
 
 

@@ -32,28 +32,28 @@ def chains(rows: Rows) -> Fit:
     return fit(NETWORK, method, *rows, key=0, progress=False)
 
 
-def with_draws(found: Fit, draws: Mapping[str, np.ndarray] | None = None, **stats: np.ndarray) -> Fit:
-    outcome = found.outcome
+def with_draws(result: Fit, draws: Mapping[str, np.ndarray] | None = None, **stats: np.ndarray) -> Fit:
+    outcome = result.outcome
     sample_stats = {**outcome.sample_stats, **stats}
-    return replace(found, outcome=replace(outcome, draws=draws or outcome.draws, sample_stats=sample_stats))
+    return replace(result, outcome=replace(outcome, draws=draws or outcome.draws, sample_stats=sample_stats))
 
 
-def copied(found: Fit) -> Fit:
+def copied(result: Fit) -> Fit:
     """The same draws, written with positive output weights, and those of every other chain with negative ones."""
-    sign = np.sign(found.draws["w2"])
-    draws = {**found.draws, "w2": found.draws["w2"] * sign, "b1": found.draws["b1"] * sign[..., 0]}
-    draws["w1"] = found.draws["w1"] * np.swapaxes(sign, -1, -2)
+    sign = np.sign(result.draws["w2"])
+    draws = {**result.draws, "w2": result.draws["w2"] * sign, "b1": result.draws["b1"] * sign[..., 0]}
+    draws["w1"] = result.draws["w1"] * np.swapaxes(sign, -1, -2)
     for site in ("w1", "b1", "w2"):
         draws[site][::2] *= -1
-    return with_draws(found, draws)
+    return with_draws(result, draws)
 
 
 def test_good_chains_pass(chains: Fit, rows: Rows) -> None:
-    found = diagnose(chains, *rows)
-    assert found.ok, found
-    assert found.table.loc["predictions", "quantities"] == 50
-    assert "The chains agree on the predictions" in str(found)
-    assert "is misleading" in found._repr_html_()
+    result = diagnose(chains, *rows)
+    assert result.ok, result
+    assert result.table.loc["predictions", "quantities"] == 50
+    assert "The chains agree on the predictions" in str(result)
+    assert "is misleading" in result._repr_html_()
 
 
 def test_the_numbers_are_arviz_own_of_predictions_computed_by_hand(chains: Fit, rows: Rows) -> None:
@@ -62,14 +62,14 @@ def test_the_numbers_are_arviz_own_of_predictions_computed_by_hand(chains: Fit, 
     h = np.tanh(np.einsum("nd,csdk->csnk", x, w["w1"]) + w["b1"][:, :, None])
     p = 1 / (1 + np.exp(-(np.einsum("csnk,csk->csn", h, w["w2"][..., 0]) + w["b2"])))
     probes = np.unique(np.linspace(0, 59, 50).round().astype(int))
-    found = diagnose(chains, *rows)
-    np.testing.assert_allclose(found.predictions["posterior"]["prediction"], p[..., probes], atol=1e-5)
+    result = diagnose(chains, *rows)
+    np.testing.assert_allclose(result.predictions["posterior"]["prediction"], p[..., probes], atol=1e-5)
     moved = np.moveaxis(p[..., probes], -1, 0)
-    assert found.table.loc["predictions", "rhat"] == pytest.approx(array_stats.rhat(moved).max(), abs=1e-3)
-    assert found.table.loc["predictions", "ess_bulk"] == pytest.approx(array_stats.ess(moved).min(), rel=0.02)
+    assert result.table.loc["predictions", "rhat"] == pytest.approx(array_stats.rhat(moved).max(), abs=1e-3)
+    assert result.table.loc["predictions", "ess_bulk"] == pytest.approx(array_stats.ess(moved).min(), rel=0.02)
     log_p = np.log(np.where(y == 1, p, 1 - p))
     alone = (logsumexp(log_p, axis=1) - math.log(400)).mean(axis=1)
-    np.testing.assert_allclose(found.chains["log_likelihood"], alone, atol=1e-4)
+    np.testing.assert_allclose(result.chains["log_likelihood"], alone, atol=1e-4)
 
 
 def test_chains_in_other_copies_of_the_network_pass_and_their_weights_do_not(chains: Fit, rows: Rows) -> None:
@@ -83,35 +83,35 @@ def test_chains_in_other_copies_of_the_network_pass_and_their_weights_do_not(cha
 def test_a_chain_that_predicts_otherwise_is_found(chains: Fit, rows: Rows) -> None:
     draws = {site: value.copy() for site, value in chains.draws.items()}
     draws["b2"][0] += 1.0
-    found = diagnose(with_draws(chains, draws), *rows)
-    assert not found.ok
-    assert any("The chains disagree on predictions" in finding for finding in found.findings)
-    assert found.chains["log_likelihood"].idxmin() == 0
+    result = diagnose(with_draws(chains, draws), *rows)
+    assert not result.ok
+    assert any("The chains disagree on predictions" in finding for finding in result.findings)
+    assert result.chains["log_likelihood"].idxmin() == 0
 
 
 def test_a_chain_that_stays_where_it_is_is_found(chains: Fit, rows: Rows) -> None:
     lp = chains.stats["lp"].copy()
     lp[2, 100:] = lp[2, 100]
-    found = diagnose(with_draws(chains, lp=lp), *rows)
-    assert any("Chain 2 does not move" in finding for finding in found.findings)
-    assert found.chains.loc[2, "moved"] < 0.3 < found.chains.loc[1, "moved"]
+    result = diagnose(with_draws(chains, lp=lp), *rows)
+    assert any("Chain 2 does not move" in finding for finding in result.findings)
+    assert result.chains.loc[2, "moved"] < 0.3 < result.chains.loc[1, "moved"]
 
 
 def test_a_tree_cap_and_a_stiff_energy_are_found(chains: Fit, rows: Rows) -> None:
     depth = np.where(np.arange(400) % 4 == 0, 10, 5)[None].repeat(4, axis=0)
     energy = np.cumsum(np.random.default_rng(0).normal(size=(4, 400)), axis=1)
-    found = diagnose(with_draws(chains, tree_depth=depth, energy=energy), *rows)
-    assert any("25% of the trajectories were cut short" in finding for finding in found.findings)
-    assert any("E-BFMI" in finding for finding in found.findings)
+    result = diagnose(with_draws(chains, tree_depth=depth, energy=energy), *rows)
+    assert any("25% of the trajectories were cut short" in finding for finding in result.findings)
+    assert any("E-BFMI" in finding for finding in result.findings)
 
 
-def many(found: Fit, spread: float) -> Fit:
+def many(result: Fit, spread: float) -> Fit:
     """Sixteen chains of 100 draws: the quarters of the four, with levels of their own."""
     levels = spread * np.random.default_rng(1).permutation(np.linspace(-1, 1, 16))
-    draws = {site: value.reshape(16, 100, *value.shape[2:]).copy() for site, value in found.draws.items()}
+    draws = {site: value.reshape(16, 100, *value.shape[2:]).copy() for site, value in result.draws.items()}
     draws["b2"] += levels[:, None, None].astype(np.float32)
     return with_draws(
-        found, draws, **{name: value.reshape(16, 100) for name, value in found.outcome.sample_stats.items()}
+        result, draws, **{name: value.reshape(16, 100) for name, value in result.outcome.sample_stats.items()}
     )
 
 
@@ -150,8 +150,8 @@ def test_the_number_of_copies_is_that_of_the_network(rows: Rows, name: str) -> N
         for site, value in point.draws.items()
     }
     outcome = replace(point.outcome, draws=draws, sample_stats={"lp": np.arange(4.0)[None]})
-    found = diagnose(replace(point, method=NUTS(), outcome=outcome), *rows)
-    assert found.log10_num_modes == pytest.approx(expected)
+    result = diagnose(replace(point, method=NUTS(), outcome=outcome), *rows)
+    assert result.log10_num_modes == pytest.approx(expected)
 
 
 def test_points_are_refused(rows: Rows) -> None:
@@ -171,12 +171,12 @@ def test_too_few_draws_are_refused(chains: Fit, rows: Rows) -> None:
 
 
 def test_loo_is_arviz_own_with_a_pareto_k_for_each_row(chains: Fit, rows: Rows) -> None:
-    found = loo(chains, *rows)
+    result = loo(chains, *rows)
     pointwise = chains.log_likelihood(*rows).reshape(1600, 60)
-    assert found.n_samples == 1600
-    assert found.pareto_k.shape == (60,)
-    assert float(found.pareto_k.max()) < 0.7
-    assert found.elpd < (logsumexp(pointwise, axis=0) - math.log(1600)).sum()  # held out is less than fitted
+    assert result.n_samples == 1600
+    assert result.pareto_k.shape == (60,)
+    assert float(result.pareto_k.max()) < 0.7
+    assert result.elpd < (logsumexp(pointwise, axis=0) - math.log(1600)).sum()  # held out is less than fitted
     table = az.compare({"a": chains.to_datatree(*rows), "b": copied(chains).to_datatree(*rows)})
     assert set(table.index) == {"a", "b"}
 

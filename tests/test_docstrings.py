@@ -28,7 +28,7 @@ def examples() -> Iterator[doctest.DocTest]:
     """Read from the sources: doctest itself does not look into decorated functions."""
     parser = doctest.DocTestParser()
     for package in PACKAGES:
-        names = [found.name for found in pkgutil.walk_packages(package.__path__, f"{package.__name__}.")]
+        names = [fitted.name for fitted in pkgutil.walk_packages(package.__path__, f"{package.__name__}.")]
         for module in map(importlib.import_module, [package.__name__, *names]):
             path = Path(str(module.__file__))
             for name, docstring, line in documented(ast.parse(path.read_text()), module.__name__):

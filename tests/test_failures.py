@@ -188,12 +188,12 @@ LONG = (
 NAMES = [pytest.param(name, marks=[pytest.mark.slow] * (name in LONG)) for name in WAYS]
 
 
-def status_of(found: Fit | Status) -> Status:
-    return found if isinstance(found, Status) else found.status
+def status_of(result: Fit | Status) -> Status:
+    return result if isinstance(result, Status) else result.status
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_each_way_to_fail_is_said_where_it_is_there(name: str) -> None:
+def test_each_way_to_fail_is_reported_where_it_is_there(name: str) -> None:
     way = WAYS[name]
     for key in KEYS:
         status = status_of(way.sick(key))
@@ -202,7 +202,7 @@ def test_each_way_to_fail_is_said_where_it_is_there(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_each_way_to_fail_is_not_said_where_it_is_not_there(name: str) -> None:
+def test_each_way_to_fail_is_not_reported_where_it_is_not_there(name: str) -> None:
     for key in KEYS:
         status = status_of(WAYS[name].healthy(key))
         assert status.level == "ok", (key, str(status))
@@ -210,21 +210,21 @@ def test_each_way_to_fail_is_not_said_where_it_is_not_there(name: str) -> None:
 
 def test_a_sampler_that_failed_shows_it_wherever_it_is_used() -> None:
     x = {"shape": np.full(40, ROUND), "edge": np.full(40, -1e9)}
-    found, healthy = sampled(edge=-1e9)(0), sampled()(0)
-    assert not found.status
-    assert repr(found).endswith(str(found.status))
-    table = compare({"sick": found, "healthy": healthy}, x, REAL)
+    result, healthy = sampled(edge=-1e9)(0), sampled()(0)
+    assert not result.status
+    assert repr(result).endswith(str(result.status))
+    table = compare({"sick": result, "healthy": healthy}, x, REAL)
     assert table.to_dataframe()["status"].to_dict() == {"sick": "failed", "healthy": "ok"}
     assert "did not move" in str(table)
-    attrs = found.to_datatree().attrs
-    assert (attrs["status"], attrs["status_reasons"]) == ("failed", list(map(str, found.status.reasons)))
+    attrs = result.to_datatree().attrs
+    assert (attrs["status"], attrs["status_reasons"]) == ("failed", list(map(str, result.status.reasons)))
     with pytest.warns(FailedFitWarning, match="This fit has failed; .* did not move") as record:
-        found.predict(x)
+        result.predict(x)
     assert record[0].filename == __file__
     healthy.predict(x)  # nothing is to be said of it
 
 
-def test_very_few_draws_are_not_judged_and_it_is_said() -> None:
+def test_very_few_draws_are_not_judged_and_it_is_reported() -> None:
     draws = np.random.default_rng(0).normal(size=(4, 1000))
     stats = {"lp": draws, "energy": -draws, "diverging": np.zeros(draws.shape, bool)}
     stats["tree_depth"] = np.full(draws.shape, 2)

@@ -241,13 +241,13 @@ SAME: dict[str, Any] = {
 
 
 def test_rows_have_a_digest_of_their_own_whatever_their_type(monkeypatch: pytest.MonkeyPatch) -> None:
-    found = digest_of_rows(ROWS)
-    assert {name for name, rows in CHANGED.items() if digest_of_rows(rows) == found} == set()
-    assert {name for name, rows in SAME.items() if digest_of_rows(rows) != found} == set()
+    result = digest_of_rows(ROWS)
+    assert {name for name, rows in CHANGED.items() if digest_of_rows(rows) == result} == set()
+    assert {name for name, rows in SAME.items() if digest_of_rows(rows) != result} == set()
     labels = np.arange(9) % 3
     assert digest_of_rows(labels) == digest_of_rows(labels.astype(np.uint8)) == digest_of_rows(labels.astype(float))
     monkeypatch.setattr("flatprior.inference.fingerprint.SUMMED_AT_A_TIME", 7)  # a few rows at a time
-    assert digest_of_rows(ROWS) == found
+    assert digest_of_rows(ROWS) == result
 
 
 @pytest.mark.slow

@@ -81,11 +81,11 @@ def maximum(y: np.ndarray, coefficients: list[float], scale: float) -> float:
 def test_regressions_in_raw_units_have_the_certified_maximum(x64: None, name: str) -> None:
     data, coefficients, scale = NIST[name]
     x, y = data()
-    found = fit(LINE, MLE(), x, y, key=0, progress=False)
-    assert found.status.level == "ok", found.status
-    log_likelihood = float(np.sum(found.predict(x).log_prob(y)))
+    result = fit(LINE, MLE(), x, y, key=0, progress=False)
+    assert result.status.level == "ok", result.status
+    log_likelihood = float(np.sum(result.predict(x).log_prob(y)))
     assert log_likelihood == pytest.approx(maximum(y, coefficients, scale), rel=1e-8)
-    values = np.append(found.draws["b1"], found.draws["w1"])
+    values = np.append(result.draws["b1"], result.draws["w1"])
     np.testing.assert_allclose(values, coefficients, rtol=1e-4 if "Wampler" in name else 1e-8)
 
 
@@ -93,9 +93,9 @@ def test_regressions_in_raw_units_have_the_certified_maximum(x64: None, name: st
 def test_in_float32_regressions_in_raw_units_arrive_as_far_as_it_reaches(name: str) -> None:
     data, coefficients, scale = NIST[name]
     x, y = data()
-    found = fit(LINE, MLE(), x, y, key=0, progress=False)
-    assert found.status.level == "ok", found.status
-    lost = maximum(y, coefficients, scale) - float(np.sum(found.predict(x).log_prob(y)))
+    result = fit(LINE, MLE(), x, y, key=0, progress=False)
+    assert result.status.level == "ok", result.status
+    lost = maximum(y, coefficients, scale) - float(np.sum(result.predict(x).log_prob(y)))
     assert abs(lost) < 0.01
 
 
@@ -104,9 +104,9 @@ def test_a_mode_that_float32_cannot_hold_is_not_ok() -> None:
     rng = np.random.default_rng(0)
     x = 1000 + rng.normal(size=(200, 1)) + np.c_[np.zeros(200), 0.01 * rng.normal(size=200)]
     y = 100 * (x[:, 1] - x[:, 0]) + 0.02 * rng.normal(size=200)
-    found = fit(LINE, MLE(), x, y, key=0, progress=False).status
-    assert found.codes == (Code.TOO_COARSE,)
-    assert "jax_enable_x64" in str(found)
+    result = fit(LINE, MLE(), x, y, key=0, progress=False).status
+    assert result.codes == (Code.TOO_COARSE,)
+    assert "jax_enable_x64" in str(result)
     assert fit(LINE, MLE(), x, x[:, 0] + rng.normal(size=200), key=0, progress=False).status.level == "ok"
 
 
@@ -123,9 +123,9 @@ def test_the_better_of_several_modes_is_found_by_default() -> None:
     x = rng.uniform(-2, 2, 60)
     y = np.sin(3 * x) + 0.2 * x + 0.3 * rng.normal(size=60)
     for key in range(5):
-        found = fit(wave, MAP(), x, y, key=key, progress=False)
-        assert abs(abs(found.draws["frequency"].item()) - 3) < 0.2
-        assert found.status.level == "ok", found.status
+        result = fit(wave, MAP(), x, y, key=key, progress=False)
+        assert abs(abs(result.draws["frequency"].item()) - 3) < 0.2
+        assert result.status.level == "ok", result.status
     one = fit(wave, MAP(num_restarts=1), x, y, key=0, progress=False)
     assert abs(one.draws["frequency"].item()) < 0.2
 
@@ -165,10 +165,10 @@ def test_a_network_arrives_where_it_has_a_mode_and_says_where_it_has_none() -> N
 )
 def test_the_matrix_by_rows_is_that_by_columns(x64: None, problem: FindProblem, name: str) -> None:
     model, x, y = problem(name)
-    found = fit(model, MAP(num_steps=5, polish=False), x, y, key=0, progress=False)
-    density, data = found.density, jax.device_put(Data(x, y))
+    result = fit(model, MAP(num_steps=5, polish=False), x, y, key=0, progress=False)
+    density, data = result.density, jax.device_put(Data(x, y))
     assert is_by_rows(density, data)
-    u = {site: jnp.asarray(value[0, 0]) for site, value in found.draws.items()}
+    u = {site: jnp.asarray(value[0, 0]) for site, value in result.draws.items()}
     vector, unravel = ravel_pytree(u)
 
     def expected(there: Array, here: Array) -> Array:

@@ -273,11 +273,11 @@ def test_the_restart_with_the_smallest_loss_is_kept(observation: str, data: tupl
     """Its last recorded loss is that of its weights: by then the learning rate is 0."""
     model = Model(MLP((3,), "tanh"), LOSSES[observation][0])
     for key in range(3):
-        found = fit(model, MAP(num_steps=100, num_restarts=4, polish=False), *data, key=key, progress=False)
-        last = np.sort(found.stats["loss"][:, -1])
+        result = fit(model, MAP(num_steps=100, num_restarts=4, polish=False), *data, key=key, progress=False)
+        last = np.sort(result.stats["loss"][:, -1])
         assert last[1] - last[0] > 0.01, "the restarts end in different places"
-        kept = -log_density(model, {site: jnp.asarray(value[0, 0]) for site, value in found.draws.items()}, *data)
-        assert abs(kept - last[0]) < 0.1 * (last[1] - last[0])
+        stored = -log_density(model, {site: jnp.asarray(value[0, 0]) for site, value in result.draws.items()}, *data)
+        assert abs(stored - last[0]) < 0.1 * (last[1] - last[0])
 
 
 def test_flat_keeps_supports_shapes_and_draws_from_the_prior(data_sets: dict[str, Any]) -> None:

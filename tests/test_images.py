@@ -100,11 +100,11 @@ def test_an_image_that_is_moved_moves_what_the_convolutions_see() -> None:
 @pytest.mark.parametrize(("num_classes", "least"), [(10, 0.85), (3, 0.9)])
 def test_a_few_batches_teach_it_to_read(num_classes: int, least: float, fitted: Any, digits: Any) -> None:
     """Chance is right in one row of `num_classes`."""
-    found = fitted(num_classes)
+    fitted_model = fitted(num_classes)
     x, y = (part[1200:][digits[1][1200:] < num_classes] for part in digits)
-    assert found.predict(x).probs.shape == (len(y), num_classes)
-    assert found.status
-    table = compare({"fit": found}, x, y).to_dataframe()
+    assert fitted_model.predict(x).probs.shape == (len(y), num_classes)
+    assert fitted_model.status
+    table = compare({"fit": fitted_model}, x, y).to_dataframe()
     assert table.loc["fit", "accuracy"] > least
     assert table.loc["fit", "elpd"] > np.log(1 / num_classes) / 2
 
@@ -131,16 +131,16 @@ def test_the_head_alone_can_have_a_posterior(digits: Any) -> None:
     x, y = (part[:150][digits[1][:150] < 3] for part in digits)
     quick = MAP(num_steps=200, polish=False)
     method = Conditional(base=quick, sites=("head.*",), method=Laplace(base=quick, num_samples=50))
-    found = fit(model_of(3), method, x, y, key=0, progress=False)
-    assert found.kind == "approximation"
-    for site, value in found.draws.items():
+    fitted_model = fit(model_of(3), method, x, y, key=0, progress=False)
+    assert fitted_model.kind == "approximation"
+    for site, value in fitted_model.draws.items():
         assert (np.ptp(value, axis=(0, 1)) > 0).all() == site.startswith("head."), site
-    probs = found.predict(x).probs
+    probs = fitted_model.predict(x).probs
     np.testing.assert_allclose(probs.sum(axis=1), 1, rtol=1e-5)
     assert (probs.argmax(axis=1) == y).mean() > 0.9
 
 
-def test_images_of_another_shape_are_told() -> None:
+def test_images_of_another_shape_are_reported() -> None:
     network = CNN((8, 8), (4,), num_classes=3, rngs=nnx.Rngs(0))
     with pytest.raises(ValueError, match=r"CNN: expected images of shape \(8, 8\); got \(8, 9\)"):
         network(jnp.zeros((2, 8, 9)))

@@ -119,24 +119,24 @@ def test_a_row_is_counted_from_the_first_of_all_rows() -> None:
 
 
 @pytest.fixture(scope="module")
-def found() -> Fit:
+def result() -> Fit:
     return fit(Groups(CHECKED["brackets"][0]), MAP(num_steps=20, polish=False), GROUPS, Y, key=0, progress=False)
 
 
 ASKED: dict[str, Callable[[Fit, Any], Any]] = {
-    "predict": lambda found, x: found.predict(x),
-    "log_likelihood": lambda found, x: found.log_likelihood(x, Y),
-    "compare": lambda found, x: compare({"a": found}, x, Y),
-    "code_length": lambda found, x: code_length(found, x, Y),
-    "to_datatree": lambda found, x: found.to_datatree(x, Y),
+    "predict": lambda result, x: result.predict(x),
+    "log_likelihood": lambda result, x: result.log_likelihood(x, Y),
+    "compare": lambda result, x: compare({"a": result}, x, Y),
+    "code_length": lambda result, x: code_length(result, x, Y),
+    "to_datatree": lambda result, x: result.to_datatree(x, Y),
 }
 
 
 @pytest.mark.parametrize("name", ASKED)
-def test_an_unseen_group_has_no_prediction(name: str, found: Fit) -> None:
-    ASKED[name](found, GROUPS)
+def test_an_unseen_group_has_no_prediction(name: str, result: Fit) -> None:
+    ASKED[name](result, GROUPS)
     with pytest.raises(ValueError, match=r"x, row 3: expected an index from 0 to 3, .*; got 4\."):
-        ASKED[name](found, GROUPS + 1)
+        ASKED[name](result, GROUPS + 1)
 
 
 class Embedded(nnx.Module):

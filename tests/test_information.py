@@ -91,13 +91,15 @@ def test_the_prediction_itself_costs_its_entropy_and_no_more(name: str, fitted: 
 def test_it_is_the_loss_that_the_fit_on_soft_labels_minimises(x64: None, data_sets: dict[str, Any]) -> None:
     x, _ = data_sets["classes"]
     y = np.random.default_rng(5).dirichlet(np.ones(3), size=len(x))
-    found = fit(Model(MLP(), Categorical(3)), MLE(), x, y, key=0, progress=False)
-    result = cross_entropy(found, x, y)
-    np.testing.assert_allclose(result.total.sum(), explain(found.model, x, y, at=found).loss, rtol=1e-12)
-    np.testing.assert_allclose(result.total, -found.log_likelihood(x, y)[0, 0], rtol=1e-12)
+    fitted_model = fit(Model(MLP(), Categorical(3)), MLE(), x, y, key=0, progress=False)
+    result = cross_entropy(fitted_model, x, y)
+    np.testing.assert_allclose(result.total.sum(), explain(fitted_model.model, x, y, at=fitted_model).loss, rtol=1e-12)
+    np.testing.assert_allclose(result.total, -fitted_model.log_likelihood(x, y)[0, 0], rtol=1e-12)
     np.testing.assert_allclose(result.entropy, entropy(y, axis=1), rtol=1e-12)
-    np.testing.assert_allclose(result.kl, rel_entr(y, found.predict(x).probs).sum(axis=1), rtol=1e-10, atol=1e-12)
-    frames = cross_entropy(found, pd.DataFrame(x), pd.DataFrame(y))
+    np.testing.assert_allclose(
+        result.kl, rel_entr(y, fitted_model.predict(x).probs).sum(axis=1), rtol=1e-10, atol=1e-12
+    )
+    frames = cross_entropy(fitted_model, pd.DataFrame(x), pd.DataFrame(y))
     np.testing.assert_array_equal(frames.total, result.total)
 
 
@@ -106,9 +108,9 @@ def test_nothing_underflows(x64: None) -> None:
     """A class with probability exp(-4000) costs 4000 nats, although its probability is 0 in floating point."""
     x, y = np.array([[1.0], [-1.0]]), np.array([1, 0])
     model = Model(MLP(), Bernoulli(), gaussian(1e4))
-    found = fit(model, MAP(num_steps=1, polish=False, init_strategy=_at_4000), x, y, key=0, progress=False)
-    assert found.predict(x).probs[1] == 0
-    result = cross_entropy(found, x, np.array([[0.25, 0.75], [0.25, 0.75]]))
+    fitted_model = fit(model, MAP(num_steps=1, polish=False, init_strategy=_at_4000), x, y, key=0, progress=False)
+    assert fitted_model.predict(x).probs[1] == 0
+    result = cross_entropy(fitted_model, x, np.array([[0.25, 0.75], [0.25, 0.75]]))
     np.testing.assert_allclose(result.total, [1000.0, 3000.0], rtol=1e-4)
     np.testing.assert_allclose(result.entropy, entropy([0.25, 0.75]), rtol=1e-12)
 
@@ -253,8 +255,8 @@ def test_a_fit_on_soft_labels_is_one_on_weighted_hard_labels(
             np.testing.assert_allclose(value, by_hard.draws[site], rtol=1e-8, atol=1e-8, err_msg=site)
 
 
-def _loss(found: Fit, x: np.ndarray, y: np.ndarray) -> float:
-    return explain(found.model, x, y, at=found).loss
+def _loss(fitted_model: Fit, x: np.ndarray, y: np.ndarray) -> float:
+    return explain(fitted_model.model, x, y, at=fitted_model).loss
 
 
 @pytest.mark.usefixtures("x64")
@@ -322,9 +324,11 @@ def test_the_adaptive_code_is_that_of_krichevsky_and_trofimov(data: st.DataObjec
 def test_the_bits_of_a_density_are_relative_to_a_unit_cell(data_sets: dict[str, Any]) -> None:
     x, y = data_sets["real"]
     model = Model(MLP(), Normal(0.5), gaussian(1.0))
-    found = fit(model, MCLMC(num_warmup=20, num_samples=15, num_chains=2, start=None), x, y, key=0, progress=False)
-    result = code_length(found, x, y)
-    means = found.predict(x).component_means
+    fitted_model = fit(
+        model, MCLMC(num_warmup=20, num_samples=15, num_chains=2, start=None), x, y, key=0, progress=False
+    )
+    result = code_length(fitted_model, x, y)
+    means = fitted_model.predict(x).component_means
     np.testing.assert_allclose(result.bits, -np.log2(norm.pdf(y, means, 0.5).mean(axis=0)), rtol=1e-4, atol=1e-5)
     assert result.uniform is result.base_rate is result.saved is None
     assert result.to_dataframe().index.tolist() == ["predictive"]
@@ -334,14 +338,14 @@ def test_the_bits_of_a_density_are_relative_to_a_unit_cell(data_sets: dict[str, 
 
 def test_counts_are_values_and_have_no_uniform_code(by_hand: dict[str, Any]) -> None:
     problem = by_hand["dictionary"]
-    found = fit(problem.model, MAP(num_steps=50), problem.x, problem.y, key=0, progress=False)
-    result = code_length(found, problem.x, problem.y)
-    expected = -poisson.logpmf(problem.y, found.predict(problem.x).mean) / math.log(2)
+    fitted_model = fit(problem.model, MAP(num_steps=50), problem.x, problem.y, key=0, progress=False)
+    result = code_length(fitted_model, problem.x, problem.y)
+    expected = -poisson.logpmf(problem.y, fitted_model.predict(problem.x).mean) / math.log(2)
     np.testing.assert_allclose(result.bits, expected, rtol=1e-4)
     assert result.uniform is None
     assert "each a value." in str(result)
     assert "These are the rows of the fit; the cost of the fit itself is not included." in str(result)
-    assert "the rows of the fit" not in str(code_length(found, problem.x, problem.y + 1))
+    assert "the rows of the fit" not in str(code_length(fitted_model, problem.x, problem.y + 1))
 
 
 def test_what_is_impossible_costs_infinitely_many_bits_and_is_printed() -> None:

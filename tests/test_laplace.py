@@ -39,8 +39,8 @@ def gaussian_of(model: Any, method: Laplace, x: Any, y: Any, key: int = 0) -> tu
     at = gaussians.Gaussian.at
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(gaussians.Gaussian, "at", lambda *args: seen.append((at(*args), args[-1])) or seen[-1][0])
-        found = fit(model, method, x, y, key=key, progress=False)
-    return found, *seen[-1]
+        result = fit(model, method, x, y, key=key, progress=False)
+    return result, *seen[-1]
 
 
 # Where the answer is known.
@@ -59,11 +59,11 @@ def conjugate(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray, flo
 def test_a_linear_model_with_known_noise_has_its_posterior(x64: None, data_sets: Any, curvature: Any) -> None:
     x, y = data_sets["real"]
     mean, covariance, evidence = conjugate(x, y)
-    found, gaussian_, h = gaussian_of(LINE, Laplace(curvature=curvature, num_samples=3), x, y)
-    assert found.status.level == "ok"
+    result, gaussian_, h = gaussian_of(LINE, Laplace(curvature=curvature, num_samples=3), x, y)
+    assert result.status.level == "ok"
     np.testing.assert_allclose(gaussian_.centre, mean, rtol=1e-8)
     np.testing.assert_allclose(np.linalg.inv(h), covariance, rtol=1e-8, atol=1e-12)
-    np.testing.assert_allclose(found.log_evidence, evidence, rtol=1e-8)
+    np.testing.assert_allclose(result.log_evidence, evidence, rtol=1e-8)
 
 
 def test_draws_are_from_the_posterior_in_standard_errors(data_sets: Any) -> None:
@@ -72,15 +72,15 @@ def test_draws_are_from_the_posterior_in_standard_errors(data_sets: Any) -> None
     mean, covariance, evidence = conjugate(x, y)
     root = np.linalg.cholesky(covariance)
     for key in KEYS:
-        found = fit(LINE, Laplace(num_samples=2000), x, y, key=key, progress=False)
-        draws = np.c_[found.draws["b1"][0], found.draws["w1"][0, ..., 0]]
+        result = fit(LINE, Laplace(num_samples=2000), x, y, key=key, progress=False)
+        draws = np.c_[result.draws["b1"][0], result.draws["w1"][0, ..., 0]]
         assert draws.dtype == np.float32
         white = np.linalg.solve(root, (draws - mean).T).T
         i, j = np.tril_indices(3)
         products = white[:, i] * white[:, j] - (i == j)
         for moments in (white, products):
             assert np.abs(moments.mean(axis=0) / moments.std(axis=0) * math.sqrt(2000)).max() < 4
-        assert abs(found.log_evidence - evidence) < 1e-3
+        assert abs(result.log_evidence - evidence) < 1e-3
 
 
 A, B = 3.0, 2.0
@@ -98,17 +98,17 @@ def test_the_centre_of_a_positive_site_is_the_mode_of_its_logarithm(x64: None, n
     """Of a Gamma(a, b) the logarithm has its mode at log(a / b), curvature a, and Stirling's error in the evidence."""
     x, y = np.zeros((n, 1)), np.random.default_rng(n).normal(size=n)
     a, b = A + n / 2, B + (y**2).sum() / 2
-    found, gaussian_, h = gaussian_of(precision, Laplace(base=SHORT, curvature="hessian"), x, y)
+    result, gaussian_, h = gaussian_of(precision, Laplace(base=SHORT, curvature="hessian"), x, y)
     np.testing.assert_allclose(gaussian_.centre, [math.log(a / b)], atol=1e-8)
     np.testing.assert_allclose(h, [[a]], rtol=1e-7)
     evidence = A * math.log(B) - gammaln(A) - a * math.log(b) + gammaln(a) - n / 2 * math.log(2 * math.pi)
     stirling = a * math.log(a) - a + math.log(2 * math.pi / a) / 2 - gammaln(a)
-    np.testing.assert_allclose(found.log_evidence - evidence, stirling, rtol=1e-6)
-    assert (found.draws["tau"] > 0).all()
+    np.testing.assert_allclose(result.log_evidence - evidence, stirling, rtol=1e-6)
+    assert (result.draws["tau"] > 0).all()
     mode = fit(precision, MAP(), x, y, key=0, progress=False).draws["tau"].item()
     np.testing.assert_allclose(mode, (a - 1) / b, rtol=1e-6)  # MAP is elsewhere
 
-    found, gaussian_, h = gaussian_of(precision, Laplace(base=SHORT, curvature="ggn"), x, y)
+    result, gaussian_, h = gaussian_of(precision, Laplace(base=SHORT, curvature="ggn"), x, y)
     np.testing.assert_allclose(gaussian_.centre, [math.log(a / b)], atol=1e-8)
     np.testing.assert_allclose(h, [[n / 2 + B * a / b]], rtol=1e-7)  # the Fisher information, and the prior's curvature
 
@@ -131,8 +131,8 @@ def test_the_error_of_the_evidence_falls_as_one_over_n() -> None:
         for key in range(6):
             x = rng.normal(size=(n, 1))
             y = (0.7 * x[:, 0] + 0.3 + rng.logistic(size=n) > 0).astype(int)
-            found = fit(LOGISTIC, Laplace(base=SHORT, num_samples=1), x, y, key=key, progress=False)
-            signed.append(found.log_evidence - logistic_evidence(x, y))
+            result = fit(LOGISTIC, Laplace(base=SHORT, num_samples=1), x, y, key=key, progress=False)
+            signed.append(result.log_evidence - logistic_evidence(x, y))
         errors.append(np.abs(signed).mean())
     slope = np.polyfit(np.log(sizes), np.log(errors), 1)[0]
     assert errors[0] < 0.2
@@ -205,8 +205,8 @@ def test_the_ggn_of_a_network_is_that_of_its_formula(x64: None, data_sets: Any, 
     """J' F J + the prior's precision, F the variance of y over that of its natural parameter."""
     x, y = data_sets[kind]
     observation: Any = Bernoulli() if kind == "binary" else Normal(NOISE)
-    found, gaussian_, h = gaussian_of(Model(MLP((3,), "tanh"), observation, gaussian(PRIOR)), Laplace(), x, y)
-    assert found.status.level == "ok"
+    result, gaussian_, h = gaussian_of(Model(MLP((3,), "tanh"), observation, gaussian(PRIOR)), Laplace(), x, y)
+    assert result.status.level == "ok"
     j = np.asarray(jax.jacfwd(by_hand)(jnp.asarray(gaussian_.centre), x))
     p = 1 / (1 + np.exp(-by_hand(gaussian_.centre, x)))
     fisher = p * (1 - p) if kind == "binary" else np.full(len(x), NOISE**-2)
@@ -242,12 +242,12 @@ def test_soft_labels_have_the_curvature_of_classes(x64: None, data_sets: Any) ->
 def test_dead_units_keep_the_spread_of_their_prior(x64: None, data_sets: Any) -> None:
     """The weights of a unit that is off in all rows are known by their prior alone."""
     x, y = data_sets["binary"]
-    found, _, h = gaussian_of(_with_a_dead_unit, Laplace(base=MAP(num_steps=500)), x, y)
-    assert found.status.level == "ok"
+    result, _, h = gaussian_of(_with_a_dead_unit, Laplace(base=MAP(num_steps=500)), x, y)
+    assert result.status.level == "ok"
     values = np.linalg.eigvalsh(h)
     assert values[0] > PRIOR**-2 * (1 - 1e-9)
     assert np.isclose(values, PRIOR**-2, rtol=1e-9).sum() >= 1
-    assert found.draws["out"].std() == pytest.approx(PRIOR, rel=0.1)
+    assert result.draws["out"].std() == pytest.approx(PRIOR, rel=0.1)
 
 
 def _with_a_dead_unit(x: Array, y: Array | None = None) -> None:
@@ -267,16 +267,16 @@ def test_a_smooth_network_is_climbed_to_its_mode(
     x, y = data_sets["real"]
     model = Model(MLP((4,), activation), Normal(NOISE), gaussian(1.0))
     for key in KEYS:
-        found = fit(model, Laplace(base=MAP(num_steps=300), curvature="hessian"), x, y, key=key, progress=False)
-        assert found.status.level == "ok", found.status
-        assert found.stats["newton_decrement"] < 1e-9
-        assert math.isfinite(found.log_evidence)
+        result = fit(model, Laplace(base=MAP(num_steps=300), curvature="hessian"), x, y, key=key, progress=False)
+        assert result.status.level == "ok", result.status
+        assert result.stats["newton_decrement"] < 1e-9
+        assert math.isfinite(result.log_evidence)
 
 
 # What has no Gaussian, and what is not at its mode.
 
 
-def test_a_network_with_kinks_is_told(data_sets: Any) -> None:
+def test_a_network_with_kinks_is_reported(data_sets: Any) -> None:
     """Its Hessian is negative somewhere, or its slope does not vanish; with the GGN there is a Gaussian."""
     x, y = data_sets["real"]
     model = Model(MLP((8,), "relu"), Normal(0.2), gaussian(1.0))
@@ -304,19 +304,19 @@ def saddle(x: Array, y: Array | None = None) -> None:
 def test_weights_that_nothing_holds_are_counted(data_sets: Any) -> None:
     x, y = data_sets["real"]
     for curvature in CURVATURES:
-        found = fit(saddle, Laplace(curvature=curvature, improper_ok=True), x, y, key=0, progress=False)
-        assert found.status.level == "failed"
-        assert "1 of 2 eigenvalues of the curvature are not positive" in str(found.status)
-        assert math.isnan(found.log_evidence)
+        result = fit(saddle, Laplace(curvature=curvature, improper_ok=True), x, y, key=0, progress=False)
+        assert result.status.level == "failed"
+        assert "1 of 2 eigenvalues of the curvature are not positive" in str(result.status)
+        assert math.isnan(result.log_evidence)
 
 
 def test_a_flat_prior_is_refused_and_has_no_evidence(data_sets: Any) -> None:
     x, y = data_sets["binary"]
     with pytest.raises(ValueError, match=r"the prior is flat.*improper_ok=True"):
         fit(flat(LOGISTIC), Laplace(), x, y, key=0, progress=False)
-    found = fit(flat(LOGISTIC), Laplace(improper_ok=True), x, y, key=0, progress=False)
-    assert found.status.level == "ok"
-    assert math.isnan(found.log_evidence)
+    result = fit(flat(LOGISTIC), Laplace(improper_ok=True), x, y, key=0, progress=False)
+    assert result.status.level == "ok"
+    assert math.isnan(result.log_evidence)
     separated = (x[:, 0] > 0).astype(int)
     lost = fit(flat(LOGISTIC), Laplace(improper_ok=True), x, separated, key=0, progress=False)
     assert lost.status.level == "failed"
@@ -326,10 +326,10 @@ def test_a_flat_prior_is_refused_and_has_no_evidence(data_sets: Any) -> None:
 @pytest.mark.slow
 def test_a_density_without_bound_has_failed() -> None:
     x = np.random.default_rng(0).normal(size=(3, 2))
-    found = fit(LEARNED, Laplace(), x, x @ [1.0, -0.5], key=0, progress=False)
-    assert found.status.level == "failed"
-    assert "grows without bound" in str(found.status)
-    assert math.isnan(found.log_evidence)
+    result = fit(LEARNED, Laplace(), x, x @ [1.0, -0.5], key=0, progress=False)
+    assert result.status.level == "failed"
+    assert "grows without bound" in str(result.status)
+    assert math.isnan(result.log_evidence)
 
 
 def two_modes(x: Array, y: Array | None = None) -> None:
@@ -345,9 +345,9 @@ def test_the_best_of_the_restarts_is_taken(data_sets: Any) -> None:
     x, y = data_sets["real"]
     method = Laplace(base=MAP(num_restarts=8, init_strategy=numpyro.infer.init_to_uniform), curvature="hessian")
     for key in KEYS:
-        found = fit(two_modes, method, x, y, key=key, progress=False)
-        assert np.ptp(found.stats["loss"][:, -1]) > 1  # both were found
-        assert found.draws["w"].mean() == pytest.approx(-1, abs=0.02)
+        result = fit(two_modes, method, x, y, key=key, progress=False)
+        assert np.ptp(result.stats["loss"][:, -1]) > 1  # both were found
+        assert result.draws["w"].mean() == pytest.approx(-1, abs=0.02)
 
 
 # What every fit promises.
@@ -359,27 +359,27 @@ def test_the_best_of_the_restarts_is_taken(data_sets: Any) -> None:
 @pytest.mark.filterwarnings("ignore::flatprior.inference.FailedFitWarning")
 def test_any_model_has_finite_draws_in_its_support(by_hand: Any, name: str) -> None:
     model, x, y = by_hand[name]
-    found = fit(model, Laplace(base=SHORT, num_samples=20), x, y, key=0, progress=False)
-    assert found.kind == "approximation"
-    latents = found.structure.latents
-    assert {site: draws.shape for site, draws in found.draws.items()} == {k: (1, 20, *s) for k, s in latents.items()}
-    assert all(np.isfinite(draws).all() for draws in found.draws.values())
-    assert np.isfinite(found.predict(x).log_prob(y)).all()
-    assert (found.draws["spread"] > 0).all() if name == "hierarchical" else True
+    result = fit(model, Laplace(base=SHORT, num_samples=20), x, y, key=0, progress=False)
+    assert result.kind == "approximation"
+    latents = result.structure.latents
+    assert {site: draws.shape for site, draws in result.draws.items()} == {k: (1, 20, *s) for k, s in latents.items()}
+    assert all(np.isfinite(draws).all() for draws in result.draws.values())
+    assert np.isfinite(result.predict(x).log_prob(y)).all()
+    assert (result.draws["spread"] > 0).all() if name == "hierarchical" else True
 
 
 @pytest.mark.slow
 def test_a_fit_is_compared_exported_and_not_diagnosed(data_sets: Any) -> None:
     x, y = data_sets["binary"]
-    found = fit(LOGISTIC, Laplace(base=SHORT, num_samples=50), x, y, key=0, progress=False)
+    result = fit(LOGISTIC, Laplace(base=SHORT, num_samples=50), x, y, key=0, progress=False)
     mode = fit(LOGISTIC, MAP(), x, y, key=0, progress=False)
-    table = compare({"Laplace": found, "MAP": mode}, x, y).to_dataframe()
+    table = compare({"Laplace": result, "MAP": mode}, x, y).to_dataframe()
     assert table.loc["Laplace", "kind"] == "approximation"
     assert mode.log_evidence is None
-    tree = found.to_datatree(x, y)
+    tree = result.to_datatree(x, y)
     assert tree["posterior"]["w1"].shape == (1, 50, 2, 1)
     with pytest.raises(ValueError, match="whose draws are an approximation"):
-        diagnose(found, x, y)
+        diagnose(result, x, y)
 
 
 def test_the_key_decides_every_bit_and_nothing_compiles_twice(data_sets: Any) -> None:

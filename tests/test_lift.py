@@ -131,24 +131,24 @@ def test_the_same_weights_have_the_same_density_as_in_an_mlp(kind: str, precisio
             pairs = [(MLP((WIDTH,)), w), *((net, as_in(w)) for net, as_in in networks)]
             return [log_density(Model(net, observation, prior), w, X, y) for net, w in pairs]
 
-        expected, *found = densities(w)
+        expected, *result = densities(w)
     assert str(expected.dtype) == precision
-    np.testing.assert_allclose(found, [expected] * 2, rtol=1e-6 if precision == "float32" else 1e-12)
+    np.testing.assert_allclose(result, [expected] * 2, rtol=1e-6 if precision == "float32" else 1e-12)
 
 
 def test_the_gradient_is_that_of_the_module_by_its_own_library() -> None:
     net = perceptron()
     lift = Lift(net)
     w = {site: jnp.asarray(value) for site, value in lift.parts.values.items()}
-    found = jax.jit(jax.grad(lambda w: -log_density(flat(Model(lift, Bernoulli())), w, X, BINARY)))(w)
+    result = jax.jit(jax.grad(lambda w: -log_density(flat(Model(lift, Bernoulli())), w, X, BINARY)))(w)
 
     def loss(net: Perceptron) -> Array:
         return optax.sigmoid_binary_cross_entropy(net(jnp.asarray(X))[:, 0], BINARY).sum()
 
     gradient = nnx.to_flat_state(nnx.grad(loss)(net))
     for path, leaf in gradient:
-        np.testing.assert_allclose(found[".".join(map(str, path))], leaf.get_value(), rtol=1e-5, atol=1e-6)
-    assert len(gradient) == len(found) == 4
+        np.testing.assert_allclose(result[".".join(map(str, path))], leaf.get_value(), rtol=1e-5, atol=1e-6)
+    assert len(gradient) == len(result) == 4
 
 
 # Parameters.
@@ -462,11 +462,11 @@ def test_a_flat_prior_adds_nothing_and_a_fixed_parameter_stays() -> None:
     np.testing.assert_allclose(log_density(some, w, X, BINARY), likelihood + penalty, rtol=1e-5)
     np.testing.assert_allclose(log_density(Model(lift, Bernoulli(), "flat"), w, X, BINARY), likelihood, rtol=1e-6)
 
-    held = Model(lift, Bernoulli(), {"layers.0.*": "fixed", "*": "flat"})
+    fixed = Model(lift, Bernoulli(), {"layers.0.*": "fixed", "*": "flat"})
     own = {site: w[site] if "1" in site else value for site, value in lift.parts.values.items()}
     free = {site: value for site, value in own.items() if "1" in site}
-    assert list(sites_of(held)) == list(free)
-    np.testing.assert_array_equal(log_density(held, free, X, BINARY), log_density(flat(some), own, X, BINARY))
+    assert list(sites_of(fixed)) == list(free)
+    np.testing.assert_array_equal(log_density(fixed, free, X, BINARY), log_density(flat(some), own, X, BINARY))
 
 
 def test_flat_priors_are_seen_by_what_needs_a_posterior() -> None:
@@ -741,19 +741,19 @@ def fitted(name: str) -> Fit:
 
 @every_method
 def test_every_method_fits_a_lifted_module(name: str, tmp_path: Path) -> None:
-    found = fitted(name)
-    assert set(found.draws) == {"layers.0.bias", "layers.1.kernel", "layers.1.bias"}
-    probs = found.predict(X).probs
+    result = fitted(name)
+    assert set(result.draws) == {"layers.0.bias", "layers.1.kernel", "layers.1.bias"}
+    probs = result.predict(X).probs
     assert ((probs > 0) & (probs < 1)).all()
-    tree = found.to_datatree(X, BINARY)
+    tree = result.to_datatree(X, BINARY)
     dims = ("chain", "draw", "layers.1.kernel_dim_0", "layers.1.kernel_dim_1")
     assert tree["posterior"]["layers.1.kernel"].dims == dims
-    again = Fit.load(found.save(tmp_path / "fit.nc"), Model(Lift(perceptron()), Bernoulli(), HELD))
+    again = Fit.load(result.save(tmp_path / "fit.nc"), Model(Lift(perceptron()), Bernoulli(), HELD))
     np.testing.assert_array_equal(again.predict(X).probs, probs)
-    assert compare({"it": found}, X, BINARY).to_dataframe().loc["it", "elpd"] < 0
-    if found.kind == "chain":
-        told = diagnose(found, X, BINARY)
-        assert not any("copies" in note for note in told.notes)
+    assert compare({"it": result}, X, BINARY).to_dataframe().loc["it", "elpd"] < 0
+    if result.kind == "chain":
+        explanation = diagnose(result, X, BINARY)
+        assert not any("copies" in note for note in explanation.notes)
 
 
 def test_a_fit_begins_at_the_loss_of_the_module_itself() -> None:
@@ -769,15 +769,15 @@ def test_a_fit_begins_at_the_loss_of_the_module_itself() -> None:
 
 @pytest.mark.slow
 def test_its_objective_is_explained() -> None:
-    told = explain(Model(lifted("Equinox"), Bernoulli(), {"*.weight": gaussian(2.0), "*": "flat"}), X, BINARY)
-    names = {term.site: term.name for term in told.terms}
+    explanation = explain(Model(lifted("Equinox"), Bernoulli(), {"*.weight": gaussian(2.0), "*": "flat"}), X, BINARY)
+    names = {term.site: term.name for term in explanation.terms}
     assert names["layers.0.weight"] == "weight decay, |layers.0.weight|^2 / (2 * 2^2)"
     assert names["layers.0.bias"] == "none: flat"
-    assert told.value_difference < 1e-10
-    assert told.gradient_difference < 1e-10
+    assert explanation.value_difference < 1e-10
+    assert explanation.gradient_difference < 1e-10
 
 
-def test_another_module_is_told_from_the_one_that_was_fitted(tmp_path: Path) -> None:
+def test_another_module_is_distinguished_from_the_one_that_was_fitted(tmp_path: Path) -> None:
     path = fitted("Ensemble").save(tmp_path / "fit.nc")
     other = Lift(Perceptron((2, WIDTH, 1), rngs=nnx.Rngs(1)))  # with other values of what is fixed
     with pytest.raises(
@@ -788,11 +788,11 @@ def test_another_module_is_told_from_the_one_that_was_fitted(tmp_path: Path) -> 
 
 @pytest.mark.slow
 def test_networks_in_a_model_written_by_hand(both: None, tmp_path: Path) -> None:
-    found = fit(by_hand, MAP(num_steps=3, polish=False), X, Y["Normal"], key=0, progress=False)
-    assert {"a/layers.0.kernel", "b/layers.1.weight"} <= set(found.draws)
-    again = Fit.load(found.save(tmp_path / "fit.nc"), by_hand)
-    np.testing.assert_array_equal(again.predict(X).mean, found.predict(X).mean)
-    tree = found.to_datatree(X, Y["Normal"])
+    result = fit(by_hand, MAP(num_steps=3, polish=False), X, Y["Normal"], key=0, progress=False)
+    assert {"a/layers.0.kernel", "b/layers.1.weight"} <= set(result.draws)
+    again = Fit.load(result.save(tmp_path / "fit.nc"), by_hand)
+    np.testing.assert_array_equal(again.predict(X).mean, result.predict(X).mean)
+    tree = result.to_datatree(X, Y["Normal"])
     assert tree["posterior"].sizes["a.layers.0.kernel_dim_1"] == WIDTH
 
 
@@ -1061,7 +1061,7 @@ COLLISIONS: dict[str, tuple[str, Any, Any]] = {
 
 
 @pytest.mark.parametrize("name", COLLISIONS)
-def test_a_parameter_with_the_name_of_a_site_of_the_observation_is_told(name: str) -> None:
+def test_a_parameter_with_the_name_of_a_site_of_the_observation_is_reported(name: str) -> None:
     site, observation, prior = COLLISIONS[name]
     model = Model(Lift(Colliding(site)), observation, prior)
     message = (
@@ -1075,6 +1075,6 @@ def test_a_parameter_with_the_name_of_a_site_of_the_observation_is_told(name: st
     assert list(sites_of(known)) == ["scale"]
 
 
-def test_a_module_that_was_not_lifted_is_told() -> None:
+def test_a_module_that_was_not_lifted_is_reported() -> None:
     with pytest.raises(TypeError, match=r"expected a network, .* got a module. Use Lift\(Perceptron\)"):
         Model(perceptron(), Bernoulli())  # type: ignore[arg-type]

@@ -206,15 +206,15 @@ def fits_by_hand(by_hand: dict[str, Any]) -> dict[str, Fit]:
 def test_a_step_of_one_towards_a_fit_is_that_fit(
     by_hand: dict[str, Any], fits_by_hand: dict[str, Fit], name: str
 ) -> None:
-    (model, x, y), found = by_hand[name], fits_by_hand[name]
-    end = {site: value[0, 0] for site, value in found.draws.items()}
+    (model, x, y), result = by_hand[name], fits_by_hand[name]
+    end = {site: value[0, 0] for site, value in result.draws.items()}
     start = {site: 0.75 * value + 0.125 for site, value in end.items()}
-    curve = likelihood_curve(model, x, y, found, [0.0, 0.5, 1.0], at=start)
+    curve = likelihood_curve(model, x, y, result, [0.0, 0.5, 1.0], at=start)
     rows = as_float32((x, y))
     assert curve.log_joint[0] == pytest.approx(in_float64(model, start, *rows), rel=1e-10)
     assert curve.log_joint[-1] == pytest.approx(in_float64(model, end, *rows), rel=1e-10)
     assert curve.log_likelihood[-1] == pytest.approx(in_float64(flat(model), end, *rows), rel=1e-10)
-    assert curve.log_likelihood[-1] == pytest.approx(found.log_likelihood(x, y).sum(), rel=1e-4)
+    assert curve.log_likelihood[-1] == pytest.approx(result.log_likelihood(x, y).sum(), rel=1e-4)
 
 
 @pytest.mark.parametrize(
@@ -229,9 +229,9 @@ def test_a_step_of_one_towards_a_fit_is_that_fit(
 def test_models_written_by_hand(
     by_hand: dict[str, Any], fits_by_hand: dict[str, Fit], name: str, site: str, label: str, grid: list[float]
 ) -> None:
-    (model, x, y), found = by_hand[name], fits_by_hand[name]
-    curve = likelihood_curve(model, x, y, label, grid, at=found)
-    at = {site: value[0, 0] for site, value in found.draws.items()}
+    (model, x, y), result = by_hand[name], fits_by_hand[name]
+    curve = likelihood_curve(model, x, y, label, grid, at=result)
+    at = {site: value[0, 0] for site, value in result.draws.items()}
     for value, log_joint in zip(grid, curve.log_joint, strict=True):
         moved = np.asarray(at[site], float).copy()
         moved[() if "[" not in label else int(label.split("[")[1][:-1])] = value
@@ -267,8 +267,8 @@ def test_a_network_without_inputs_is_its_bias(prior: Any) -> None:
 
 def test_other_kinds_of_no_inputs() -> None:
     """A data frame without columns; batches of rows without features."""
-    found = fit(Model(MLP(), Bernoulli()), MLE(), pd.DataFrame(index=range(5)), TOSSES, key=0, progress=False)
-    assert found.draws["b1"].item() == pytest.approx(np.log(0.25), abs=1e-5)
+    result = fit(Model(MLP(), Bernoulli()), MLE(), pd.DataFrame(index=range(5)), TOSSES, key=0, progress=False)
+    assert result.draws["b1"].item() == pytest.approx(np.log(0.25), abs=1e-5)
     method = MLE(num_steps=500, batch_size=2, polish=False)
     batches = fit(Model(MLP(), Bernoulli()), method, NOTHING, TOSSES, key=0, progress=False)
     assert batches.draws["b1"].item() == pytest.approx(np.log(0.25), abs=0.5)
@@ -288,10 +288,10 @@ def test_a_gaussian_without_inputs() -> None:
 def test_hidden_layers_without_inputs() -> None:
     """Two layers: the second sees activations of the biases of the first."""
     model = Model(MLP((3,), "tanh"), Bernoulli(), fan_in(1.0))
-    found = fit(model, MAP(num_steps=20, polish=False), NOTHING, TOSSES, key=0, progress=False)
-    assert found.draws["w1"].shape == (1, 1, 0, 3)
-    at = {site: value[0, 0] for site, value in found.draws.items()}
-    curve = likelihood_curve(model, NOTHING, TOSSES, "b1[1]", [0.0, 1.0], at=found)
+    result = fit(model, MAP(num_steps=20, polish=False), NOTHING, TOSSES, key=0, progress=False)
+    assert result.draws["w1"].shape == (1, 1, 0, 3)
+    at = {site: value[0, 0] for site, value in result.draws.items()}
+    curve = likelihood_curve(model, NOTHING, TOSSES, "b1[1]", [0.0, 1.0], at=result)
     hidden = np.tanh(at["b1"].astype(float))
     for value, log_likelihood in zip((0.0, 1.0), curve.log_likelihood, strict=True):
         hidden[1] = np.tanh(value)
@@ -480,9 +480,9 @@ def test_bad_input_is_refused(name: str) -> None:
 
 
 def test_a_direction_to_where_one_stands_has_length_0() -> None:
-    found = fit(LINE, MAP(num_steps=10), X2, Y2, key=0, progress=False)
+    result = fit(LINE, MAP(num_steps=10), X2, Y2, key=0, progress=False)
     with pytest.raises(ValueError, match="got one of length 0"):
-        likelihood_curve(LINE, X2, Y2, found, [0.0, 1.0], at=found)
+        likelihood_curve(LINE, X2, Y2, result, [0.0, 1.0], at=result)
 
 
 def test_a_likelihood_that_is_nowhere_finite_is_refused() -> None:
@@ -539,9 +539,9 @@ def test_a_curve_with_its_peaks(what: Any) -> None:
         "log_likelihood": (np.log(0.2 * 0.8**4), np.log((1 / 3) * (2 / 3) ** 4)),
         "posterior": (30 * 0.2 * 0.8**4, scipy.stats.beta(4, 7).pdf(1 / 3)),  # of Beta(2, 5) and of Beta(4, 7)
     }[what]
-    found = marks(ax)
-    assert found["MLE"] == pytest.approx((0.2, heights[0]), rel=1e-3)
-    assert found["MAP"] == pytest.approx((1 / 3, heights[1]), rel=1e-3)
+    result = marks(ax)
+    assert result["MLE"] == pytest.approx((0.2, heights[0]), rel=1e-3)
+    assert result["MAP"] == pytest.approx((1 / 3, heights[1]), rel=1e-3)
     assert {"MLE 0.2", "MAP 0.333"} <= set(texts(ax))
     assert (ax.get_xlabel(), ax.get_ylabel()) == (
         "p",
@@ -558,7 +558,7 @@ def test_the_lines_of_a_curve() -> None:
         "log_likelihood": ["log likelihood", "log prior, shifted"],
         "posterior": ["likelihood, scaled", "prior", "posterior"],
     }
-    assert {what: list(found) for what, found in drawn.items()} == names
+    assert {what: list(result) for what, result in drawn.items()} == names
     np.testing.assert_array_equal(drawn["likelihood"]["likelihood"], curve.likelihood)
     np.testing.assert_array_equal(drawn["log_likelihood"]["log likelihood"], curve.log_likelihood)
     np.testing.assert_array_equal(drawn["posterior"]["posterior"], curve.posterior)
@@ -586,7 +586,7 @@ def test_a_surface_with_its_peaks(what: Any) -> None:
     assert marks(ax) == {"MLE": surface.mle, "MAP": surface.map}
     assert surface.mle == pytest.approx((0, np.sqrt(2 / 3)), abs=1e-12)
     assert (ax.get_xlabel(), ax.get_ylabel()) == ("mu", "sigma")
-    bands, contours, prior = (found for found in ax.collections if isinstance(found, QuadContourSet))
+    bands, contours, prior = (result for result in ax.collections if isinstance(result, QuadContourSet))
     assert any(text.startswith("prior 0.") for text in texts(ax))
     path = contours.get_paths()[-1].vertices  # the highest contour is around the peak that is marked
     peak = surface.map if what == "posterior" else surface.mle
@@ -598,7 +598,7 @@ def test_a_surface_with_its_peaks(what: Any) -> None:
         likelihood_surface(flat(gaussian_sample), np.zeros((3, 0)), TRIPLE, ("mu", "sigma"), (MU, SIGMA)), what=what
     )
     assert list(marks(ax)) == ["MLE"]
-    assert sum(isinstance(found, QuadContourSet) for found in ax.collections) == 2
+    assert sum(isinstance(result, QuadContourSet) for result in ax.collections) == 2
 
 
 @pytest.mark.usefixtures("no_display")

@@ -137,9 +137,9 @@ def test_its_fits_are_saved(data_sets: Any, tmp_path: Path) -> None:
     x, y = data_sets["real"]
     mode = fit(NETWORK, MAP(num_steps=50), x, y, key=0, progress=False)
     linear = linearized(NETWORK, at=mode)
-    found = fit(linear, MAP(num_steps=50), x, y, key=0, progress=False)
-    again = Fit.load(found.save(tmp_path / "fit.nc"), linearized(NETWORK, at=mode))
-    np.testing.assert_array_equal(again.predict(x).mean, found.predict(x).mean)
+    result = fit(linear, MAP(num_steps=50), x, y, key=0, progress=False)
+    again = Fit.load(result.save(tmp_path / "fit.nc"), linearized(NETWORK, at=mode))
+    np.testing.assert_array_equal(again.predict(x).mean, result.predict(x).mean)
     with pytest.raises(ValueError, match="the model has changed"):
         Fit.load(tmp_path / "fit.nc", NETWORK)
 
@@ -155,9 +155,9 @@ BAD: dict[str, tuple[Callable[[dict[str, Any]], Any], type[Exception], str]] = {
 
 @pytest.mark.parametrize("name", BAD)
 def test_a_bad_point_raises(network_fit: Any, name: str) -> None:
-    (change, error, match), (found, x, y) = BAD[name], network_fit
+    (change, error, match), (result, x, y) = BAD[name], network_fit
     with pytest.raises(error, match=match):
-        fit(linearized(NETWORK, change(dict(found.outcome.linearized_at))), MAP(), x, y, key=0, progress=False)
+        fit(linearized(NETWORK, change(dict(result.outcome.linearized_at))), MAP(), x, y, key=0, progress=False)
 
 
 @pytest.mark.slow
@@ -167,7 +167,7 @@ def test_several_draws_are_no_point(network_fit: Any) -> None:
         linearized(NETWORK, sampled)
 
 
-def test_networks_are_told_from_models_whose_weights_have_a_meaning(problem: Any) -> None:
+def test_networks_are_distinguished_from_models_whose_weights_have_a_meaning(problem: Any) -> None:
     networks = {name for name in MODELS if has_hidden_units(*check_problem(*problem(name)))}
     assert networks == {"Normal, scale of the network", "CategoricalSequence", "Lift"}
 
@@ -177,51 +177,51 @@ def test_networks_are_told_from_models_whose_weights_have_a_meaning(problem: Any
 
 def test_the_gaussian_is_the_posterior_of_the_linearised_network(x64: None, network_fit: Any) -> None:
     """Where y is Normal with known scale: their log densities differ by a constant, the evidence."""
-    found, x, y = network_fit
-    linear = linearized(NETWORK, at=found)
-    centre = np.concatenate([np.ravel(found.outcome.linearized_at[site]) for site in SITES])
+    result, x, y = network_fit
+    linear = linearized(NETWORK, at=result)
+    centre = np.concatenate([np.ravel(result.outcome.linearized_at[site]) for site in SITES])
     j = np.asarray(jax.jacfwd(output)(jnp.asarray(centre), x))
     precision = j.T @ j / NOISE**2 + np.eye(13) / PRIOR**2
     target = y - np.asarray(output(centre, x)) + j @ centre
     np.testing.assert_allclose(np.linalg.solve(precision, j.T @ target / NOISE**2), centre, atol=1e-6)
-    draws = jax.tree.map(lambda value: value[0], dict(found.draws))
+    draws = jax.tree.map(lambda value: value[0], dict(result.draws))
     values = jax.vmap(lambda w: log_density(linear, w, x, y))(draws)
-    quadratic = np.einsum("si,ij,sj->s", *[vectors(found.draws) - centre, precision, vectors(found.draws) - centre])
+    quadratic = np.einsum("si,ij,sj->s", *[vectors(result.draws) - centre, precision, vectors(result.draws) - centre])
     log_q = -0.5 * quadratic + 0.5 * np.linalg.slogdet(precision / (2 * math.pi))[1]
-    np.testing.assert_allclose(values - log_q, found.log_evidence, rtol=1e-8)
-    assert found.stats["pareto_k_linearized"] == 0
-    assert found.stats["pareto_k"] > 0.7
-    assert found.status.level == "ok"
+    np.testing.assert_allclose(values - log_q, result.log_evidence, rtol=1e-8)
+    assert result.stats["pareto_k_linearized"] == 0
+    assert result.stats["pareto_k"] > 0.7
+    assert result.status.level == "ok"
 
 
 def test_predictions_and_scores_are_those_of_the_linearised_network(x64: None, network_fit: Any) -> None:
-    found, x, y = network_fit
-    centre = np.concatenate([np.ravel(found.outcome.linearized_at[site]) for site in SITES])
-    moves = (vectors(found.draws) - centre) @ np.asarray(jax.jacfwd(output)(jnp.asarray(centre), x)).T
+    result, x, y = network_fit
+    centre = np.concatenate([np.ravel(result.outcome.linearized_at[site]) for site in SITES])
+    moves = (vectors(result.draws) - centre) @ np.asarray(jax.jacfwd(output)(jnp.asarray(centre), x)).T
     means = np.asarray(output(centre, x)) + moves
-    predictive = found.predict(x)
+    predictive = result.predict(x)
     np.testing.assert_allclose(predictive.component_means, means, rtol=1e-9)
     log_probs = np.asarray(dist.Normal(means, NOISE).log_prob(y))
-    np.testing.assert_allclose(found.log_likelihood(x, y)[0], log_probs, rtol=1e-9)
+    np.testing.assert_allclose(result.log_likelihood(x, y)[0], log_probs, rtol=1e-9)
     np.testing.assert_allclose(predictive.log_prob(y), np.log(np.exp(log_probs).mean(axis=0)), rtol=1e-9)
     note = "Laplace predicts by the model linearised at its mode"
-    assert any(note in each for each in compare({"Laplace": found}, x, y).notes)
+    assert any(note in each for each in compare({"Laplace": result}, x, y).notes)
 
 
 def test_a_saved_fit_predicts_by_the_linearised_network(network_fit: Any, tmp_path: Path) -> None:
-    found, x, _ = network_fit
+    result, x, _ = network_fit
     with jax.enable_x64(True):
-        again = Fit.load(found.save(tmp_path / "fit.nc"), NETWORK)
-        np.testing.assert_array_equal(again.predict(x).mean, found.predict(x).mean)
+        again = Fit.load(result.save(tmp_path / "fit.nc"), NETWORK)
+        np.testing.assert_array_equal(again.predict(x).mean, result.predict(x).mean)
 
 
 def test_draws_of_the_weights_predict_by_the_network_where_they_are_asked_to(x64: None, data_sets: Any) -> None:
     x, y = data_sets["real"]
     method = Laplace(base=MAP(num_steps=100), num_samples=30, predictive="sampled")
-    found = fit(NETWORK, method, x, y, key=0, progress=False)
-    means = np.stack([output(w, x) for w in vectors(found.draws)])
-    np.testing.assert_allclose(found.predict(x).component_means, means, rtol=1e-9)
-    assert found.status.codes == (Code.NOT_GAUSSIAN,)
+    result = fit(NETWORK, method, x, y, key=0, progress=False)
+    means = np.stack([output(w, x) for w in vectors(result.draws)])
+    np.testing.assert_allclose(result.predict(x).component_means, means, rtol=1e-9)
+    assert result.status.codes == (Code.NOT_GAUSSIAN,)
 
 
 # Structures of the curvature.
@@ -235,8 +235,8 @@ def matrix(data_sets: Any) -> Any:
         seen: list[np.ndarray] = []
         at = gaussians.Gaussian.at
         patch.setattr(gaussians.Gaussian, "at", lambda *args: seen.append(args[-1]) or at(*args))
-        found = fit(NETWORK, QUICK, x, y, key=0, progress=False)
-    return seen[-1], found
+        result = fit(NETWORK, QUICK, x, y, key=0, progress=False)
+    return seen[-1], result
 
 
 def structured(structure: Any, x: Any, y: Any, rank: int = 50) -> tuple[Fit, gaussians.LowRank]:
@@ -251,26 +251,26 @@ def structured(structure: Any, x: Any, y: Any, rank: int = 50) -> tuple[Fit, gau
 
 def test_the_diagonal_is_that_of_the_matrix(x64: None, matrix: Any, data_sets: Any) -> None:
     h, _ = matrix
-    found, gaussian_ = structured("diagonal", *data_sets["real"])
+    result, gaussian_ = structured("diagonal", *data_sets["real"])
     np.testing.assert_allclose(gaussian_.diagonal, np.diag(h), rtol=1e-9)
-    assert found.log_evidence is not None
-    lowest = gaussian_.log_mass - found.log_evidence
+    assert result.log_evidence is not None
+    lowest = gaussian_.log_mass - result.log_evidence
     expected = 0.5 * np.log(2 * math.pi / np.diag(h)).sum() - lowest
-    assert found.log_evidence == pytest.approx(expected, rel=1e-12)
+    assert result.log_evidence == pytest.approx(expected, rel=1e-12)
 
 
 def test_a_low_rank_is_the_matrix_in_its_directions_and_the_prior_elsewhere(
     x64: None, matrix: Any, data_sets: Any
 ) -> None:
     h, full = matrix
-    found, gaussian_ = structured("low_rank", *data_sets["real"])
+    result, gaussian_ = structured("low_rank", *data_sets["real"])
     v, s = gaussian_.directions, gaussian_.values
     ours = (np.eye(13) + v @ np.diag(s) @ v.T) / PRIOR**2
     values, vectors_ = np.linalg.eigh(h)
     np.testing.assert_allclose(ours, (vectors_[:, 1:] * values[1:]) @ vectors_[:, 1:].T + _rest(h), atol=1e-6)
     few, cut = structured("low_rank", *data_sets["real"], rank=3)
     np.testing.assert_allclose(np.sort(cut.values), PRIOR**2 * values[-3:] - 1, rtol=1e-6)
-    assert full.log_evidence <= found.log_evidence + 1e-9 <= few.log_evidence + 2e-9  # what is left out widens it
+    assert full.log_evidence <= result.log_evidence + 1e-9 <= few.log_evidence + 2e-9  # what is left out widens it
 
 
 def _rest(h: np.ndarray) -> np.ndarray:
@@ -285,25 +285,27 @@ def test_draws_of_a_low_rank_gaussian_have_its_density(rank: int) -> None:
     rng = np.random.default_rng(rank)
     directions = np.linalg.qr(rng.normal(size=(7, rank)))[0]
     values = np.array([0.5, 3.0, 50.0])[:rank]
-    found = gaussians.LowRank.at(rng.normal(size=7), np.ones(7), np.exp(rng.normal(size=7)), directions, values)
+    result = gaussians.LowRank.at(rng.normal(size=7), np.ones(7), np.exp(rng.normal(size=7)), directions, values)
     noise = np.asarray(jax.random.normal(jax.random.key(1), (20, 7)))
-    np.testing.assert_allclose(found.excess(found.sample(jax.random.key(1), 20)), (noise**2).sum(axis=1) / 2, rtol=1e-5)
-    root = np.sqrt(found.diagonal)
+    np.testing.assert_allclose(
+        result.excess(result.sample(jax.random.key(1), 20)), (noise**2).sum(axis=1) / 2, rtol=1e-5
+    )
+    root = np.sqrt(result.diagonal)
     h = root[:, None] * (np.eye(7) + directions @ np.diag(values) @ directions.T) * root
-    assert found.log_mass == pytest.approx(3.5 * math.log(2 * math.pi) - np.linalg.slogdet(h)[1] / 2, rel=1e-9)
-    assert found.decrement == pytest.approx(np.linalg.solve(h, np.ones(7)).sum() / 2, rel=1e-9)
+    assert result.log_mass == pytest.approx(3.5 * math.log(2 * math.pi) - np.linalg.slogdet(h)[1] / 2, rel=1e-9)
+    assert result.decrement == pytest.approx(np.linalg.solve(h, np.ones(7)).sum() / 2, rel=1e-9)
 
 
 def test_the_last_layer_is_found_and_is_that_of_conditional(x64: None, data_sets: Any) -> None:
     x, y = data_sets["real"]
-    found = fit(NETWORK, replace(QUICK, structure="last_layer"), x, y, key=0, progress=False)
-    fixed = {site for site, draws in found.draws.items() if np.ptp(draws, axis=1).max() == 0}
+    result = fit(NETWORK, replace(QUICK, structure="last_layer"), x, y, key=0, progress=False)
+    fixed = {site for site, draws in result.draws.items() if np.ptp(draws, axis=1).max() == 0}
     assert fixed == {"w1", "b1"}
-    hidden = np.tanh(x @ found.draws["w1"][0, 0] + found.draws["b1"][0, 0])
+    hidden = np.tanh(x @ result.draws["w1"][0, 0] + result.draws["b1"][0, 0])
     features = np.c_[np.ones(len(x)), hidden]
     marginal = NOISE**2 * np.eye(len(x)) + PRIOR**2 * features @ features.T
     evidence = multivariate_normal.logpdf(y, np.zeros(len(x)), marginal)
-    assert found.log_evidence == pytest.approx(float(evidence), rel=1e-8)
+    assert result.log_evidence == pytest.approx(float(evidence), rel=1e-8)
     with pytest.raises(ValueError, match="expects a network whose last layer comes last"):
         fit(Model(MLP(), Normal(NOISE)), replace(QUICK, structure="last_layer"), x, y, key=0, progress=False)
 
@@ -327,20 +329,20 @@ def test_a_network_within_conditional_predicts_by_its_tangent(x64: None, data_se
     """The biases are fixed, and do not move away from the point of the base."""
     x, y = data_sets["real"]
     method = Conditional(base=MAP(num_steps=100), sites=("w1", "w2"), method=QUICK)
-    found = fit(NETWORK, method, x, y, key=0, progress=False)
-    centre = np.concatenate([np.ravel(found.outcome.linearized_at[site]) for site in SITES])
-    draws = np.concatenate([np.asarray(found.draws[s])[0].reshape(30, -1) for s in SITES], axis=1)
+    result = fit(NETWORK, method, x, y, key=0, progress=False)
+    centre = np.concatenate([np.ravel(result.outcome.linearized_at[site]) for site in SITES])
+    draws = np.concatenate([np.asarray(result.draws[s])[0].reshape(30, -1) for s in SITES], axis=1)
     moves = (draws - centre) @ np.asarray(jax.jacfwd(output)(jnp.asarray(centre), x)).T
-    np.testing.assert_allclose(found.predict(x).component_means, np.asarray(output(centre, x)) + moves, rtol=1e-8)
+    np.testing.assert_allclose(result.predict(x).component_means, np.asarray(output(centre, x)) + moves, rtol=1e-8)
 
 
 @pytest.mark.slow
 def test_nuts_of_the_linearised_network_agrees_with_laplace(network_fit: Any) -> None:
     """13 means and variances for one key, in standard errors: beyond 4.5 is one run in 5,000."""
-    found, x, y = network_fit
+    result, x, y = network_fit
     with jax.enable_x64(True):
         exact = fit(NETWORK, Laplace(base=MAP(num_steps=100), num_samples=4000), x, y, key=0, progress=False)
-        linear = linearized(NETWORK, at=found)
+        linear = linearized(NETWORK, at=result)
         chains = fit(linear, NUTS(num_warmup=500, num_samples=1000, num_chains=4), x, y, key=0, progress=False)
     assert chains.status.level == "ok", chains.status
     ours = vectors(exact.draws)
@@ -389,8 +391,8 @@ STATUSES: dict[str, tuple[Any, Any, bool]] = {
 @pytest.mark.parametrize("name", STATUSES)
 def test_the_status_tells_posteriors_that_are_no_gaussian(name: str) -> None:
     model, rows, is_ok = STATUSES[name]
-    found = fit(model, Laplace(num_samples=4), *rows, key=0, progress=False)
-    assert (found.status.level == "ok") == is_ok, (found.status, found.stats)
+    result = fit(model, Laplace(num_samples=4), *rows, key=0, progress=False)
+    assert (result.status.level == "ok") == is_ok, (result.status, result.stats)
 
 
 @pytest.mark.slow
@@ -401,10 +403,10 @@ def test_importance_sampling_corrects_the_evidence_of_a_logistic_regression() ->
     rng = np.random.default_rng(0)
     x = rng.normal(size=(15, 1))
     y = (x[:, 0] + rng.logistic(size=15) > 0).astype(int)
-    found = fit(LOGISTIC, Laplace(num_samples=4), x, y, key=0, progress=False)
+    result = fit(LOGISTIC, Laplace(num_samples=4), x, y, key=0, progress=False)
     exact = logistic_evidence(x, y)
-    assert found.status.level == "ok"
-    assert abs(found.stats["log_evidence_psis"] - exact) < 0.02 < abs(found.log_evidence - exact)
+    assert result.status.level == "ok"
+    assert abs(result.stats["log_evidence_psis"] - exact) < 0.02 < abs(result.log_evidence - exact)
 
 
 @pytest.mark.slow
@@ -414,9 +416,9 @@ def test_a_healthy_network_is_ok_and_predicts_no_worse_than_its_mode(data_sets: 
     x = rng.normal(size=(400, 2))
     y = (x[:, 0] * x[:, 1] + 0.3 * rng.normal(size=400) > 0).astype(int)
     model = Model(MLP((8,), "tanh"), Bernoulli(), gaussian(1.0))
-    found = fit(model, Laplace(num_samples=200), x[:200], y[:200], key=0, progress=False)
-    assert found.status.level == "ok", found.status
+    result = fit(model, Laplace(num_samples=200), x[:200], y[:200], key=0, progress=False)
+    assert result.status.level == "ok", result.status
     mode = fit(model, MAP(), x[:200], y[:200], key=0, progress=False)
-    linear, point = (each.predict(x[200:]).log_prob(y[200:]).mean() for each in (found, mode))
+    linear, point = (each.predict(x[200:]).log_prob(y[200:]).mean() for each in (result, mode))
     assert linear > point - 0.05
-    assert found.stats["pareto_k"] > 0.7
+    assert result.stats["pareto_k"] > 0.7

@@ -40,10 +40,10 @@ def conjugate(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return covariance @ design.T @ y / SCALE**2, np.sqrt(np.diag(covariance))
 
 
-def standardised(found: Fit, x: np.ndarray, y: np.ndarray) -> np.ndarray:
+def standardised(result: Fit, x: np.ndarray, y: np.ndarray) -> np.ndarray:
     """Draws in units of the exact posterior, (chain, draw, weight)."""
     mean, sd = conjugate(x, y)
-    draws = np.concatenate([found.draws["b1"], found.draws["w1"][..., 0]], axis=-1)
+    draws = np.concatenate([result.draws["b1"], result.draws["w1"][..., 0]], axis=-1)
     return (draws.astype(float) - mean) / sd
 
 
@@ -56,12 +56,12 @@ def z_scores(draws: np.ndarray, expected: float) -> np.ndarray:
 @pytest.mark.slow
 def test_adjusted_chains_draw_the_exact_posterior_for_many_keys(x_y: Any) -> None:
     for key in range(100, 115):
-        found = fit(LINEAR, MCLMC(**SAMPLER, adjusted=True), *x_y, key=key, progress=False)
-        off = standardised(found, *x_y)
+        result = fit(LINEAR, MCLMC(**SAMPLER, adjusted=True), *x_y, key=key, progress=False)
+        off = standardised(result, *x_y)
         scores = np.concatenate([z_scores(off, 0.0), z_scores(off**2, 1.0)])
         assert np.abs(scores).max() < MAX_Z, (key, scores)
-        assert 0.85 < found.stats["acceptance_rate"].mean() < 0.98
-        assert found.status.level == "ok"
+        assert 0.85 < result.stats["acceptance_rate"].mean() < 0.98
+        assert result.status.level == "ok"
 
 
 @pytest.mark.slow
@@ -80,8 +80,8 @@ def test_the_bias_of_the_spread_falls_with_the_energy_variance(x_y: Any) -> None
 
 @pytest.mark.parametrize("target", [0.1, 0.01])
 def test_the_energy_variance_is_the_one_asked_for(target: float, x_y: Any) -> None:
-    found = fit(LINEAR, MCLMC(**SAMPLER, energy_variance=target), *x_y, key=0, progress=False)
-    measured = found.stats["energy_variance"].mean(axis=1)
+    result = fit(LINEAR, MCLMC(**SAMPLER, energy_variance=target), *x_y, key=0, progress=False)
+    measured = result.stats["energy_variance"].mean(axis=1)
     np.testing.assert_allclose(measured, target, rtol=0.3)
 
 
@@ -102,9 +102,9 @@ def test_preconditioned_chains_draw_from_unequal_scales(x_y: Any) -> None:
 
 @pytest.mark.parametrize("adjusted", [False, True])
 def test_draws_and_statistics_have_their_shapes(adjusted: bool, x_y: Any) -> None:
-    found = fit(NETWORK, MCLMC(**SHORT, adjusted=adjusted), *x_y, key=0, progress=False)
-    assert found.kind == "chain"
-    assert {site: draws.shape for site, draws in found.draws.items()} == {
+    result = fit(NETWORK, MCLMC(**SHORT, adjusted=adjusted), *x_y, key=0, progress=False)
+    assert result.kind == "chain"
+    assert {site: draws.shape for site, draws in result.draws.items()} == {
         "w1": (2, 20, 2, 3),
         "b1": (2, 20, 3),
         "w2": (2, 20, 3, 2),
@@ -112,18 +112,18 @@ def test_draws_and_statistics_have_their_shapes(adjusted: bool, x_y: Any) -> Non
     }
     names = {"lp", "energy_error", "energy_variance", "step_size", "n_steps", "diverging"}
     names |= {"acceptance_rate"} if adjusted else set()
-    assert set(found.outcome.sample_stats) == names
-    assert all(value.shape == (2, 20) for value in found.outcome.sample_stats.values())
-    assert found.stats["momentum_length"].shape == (2,)
-    assert (found.stats["n_steps"] == 3).all()
+    assert set(result.outcome.sample_stats) == names
+    assert all(value.shape == (2, 20) for value in result.outcome.sample_stats.values())
+    assert result.stats["momentum_length"].shape == (2,)
+    assert (result.stats["n_steps"] == 3).all()
 
 
 def test_lp_is_the_density_that_is_sampled(x_y: Any) -> None:
     """All sites are real: there is no Jacobian."""
-    found = fit(LINEAR, MCLMC(**SHORT), *x_y, key=0, progress=False)
-    priors = sum(norm.logpdf(draws, 0, SPREAD).sum(axis=tuple(range(2, draws.ndim))) for draws in found.draws.values())
-    expected = found.log_likelihood(*x_y).sum(axis=-1) + priors
-    np.testing.assert_allclose(found.stats["lp"], expected, rtol=1e-4)
+    result = fit(LINEAR, MCLMC(**SHORT), *x_y, key=0, progress=False)
+    priors = sum(norm.logpdf(draws, 0, SPREAD).sum(axis=tuple(range(2, draws.ndim))) for draws in result.draws.values())
+    expected = result.log_likelihood(*x_y).sum(axis=-1) + priors
+    np.testing.assert_allclose(result.stats["lp"], expected, rtol=1e-4)
 
 
 def test_the_key_decides_every_bit_and_nothing_compiles_twice(x_y: Any) -> None:
@@ -138,19 +138,19 @@ def test_the_key_decides_every_bit_and_nothing_compiles_twice(x_y: Any) -> None:
 def test_a_resumed_run_is_one_that_was_never_interrupted(x_y: Any, tmp_path: Path) -> None:
     whole = fit(NETWORK, MCLMC(**SHORT), *x_y, key=0, progress=False)
     for num_samples in (7, 20):
-        found = fit(
+        result = fit(
             NETWORK, MCLMC(**SHORT | {"num_samples": num_samples}), *x_y, key=0, progress=False, resume=tmp_path
         )
     for site, draws in whole.draws.items():
-        np.testing.assert_array_equal(draws, found.draws[site])
+        np.testing.assert_array_equal(draws, result.draws[site])
 
 
 def test_a_resumed_run_still_says_where_its_chains_began(x_y: Any, tmp_path: Path) -> None:
     exploding = MAP(optimizer=optax.sgd(1e8), num_steps=20, polish=False)
     for num_samples in (7, 20):
         method = MCLMC(**SHORT | {"num_samples": num_samples, "start": exploding})
-        found = fit(NETWORK, method, *x_y, key=0, progress=False, resume=tmp_path)
-        assert "Chains 0, 1 began at their random starting point" in str(found.status)
+        result = fit(NETWORK, method, *x_y, key=0, progress=False, resume=tmp_path)
+        assert "Chains 0, 1 began at their random starting point" in str(result.status)
 
 
 # What can go wrong.
@@ -165,15 +165,15 @@ def cut_off(x: Array, y: Array | None = None) -> None:
 
 
 @pytest.mark.parametrize("adjusted", [False, True])
-def test_steps_without_a_finite_density_are_rejected_and_said(adjusted: bool, x_y: Any) -> None:
+def test_steps_without_a_finite_density_are_rejected_and_reported(adjusted: bool, x_y: Any) -> None:
     method = MCLMC(**SAMPLER | {"num_samples": 200}, adjusted=adjusted)
-    found = fit(cut_off, method, *x_y, key=0, progress=False)
-    draws = found.draws["w"]
+    result = fit(cut_off, method, *x_y, key=0, progress=False)
+    draws = result.draws["w"]
     assert np.isfinite(draws).all()
     assert (draws[..., 0] <= 1.0).all()
     assert (np.ptp(draws[..., 0], axis=1) > 0.1).all()  # none is frozen at the edge
-    assert found.stats["diverging"].any()
-    assert "of the steps were rejected" in str(found.status)
+    assert result.stats["diverging"].any()
+    assert "of the steps were rejected" in str(result.status)
 
 
 def nowhere_finite(x: Array, y: Array | None = None) -> None:
@@ -184,9 +184,9 @@ def nowhere_finite(x: Array, y: Array | None = None) -> None:
 
 
 def test_chains_that_cannot_move_are_frozen(x_y: Any) -> None:
-    found = fit(nowhere_finite, MCLMC(**SHORT), *x_y, key=0, progress=False)
-    assert found.status.level == "failed"
-    assert "Chains 0, 1 did not move" in str(found.status)
+    result = fit(nowhere_finite, MCLMC(**SHORT), *x_y, key=0, progress=False)
+    assert result.status.level == "failed"
+    assert "Chains 0, 1 did not move" in str(result.status)
 
 
 def settled(**changed: Any) -> dict[str, np.ndarray]:
@@ -272,14 +272,14 @@ def test_a_flat_prior_is_sampled_when_it_has_been_thought_of(x_y: Any) -> None:
     ols = sm.OLS(y, sm.add_constant(x)).fit()
     method = MCLMC(**SAMPLER, adjusted=True, improper_ok=True)
     for key in range(5):
-        found = fit(flat(LINEAR), method, x, y, key=key, progress=False)
-        draws = np.concatenate([found.draws["b1"], found.draws["w1"][..., 0]], axis=-1).astype(float)
+        result = fit(flat(LINEAR), method, x, y, key=key, progress=False)
+        draws = np.concatenate([result.draws["b1"], result.draws["w1"][..., 0]], axis=-1).astype(float)
         off = (draws - ols.params) / (SCALE * np.sqrt(np.diag(ols.normalized_cov_params)))
         scores = np.concatenate([z_scores(off, 0.0), z_scores(off**2, 1.0)])
         assert np.abs(scores).max() < MAX_Z, (key, scores)
 
 
 def test_double_precision_stays_double(x64: None, x_y: Any) -> None:
-    found = fit(NETWORK, MCLMC(**SHORT, adjusted=True, precondition=True), *x_y, key=0, progress=False)
-    assert {draws.dtype for draws in found.draws.values()} == {np.dtype("float64")}
-    assert found.stats["lp"].dtype == found.stats["step_size"].dtype == np.float64
+    result = fit(NETWORK, MCLMC(**SHORT, adjusted=True, precondition=True), *x_y, key=0, progress=False)
+    assert {draws.dtype for draws in result.draws.values()} == {np.dtype("float64")}
+    assert result.stats["lp"].dtype == result.stats["step_size"].dtype == np.float64

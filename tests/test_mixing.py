@@ -83,8 +83,8 @@ def network(scale: tuple[float, ...] = (0.4,) * 4, **moved: Any) -> Mixing:
     return mixing(NETWORK, **draws)
 
 
-def codes(found: Mixing, limit: float = 1.05) -> list[Code]:
-    return [reason.code for reason in found.disagreement(limit)]
+def codes(result: Mixing, limit: float = 1.05) -> list[Code]:
+    return [reason.code for reason in result.disagreement(limit)]
 
 
 def test_chains_in_different_modes_of_slopes_are_named_and_their_predictions_agree() -> None:
@@ -95,12 +95,12 @@ def test_chains_in_different_modes_of_slopes_are_named_and_their_predictions_agr
     assert codes(mixing(absolute, w=slopes(1, 1, 1, 1))) == []
 
 
-def test_chains_that_predict_differently_are_told_from_those_that_do_not() -> None:
+def test_chains_that_predict_differently_are_distinguished_from_those_that_do_not() -> None:
     w = slopes(1, 1, 1, 1)
     w[0] += [0.2, 0.0]
-    found = mixing(absolute, w=w)
-    (reason,) = found.disagreement(1.05)
-    assert found.between_chains > AGREE_NATS
+    result = mixing(absolute, w=w)
+    (reason,) = result.disagreement(1.05)
+    assert result.between_chains > AGREE_NATS
     assert "Their predictions differ as well" in str(reason)
 
 
@@ -156,13 +156,13 @@ def test_predictions_that_are_still_moving_are_an_error_and_weights_that_only_sh
     assert network(b2=along).error > MAX_NATS
     lp = RNG.normal(-50.0, 1.0, size=SHAPE) + np.linspace(0, 20, SHAPE[1])
     stats = {"lp": lp, "energy_variance": np.full(SHAPE, 2e-4), "diverging": np.zeros(SHAPE, bool)}
-    found = {
+    result = {
         name: mclmc.status_of(MCLMC(), stats, 20, each)
         for name, each in {"moving": network(b2=along), "settled": network(), "no network": None}.items()
     }
-    assert found["moving"].codes == found["no network"].codes == (Code.NOT_SETTLED, Code.LOW_TOTAL_ESS)
-    assert found["settled"].codes == ()
-    assert "the log predictive density of a row is off by about" in str(found["moving"])
+    assert result["moving"].codes == result["no network"].codes == (Code.NOT_SETTLED, Code.LOW_TOTAL_ESS)
+    assert result["settled"].codes == ()
+    assert "the log predictive density of a row is off by about" in str(result["moving"])
 
 
 def test_the_disagreement_of_nuts_on_a_network_is_judged_by_its_size() -> None:
@@ -194,20 +194,20 @@ def test_cut_trajectories_are_reported_unless_every_weight_mixes() -> None:
 def test_log_predictive_densities_are_those_of_the_mixture_of_draws() -> None:
     w = slopes(1, 1, -1, 1)
     w[1] += 0.1
-    found = mixing(absolute, w=w)
+    result = mixing(absolute, w=w)
     log_probs = norm.logpdf(Y, np.abs(np.einsum("nd,ctd->ctn", X, w)), 0.1)
     each = np.log(np.exp(log_probs).mean(axis=1))
     expected = np.abs(each - np.log(np.exp(log_probs).mean(axis=(0, 1)))).mean()
-    assert found.between_chains == pytest.approx(expected, rel=1e-3)
+    assert result.between_chains == pytest.approx(expected, rel=1e-3)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("method", [NUTS(num_warmup=300, num_samples=500), MCLMC(num_warmup=2000, num_chains=6)])
 def test_the_status_of_a_fit_names_slopes_whose_chains_are_in_different_modes(method: Any) -> None:
     for key in range(3):
-        found = fit(absolute, method, X, Y, key=key, progress=False)
-        signs = np.sign(found.draws["w"][:, :, 0].mean(axis=1))
-        assert (Code.WEIGHTS_DISAGREE in found.status.codes) == (np.ptp(signs) > 0), (key, str(found.status))
+        result = fit(absolute, method, X, Y, key=key, progress=False)
+        signs = np.sign(result.draws["w"][:, :, 0].mean(axis=1))
+        assert (Code.WEIGHTS_DISAGREE in result.status.codes) == (np.ptp(signs) > 0), (key, str(result.status))
 
 
 def test_the_buffer_of_draws_is_bounded_in_bytes() -> None:

@@ -64,36 +64,36 @@ def fitted(x_y: Any) -> Callable[[str], Fit]:
     return find
 
 
-def parameters(found: Fit, x: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def parameters(result: Fit, x: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Log weights, places and scales of the components, (draw, n, component), by NumPy in float64."""
-    draws = {site: value.reshape(-1, *value.shape[2:]).astype(float) for site, value in found.draws.items()}
+    draws = {site: value.reshape(-1, *value.shape[2:]).astype(float) for site, value in result.draws.items()}
     hidden = np.tanh(x @ draws["w1"] + draws["b1"][:, None])
     logits, loc, raw = np.split(hidden @ draws["w2"] + draws["b2"][:, None], 3, axis=-1)
     return special.log_softmax(logits, axis=-1), loc, np.logaddexp(0, raw) + FLOOR
 
 
-def log_density(found: Fit, x: np.ndarray, y: np.ndarray) -> np.ndarray:
+def log_density(result: Fit, x: np.ndarray, y: np.ndarray) -> np.ndarray:
     """Of each draw and row by SciPy, (draw, n)."""
-    log_weights, loc, scale = parameters(found, x)
+    log_weights, loc, scale = parameters(result, x)
     return special.logsumexp(log_weights + logistic.logpdf(y[:, None], loc, scale), axis=-1)
 
 
 @every_method
 def test_its_density_is_scipys(method: str, fitted: Any, x_y: Any) -> None:
-    found = fitted(method)
-    per_draw = log_density(found, *x_y)
-    np.testing.assert_allclose(found.log_likelihood(*x_y).reshape(per_draw.shape), per_draw, rtol=1e-4, atol=1e-4)
+    result = fitted(method)
+    per_draw = log_density(result, *x_y)
+    np.testing.assert_allclose(result.log_likelihood(*x_y).reshape(per_draw.shape), per_draw, rtol=1e-4, atol=1e-4)
     mixture = special.logsumexp(per_draw, axis=0) - np.log(len(per_draw))
-    np.testing.assert_allclose(found.predict(x_y[0]).log_prob(x_y[1]), mixture, rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(result.predict(x_y[0]).log_prob(x_y[1]), mixture, rtol=1e-4, atol=1e-4)
 
 
 @every_method
 def test_its_summaries_are_those_of_the_mixture(method: str, fitted: Any, x_y: Any) -> None:
     """The variance of a logistic distribution is pi^2 scale^2 / 3."""
     x, y = x_y
-    found = fitted(method)
-    predictive = found.predict(x)
-    log_weights, loc, scale = parameters(found, x)
+    result = fitted(method)
+    predictive = result.predict(x)
+    log_weights, loc, scale = parameters(result, x)
     weights = np.exp(log_weights) / len(log_weights)
     mean = (weights * loc).sum(axis=(0, 2))
     variance = (weights * (np.pi**2 * scale**2 / 3 + loc**2)).sum(axis=(0, 2)) - mean**2
@@ -133,13 +133,13 @@ def test_it_is_compared_with_others_and_named(fitted: Any, x_y: Any) -> None:
     assert "Observations: mixture of 3 Logistic (mixture); Normal (one Gaussian)." in str(table)
 
 
-def test_its_loss_is_said_in_words(fitted: Any, x_y: Any) -> None:
-    found = fitted("MLE")
-    told = explain(MODEL, *x_y, at=found)
-    assert told.terms[0].distribution == "mixture of 3 Logistic"
-    assert told.terms[0].name == "negative log of mixture of 3 Logistic"
-    assert told.loss == pytest.approx(-log_density(found, *x_y).sum(), rel=1e-6)
-    assert told.value_difference < 1e-9 * abs(told.total)
+def test_its_loss_is_reported_in_words(fitted: Any, x_y: Any) -> None:
+    result = fitted("MLE")
+    explanation = explain(MODEL, *x_y, at=result)
+    assert explanation.terms[0].distribution == "mixture of 3 Logistic"
+    assert explanation.terms[0].name == "negative log of mixture of 3 Logistic"
+    assert explanation.loss == pytest.approx(-log_density(result, *x_y).sum(), rel=1e-6)
+    assert explanation.value_difference < 1e-9 * abs(explanation.total)
 
 
 def test_it_asks_for_the_outputs_that_it_needs() -> None:

@@ -117,9 +117,9 @@ EDGE = "a few rows, scales from the network"
 @pytest.mark.parametrize("name", [pytest.param(name, marks=[pytest.mark.slow] * (name == EDGE)) for name in SICK])
 def test_a_fit_without_a_maximum_has_failed(name: str, seed: int) -> None:
     model, method, rows, evidence = SICK[name]
-    found = fit(model, method, *rows(np.random.default_rng(seed)), key=seed, progress=False)
-    assert found.status.level == "failed"
-    (reason,) = found.status.reasons
+    result = fit(model, method, *rows(np.random.default_rng(seed)), key=seed, progress=False)
+    assert result.status.level == "failed"
+    (reason,) = result.status.reasons
     assert str(reason).startswith("There is no maximum")
     assert evidence in str(reason)
     assert "prior" in str(reason)  # the remedy
@@ -161,8 +161,8 @@ HEALTHY = {
 @pytest.mark.parametrize("name", HEALTHY)
 def test_an_ordinary_fit_raises_no_alarm(name: str, seed: int) -> None:
     model, method, rows = HEALTHY[name]
-    found = fit(model, method, *rows(np.random.default_rng(seed)), key=seed, progress=False)
-    assert found.status.level == "ok", found.status
+    result = fit(model, method, *rows(np.random.default_rng(seed)), key=seed, progress=False)
+    assert result.status.level == "ok", result.status
 
 
 def of_groups(family: Callable[[Any], dist.Distribution]) -> Callable[..., None]:
@@ -274,13 +274,13 @@ RARE = (
 @pytest.mark.parametrize("name", [pytest.param(name, marks=[pytest.mark.slow] * (name in RARE)) for name in FAMILIES])
 def test_the_likelihood_of_any_family_may_have_no_maximum(name: str, seed: int) -> None:
     model, method, sick, healthy, direction = FAMILIES[name]
-    found = fit(model, method, *sick(np.random.default_rng(seed)), key=seed, progress=False)
-    assert found.status.level == "failed"
-    assert "There is no maximum: the loss falls for ever along" in str(found.status)
-    assert direction in str(found.status)
-    assert "With a proper prior, as in MAP, a maximum exists." in str(found.status)
-    found = fit(model, method, *healthy(np.random.default_rng(seed)), key=seed, progress=False)
-    assert found.status.level == "ok", found.status
+    result = fit(model, method, *sick(np.random.default_rng(seed)), key=seed, progress=False)
+    assert result.status.level == "failed"
+    assert "There is no maximum: the loss falls for ever along" in str(result.status)
+    assert direction in str(result.status)
+    assert "With a proper prior, as in MAP, a maximum exists." in str(result.status)
+    result = fit(model, method, *healthy(np.random.default_rng(seed)), key=seed, progress=False)
+    assert result.status.level == "ok", result.status
 
 
 def test_a_proper_prior_is_the_cure() -> None:
@@ -292,13 +292,13 @@ def test_a_proper_prior_is_the_cure() -> None:
 
 def test_a_maximum_at_the_boundary_is_named() -> None:
     """20 heads of 20: the maximum is at 1, which no logit reaches; of 19 heads it is at 0.95."""
-    found = {
+    result = {
         heads: fit(coin, MLE(), *tossed(heads)(np.random.default_rng(0)), key=0, progress=False) for heads in (19, 20)
     }
-    assert found[19].status.level == "ok"
-    np.testing.assert_allclose(found[19].draws["p"], 0.95, rtol=1e-5)
-    assert found[20].status.codes == (Code.AT_BOUNDARY,)
-    assert "of the support of 'p'" in str(found[20].status)
+    assert result[19].status.level == "ok"
+    np.testing.assert_allclose(result[19].draws["p"], 0.95, rtol=1e-5)
+    assert result[20].status.codes == (Code.AT_BOUNDARY,)
+    assert "of the support of 'p'" in str(result[20].status)
 
 
 def beside(*columns: Callable[[np.ndarray], np.ndarray]) -> Callable[[np.random.Generator], np.ndarray]:
@@ -349,9 +349,9 @@ def test_many_maxima_are_named_by_their_direction(name: str) -> None:
     rng = np.random.default_rng(0)
     x = columns(rng)
     y = answers(model, x, rng)
-    found = fit(model, MLE(), x, y, key=0, progress=False)
-    assert found.status.codes == (Code.NOT_UNIQUE,), found.status
-    (reason,) = found.status.reasons
+    result = fit(model, MLE(), x, y, key=0, progress=False)
+    assert result.status.codes == (Code.NOT_UNIQUE,), result.status
+    (reason,) = result.status.reasons
     if name == "more columns than rows":
         assert "along 3 of the directions" in str(reason)
     else:
@@ -361,8 +361,8 @@ def test_many_maxima_are_named_by_their_direction(name: str) -> None:
 def test_columns_that_are_nearly_the_same_have_one_maximum() -> None:
     rng = np.random.default_rng(0)
     x = beside(lambda x: x[:, 0] + 1e-3 * x[:, 1] ** 2)(rng)
-    found = fit(KNOWN, MLE(), x, answers(KNOWN, x, rng), key=0, progress=False)
-    assert found.status.level == "ok", found.status
+    result = fit(KNOWN, MLE(), x, answers(KNOWN, x, rng), key=0, progress=False)
+    assert result.status.level == "ok", result.status
 
 
 def test_predictions_of_all_maxima_are_the_same() -> None:
@@ -406,16 +406,16 @@ def has_no_maximum(x: np.ndarray, y: np.ndarray) -> bool:
     return -best.fun > 1e-7
 
 
-def test_small_data_sets_are_told_apart_as_by_the_definition() -> None:
+def test_small_data_sets_are_distinguished_as_by_the_definition() -> None:
     """Of data sets on a small grid of values many are separable, many in part, and many not."""
     rng = np.random.default_rng(5)
-    told, true = [], []
+    levels, true = [], []
     for _ in range(60):
         x, y = rng.integers(-2, 3, (8, 2)).astype(float), rng.integers(0, 2, 8)
-        told.append(fit(LOGISTIC, MLE(), x, y, key=0, progress=False).status.level)
+        levels.append(fit(LOGISTIC, MLE(), x, y, key=0, progress=False).status.level)
         true.append("failed" if has_no_maximum(x, y) else "ok")
     assert 5 < true.count("failed") < 55
-    assert told == true
+    assert levels == true
 
 
 def test_predictions_under_a_flat_prior_know_y_from_a_latent_site() -> None:
@@ -446,12 +446,12 @@ def test_after_a_fit_by_batches_a_few_rows_at_a_time_are_looked_at(x64: None) ->
         np.testing.assert_allclose(surface.logits(u, data)[:, 1], eta, rtol=1e-12)
 
 
-def test_weights_that_are_as_large_as_the_digits_allow_are_told_as_such() -> None:
+def test_weights_that_are_as_large_as_the_digits_allow_are_reported_as_such() -> None:
     """No loss is lowered any more, and none is named."""
     x = np.linspace(-2, 2, 20)[:, None]
     method = MLE(optimizer=optax.sgd(1e3), num_steps=50, polish=False)
     evidence = {"(the classes are separable)": (x[:, 0] > 0).astype(int), "y is 1 in all 20 rows": np.ones(20, int)}
-    for told, y in evidence.items():
+    for levels, y in evidence.items():
         status = fit(LOGISTIC, method, x, y, key=0, progress=False).status
         assert status.level == "failed"
-        assert f"{told}, and the weights are already so large" in str(status)
+        assert f"{levels}, and the weights are already so large" in str(status)

@@ -40,8 +40,8 @@ def data(name: str, data_sets: dict[str, Any]) -> tuple[Array, Array]:
 
 
 def sites_of(model: Callable[..., Any], *args: Any) -> dict[str, Any]:
-    found = trace(seed(model, 0)).get_trace(*args)
-    return {name: site for name, site in found.items() if site["type"] == "sample"}
+    result = trace(seed(model, 0)).get_trace(*args)
+    return {name: site for name, site in result.items() if site["type"] == "sample"}
 
 
 @pytest.mark.parametrize(
@@ -113,9 +113,9 @@ def test_every_weight_has_the_prior_it_was_given(x64: None, name: str) -> None:
     sites = sites_of(Model(MLP((4,)), Normal(1.0), prior), jnp.ones((3, 2)))
     del sites["y"]
     assert list(sites) == ["w1", "b1", "w2", "b2"]
-    for site, found in sites.items():
-        value, shape = found["value"], found["value"].shape
-        log_prob = found["fn"].log_prob(value)
+    for site, result in sites.items():
+        value, shape = result["value"], result["value"].shape
+        log_prob = result["fn"].log_prob(value)
         assert log_prob.shape == (), "all of a site is one event: no plate has to be named"
         np.testing.assert_allclose(log_prob, expected(site, shape).log_prob(value).sum(), rtol=1e-12)
 
@@ -254,7 +254,7 @@ def test_numpyro_renders_the_graph(name: str, data: tuple[Array, Array]) -> None
     assert all(site in graph.source for site in ("w1", "b1", "y", "row"))
 
 
-def test_two_networks_in_one_model_are_told_apart_by_scope() -> None:
+def test_two_networks_in_one_model_are_distinguished_by_scope() -> None:
     def model(x: Array, y: Array | None = None) -> None:
         mean = scope(MLP((3,)), "mean")(x)[:, 0]
         scale = jnp.exp(scope(MLP(), "log_scale")(x, prior=gaussian(0.1))[:, 0])
@@ -329,7 +329,7 @@ OUTPUTS: dict[str, tuple[Any, tuple[int, ...], str]] = {
 
 
 @pytest.mark.parametrize("name", OUTPUTS)
-def test_outputs_of_another_shape_are_told_before_those_of_y(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_outputs_of_another_shape_are_reported_before_those_of_y(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """As a user has it: without the checks of annotations that the tests put before it."""
     observation, shape, message = OUTPUTS[name]
     monkeypatch.setattr(type(observation), "__call__", inspect.unwrap(type(observation).__call__))

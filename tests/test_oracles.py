@@ -100,10 +100,10 @@ def test_point_estimates_are_those_of_other_libraries(
     model, method, kind, oracle = ORACLES[name]
     x, y = data_sets[kind]
     with jax.enable_x64(True) if precision == "float64" else nullcontext():
-        found = fit(model, method(num_steps=500), x, y, key=0, progress=False)
-    assert found.status.level == "ok"
+        result = fit(model, method(num_steps=500), x, y, key=0, progress=False)
+    assert result.status.level == "ok"
     for site, expected in oracle(x, y).items():
-        draw = found.draws[site][0, 0]
+        draw = result.draws[site][0, 0]
         assert draw.dtype == precision
         np.testing.assert_allclose(from_class_zero(draw), from_class_zero(expected), rtol=rtol, err_msg=site)
 
@@ -112,9 +112,9 @@ def test_penalised_classes_sum_to_zero(x64: None, data_sets: dict[str, Any]) -> 
     """The prior identifies what the likelihood does not: of all equal softmaxes the smallest weights."""
     x, y = data_sets["classes"]
     model, method, _, oracle = ORACLES["LogisticRegression, classes"]
-    found = fit(model, method(num_steps=500), x, y, key=0, progress=False).draws["w1"][0, 0]
-    np.testing.assert_allclose(found.sum(axis=1), 0, atol=1e-10)
-    np.testing.assert_allclose(found, oracle(x, y)["w1"], rtol=1e-8)
+    result = fit(model, method(num_steps=500), x, y, key=0, progress=False).draws["w1"][0, 0]
+    np.testing.assert_allclose(result.sum(axis=1), 0, atol=1e-10)
+    np.testing.assert_allclose(result, oracle(x, y)["w1"], rtol=1e-8)
 
 
 def five_numbers(x: Array, y: Array | None = None) -> None:
@@ -132,12 +132,12 @@ def test_a_scale_is_at_the_maximum_in_its_own_coordinates(x64: None, method: Any
     rate r of the exponential prior.
     """
     y = np.array([1.0, 2.0, 4.0, 7.0, 11.0])
-    found = fit(five_numbers, method(num_steps=1000), np.ones((5, 1)), y, key=0, progress=False)
+    result = fit(five_numbers, method(num_steps=1000), np.ones((5, 1)), y, key=0, progress=False)
     expected = {MLE: np.sqrt(66 / 5), MAP: max(np.roots([2.0, 5.0, 0.0, -66.0]).real)}[method]
-    np.testing.assert_allclose(found.draws["scale"].item(), expected, rtol=1e-8)
-    np.testing.assert_allclose(found.draws["mean"].item(), 5.0, rtol=1e-8)
+    np.testing.assert_allclose(result.draws["scale"].item(), expected, rtol=1e-8)
+    np.testing.assert_allclose(result.draws["mean"].item(), 5.0, rtol=1e-8)
     if method is MLE:
-        assert round(found.draws["scale"].item(), 3) == 3.633
+        assert round(result.draws["scale"].item(), 3) == 3.633
 
 
 def conjugate(x: np.ndarray, y: np.ndarray, precision: float = 1 / SPREAD**2) -> tuple[np.ndarray, np.ndarray]:
@@ -153,9 +153,9 @@ def z_score(draws: np.ndarray, expected: float) -> float:
     return float((draws.mean() - expected) / array_stats.mcse(draws, method="mean"))
 
 
-def weights_of(found: Fit) -> np.ndarray:
+def weights_of(result: Fit) -> np.ndarray:
     """(chain, draw, weight), the intercept first."""
-    return np.concatenate([found.draws["b1"], found.draws["w1"][..., 0]], axis=-1)
+    return np.concatenate([result.draws["b1"], result.draws["w1"][..., 0]], axis=-1)
 
 
 def moment_z_scores(draws: np.ndarray, mean: np.ndarray, covariance: np.ndarray) -> np.ndarray:
@@ -176,11 +176,11 @@ def test_nuts_draws_the_conjugate_posterior_of_linear_regression(data_sets: dict
     mean, covariance = conjugate(x, y)
     new = sm.add_constant(x[:5])
     for key in (*range(3), *range(100, 115)):
-        found = fit(LINEAR, SAMPLER, x, y, key=key, progress=False)
-        scores = moment_z_scores(weights_of(found), mean, covariance)
+        result = fit(LINEAR, SAMPLER, x, y, key=key, progress=False)
+        scores = moment_z_scores(weights_of(result), mean, covariance)
         assert np.abs(scores).max() < MAX_Z, (key, scores)
-        eta = weights_of(found) @ new.T
-        predictive = found.predict(x[:5])
+        eta = weights_of(result) @ new.T
+        predictive = result.predict(x[:5])
         np.testing.assert_allclose(predictive.mean, eta.mean(axis=(0, 1)), rtol=1e-4, atol=1e-4)
         spread = predictive.variance - SCALE**2 - np.diag(new @ covariance @ new.T)
         centred = (eta - eta.mean(axis=(0, 1))) ** 2
@@ -196,8 +196,8 @@ def test_nuts_under_a_flat_prior_is_the_sampling_distribution_of_ols(data_sets: 
     mean, covariance = ols.params, SCALE**2 * ols.normalized_cov_params
     sampler = NUTS(num_warmup=300, num_samples=500, start=None, improper_ok=True)
     for key in range(5):
-        found = fit(flat(LINEAR), sampler, x, y, key=key, progress=False)
-        scores = moment_z_scores(weights_of(found), mean, covariance)
+        result = fit(flat(LINEAR), sampler, x, y, key=key, progress=False)
+        scores = moment_z_scores(weights_of(result), mean, covariance)
         assert np.abs(scores).max() < MAX_Z, (key, scores)
 
 
@@ -216,8 +216,8 @@ def joint_of_one_weight(slope: np.ndarray, x: np.ndarray, y: np.ndarray) -> np.n
 def test_map_of_one_weight_is_the_maximum_on_the_line(x64: None, data_sets: dict[str, Any]) -> None:
     x, y = data_sets["binary"]
     best = minimize_scalar(lambda slope: -joint_of_one_weight(np.array(slope), x, y), (0.0, 1.0), tol=1e-12).x
-    found = fit(one_weight, MAP(num_steps=300), x, y, key=0, progress=False)
-    np.testing.assert_allclose(found.draws["slope"].item(), best, rtol=1e-6)  # what comparing values can tell
+    result = fit(one_weight, MAP(num_steps=300), x, y, key=0, progress=False)
+    np.testing.assert_allclose(result.draws["slope"].item(), best, rtol=1e-6)  # what comparing values can tell
 
 
 def check_one_weight(keys: range, data_sets: dict[str, Any]) -> None:
@@ -265,11 +265,11 @@ def test_nuts_draws_a_learned_scale(data_sets: dict[str, Any]) -> None:
 
 def test_predictive_log_prob_of_a_point_is_scored_by_scipy(data_sets: dict[str, Any]) -> None:
     x, y = data_sets["real"]
-    found = fit(LINEAR, MAP(num_steps=300), x, y, key=0, progress=False)
+    result = fit(LINEAR, MAP(num_steps=300), x, y, key=0, progress=False)
     mean, _ = conjugate(x, y)
     new = x[:7] + 1.0
     expected = norm(sm.add_constant(new) @ mean, SCALE).logpdf(y[:7])
-    np.testing.assert_allclose(found.predict(new).log_prob(y[:7]), expected, rtol=1e-4)
+    np.testing.assert_allclose(result.predict(new).log_prob(y[:7]), expected, rtol=1e-4)
 
 
 class Family(NamedTuple):
@@ -357,9 +357,9 @@ def test_a_model_of_fixed_types_is_scored_as_it_can_be() -> None:
 
     x, y = np.linspace(-1, 1, 12, dtype=np.float32), np.zeros(12, np.float32)
     draws, scores = {"slope": jnp.array([0.3, 0.4])}, []
-    for model, said in ((walk, pytest.warns(PrecisionWarning, match="carry")), (free, nullcontext())):
+    for model, reported in ((walk, pytest.warns(PrecisionWarning, match="carry")), (free, nullcontext())):
         density, data = check_problem(model, x, y)
-        with said:
+        with reported:
             scores.append(Predictive(density, draws, data.x).log_prob(y))
     np.testing.assert_allclose(scores[0], scores[1], rtol=1e-5)
 
@@ -373,5 +373,5 @@ def test_a_log_density_that_float32_cannot_hold_is_infinite() -> None:
             numpyro.sample("y", dist.Normal(level, 1e-18), obs=y)
 
     density, data = check_problem(steep, np.zeros((3, 1), np.float32), np.array([0.0, 1.0, 100.0], np.float32))
-    found = Predictive(density, {"level": jnp.zeros(1)}, data.x).log_prob(data.y)
-    np.testing.assert_allclose(found, [40.5276, -5e35, -np.inf], rtol=1e-5)
+    result = Predictive(density, {"level": jnp.zeros(1)}, data.x).log_prob(data.y)
+    np.testing.assert_allclose(result, [40.5276, -5e35, -np.inf], rtol=1e-5)

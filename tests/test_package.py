@@ -77,12 +77,12 @@ def test_every_subpackage_is_in_the_wheel() -> None:
     import tomllib
 
     listed = set(tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"])
-    found = {
+    result = {
         ".".join(("flatprior", *path.parent.relative_to(ROOT).parts))
         for top in ("models", "inference", "command")
         for path in (ROOT / top).rglob("__init__.py")
     }
-    assert listed == found
+    assert listed == result
 
 
 SHORTER = {"num_warmup=500, num_samples=500": "num_warmup=50, num_samples=50"}

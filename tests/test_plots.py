@@ -68,18 +68,18 @@ def fitted(data_sets: Any) -> Callable[[str, str, int], tuple[Fit, np.ndarray, n
     Each method runs on one model, along a line. For the others draws are made up, since a picture is of draws wherever
     they come from, and compiling a sampler for each takes minutes.
     """
-    kept: dict[tuple[str, str, int], Fit] = {}
+    stored: dict[tuple[str, str, int], Fit] = {}
 
     def get(name: str, method: str, dimensions: int) -> tuple[Fit, np.ndarray, np.ndarray]:
         model, rows = MODELS[name]
         x, y = data_sets[rows]
         x = x[:, :dimensions]
         case = (name, method, dimensions)
-        if case not in kept and (name, dimensions) == ("Bernoulli", 1):
-            kept[case] = fit(model, METHODS[method], x, y, key=0, progress=False)
-        elif case not in kept:
-            kept[case] = made_up(get("Bernoulli", method, 1)[0], model, x, y, LEADING[method])
-        return kept[case], x, y
+        if case not in stored and (name, dimensions) == ("Bernoulli", 1):
+            stored[case] = fit(model, METHODS[method], x, y, key=0, progress=False)
+        elif case not in stored:
+            stored[case] = made_up(get("Bernoulli", method, 1)[0], model, x, y, LEADING[method])
+        return stored[case], x, y
 
     return get
 
@@ -156,13 +156,13 @@ def test_other_fits_have_styles_that_no_method_has() -> None:
 def test_a_method_has_one_colour_in_every_figure(fitted: Any) -> None:
     """Along a line, in losses, in comparisons and in calibrations, whatever the fit is called."""
     for name, method in [("MLE", "MLE"), ("tanh", "Ensemble"), ("posterior", "MCLMC")]:
-        found, x, y = fitted("Bernoulli", method, 1)
+        fitted_model, x, y = fitted("Bernoulli", method, 1)
         other = fitted("Bernoulli", "MAP", 1)[0]
-        fits = {"something": other, name: found}
+        fits = {"something": other, name: fitted_model}
         colour = STYLES[{"Ensemble": "ensemble", "MCLMC": "posterior"}.get(method, method)].color
         along = plot_fit(fits, x, y)
         assert next(line for line in along.lines if line.get_label() == name).get_color() == colour
-        if "loss" in found.stats:
+        if "loss" in fitted_model.stats:
             losses = plot_loss(fits)
             assert next(line for line in losses.lines if line.get_label() == name).get_color() == colour
         if name != "tanh":  # a comparison knows the names alone, and whether a fit is of chains
@@ -181,11 +181,11 @@ GRID = np.linspace(-2.0, 2.0, 23)
 @every_method
 @every_model
 def test_lines_are_what_is_predicted_and_bands_its_quantiles(fitted: Any, name: str, method: str) -> None:
-    found, x, y = fitted(name, method, 1)
-    ax = plot_fit(found, x, y, grid=GRID)
-    predictive, heights = found.predict(GRID[:, None]), lines(ax, len(GRID))
+    fitted_model, x, y = fitted(name, method, 1)
+    ax = plot_fit(fitted_model, x, y, grid=GRID)
+    predictive, heights = fitted_model.predict(GRID[:, None]), lines(ax, len(GRID))
     fills = [each for each in ax.collections if isinstance(each, PolyCollection)]
-    num_draws = math.prod(found.draws["w1"].shape[:2])
+    num_draws = math.prod(fitted_model.draws["w1"].shape[:2])
     if name in NUM_CLASSES:
         binary = NUM_CLASSES[name] == 2
         probs, draws = predictive.probs, predictive.component_means
@@ -211,16 +211,16 @@ def test_lines_are_what_is_predicted_and_bands_its_quantiles(fitted: Any, name: 
 
 
 def test_the_band_of_a_point_is_that_of_its_noise(fitted: Any) -> None:
-    found, x, y = fitted("Normal, fixed scale", "MAP", 1)
-    ax = plot_fit(found, x, y, grid=GRID)
-    mean = found.draws["w1"].item() * GRID + found.draws["b1"].item()
+    fitted_model, x, y = fitted("Normal, fixed scale", "MAP", 1)
+    ax = plot_fit(fitted_model, x, y, grid=GRID)
+    mean = fitted_model.draws["w1"].item() * GRID + fitted_model.draws["b1"].item()
     for fill, z in zip(ax.collections, scipy.stats.norm.ppf([0.95, 0.75]), strict=True):
         np.testing.assert_allclose(ends(fill, GRID), [mean - 0.5 * z, mean + 0.5 * z], atol=1e-5)
     plt.close(ax.figure)
 
 
 @every_model
-def test_several_fits_are_told_apart_without_colour(fitted: Any, name: str) -> None:
+def test_several_fits_are_distinguished_without_colour(fitted: Any, name: str) -> None:
     fits, (_, x, y) = {method: fitted(name, method, 1)[0] for method in METHODS}, fitted(name, "MLE", 1)
     ax = plot_fit(fits, x, y)
     labels = ax.get_legend_handles_labels()[1]
@@ -236,8 +236,8 @@ def test_several_fits_are_told_apart_without_colour(fitted: Any, name: str) -> N
 
 @pytest.mark.parametrize("name", NUM_CLASSES)
 def test_classes_are_ticks_at_their_rows(fitted: Any, name: str) -> None:
-    found, x, y = fitted(name, "MAP", 1)
-    ax = plot_fit(found, x, y)
+    fitted_model, x, y = fitted(name, "MAP", 1)
+    ax = plot_fit(fitted_model, x, y)
     ticks = [line for line in ax.lines if line.get_marker() == "|"]
     for k, line in enumerate(ticks):
         np.testing.assert_allclose(np.sort(line.get_xdata()), np.sort(x[y == k, 0]))
@@ -246,18 +246,18 @@ def test_classes_are_ticks_at_their_rows(fitted: Any, name: str) -> None:
     assert [f"y = {k}" for k in range(NUM_CLASSES[name])] == [text for text in named if text.startswith("y =")]
     soft = 0.9 * np.eye(3)[y] + 0.1 / 3
     if name == "Categorical":
-        again = plot_fit(found, x, soft)
+        again = plot_fit(fitted_model, x, soft)
         for one, other in zip(ticks, [line for line in again.lines if line.get_marker() == "|"], strict=True):
             np.testing.assert_array_equal(one.get_xdata(), other.get_xdata())
     plt.close("all")
 
 
 def test_axes_labels_and_grid_are_those_given(fitted: Any) -> None:
-    found, x, y = fitted("Normal, fixed scale", "MAP", 1)
+    fitted_model, x, y = fitted("Normal, fixed scale", "MAP", 1)
     frame = pd.DataFrame(x, columns=["age"])
-    found = replace(found, layout=Layout.of(frame, x))
+    fitted_model = replace(fitted_model, layout=Layout.of(frame, x))
     _, ax = plt.subplots()
-    assert plot_fit({"a": found}, frame, y, ax) is ax
+    assert plot_fit({"a": fitted_model}, frame, y, ax) is ax
     assert ax.get_xlabel() == "age"
     low, high = x[:, 0].min(), x[:, 0].max()
     np.testing.assert_allclose(ax.get_xlim(), [low - 0.05 * (high - low), high + 0.05 * (high - low)], rtol=1e-5)
@@ -284,10 +284,10 @@ def test_counts_are_drawn_by_their_mean(fitted: Any, model: Any) -> None:
     rng = np.random.default_rng(0)
     x = rng.normal(size=30)
     y = rng.binomial(4, 1 / (1 + np.exp(-x)))
-    found = made_up(fitted("Bernoulli", "MCLMC", 1)[0], model, x, y, (2, 3))
-    ax = plot_fit(found, x, y, grid=GRID)
+    fitted_model = made_up(fitted("Bernoulli", "MCLMC", 1)[0], model, x, y, (2, 3))
+    ax = plot_fit(fitted_model, x, y, grid=GRID)
     heights = lines(ax, len(GRID))
-    np.testing.assert_allclose(heights[0], found.predict(GRID).mean, rtol=1e-5)
+    np.testing.assert_allclose(heights[0], fitted_model.predict(GRID).mean, rtol=1e-5)
     assert len(heights) == 3
     assert len(ax.collections) == (2 if model is plain else 0), "bands of 50% and 90% of y"
     assert ax.get_ylabel() == "count"
@@ -305,14 +305,14 @@ def shown_map(ax: Any) -> np.ndarray:
 @every_method
 @every_model
 def test_maps_are_what_is_predicted_and_the_epistemic_part(fitted: Any, name: str, method: str) -> None:
-    found, x, y = fitted(name, method, 2)
-    left, right = plot_decision(found, x, y, num_points=15)
+    fitted_model, x, y = fitted(name, method, 2)
+    left, right = plot_decision(fitted_model, x, y, num_points=15)
     reach = [np.linspace(*left.get_xlim(), 15), np.linspace(*left.get_ylim(), 15)]
     places = np.array([[(a, b) for a in reach[0]] for b in reach[1]]).reshape(-1, 2)
-    predictive, split = found.predict(places), uncertainty(found, places)
+    predictive, split = fitted_model.predict(places), uncertainty(fitted_model, places)
     spread = split.epistemic if name in NUM_CLASSES else predictive.component_means.std(axis=0)
     np.testing.assert_allclose(shown_map(right).ravel(), spread, rtol=1e-3, atol=1e-4)
-    assert ("0 for a point estimate" in right.get_title(loc="left")) == (found.kind == "point")
+    assert ("0 for a point estimate" in right.get_title(loc="left")) == (fitted_model.kind == "point")
     if name == "Categorical":
         probs, colours = predictive.probs, shown_map(left).reshape(-1, 3)
         for k, colour in enumerate(("#0072b2", "#d55e00", "#009e73")):
@@ -339,24 +339,24 @@ def contours(ax: Any) -> np.ndarray:
 
 def test_the_boundary_is_where_the_logits_are_equal(fitted: Any) -> None:
     """Of a linear model it is a line: logits are linear in x, and so is the place where two of them are equal."""
-    found, x, y = fitted("Bernoulli", "MAP", 2)
-    left, _ = plot_decision(found, x, y)
-    w, b = found.draws["w1"][0, 0, :, 0], found.draws["b1"].item()
+    fitted_model, x, y = fitted("Bernoulli", "MAP", 2)
+    left, _ = plot_decision(fitted_model, x, y)
+    w, b = fitted_model.draws["w1"][0, 0, :, 0], fitted_model.draws["b1"].item()
     vertices = contours(left)
     distance = np.abs(vertices @ w + b) / np.linalg.norm(w)
     assert len(vertices) > 20
     assert distance.max() < 0.01  # of a plane that is about 5 across, in cells of 0.06
-    found, x, y = fitted("Categorical", "MAP", 2)
-    left, _ = plot_decision(found, x, y)
+    fitted_model, x, y = fitted("Categorical", "MAP", 2)
+    left, _ = plot_decision(fitted_model, x, y)
     vertices = contours(left)
-    logits = np.sort(vertices @ found.draws["w1"][0, 0] + found.draws["b1"][0, 0], axis=1)
+    logits = np.sort(vertices @ fitted_model.draws["w1"][0, 0] + fitted_model.draws["b1"][0, 0], axis=1)
     assert np.quantile(logits[:, -1] - logits[:, -2], 0.95) < 0.02
     plt.close("all")
 
 
 def test_each_class_has_a_marker_of_its_own(fitted: Any) -> None:
-    found, x, y = fitted("Categorical", "MAP", 2)
-    _, right = plot_decision(found, x, y, num_points=9)
+    fitted_model, x, y = fitted("Categorical", "MAP", 2)
+    _, right = plot_decision(fitted_model, x, y, num_points=9)
     handles, labels = right.get_legend_handles_labels()
     assert labels == ["0", "1", "2"]
     assert len({str(handle.get_paths()[0].vertices.tolist()) for handle in handles}) == 3
@@ -370,10 +370,10 @@ def test_each_class_has_a_marker_of_its_own(fitted: Any) -> None:
 @pytest.mark.parametrize("method", ["MLE", "MAP", "Ensemble"])
 @every_model
 def test_lines_are_the_losses(fitted: Any, name: str, method: str) -> None:
-    found, _, y = fitted(name, method, 1)
+    fitted_model, _, y = fitted(name, method, 1)
     for num_rows in (None, len(y)):
-        ax = plot_loss(found, num_rows=num_rows)
-        losses = found.stats["loss"] / (num_rows or 1)
+        ax = plot_loss(fitted_model, num_rows=num_rows)
+        losses = fitted_model.stats["loss"] / (num_rows or 1)
         assert len(ax.lines) == len(losses)
         for line, loss in zip(ax.lines, losses, strict=True):
             np.testing.assert_array_equal(line.get_xdata(), np.arange(1, 81))
@@ -389,10 +389,10 @@ def test_lines_are_the_losses(fitted: Any, name: str, method: str) -> None:
 
 
 def test_losses_that_span_much_are_on_a_logarithmic_axis_and_gaps_stay_gaps(fitted: Any) -> None:
-    found, _, _ = fitted("Bernoulli", "MAP", 1)
+    fitted_model, _, _ = fitted("Bernoulli", "MAP", 1)
     loss = np.geomspace(1000.0, 10.0, 80)[None].repeat(2, axis=0)
     loss[0, 50:] = np.nan  # a restart that was lost, at a loss above the other's end
-    ax = plot_loss({"a": replace(found, outcome=replace(found.outcome, stats={"loss": loss}))})
+    ax = plot_loss({"a": replace(fitted_model, outcome=replace(fitted_model.outcome, stats={"loss": loss}))})
     assert ax.get_yscale() == "log"
     assert [line.get_linewidth() > 1 for line in ax.lines] == [False, True]
     drawn(ax)
@@ -551,8 +551,8 @@ def test_misuse_raises(name: str, by_name: dict[str, Fit]) -> None:
 
 
 def test_compare_returns_what_can_be_drawn(fitted: Any) -> None:
-    found, x, y = fitted("Bernoulli", "MAP", 1)
-    comparison = compare({"it": found}, x, y)
+    fitted_model, x, y = fitted("Bernoulli", "MAP", 1)
+    comparison = compare({"it": fitted_model}, x, y)
     assert isinstance(comparison, Comparison)
     assert math.isclose(plot_compare(comparison).lines[-1].get_xdata()[0], 0.0)
     plt.close("all")

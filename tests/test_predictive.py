@@ -132,14 +132,14 @@ def test_quantiles_are_those_of_scipy(name: str) -> None:
     """Outside of the support a cdf may be NaN, as that of LogNormal is at -1."""
     family, reference = FAMILIES[name]
     components = jax.vmap(family)(jnp.ones((1, 2)))
-    for found in np.asarray(quantiles(components, None, jnp.asarray(LEVELS))):
-        np.testing.assert_allclose(found, reference.ppf(LEVELS), rtol=2e-3)
+    for fitted in np.asarray(quantiles(components, None, jnp.asarray(LEVELS))):
+        np.testing.assert_allclose(fitted, reference.ppf(LEVELS), rtol=2e-3)
 
 
 def test_quantiles_of_a_mixture_with_gaps_and_of_draws_that_failed() -> None:
     components = jax.vmap(lambda low: dist.Uniform(low * jnp.ones(2), low + 1))(jnp.array([0.0, 10.0]))
-    found = np.asarray(quantiles(components, None, jnp.array([0.25, 0.75])))
-    np.testing.assert_allclose(found, [[0.5, 10.5]] * 2, rtol=1e-5)
+    fitted = np.asarray(quantiles(components, None, jnp.array([0.25, 0.75])))
+    np.testing.assert_allclose(fitted, [[0.5, 10.5]] * 2, rtol=1e-5)
     failed = jax.vmap(lambda loc: dist.Normal(loc * jnp.ones(2), 1.0))(jnp.array([0.0, np.nan]))
     assert np.isnan(quantiles(failed, None, jnp.array([0.5]))).all()
 
@@ -148,8 +148,8 @@ def test_quantiles_of_a_mixture_with_gaps_and_of_draws_that_failed() -> None:
 def test_one_row_is_as_good_as_many(num_rows: int) -> None:
     rng = np.random.default_rng(0)
     x, y = rng.normal(size=(101, 2)), rng.normal(size=101)
-    found = fit(MODELS["Normal"], MAP(num_steps=50, polish=False), x, y, key=0, progress=False)
-    whole, some = found.predict(x), found.predict(x[:num_rows])
+    fitted = fit(MODELS["Normal"], MAP(num_steps=50, polish=False), x, y, key=0, progress=False)
+    whole, some = fitted.predict(x), fitted.predict(x[:num_rows])
     for ask in (lambda p: p.mean, lambda p: p.variance, lambda p: p.quantile(0.3)):
         np.testing.assert_allclose(ask(some), ask(whole)[:num_rows], rtol=1e-5, atol=1e-6)
     np.testing.assert_allclose(some.log_prob(y[:num_rows]), whole.log_prob(y)[:num_rows], rtol=1e-5, atol=1e-6)
@@ -158,9 +158,9 @@ def test_one_row_is_as_good_as_many(num_rows: int) -> None:
 def test_results_are_numpy_arrays_of_their_own() -> None:
     rng = np.random.default_rng(0)
     x, y = rng.normal(size=(30, 2)), rng.normal(size=30)
-    found: Fit = fit(MODELS["Normal"], MAP(num_steps=50, polish=False), x, y, key=0, progress=False)
-    predictive = found.predict(x)
-    for result in (predictive.mean, predictive.log_prob(y), predictive.sample(0), found.log_likelihood(x, y)):
+    fitted: Fit = fit(MODELS["Normal"], MAP(num_steps=50, polish=False), x, y, key=0, progress=False)
+    predictive = fitted.predict(x)
+    for result in (predictive.mean, predictive.log_prob(y), predictive.sample(0), fitted.log_likelihood(x, y)):
         assert isinstance(result, np.ndarray)
     assert predictive.mean.flags.writeable
 
@@ -223,16 +223,20 @@ def test_memory_of_4000_draws_at_100000_rows(asked: str) -> None:
     answer = subprocess.run(
         [sys.executable, "-c", PROGRAM, asked, "4000", str(rows)], check=True, capture_output=True, text=True
     )
-    found = json.loads(answer.stdout.splitlines()[-1])
-    print(asked, {key: f"{value / 2**20:.0f} MiB" for key, value in found.items()})
-    assert found["taken"] < found["result"] + 1.1 * found["stated"]
+    fitted = json.loads(answer.stdout.splitlines()[-1])
+    print(asked, {key: f"{value / 2**20:.0f} MiB" for key, value in fitted.items()})
+    assert fitted["taken"] < fitted["result"] + 1.1 * fitted["stated"]
 
 
 def test_a_prediction_again_compiles_nothing() -> None:
     rng = np.random.default_rng(0)
     x, y = rng.normal(size=(101, 2)), rng.normal(size=101)
-    found = fit(MODELS["Normal"], MAP(num_steps=50, polish=False), x, y, key=0, progress=False)
-    asks = (lambda: found.predict(x).log_prob(y), lambda: found.predict(x).mean, lambda: found.predict(x).quantile(0.3))
+    fitted = fit(MODELS["Normal"], MAP(num_steps=50, polish=False), x, y, key=0, progress=False)
+    asks = (
+        lambda: fitted.predict(x).log_prob(y),
+        lambda: fitted.predict(x).mean,
+        lambda: fitted.predict(x).quantile(0.3),
+    )
     for ask in asks:
         ask()
     events: list[str] = []

@@ -106,8 +106,8 @@ def test_what_a_program_depends_on_is_in_its_key() -> None:
     """Another learning rate is another optimiser: it must not be given the program of the first."""
     weights = {}
     for rate in (1e-3, 1e-1):
-        found = fit(MODEL, MLE(optimizer=optax.adam(rate), num_steps=5, polish=False), X, Y, key=0, progress=False)
-        weights[rate] = found.draws["w1"]
+        fitted = fit(MODEL, MLE(optimizer=optax.adam(rate), num_steps=5, polish=False), X, Y, key=0, progress=False)
+        weights[rate] = fitted.draws["w1"]
     assert (weights[1e-3] != weights[1e-1]).any()
 
 

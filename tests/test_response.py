@@ -264,12 +264,12 @@ def test_soft_labels_are_those_of_classes() -> None:
         Categorical(3)(x @ w, y)
 
     x, soft = np.ones((4, 2), np.float32), np.full((4, 3), 1 / 3, np.float32)
-    found = check_model(model, x, soft).response
-    assert found == check_model(model, x, np.zeros(4, np.int32)).response
-    assert found.kind == "classes"
-    found.check(soft)
+    result = check_model(model, x, soft).response
+    assert result == check_model(model, x, np.zeros(4, np.int32)).response
+    assert result.kind == "classes"
+    result.check(soft)
     with pytest.raises(ValueError, match="y, row 0: expected probabilities that sum to 1"):
-        found.check(2 * soft)
+        result.check(2 * soft)
 
 
 GOOD_AND_BAD: dict[str, tuple[Any, Any, str]] = {
@@ -321,10 +321,10 @@ MISMATCHES: dict[tuple[str, str], tuple[str, str] | None] = {
 @pytest.mark.parametrize("names", MISMATCHES)
 def test_what_keeps_two_from_being_compared(names: tuple[str, str]) -> None:
     one, other = map(response, names)
-    found = one.mismatch(other)
-    assert (None if found is None else found[:2]) == MISMATCHES[names]
+    result = one.mismatch(other)
+    assert (None if result is None else result[:2]) == MISMATCHES[names]
     assert one.mismatch(one) is None
-    assert found is None or found[2].endswith(".")
+    assert result is None or result[2].endswith(".")
     site = one.mismatch(replace(one, site="target"))
     assert site is not None
     assert site[:2] == ("the observed site 'y'", "the observed site 'target'")
@@ -347,15 +347,15 @@ def test_a_distribution_of_the_users_own_is_predicted() -> None:
 
     x = np.linspace(-1, 1, 20, dtype=np.float32)[:, None]
     y = np.clip(np.round(2 * x[:, 0] + 1.5 + np.sin(7 * x[:, 0])), 0, 3).astype(int)
-    found = fit(model, MLE(num_steps=50, polish=False), x, y, key=0, progress=False).predict(x)
-    assert isinstance(found, predictive.Predictive)
-    assert found.num_classes == 4
-    np.testing.assert_allclose(found.probs.sum(axis=1), 1.0, rtol=1e-5)
-    np.testing.assert_allclose(found.mean, found.probs @ np.arange(4.0), rtol=1e-5)
-    np.testing.assert_allclose(found.cdf(np.ones(20)), found.probs[:, :2].sum(axis=1), rtol=1e-5)
-    np.testing.assert_allclose(found.component_means[0], found.mean, rtol=1e-5)
+    result = fit(model, MLE(num_steps=50, polish=False), x, y, key=0, progress=False).predict(x)
+    assert isinstance(result, predictive.Predictive)
+    assert result.num_classes == 4
+    np.testing.assert_allclose(result.probs.sum(axis=1), 1.0, rtol=1e-5)
+    np.testing.assert_allclose(result.mean, result.probs @ np.arange(4.0), rtol=1e-5)
+    np.testing.assert_allclose(result.cdf(np.ones(20)), result.probs[:, :2].sum(axis=1), rtol=1e-5)
+    np.testing.assert_allclose(result.component_means[0], result.mean, rtol=1e-5)
     with pytest.raises(NotImplementedError, match="quantile: y is discrete"):
-        found.quantile(0.5)
+        result.quantile(0.5)
 
 
 class WithoutSample(dist.Distribution):
@@ -416,13 +416,13 @@ def test_what_a_distribution_does_not_have_is_named(name: str, asked: str) -> No
     x = np.linspace(0.5, 2.0, 4, dtype=np.float32)
     y = np.stack([x, x + 1], axis=1) if name == "vector" else x
     density, _ = check_problem(line_of(name), x, y)
-    found = predictive.Predictive(density, {"w": jnp.array([1.0])}, x)
+    result = predictive.Predictive(density, {"w": jnp.array([1.0])}, x)
     asks = {
-        "mean": lambda: found.mean,
-        "variance": lambda: found.variance,
-        "cdf": lambda: found.cdf(y),
-        "quantile": lambda: found.quantile(0.5),
-        "sample": lambda: found.sample(0),
+        "mean": lambda: result.mean,
+        "variance": lambda: result.variance,
+        "cdf": lambda: result.cdf(y),
+        "quantile": lambda: result.quantile(0.5),
+        "sample": lambda: result.sample(0),
     }
     exception, match = GAPS[name, asked]
     with pytest.raises(exception, match=match):
@@ -450,6 +450,6 @@ def test_a_latent_support_without_coordinates_is_named() -> None:
 @pytest.mark.parametrize("name", ["without sample", pytest.param("half Student-t", marks=pytest.mark.slow)])
 def test_a_fit_whose_y_cannot_be_drawn_is_saved(name: str, tmp_path: Path) -> None:
     x, model = np.linspace(0.5, 2.0, 4), line_of(name)
-    found = fit(model, MLE(num_steps=2, polish=False), x, x, key=0, progress=False)
-    again = Fit.load(found.save(tmp_path / "fit.nc"), model)
-    np.testing.assert_array_equal(again.log_likelihood(x, x), found.log_likelihood(x, x))
+    result = fit(model, MLE(num_steps=2, polish=False), x, x, key=0, progress=False)
+    again = Fit.load(result.save(tmp_path / "fit.nc"), model)
+    np.testing.assert_array_equal(again.log_likelihood(x, x), result.log_likelihood(x, x))

@@ -80,26 +80,26 @@ def test_what_holds_no_rows_is_refused(name: str) -> None:
         as_rows("x", value)
 
 
-def test_missing_values_of_frames_are_told_with_their_place() -> None:
+def test_missing_values_of_frames_are_reported_with_their_place() -> None:
     for frame in (pd.DataFrame({"a": [1.0, 2.0], "b": [3.0, None]}), pl.DataFrame({"a": [1, 2], "b": [3, None]})):
         with pytest.raises(ValueError, match=r"x, row 1, column 1: expected finite numbers; got nan"):
             check_problem(LOGISTIC, frame, [0, 1])
 
 
 def test_columns_of_polars_have_names() -> None:
-    found = fit(LOGISTIC, MAP(num_steps=2), pl.DataFrame(X, schema=["age", "income"]), Y, key=0, progress=False)
-    assert found.to_datatree()["posterior"].coords["feature"].values.tolist() == ["age", "income"]
+    result = fit(LOGISTIC, MAP(num_steps=2), pl.DataFrame(X, schema=["age", "income"]), Y, key=0, progress=False)
+    assert result.to_datatree()["posterior"].coords["feature"].values.tolist() == ["age", "income"]
     for frame in (pl.DataFrame(X, schema=["income", "age"]), pd.DataFrame(X, columns=["income", "age"])):
         with pytest.raises(ValueError, match=r"the columns \['age', 'income'\], in this order"):
-            found.predict(frame)
+            result.predict(frame)
 
 
 def test_columns_of_a_frame_within_x_have_names() -> None:
     frame, model = pd.DataFrame(X, columns=["age", "income"]), by_hand_of_a_frame
-    found = fit(model, MAP(num_steps=2), {"people": frame}, Y.astype(float), key=0, progress=False)
-    found.predict({"people": frame})
+    result = fit(model, MAP(num_steps=2), {"people": frame}, Y.astype(float), key=0, progress=False)
+    result.predict({"people": frame})
     with pytest.raises(ValueError, match=r"x\['people'\]: expected the columns \['age', 'income'\], in this order"):
-        found.predict({"people": frame[["income", "age"]]})
+        result.predict({"people": frame[["income", "age"]]})
 
 
 # The type that was passed is the type that a model sees.
@@ -138,15 +138,15 @@ def wraps_around(x: dict[str, Array], y: Array | None = None) -> None:
 
 def test_masks_and_unsigned_integers_are_computed_with_as_such() -> None:
     treated, y = np.array([True, True, False, False]), np.array([1.0, 1.2, 3.0, 3.4])
-    found = fit(of_the_untreated, MLE(num_steps=200), {"treated": treated}, y, key=0, progress=False)
-    weights = {name: value.item() for name, value in found.draws.items()}
+    result = fit(of_the_untreated, MLE(num_steps=200), {"treated": treated}, y, key=0, progress=False)
+    weights = {name: value.item() for name, value in result.draws.items()}
     assert weights == pytest.approx({"level": 1.1, "effect": 2.1}, abs=1e-3)
     # New rows of another type are those of the fit.
     np.testing.assert_array_equal(
-        found.predict({"treated": [1, 0]}).mean, found.predict({"treated": treated[1:3]}).mean
+        result.predict({"treated": [1, 0]}).mean, result.predict({"treated": treated[1:3]}).mean
     )
     with pytest.raises(ValueError, match=r"x\['treated'\], row 1: expected a boolean, or 0 or 1, .* in the fit; got 2"):
-        found.predict({"treated": [0, 2]})
+        result.predict({"treated": [0, 2]})
     ring = {"from": np.array([250, 3, 9], np.uint8), "to": np.array([4, 13, 19], np.uint8)}
     around = fit(wraps_around, MLE(num_steps=200), ring, np.array([1.0, 2.0, 3.0]), key=0, progress=False)
     assert around.draws["slope"].item() == pytest.approx(2.0, abs=1e-3)
@@ -159,8 +159,8 @@ def test_networks_take_booleans_and_narrow_integers() -> None:
         fit(LOGISTIC, MAP(num_steps=20, polish=False), x.astype(dtype), Y, key=0, progress=False)
         for dtype in ("float32", "bool", "uint8", "float16")
     ]
-    for found in fits[1:]:
-        np.testing.assert_allclose(found.log_likelihood(x, Y), fits[0].log_likelihood(x, Y), rtol=1e-5)
+    for result in fits[1:]:
+        np.testing.assert_allclose(result.log_likelihood(x, Y), fits[0].log_likelihood(x, Y), rtol=1e-5)
     assert fits[2].predict(x + 0.5).probs.shape == (4,)  # a network computes with numbers, whatever their type
 
 
@@ -180,9 +180,11 @@ def test_counts_are_scored_alike_in_every_type(dtype: str) -> None:
 
 
 def test_narrow_counts_are_scored_by_a_fit() -> None:
-    found = fit(counted, MAP(num_steps=2, polish=False), X, np.array([255, 250, 1, 0], np.uint8), key=0, progress=False)
+    result = fit(
+        counted, MAP(num_steps=2, polish=False), X, np.array([255, 250, 1, 0], np.uint8), key=0, progress=False
+    )
     new = np.array([255, 255, 0, 1])
-    np.testing.assert_array_equal(found.log_likelihood(X, new.astype(np.uint8)), found.log_likelihood(X, new))
+    np.testing.assert_array_equal(result.log_likelihood(X, new.astype(np.uint8)), result.log_likelihood(X, new))
 
 
 @pytest.mark.parametrize("model", [LOGISTIC, Model(MLP(), Categorical(2), gaussian(1.0))])

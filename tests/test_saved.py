@@ -67,31 +67,31 @@ def classes(fitted: Any) -> Fit:
     return fitted("classes", "NUTS")
 
 
-def check_same(found: Fit, again: Fit, x: Any, y: Any) -> None:
-    assert repr(again) == repr(found)
-    assert again.status == found.status
-    assert again.log_evidence == found.log_evidence or np.isnan(found.log_evidence or np.nan)
-    assert again.seconds == found.seconds
-    assert again.structure == found.structure
-    assert again.layout == found.layout
-    for these, those in ((found.draws, again.draws), (found.stats, again.stats)):
+def check_same(result: Fit, again: Fit, x: Any, y: Any) -> None:
+    assert repr(again) == repr(result)
+    assert again.status == result.status
+    assert again.log_evidence == result.log_evidence or np.isnan(result.log_evidence or np.nan)
+    assert again.seconds == result.seconds
+    assert again.structure == result.structure
+    assert again.layout == result.layout
+    for these, those in ((result.draws, again.draws), (result.stats, again.stats)):
         assert list(these) == list(those)
         for name, values in these.items():
             np.testing.assert_array_equal(values, those[name], strict=True)
-    np.testing.assert_array_equal(found.log_likelihood(x, y), again.log_likelihood(x, y))
-    np.testing.assert_array_equal(found.predict(x).log_prob(y), again.predict(x).log_prob(y))
+    np.testing.assert_array_equal(result.log_likelihood(x, y), again.log_likelihood(x, y))
+    np.testing.assert_array_equal(result.predict(x).log_prob(y), again.predict(x).log_prob(y))
 
 
 @pytest.mark.parametrize("method", [pytest.param(m, marks=[pytest.mark.slow] * (m == "NUTS")) for m in METHODS])
 def test_every_method_is_read_as_it_was_written(method: str, fitted: Any, problems: Any, tmp_path: Path) -> None:
-    found, (model, x, y) = fitted("classes", method), problems["classes"]
-    check_same(found, Fit.load(found.save(tmp_path / "fit.nc"), model), x, y)
+    result, (model, x, y) = fitted("classes", method), problems["classes"]
+    check_same(result, Fit.load(result.save(tmp_path / "fit.nc"), model), x, y)
 
 
 @pytest.mark.parametrize("name", ["a data frame", "a flat prior", "names with a slash", "hierarchical", "dictionary"])
 def test_every_kind_of_rows_is_read_as_it_was_written(name: str, fitted: Any, problems: Any, tmp_path: Path) -> None:
-    found, (model, x, y) = fitted(name, "MLE"), problems[name]
-    check_same(found, Fit.load(found.save(tmp_path / "fit.nc"), model), x, y)
+    result, (model, x, y) = fitted(name, "MLE"), problems[name]
+    check_same(result, Fit.load(result.save(tmp_path / "fit.nc"), model), x, y)
 
 
 def test_what_was_read_can_be_written_again(classes: Fit, problems: Any, tmp_path: Path) -> None:
@@ -126,25 +126,25 @@ def saved(classes: Fit, tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize("share", [0.0, 0.001, 0.1, 0.5, 0.9, 0.999])
-def test_a_file_that_was_cut_short_is_told(share: float, saved: Path) -> None:
+def test_a_file_that_was_cut_short_is_reported(share: float, saved: Path) -> None:
     content = saved.read_bytes()
     saved.write_bytes(content[: int(share * len(content))])
     with pytest.raises(ValueError, match=r"fit.nc: .*(damaged|another kind)"):
         Fit.load(saved, CLASSES)
 
 
-def test_a_damaged_file_is_told_or_harmless(saved: Path, classes: Fit, problems: Any) -> None:
+def test_a_damaged_file_is_reported_or_harmless(saved: Path, classes: Fit, problems: Any) -> None:
     content, rng = saved.read_bytes(), np.random.default_rng(0)
-    told = 0
+    detected = 0
     for place in rng.integers(len(content), size=40):
         saved.write_bytes(content[:place] + bytes([content[place] ^ 0xFF]) + content[place + 1 :])
         try:
             again = Fit.load(saved, CLASSES)
         except ValueError:
-            told += 1
+            detected += 1
         else:  # in what the format leaves unused
             check_same(classes, again, *problems["classes"][1:])
-    assert told
+    assert detected
 
 
 def changed(saved: Path, change: Callable[[xarray.DataTree], None]) -> None:
@@ -179,7 +179,7 @@ def no_fit(tree: xarray.DataTree) -> None:
         (no_fit, "saved by Fit.save; got a NetCDF file of another kind"),
     ],
 )
-def test_what_was_changed_in_a_file_is_told(change: Any, message: str, saved: Path) -> None:
+def test_what_was_changed_in_a_file_is_reported(change: Any, message: str, saved: Path) -> None:
     changed(saved, change)
     with pytest.raises(ValueError, match=message):
         Fit.load(saved, CLASSES)
@@ -209,7 +209,7 @@ def test_another_scale_of_the_noise_is_refused(fitted: Any, problems: Any, data_
         Fit.load(path, replace(model, observation=Normal(0.6)))
 
 
-def test_a_missing_file_and_one_of_another_kind_are_told(tmp_path: Path) -> None:
+def test_a_missing_file_and_one_of_another_kind_are_reported(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"Expected a file; .*gone.nc does not exist"):
         Fit.load(tmp_path / "gone.nc", CLASSES)
     (tmp_path / "words.nc").write_text("not a fit")
@@ -249,9 +249,9 @@ def on_own(x: Any, y: Array | None = None) -> None:
 
 
 def test_rows_in_a_container_that_json_does_not_know_are_refused(tmp_path: Path) -> None:
-    found = fit(on_own, QUICK, _made(np.arange(5.0)), np.arange(5.0), key=0, progress=False)
+    result = fit(on_own, QUICK, _made(np.arange(5.0)), np.arange(5.0), key=0, progress=False)
     with pytest.raises(TypeError, match="save: expected x to be an array, or dicts with names as keys"):
-        found.save(tmp_path / "fit.nc")
+        result.save(tmp_path / "fit.nc")
 
 
 def test_a_file_remembers_the_rows_of_the_fit(saved: Path, problems: Any) -> None:

@@ -19,8 +19,8 @@ TESTS = len(sbc.PROBLEMS) * len(sbc.EXACT)
 @pytest.mark.parametrize("method", sbc.EXACT)
 @pytest.mark.parametrize("problem", sbc.PROBLEMS)
 def test_exact_methods_have_uniform_ranks(problem: str, method: str) -> None:
-    found = sbc.ranks(problem, method, REPLICATES)
-    assert sbc.right(found, TESTS), {quantity: sbc.p_value(rank) for quantity, rank in found.items()}
+    result = sbc.ranks(problem, method, REPLICATES)
+    assert sbc.right(result, TESTS), {quantity: sbc.p_value(rank) for quantity, rank in result.items()}
 
 
 @pytest.mark.slow

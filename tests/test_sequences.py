@@ -179,9 +179,9 @@ def test_a_text_with_another_token_is_no_number() -> None:
         expected = np.asarray(logits(x))[0]
         for wrong in (-1, -K, K, 2**31 - 1):
             x[1, 4] = wrong
-            found = np.asarray(logits(x))
-            np.testing.assert_array_equal(found[0], expected)
-            assert np.isnan(found[1]).all(), (name, wrong)
+            fitted_model = np.asarray(logits(x))
+            np.testing.assert_array_equal(fitted_model[0], expected)
+            assert np.isnan(fitted_model[1]).all(), (name, wrong)
         with pytest.raises(TypeError, match=r"x to be integer tokens 0, \.\.\., 3; got float32. Use x.astype\(int\)"):
             fit(Model(lift, CategoricalSequence(K), "flat"), MLE(), np.ones((3, T)), np.ones((3, T), int), key=0)
 
@@ -285,49 +285,53 @@ def lifted(rows: Rows) -> Fit:
     return fit(model, MLE(num_steps=40, batch_size=4, polish=False), *rows, key=0, progress=False)
 
 
-def by_token(found: Fit, x: np.ndarray) -> np.ndarray:
+def by_token(fitted_model: Fit, x: np.ndarray) -> np.ndarray:
     """Log p(y_t = k | x, w_s), (draw, n, T, K), of the table."""
-    w, b = (found.draws[site].reshape(-1, *found.draws[site].shape[2:]).astype(float) for site in ("w1", "b1"))
+    w, b = (
+        fitted_model.draws[site].reshape(-1, *fitted_model.draws[site].shape[2:]).astype(float) for site in ("w1", "b1")
+    )
     return log_softmax(w[:, x] + b[:, None, None], axis=-1)
 
 
-def by_row(found: Fit, x: np.ndarray, y: np.ndarray) -> np.ndarray:
+def by_row(fitted_model: Fit, x: np.ndarray, y: np.ndarray) -> np.ndarray:
     """Log p(y_i | x_i, w_s), (draw, n)."""
-    each = np.take_along_axis(by_token(found, x), np.maximum(y, 0)[None, ..., None], axis=-1)[..., 0]
+    each = np.take_along_axis(by_token(fitted_model, x), np.maximum(y, 0)[None, ..., None], axis=-1)[..., 0]
     return np.where(y >= 0, each, 0.0).sum(axis=-1)
 
 
 @every_fit
 def test_a_fit_answers_as_any_other(by: str, fitted: dict[str, Fit], rows: Rows) -> None:
-    found, (x, y) = fitted[by], rows
-    expected = by_row(found, x, y)
-    chains, draws = found.draws["b1"].shape[:2]
-    np.testing.assert_allclose(found.log_likelihood(x, y), expected.reshape(chains, draws, -1), rtol=1e-4, atol=1e-5)
+    fitted_model, (x, y) = fitted[by], rows
+    expected = by_row(fitted_model, x, y)
+    chains, draws = fitted_model.draws["b1"].shape[:2]
+    np.testing.assert_allclose(
+        fitted_model.log_likelihood(x, y), expected.reshape(chains, draws, -1), rtol=1e-4, atol=1e-5
+    )
     mixture = logsumexp(expected, axis=0) - math.log(len(expected))
-    predictive = found.predict(x)
+    predictive = fitted_model.predict(x)
     np.testing.assert_allclose(predictive.log_prob(y), mixture, rtol=1e-4, atol=1e-5)
-    probs = np.exp(by_token(found, x))
+    probs = np.exp(by_token(fitted_model, x))
     np.testing.assert_allclose(predictive.component_means, probs, rtol=1e-4, atol=1e-6)
     np.testing.assert_allclose(predictive.probs, probs.mean(axis=0), rtol=1e-4, atol=1e-6)
     assert predictive.sample(0, (5, 2)).shape == (5, 2, *y.shape)
 
-    column = compare({by: found}, x, y).to_dataframe().loc[by]
+    column = compare({by: fitted_model}, x, y).to_dataframe().loc[by]
     assert column["bits_per_token"] == pytest.approx(-mixture.sum() / (y >= 0).sum() / math.log(2), rel=1e-5)
     assert column["bits"] == pytest.approx(-mixture.mean() / math.log(2), rel=1e-5)
-    tree = found.to_datatree(x, y)
+    tree = fitted_model.to_datatree(x, y)
     assert dict(tree["log_likelihood"]["y"].sizes) == {"chain": chains, "draw": draws, "row": len(y)}
     assert tree["observed_data"]["y"].shape == y.shape
 
-    split = uncertainty(found, x)
+    split = uncertainty(fitted_model, x)
     np.testing.assert_allclose(split.aleatoric, -(probs * np.log(probs)).sum(-1).mean(0), rtol=1e-4, atol=1e-5)
     mean = probs.mean(axis=0)
     np.testing.assert_allclose(split.total, -(mean * np.log(mean)).sum(-1), rtol=1e-4, atol=1e-5)
 
 
 def test_the_bits_of_a_text_are_those_of_its_tokens(fitted: dict[str, Fit], rows: Rows) -> None:
-    found, (x, y) = fitted["draws"], rows
-    result, tokens = code_length(found, x, y), y[y >= 0]
-    mixture = logsumexp(by_row(found, x, y), axis=0) - math.log(60)
+    fitted_model, (x, y) = fitted["draws"], rows
+    result, tokens = code_length(fitted_model, x, y), y[y >= 0]
+    mixture = logsumexp(by_row(fitted_model, x, y), axis=0) - math.log(60)
     assert result.num_tokens == len(tokens) == 55
     assert result.total == pytest.approx(-mixture.sum() / math.log(2), rel=1e-5)
     assert result.per_token == pytest.approx(result.total / 55)
@@ -359,13 +363,13 @@ def test_a_text_can_be_coded_by_fits_that_are_made_on_the_way(rows: Rows) -> Non
 @pytest.mark.filterwarnings("ignore:Estimated shape parameter")
 def test_chains_are_judged_by_the_probabilities_of_tokens(rows: Rows) -> None:
     method = NUTS(num_warmup=30, num_samples=30, num_chains=2, start=None, max_tree_depth=4)
-    found = fit(BIGRAMS, method, *rows, key=0, progress=False)
-    judged = diagnose(found, *rows)
+    fitted_model = fit(BIGRAMS, method, *rows, key=0, progress=False)
+    judged = diagnose(fitted_model, *rows)
     prediction = judged.predictions["posterior"]["prediction"]
     assert prediction.dims == ("chain", "draw", "row", "token", "class")
     assert prediction.sizes["row"] * prediction.sizes["token"] == 54  # the first number of rows that holds 50 tokens
     assert judged.table.loc["log likelihood of rows", "quantities"] == len(rows.y)
-    assert loo(found, *rows).elpd_i.shape == (len(rows.y),)
+    assert loo(fitted_model, *rows).elpd_i.shape == (len(rows.y),)
 
 
 def test_the_loss_is_softmax_cross_entropy_summed_over_tokens(rows: Rows) -> None:
@@ -398,7 +402,7 @@ def test_a_lifted_network_is_fitted_by_batches(lifted: Fit, rows: Rows) -> None:
     assert ((text >= 0) & (text < 3)).all()
 
 
-def test_texts_that_the_network_does_not_know_are_told(lifted: Fit, rows: Rows) -> None:
+def test_texts_that_the_network_does_not_know_are_reported(lifted: Fit, rows: Rows) -> None:
     x, y = rows.x.copy(), rows.y
     x[[2, 5], 3] = -1, 3
     result = rf"The prediction is NaN in 2 of {len(y)} rows \(row 2 first\).* tokens outside its vocabulary"
@@ -413,8 +417,8 @@ def test_texts_that_the_network_does_not_know_are_told(lifted: Fit, rows: Rows) 
         with pytest.warns(UndefinedPredictionWarning, match=result) as record:
             ask()
         assert record[0].filename == __file__, name
-    found = lifted.predict(rows.x).log_prob(y)  # of which nothing is to be said
-    assert np.isfinite(found).all()
+    fitted_model = lifted.predict(rows.x).log_prob(y)  # of which nothing is to be said
+    assert np.isfinite(fitted_model).all()
     padded = np.where(y == -1, -1, rows.x)  # also where nothing is lost, as y has no token there
     assert (padded != rows.x).any()
     failed = fit(lifted.model, replace(lifted.method, batch_size=None), padded, y, key=0, progress=False)
@@ -432,13 +436,15 @@ def test_hand_written_sequences_are_rows_of_tokens_too(fitted: dict[str, Fit], r
 
     whole = (rows.y >= 0).all(axis=1)
     x, y = rows.x[whole], rows.y[whole]
-    found = replace(fitted["MAP"], density=Density(by_hand, check_problem(by_hand, x, y)[0].structure))
-    result = code_length(found, x, y)
+    fitted_model = replace(fitted["MAP"], density=Density(by_hand, check_problem(by_hand, x, y)[0].structure))
+    result = code_length(fitted_model, x, y)
     assert result.num_tokens == y.size
-    np.testing.assert_allclose(found.predict(x).probs, np.exp(by_token(found, x))[0], rtol=1e-4, atol=1e-6)
-    assert generate(found, [2, 0], 4, key=0).shape == (4,)
+    np.testing.assert_allclose(
+        fitted_model.predict(x).probs, np.exp(by_token(fitted_model, x))[0], rtol=1e-4, atol=1e-6
+    )
+    assert generate(fitted_model, [2, 0], 4, key=0).shape == (4,)
     with pytest.raises(NotImplementedError, match="mean: y is a class, and classes have no mean"):
-        _ = found.predict(x).mean
+        _ = fitted_model.predict(x).mean
 
 
 # What is refused, and how.
@@ -549,14 +555,14 @@ def entropy_rate() -> float:
 @pytest.mark.parametrize("key", range(3))
 def test_maximum_likelihood_pays_the_entropy_rate(key: int) -> None:
     x, y = next_token_rows(markov(6_400, key), 64, start=0)
-    found = fit(BIGRAMS, MLE(), x[:50], y[:50], key=key, progress=False)
-    assert found.status
-    result = code_length(found, x[50:], y[50:])
+    fitted_model = fit(BIGRAMS, MLE(), x[:50], y[:50], key=key, progress=False)
+    assert fitted_model.status
+    result = code_length(fitted_model, x[50:], y[50:])
     error = result.standard_error / result.num_tokens
     assert error < 0.03
     assert abs(result.per_token - entropy_rate()) < 4 * error
     truth = np.log(TRANSITIONS[x[:50], y[:50]]).sum()
-    gain = 2 * (found.log_likelihood(x[:50], y[:50]).sum() - truth)  # Wilks 1938: six numbers are free
+    gain = 2 * (fitted_model.log_likelihood(x[:50], y[:50]).sum() - truth)  # Wilks 1938: six numbers are free
     assert 0 < gain < chi2.isf(1e-5, 6)
 
 
@@ -576,9 +582,9 @@ def test_where_there_is_no_maximum_the_fit_has_failed(name: str) -> None:
     x, y = next_token_rows(markov(3_200, 5), 64, start=0)
     text = change(np.concatenate([[0], y[y >= 0]])[None])[0][1:]
     assert fit(BIGRAMS, MLE(), x, y, key=0, progress=False).status.codes == (Code.NOT_UNIQUE,)
-    found = fit(BIGRAMS, MLE(), *next_token_rows(text, 64, start=0), key=0, progress=False)
-    assert found.status.level == "failed"
-    assert sentence in str(found.status)
+    fitted_model = fit(BIGRAMS, MLE(), *next_token_rows(text, 64, start=0), key=0, progress=False)
+    assert fitted_model.status.level == "failed"
+    assert sentence in str(fitted_model.status)
 
 
 @pytest.mark.slow
@@ -587,8 +593,8 @@ def test_a_gru_comes_near_it(key: int) -> None:
     x, y = next_token_rows(markov(12_800, key), 64, start=0)
     network = Lift(GRU(3, 4, rngs=nnx.Rngs(key)))
     model = Model(network, CategoricalSequence(3), gaussian(3.0))
-    found = fit(model, MAP(num_steps=1500, batch_size=32), x[:150], y[:150], key=key, progress=False)
-    log_probs = found.predict(x[150:]).log_prob(y[150:]) / math.log(2)
+    fitted_model = fit(model, MAP(num_steps=1500, batch_size=32), x[:150], y[:150], key=key, progress=False)
+    log_probs = fitted_model.predict(x[150:]).log_prob(y[150:]) / math.log(2)
     excess = (np.log2(TRANSITIONS[x[150:], y[150:]]).sum(axis=1) - log_probs) / 64
     assert excess.mean() < 0.02
     assert excess.mean() > -4 * excess.std() / math.sqrt(len(excess))
@@ -597,18 +603,18 @@ def test_a_gru_comes_near_it(key: int) -> None:
 # Generation.
 
 
-def mixture_of(found: Fit, *tables: np.ndarray) -> Fit:
+def mixture_of(fitted_model: Fit, *tables: np.ndarray) -> Fit:
     """The fit with these tables of probabilities as its draws."""
     with np.errstate(divide="ignore"):
         logits = np.log(np.array(tables, np.float32))[None]
     draws = {"w1": logits, "b1": np.zeros(logits.shape[:3], np.float32)}
-    return replace(found, outcome=replace(found.outcome, draws=draws))
+    return replace(fitted_model, outcome=replace(fitted_model.outcome, draws=draws))
 
 
 @pytest.mark.parametrize("key", range(4))
 def test_generated_texts_have_the_bigrams_of_the_model(key: int, fitted: dict[str, Fit]) -> None:
-    found = mixture_of(fitted["MAP"], TRANSITIONS)
-    texts = generate(found, [1], 12, key=key, shape=(400,))
+    fitted_model = mixture_of(fitted["MAP"], TRANSITIONS)
+    texts = generate(fitted_model, [1], 12, key=key, shape=(400,))
     assert texts.shape == (400, 12)
     before = np.concatenate([np.ones((400, 1), int), texts[:, :-1]], axis=1)
     counts = np.zeros((3, 3))
@@ -626,8 +632,8 @@ PROMPTS = {"of one token": [0], "of four": [0, 2, 1, 0]}
 @pytest.mark.parametrize("name", PROMPTS)
 def test_draws_count_as_much_as_they_foretold_the_prompt(name: str, key: int, fitted: dict[str, Fit]) -> None:
     """Against the probabilities of all 27 continuations of three tokens."""
-    found, prompt = mixture_of(fitted["MAP"], TRANSITIONS, OTHER), PROMPTS[name]
-    texts = generate(found, prompt, 3, key=key, shape=(3_000,))
+    fitted_model, prompt = mixture_of(fitted["MAP"], TRANSITIONS, OTHER), PROMPTS[name]
+    texts = generate(fitted_model, prompt, 3, key=key, shape=(3_000,))
     joint = np.zeros((2, 27))
     for s, p in enumerate((TRANSITIONS, OTHER)):
         of_prompt = math.prod(p[a, b] for a, b in pairwise(prompt))
@@ -694,8 +700,8 @@ def test_a_model_that_looks_ahead_is_refused(fitted: dict[str, Fit]) -> None:
         return MLP()(seen + seen.mean(axis=1, keepdims=True), num_outputs, prior=prior)
 
     model = Model(unmasked, CategoricalSequence(3), gaussian(1.5))
-    found = replace(fitted["draws"], density=Density(model, fitted["draws"].structure))
+    fitted_model = replace(fitted["draws"], density=Density(model, fitted["draws"].structure))
     with pytest.raises(
         ValueError, match="expected the probabilities of a token to depend on x only up to its position"
     ):
-        generate(found, [0], 6, key=0)
+        generate(fitted_model, [0], 6, key=0)

@@ -35,42 +35,42 @@ def test_it_is_the_cost_of_each_block_by_another_library(
 ) -> None:
     """Logistic and softmax regression by scikit-learn, with the same penalty on the intercept as on the slopes."""
     x, y = data_sets[kind]
-    found = prequential(Model(MLP(), observation, gaussian(SPREAD)), MAP(), x, y, key=0, ends=(12, 20, 40))
-    num_classes = found.bits[0]  # the first block: log2 K
-    np.testing.assert_allclose(found.bits[:12], num_classes)
+    fitted = prequential(Model(MLP(), observation, gaussian(SPREAD)), MAP(), x, y, key=0, ends=(12, 20, 40))
+    num_classes = fitted.bits[0]  # the first block: log2 K
+    np.testing.assert_allclose(fitted.bits[:12], num_classes)
     with_one = np.column_stack([x, np.ones(len(x))])
     expected = [12 * num_classes]
     for start, end in ((12, 20), (20, 40)):
         other = LogisticRegression(C=SPREAD**2, fit_intercept=False, tol=1e-10, max_iter=10_000)
         log_probs = other.fit(with_one[:start], y[:start]).predict_log_proba(with_one[start:end])
         expected.append(-log_probs[np.arange(end - start), y[start:end]].sum() / math.log(2))
-    np.testing.assert_allclose(found.block_bits, expected, rtol=1e-4)
-    assert found.total == pytest.approx(sum(expected), rel=1e-4)
-    assert [status.level for status in found.statuses] == ["ok", "ok"]
+    np.testing.assert_allclose(fitted.block_bits, expected, rtol=1e-4)
+    assert fitted.total == pytest.approx(sum(expected), rel=1e-4)
+    assert [status.level for status in fitted.statuses] == ["ok", "ok"]
     labels = fit(Model(MLP(), observation, gaussian(SPREAD)), MAP(num_steps=2, polish=False), x, y, key=0)
     result = code_length(labels, x, y)
-    assert (found.uniform, found.base_rate) == (result.uniform, result.base_rate)
+    assert (fitted.uniform, fitted.base_rate) == (result.uniform, result.base_rate)
 
 
 def test_maximum_likelihood_of_a_coin_costs_the_frequencies_so_far() -> None:
     y = np.tile([1, 0, 1, 1], 10)
-    found = prequential(Model(MLP(), Bernoulli()), MLE(), CONSTANT, y, key=0, num_blocks=4)
-    assert found.ends == (5, 10, 20, 40)
+    fitted = prequential(Model(MLP(), Bernoulli()), MLE(), CONSTANT, y, key=0, num_blocks=4)
+    assert fitted.ends == (5, 10, 20, 40)
     for start, end in ((5, 10), (10, 20), (20, 40)):
         p = y[:start].mean()
-        np.testing.assert_allclose(found.bits[start:end], -np.log2(np.where(y[start:end] == 1, p, 1 - p)), rtol=1e-4)
+        np.testing.assert_allclose(fitted.bits[start:end], -np.log2(np.where(y[start:end] == 1, p, 1 - p)), rtol=1e-4)
 
 
 @pytest.mark.slow
 def test_a_class_that_the_prefix_lacks_costs_what_it_costs_and_the_status_says_why() -> None:
     y = np.array([0, 1] * 10 + [2] * 20)
-    found = prequential(Model(MLP(), Categorical(3)), MLE(), CONSTANT, y, key=0, ends=[10, 20, 40])
-    assert found.statuses[-1].level == "failed"
-    assert found.block_bits[-1] > 100
-    assert found.total > found.uniform
-    assert "Fit of the first 20 rows: failed: There is no maximum: class 2 occurs in none" in str(found)
+    fitted = prequential(Model(MLP(), Categorical(3)), MLE(), CONSTANT, y, key=0, ends=[10, 20, 40])
+    assert fitted.statuses[-1].level == "failed"
+    assert fitted.block_bits[-1] > 100
+    assert fitted.total > fitted.uniform
+    assert "Fit of the first 20 rows: failed: There is no maximum: class 2 occurs in none" in str(fitted)
     prior = prequential(Model(MLP(), Categorical(3), gaussian(1.0)), MAP(), CONSTANT, y, key=0, ends=[10, 20, 40])
-    assert prior.block_bits[-1] < found.block_bits[-1]
+    assert prior.block_bits[-1] < fitted.block_bits[-1]
 
 
 @dataclass(frozen=True)
@@ -93,8 +93,8 @@ def test_one_row_per_block_and_the_exact_posterior_give_the_evidence() -> None:
         numpyro.sample("y", dist.Bernoulli(probs=p * jnp.ones(len(x))), obs=y)
 
     y = np.array([1, 1, 0, 1, 1, 1, 0, 1])
-    found = prequential(coin, Exact(), CONSTANT[:8], y, key=0, ends=range(1, 9))
-    assert found.total == pytest.approx(-betaln(1 + y.sum(), 1 + (1 - y).sum()) / math.log(2), abs=1e-3)
+    fitted = prequential(coin, Exact(), CONSTANT[:8], y, key=0, ends=range(1, 9))
+    assert fitted.total == pytest.approx(-betaln(1 + y.sum(), 1 + (1 - y).sum()) / math.log(2), abs=1e-3)
 
 
 def test_the_same_key_gives_the_same_bits_and_frames_are_rows(data_sets: dict[str, Any]) -> None:
@@ -111,16 +111,16 @@ def test_the_same_key_gives_the_same_bits_and_frames_are_rows(data_sets: dict[st
 
 @pytest.mark.slow
 def test_the_table_has_one_row_per_block() -> None:
-    found = prequential(MODEL, MAP(num_steps=5, polish=False), CONSTANT, np.arange(40) % 2, key=0, ends=[8, 20, 40])
-    table = found.to_dataframe()
+    fitted = prequential(MODEL, MAP(num_steps=5, polish=False), CONSTANT, np.arange(40) % 2, key=0, ends=[8, 20, 40])
+    table = fitted.to_dataframe()
     assert table["fitted"].tolist() == [0, 8, 20]
     assert table["coded"].tolist() == [8, 12, 20]
-    assert table["bits"].sum() == pytest.approx(found.total)
+    assert table["bits"].sum() == pytest.approx(fitted.total)
     np.testing.assert_allclose(
-        table["bits_per_row"], [found.bits[:8].mean(), found.bits[8:20].mean(), found.bits[20:].mean()]
+        table["bits_per_row"], [fitted.bits[:8].mean(), fitted.bits[8:20].mean(), fitted.bits[20:].mean()]
     )
-    assert table["status"].tolist() == ["no fit", *(status.level for status in found.statuses)]
-    assert str(found).split()[:3] == ["block", "fitted", "coded"]
+    assert table["status"].tolist() == ["no fit", *(status.level for status in fitted.statuses)]
+    assert str(fitted).split()[:3] == ["block", "fitted", "coded"]
     assert prequential(MODEL, MAP(), CONSTANT, np.arange(40) % 2, key=0, num_blocks=1).total == 40
 
 

@@ -80,9 +80,9 @@ def _free(value: Array, site: str, name: str) -> Array:
 )
 def test_a_half_student_t_is_fitted_explained_and_saved(method: Any, tmp_path: Any) -> None:
     model = _Model(PRIORS["half Student-t"])
-    found = fit(model, method, X, Y, key=0, progress=False)
-    assert (found.draws["scale"] > 0).all()
-    again = Fit.load(found.save(tmp_path / "fit.nc"), model)
-    np.testing.assert_array_equal(again.predict(X).mean, found.predict(X).mean)
+    result = fit(model, method, X, Y, key=0, progress=False)
+    assert (result.draws["scale"] > 0).all()
+    again = Fit.load(result.save(tmp_path / "fit.nc"), model)
+    np.testing.assert_array_equal(again.predict(X).mean, result.predict(X).mean)
     assert "scale" in str(explain(model, X, Y))
     assert "LeftTruncatedDistribution" in str(priors(model, X))

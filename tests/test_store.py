@@ -61,12 +61,12 @@ def folder(half: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(half, tmp_path / "run"))
 
 
-def assert_same(found: Fit, whole: Fit) -> None:
-    for named, expected in ((found.draws, whole.draws), (found.stats, whole.stats)):
+def assert_same(result: Fit, whole: Fit) -> None:
+    for named, expected in ((result.draws, whole.draws), (result.stats, whole.stats)):
         assert set(named) == set(expected)
         for name, values in expected.items():
             np.testing.assert_array_equal(named[name], values, err_msg=name)
-    assert found.status == whole.status
+    assert result.status == whole.status
 
 
 def test_twice_half_the_draws_are_the_whole_to_the_bit(rows: Rows, whole: Fit, folder: Path) -> None:
@@ -75,16 +75,16 @@ def test_twice_half_the_draws_are_the_whole_to_the_bit(rows: Rows, whole: Fit, f
 
 def test_a_run_with_enough_draws_is_read_and_not_run(rows: Rows, whole: Fit, folder: Path) -> None:
     before = {file.name: file.read_bytes() for file in folder.iterdir()}
-    found = run(rows, 20, folder)
+    result = run(rows, 20, folder)
     assert {file.name: file.read_bytes() for file in folder.iterdir()} == before
     for site, values in whole.draws.items():
-        np.testing.assert_array_equal(found.draws[site], values[:, :20])
+        np.testing.assert_array_equal(result.draws[site], values[:, :20])
 
 
 def test_draws_on_disk_take_no_memory_and_predict_as_others_do(rows: Rows, whole: Fit, folder: Path) -> None:
-    found = run(rows, 60, folder)
-    assert all(isinstance(values.base, np.memmap) for values in found.draws.values())
-    np.testing.assert_array_equal(found.predict(rows[0]).probs, whole.predict(rows[0]).probs)
+    result = run(rows, 60, folder)
+    assert all(isinstance(values.base, np.memmap) for values in result.draws.values())
+    np.testing.assert_array_equal(result.predict(rows[0]).probs, whole.predict(rows[0]).probs)
 
 
 def test_what_a_block_left_unfinished_is_dropped(rows: Rows, whole: Fit, folder: Path) -> None:
@@ -223,7 +223,9 @@ ALIKE = {
 @pytest.mark.parametrize(
     "name", [pytest.param(n, marks=[pytest.mark.slow] * (n == "modules of one shape")) for n in ALIKE]
 )
-def test_models_that_are_alike_in_words_are_told_by_their_density(rows: Rows, tmp_path: Path, name: str) -> None:
+def test_models_that_are_alike_in_words_are_distinguished_by_their_density(
+    rows: Rows, tmp_path: Path, name: str
+) -> None:
     one, other = ALIKE[name]
     first = run(rows, 5, tmp_path, model=one)
     with pytest.raises(ValueError, match="with another density: expected -"):
@@ -267,19 +269,19 @@ def test_a_process_that_is_killed_loses_nothing_that_was_finished(name: str, row
         process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
         assert process.stdout is not None
         process.stdout.readline()
-        started, begun = time.monotonic(), kept(path)
-        while kill % 2 and process.poll() is None and kept(path) == begun and time.monotonic() - started < 120:
+        started, begun = time.monotonic(), num_stored(path)
+        while kill % 2 and process.poll() is None and num_stored(path) == begun and time.monotonic() - started < 120:
             time.sleep(0.001)
         time.sleep(pauses.uniform(0, 0.05 if kill % 2 else 3.0))
         process.kill()
         process.wait()
         process.stdout.close()
-        assert kept(path) >= begun
+        assert num_stored(path) >= begun
     jax.clear_caches()
     assert_same(fit(LOGISTIC, method, *rows, key=0, resume=path, progress=False), expected)
 
 
-def kept(path: Path) -> int:
+def num_stored(path: Path) -> int:
     try:
         with np.load(path / "state.npz") as saved:
             return int(saved["kept"])

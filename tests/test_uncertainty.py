@@ -30,15 +30,15 @@ def fits(common_fit: CommonFit, problem: FindProblem) -> dict[tuple[str, str], t
     return {(name, method): (common_fit(name, method), problem(name)[1]) for name, method in CASES}
 
 
-def with_draws(found: Fit, draws: dict[str, np.ndarray]) -> Fit:
-    return dataclasses.replace(found, outcome=dataclasses.replace(found.outcome, draws=draws))
+def with_draws(result: Fit, draws: dict[str, np.ndarray]) -> Fit:
+    return dataclasses.replace(result, outcome=dataclasses.replace(result.outcome, draws=draws))
 
 
 @every_fit
 def test_the_parts_are_those_of_the_mixture(case: tuple[str, str], fits: dict[Any, Any]) -> None:
     """Against SciPy's entropies of the components, or the moments of the components, one by one."""
-    found, x = fits[case]
-    split, predictive = uncertainty(found, x), found.predict(x)
+    result, x = fits[case]
+    split, predictive = uncertainty(result, x), result.predict(x)
     assert split.total.shape == split.aleatoric.shape == split.epistemic.shape == (len(x),)
     np.testing.assert_array_equal(split.total, split.aleatoric + split.epistemic)
     if case[0].startswith("Normal"):
@@ -58,22 +58,22 @@ def test_the_parts_are_those_of_the_mixture(case: tuple[str, str], fits: dict[An
 def test_points_have_no_epistemic_part_and_others_have_one_everywhere(
     case: tuple[str, str], fits: dict[Any, Any]
 ) -> None:
-    found, x = fits[case]
-    epistemic = uncertainty(found, x).epistemic
-    if found.kind == "point":
+    result, x = fits[case]
+    epistemic = uncertainty(result, x).epistemic
+    if result.kind == "point":
         np.testing.assert_array_equal(epistemic, 0.0)
     else:
         assert (epistemic > 0).all()
-    repeated = {site: np.repeat(value[:1, :1], 7, axis=1) for site, value in found.draws.items()}
-    np.testing.assert_array_equal(uncertainty(with_draws(found, repeated), x).epistemic, 0.0)
+    repeated = {site: np.repeat(value[:1, :1], 7, axis=1) for site, value in result.draws.items()}
+    np.testing.assert_array_equal(uncertainty(with_draws(result, repeated), x).epistemic, 0.0)
 
 
 @every_fit
 def test_chunks_change_nothing(case: tuple[str, str], fits: dict[Any, Any], monkeypatch: pytest.MonkeyPatch) -> None:
-    found, x = fits[case]
-    whole = uncertainty(found, x)
+    result, x = fits[case]
+    whole = uncertainty(result, x)
     monkeypatch.setattr(chunks, "WORKING_BYTES", 2**11)
-    chunked = uncertainty(found, x)
+    chunked = uncertainty(result, x)
     np.testing.assert_allclose(chunked.aleatoric, whole.aleatoric, rtol=2e-5, atol=1e-6)
     np.testing.assert_allclose(chunked.epistemic, whole.epistemic, rtol=2e-5, atol=1e-6)
 
@@ -88,8 +88,8 @@ def logits_given(x: Array, y: Array | None = None) -> None:
 def test_two_draws_that_are_sure_of_different_classes_leave_one_bit(data_sets: dict[str, Any]) -> None:
     """Their probabilities are 0 and 1 in floating point, of which the entropy must not be NaN."""
     x = np.array([[0.0, 500.0, -500.0], [0.0, 0.0, 0.0]])
-    found = fit(logits_given, MAP(num_steps=1, polish=False), x, np.array([1, 0]), key=0, progress=False)
-    split = uncertainty(with_draws(found, {"w": np.array([[-1.0, 1.0]], np.float32)}), x)
+    result = fit(logits_given, MAP(num_steps=1, polish=False), x, np.array([1, 0]), key=0, progress=False)
+    split = uncertainty(with_draws(result, {"w": np.array([[-1.0, 1.0]], np.float32)}), x)
     np.testing.assert_allclose(split.aleatoric, [0.0, np.log(3)], rtol=1e-6)
     np.testing.assert_allclose(split.epistemic, [np.log(2), 0.0], rtol=1e-6)
     assert split.epistemic[1] == 0.0
@@ -102,9 +102,9 @@ def test_the_epistemic_variance_is_that_of_the_exact_posterior(key: int) -> None
     x, scale = rng.normal(size=(15, 1)), 0.7
     y = 0.5 * x[:, 0] + scale * rng.normal(size=15)
     chains = NUTS(num_warmup=200, num_samples=1000, num_chains=2, start=None)
-    found = fit(Model(MLP(), Normal(scale), gaussian(2.0)), chains, x, y, key=key, progress=False)
+    result = fit(Model(MLP(), Normal(scale), gaussian(2.0)), chains, x, y, key=key, progress=False)
     grid = np.linspace(-4, 4, 5)[:, None]
-    split = uncertainty(found, grid)
+    split = uncertainty(result, grid)
     phi, at = (np.hstack([rows, np.ones_like(rows)]) for rows in (x, grid))
     covariance = np.linalg.inv(phi.T @ phi / scale**2 + np.eye(2) / 4)
     exact = np.einsum("ni,ij,nj->n", at, covariance, at)
@@ -136,9 +136,9 @@ def vectors(x: Array, y: Array | None = None) -> None:
 
 def test_numbers_of_a_vector_have_parts_of_their_own() -> None:
     x = np.array([[1.0], [2.0], [3.0]])
-    found = fit(vectors, MAP(num_steps=1, polish=False), x, np.ones((3, 2)), key=0, progress=False)
+    result = fit(vectors, MAP(num_steps=1, polish=False), x, np.ones((3, 2)), key=0, progress=False)
     draws = {"w": np.array([[[0.0, 1.0], [2.0, 1.0]]], np.float32)}
-    split = uncertainty(with_draws(found, draws), x)
+    split = uncertainty(with_draws(result, draws), x)
     np.testing.assert_allclose(split.aleatoric, np.tile([1.0, 4.0], (3, 1)))
     np.testing.assert_allclose(split.epistemic, np.hstack([x**2, 0 * x]))
     table = split.to_dataframe()
@@ -149,9 +149,9 @@ def test_numbers_of_a_vector_have_parts_of_their_own() -> None:
 @pytest.mark.parametrize("name", ["mixture_density", "dictionary"])
 def test_models_by_hand(name: str, by_hand: dict[str, Any]) -> None:
     model, x, y = by_hand[name]
-    found = fit(model, METHODS["Ensemble"](), x, y, key=0, progress=False)
-    split = uncertainty(found, x)
-    np.testing.assert_allclose(split.total, found.predict(x).variance, rtol=1e-4)
+    result = fit(model, METHODS["Ensemble"](), x, y, key=0, progress=False)
+    split = uncertainty(result, x)
+    np.testing.assert_allclose(split.total, result.predict(x).variance, rtol=1e-4)
     assert (split.epistemic > 0).all()
 
 
@@ -164,11 +164,11 @@ def without_moments(x: Array, y: Array | None = None) -> None:
 
 
 def test_bad_input_raises(fits: dict[Any, Any]) -> None:
-    found, x = fits["Normal, known scale", "MLE"]
+    result, x = fits["Normal, known scale", "MLE"]
     with pytest.raises(TypeError, match="uncertainty: expected a fit; got 'MAP'"):
         uncertainty("MAP", x)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match=r"rows shaped \(2,\), as in the fit; got \(1,\)"):
-        uncertainty(found, x[:, :1])
+        uncertainty(result, x[:, :1])
     other = fit(without_moments, MAP(num_steps=1, polish=False), x, x[:, 0], key=0, progress=False)
     with pytest.raises(NotImplementedError, match=r"uncertainty: .* has no mean and variance"):
         uncertainty(other, x)

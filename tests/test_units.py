@@ -90,10 +90,10 @@ def test_scores_and_calibration_take_it(raw: Fit) -> None:
 
 def test_explain_names_the_loss_of_y_itself() -> None:
     known = standardize(Model(MLP(), Normal(0.5), gaussian(1.0)), AREA, DOLLARS)
-    found = explain(known, AREA, DOLLARS)
-    assert found.terms[0].name == "squared error / (2 * {0}^2) + n/2 log(2 pi {0}^2)".format(f"{0.5 * SD:.4g}")
-    assert found.terms[0].checked_by == "optax.squared_error"
-    assert found.value_difference < 1e-6
+    result = explain(known, AREA, DOLLARS)
+    assert result.terms[0].name == "squared error / (2 * {0}^2) + n/2 log(2 pi {0}^2)".format(f"{0.5 * SD:.4g}")
+    assert result.terms[0].checked_by == "optax.squared_error"
+    assert result.value_difference < 1e-6
     assert explain(UNITS, AREA, DOLLARS).terms[0].name == "Gaussian NLL, one learned scale"
 
 
@@ -155,9 +155,9 @@ def test_vectors_are_standardised_by_column_and_integers_are_left(model: Callabl
     inside = plain["fn"].log_prob(plain["value"])
     np.testing.assert_allclose(log_probs["fn"].log_prob(log_probs["value"]), inside - np.log(sd).sum(), rtol=1e-10)
     np.testing.assert_allclose(log_probs["fn"].mean, mean + sd * plain["fn"].mean, rtol=1e-10)
-    found = fit(units, Laplace(base=MAP(num_steps=50), num_samples=4), x, y, key=0, progress=False)
-    assert found.predict(x).variance.shape == (60, 3)
-    assert found.status.level == "ok"
+    result = fit(units, Laplace(base=MAP(num_steps=50), num_samples=4), x, y, key=0, progress=False)
+    assert result.predict(x).variance.shape == (60, 3)
+    assert result.status.level == "ok"
 
 
 def positive(x: Array, y: Array | None = None) -> None:
@@ -171,9 +171,9 @@ def test_a_positive_y_is_only_divided() -> None:
     units = standardize(positive, AREA, y)
     assert units.y is not None
     assert units.y.mean == (0.0,)
-    found = fit(units, MAP(num_steps=50), AREA, y, key=0, progress=False)
-    assert found.status.level == "ok"
-    assert found.predict(AREA).mean.mean() == pytest.approx(y.mean(), rel=0.1)
+    result = fit(units, MAP(num_steps=50), AREA, y, key=0, progress=False)
+    assert result.status.level == "ok"
+    assert result.predict(AREA).mean.mean() == pytest.approx(y.mean(), rel=0.1)
     terms = explain(units, AREA, y).terms
     assert (terms[0].name, terms[0].distribution) == (
         "negative log of Gamma",
@@ -249,14 +249,14 @@ POINTS = {"MAP": MAP(**SHORT), "MLE": MLE(**SHORT), "Ensemble": Ensemble(MAP(**S
 
 @pytest.mark.parametrize("method", [pytest.param(m, marks=[pytest.mark.slow] * (m != "MAP")) for m in POINTS])
 def test_raw_units_are_named_where_they_are_the_cause(method: str) -> None:
-    found = fit(NETWORK, POINTS[method], X, DOLLARS, key=0, progress=False).status
-    assert found.level == "check"
+    result = fit(NETWORK, POINTS[method], X, DOLLARS, key=0, progress=False).status
+    assert result.level == "check"
     for words in (
         "y is in raw units: its mean is 2.5e+05 and its standard deviation 8e+04",
         "standardize(model, x, y)",
     ):
-        assert words in str(found)
-    assert "num_steps" not in str(found)
+        assert words in str(result)
+    assert "num_steps" not in str(result)
 
 
 def test_newtons_method_reaches_the_mode_in_raw_units_where_only_the_prior_is_wrong() -> None:
@@ -278,9 +278,9 @@ def test_raw_units_are_not_named_where_they_are_no_cause() -> None:
         (own_units, X, DOLLARS),
         (standardize(NETWORK, AREA, DOLLARS), AREA, DOLLARS),
     ):
-        found = codes(model, short, x, y)
-        assert found
-        assert Code.UNITS not in found
+        result = codes(model, short, x, y)
+        assert result
+        assert Code.UNITS not in result
 
 
 def test_saturated_units_are_not_a_mode() -> None:
@@ -307,10 +307,10 @@ def test_a_prior_in_conflict_with_the_data_is_named() -> None:
 def test_what_the_prior_costs_in_likelihood_counts_as_well() -> None:
     """The weights stay near 0, where the prior wants them, since the data determine them less than it does."""
     vague = Model(MLP(), Normal(100.0), gaussian(1.0))
-    found = fit(vague, MAP(), X, 500 * Z, key=0, progress=False)
-    assert np.abs(found.draws["w1"]).max() < 2.5
-    assert found.status.codes == (Code.PRIOR_CONFLICT,)
-    assert "nats of log likelihood" in str(found.status)
+    result = fit(vague, MAP(), X, 500 * Z, key=0, progress=False)
+    assert np.abs(result.draws["w1"]).max() < 2.5
+    assert result.status.codes == (Code.PRIOR_CONFLICT,)
+    assert "nats of log likelihood" in str(result.status)
     assert codes(vague, MAP(), X, 50 * Z) == set()
 
 
@@ -339,8 +339,8 @@ def slope(x: Array, y: Array | None = None) -> None:
 
 def test_a_positive_slope_near_its_boundary_is_no_gaussian() -> None:
     noise = np.random.default_rng(0).normal(size=60)
-    found = fit(slope, Laplace(num_samples=20), X, -2 * X[:, 0] + noise, key=0, progress=False)
-    assert found.status.codes == (Code.NOT_GAUSSIAN,)
+    result = fit(slope, Laplace(num_samples=20), X, -2 * X[:, 0] + noise, key=0, progress=False)
+    assert result.status.codes == (Code.NOT_GAUSSIAN,)
     healthy = fit(slope, Laplace(num_samples=20), X, 2 * X[:, 0] + noise, key=0, progress=False)
     assert healthy.status.codes == ()
     assert healthy.stats["importance_efficiency"] > 0.9
@@ -348,35 +348,35 @@ def test_a_positive_slope_near_its_boundary_is_no_gaussian() -> None:
 
 def test_draws_that_overflow_are_a_failure() -> None:
     x = np.tile(X, (50, 1))
-    found = fit(slope, Laplace(num_samples=200), x, -3 * x[:, 0], key=0, progress=False)
-    assert found.status.codes == (Code.NON_FINITE_DRAWS,)
-    assert np.isnan(found.log_evidence)
+    result = fit(slope, Laplace(num_samples=200), x, -3 * x[:, 0], key=0, progress=False)
+    assert result.status.codes == (Code.NON_FINITE_DRAWS,)
+    assert np.isnan(result.log_evidence)
 
 
 def test_a_gaussian_posterior_is_one_for_every_key() -> None:
     for key in range(20):
-        found = fit(KNOWN, Laplace(num_samples=4), X, Z, key=key, progress=False)
-        assert found.status.level == "ok"
-        assert found.stats["importance_efficiency"] == pytest.approx(1.0)
+        result = fit(KNOWN, Laplace(num_samples=4), X, Z, key=key, progress=False)
+        assert result.status.level == "ok"
+        assert result.stats["importance_efficiency"] == pytest.approx(1.0)
 
 
 @pytest.mark.parametrize("num_rows", [40, pytest.param(400, marks=pytest.mark.slow)])
 def test_logistic_regressions_are_nearly_gaussian(num_rows: int) -> None:
-    rng, found = np.random.default_rng(3), []
+    rng, result = np.random.default_rng(3), []
     for key in range(5):
         x = rng.normal(size=(num_rows, 3))
         y = (x @ [1.0, -1.0, 0.5] + rng.logistic(size=num_rows) > 0).astype(int)
-        found += [codes(Model(MLP(), Bernoulli(), gaussian(1.0)), Laplace(num_samples=4), x, y, key)]
-    assert sum(Code.NOT_GAUSSIAN in each for each in found) <= 1
+        result += [codes(Model(MLP(), Bernoulli(), gaussian(1.0)), Laplace(num_samples=4), x, y, key)]
+    assert sum(Code.NOT_GAUSSIAN in each for each in result) <= 1
 
 
-def test_what_a_base_says_is_said_by_what_is_built_on_it() -> None:
+def test_what_a_base_says_is_reported_by_what_is_built_on_it() -> None:
     given = Conditional(base=MAP(), sites=("w1",), method=Laplace(num_samples=4))
-    found = fit(KNOWN, given, X, Z + 8, key=0, progress=False)
-    assert Code.PRIOR_CONFLICT in found.status.codes
-    assert "In the base, MAP: Prior and data disagree" in str(found.status)
+    result = fit(KNOWN, given, X, Z + 8, key=0, progress=False)
+    assert Code.PRIOR_CONFLICT in result.status.codes
+    assert "In the base, MAP: Prior and data disagree" in str(result.status)
     ensemble = fit(KNOWN, Ensemble(MAP(num_steps=500), num_members=2), X, Z + 8, key=0, progress=False).status
     assert "Prior and data disagree" in str(ensemble)
     scores = cross_validate({"MAP": (KNOWN, MAP())}, X, Z + 8, num_folds=2, key=0, progress=False)
     assert "Prior and data disagree" in str(scores)
-    assert "Prior and data disagree" in str(Tempered(found, 2.0, 0.1, 60))
+    assert "Prior and data disagree" in str(Tempered(result, 2.0, 0.1, 60))

@@ -132,12 +132,12 @@ def test_classes_are_stratified_and_numbers_are_not(data_sets: Any) -> None:
         x, y = (each[:-1] for each in data_sets[rows])
         model = Model(MLP(), observation, gaussian(SCALE))
         labels = y if kind != "Normal" else (y > np.median(y)).astype(int)
-        spreads = []
+        ranges = []
         for key in range(3):
             result = cross_validate({"it": (model, Standing())}, x, y, num_folds=5, key=key, progress=False)
-            spreads.append(np.ptp([np.bincount(labels[own], minlength=3) for _, own in result.splits], axis=0).max())
+            ranges.append(np.ptp([np.bincount(labels[own], minlength=3) for _, own in result.splits], axis=0).max())
             assert ("stratified by class" in str(result)) == (kind != "Normal")
-        assert (max(spreads) > 1) == (kind == "Normal"), spreads  # of numbers the chance is below 1e-3
+        assert (max(ranges) > 1) == (kind == "Normal"), ranges  # of numbers the chance is below 1e-3
 
 
 def test_the_key_decides_folds_and_fits_and_methods_share_them(data_sets: Any) -> None:
@@ -204,9 +204,11 @@ def test_a_row_is_scored_by_a_fit_that_has_not_seen_it(whole: Any) -> None:
         for i in (0, 4):
             fitted, own = result.splits[i]
             assert not set(fitted) & set(own)
-            found = fit(model, METHODS[name], x[fitted], y[fitted], key=keys[i], progress=False)
-            np.testing.assert_allclose(log_probs[own], found.predict(x[own]).log_prob(y[own]), rtol=1e-4, atol=1e-5)
-            assert result.statuses[name][i] == found.status
+            fitted_model = fit(model, METHODS[name], x[fitted], y[fitted], key=keys[i], progress=False)
+            np.testing.assert_allclose(
+                log_probs[own], fitted_model.predict(x[own]).log_prob(y[own]), rtol=1e-4, atol=1e-5
+            )
+            assert result.statuses[name][i] == fitted_model.status
 
 
 def test_the_table_is_that_of_compare_over_all_rows(whole: Any) -> None:

@@ -42,7 +42,7 @@ def test_a_prior_that_was_used_is_the_same():
     assert hash(used) == hash(fresh)
 
 
-def test_parts_are_told_apart():
+def test_parts_are_distinguished():
     assert Model(MLP(), Bernoulli()) != Model(MLP((2,)), Bernoulli())
     assert Model(MLP(), Bernoulli(), gaussian(1.0)) == Model(MLP(), Bernoulli())
     assert Model(MLP(), Normal(1.0)) != Normal(1.0)
