@@ -8,7 +8,7 @@ negative its absolute value is used, so that the steps lead down from there as w
 import math
 from collections.abc import Callable
 from itertools import pairwise
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float
@@ -31,6 +31,8 @@ SLOW = (0.1, 0.6)
 """The factors by which the decrement falls along a way without end; near a minimum it falls quadratically."""
 EXACT = 1e-6
 """The Newton decrement, in units of the function, at which a larger one in the next steps is rounding."""
+WINDOW, HOPELESS = 20, 0.6
+"""The number of steps in which the decrement has to fall to this share, where that is asked for."""
 LAST = 3
 """The number of steps after a decrement that is small enough. In three steps an error falls to its eighth power."""
 NEAR = 0.01
@@ -44,6 +46,11 @@ class Derivatives(NamedTuple):
     slope: Float[np.ndarray, " d"]
     curvature: Float[np.ndarray, "d d"]
     """Its Hessian, or another matrix in place of it."""
+
+    @classmethod
+    def of(cls, value: Any, slope: Any, curvature: Any) -> "Derivatives":
+        """Return the derivatives that are given as arrays of any kind."""
+        return cls(float(value), np.asarray(slope), np.asarray(curvature))
 
 
 class Minimum(NamedTuple):
@@ -107,6 +114,11 @@ def _is_slow(decrements: list[float]) -> bool:
     return all(SLOW[0] * before < after < SLOW[1] * before for before, after in pairwise(last))
 
 
+def is_hopeless(decrements: list[float]) -> bool:
+    """Return whether the decrement has hardly fallen in `WINDOW` steps: the way leads along a valley without end."""
+    return len(decrements) > WINDOW and decrements[-1] > HOPELESS * decrements[-1 - WINDOW]
+
+
 def _scale(at: Derivatives) -> np.ndarray:
     diagonal = np.abs(np.diagonal(at.curvature))
     return 1 / np.sqrt(np.where(diagonal > 0, diagonal, 1.0))
@@ -145,15 +157,15 @@ def minimise(
         The point with the smallest decrement among those that are near a minimum; the last point where none is.
     """
     here, growth, stalls = derivatives(u), 2.0, 0
-    best, decrements = None, []
+    best = last = Minimum(u, here.value, math.inf, here.slope, here.curvature, 0)
+    decrements: list[float] = []
     for taken in range(max_steps + 1):
         if not (np.isfinite(here.slope).all() and np.isfinite(here.curvature).all()):
             break
         model = _Factor(here, floor) if is_positive else _Spectrum(here, floor)
         decrements.append(model.decrement)
         last = Minimum(u, here.value, model.decrement, here.slope, here.curvature, taken)
-        is_better = best is None or model.decrement < best.decrement
-        best, stalls = (last, 0) if is_better else (best, stalls + 1)
+        best, stalls = (last, 0) if model.decrement < best.decrement else (best, stalls + 1)
         if (
             taken == max_steps
             or (len(decrements) > LAST and decrements[-1 - LAST] <= enough)
@@ -179,6 +191,4 @@ def minimise(
         damping = 0.0 if damping < 1e-12 else damping
         u = u + step
         here = derivatives(u)
-    if best is None:
-        return Minimum(u, here.value, math.inf, here.slope, here.curvature, 0)
     return best if best.decrement <= max(NEAR, enough) else last

@@ -68,7 +68,7 @@ class SecondOrder:
             rest = u, data, jnp.asarray(1.0 if prior_power is None else prior_power, float)
             return minimise(
                 lambda vector: _finite(self._value(vector, *rest)),
-                lambda vector: Derivatives(*map(np.asarray, self._derivatives(vector, *rest))),
+                lambda vector: Derivatives.of(*self._derivatives(vector, *rest)),
                 np.asarray(ravel_pytree(u)[0]) if begin is None else begin,
                 max_steps=max_steps,
                 keep_going=keep_going,

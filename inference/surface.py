@@ -11,9 +11,10 @@ import optax
 from jax import Array
 from jax.flatten_util import ravel_pytree
 
-from .curvature import expected_loss, has_fisher_information, hessian, product
+from .curvature import COLUMNS_TOGETHER, expected_loss, has_fisher_information, hessian, product
 from .density import Density
 from .distributions import moments_of
+from .gauss_newton import gauss_newton, is_by_rows
 from .programs import program
 from .rows import Data, Weights
 
@@ -202,9 +203,12 @@ class PotentialSurface:
     Args:
         density: what is evaluated.
         curvature: which matrix `curvature` is; see `Laplace`.
+        by_rows: form the Gauss-Newton matrix row by row.
     """
 
-    def __init__(self, density: Density, curvature: Curvature) -> None:
+    def __init__(self, density: Density, curvature: Curvature, by_rows: bool) -> None:
+        self.is_gauss_newton = curvature == "ggn"
+
         @jax.jit  # traced once for all functions
         def potential(u: Array, like: Weights, data: Data) -> Array:
             return density.potential(by_site(u, like), data)
@@ -212,7 +216,12 @@ class PotentialSurface:
         def expected(u: Array, centre: Array, like: Weights, data: Data) -> Array:
             return expected_loss(density, by_site(u, like), by_site(centre, like), data)
 
-        def gauss_newton(u: Array, like: Weights, data: Data) -> Array:
+        def prior(u: Array, like: Weights, data: Data) -> Array:
+            return density.prior_potential(by_site(u, like), data)
+
+        def expected_hessian(u: Array, like: Weights, data: Data) -> Array:
+            if by_rows:
+                return gauss_newton(density, by_site(u, like), data) + hessian(prior)(u, like, data)
             return hessian(expected)(u, u, like, data)
 
         def constrain(u: Array, like: Weights, data: Data) -> Weights:
@@ -221,7 +230,7 @@ class PotentialSurface:
         self.value_and_slope = jax.jit(jax.value_and_grad(potential))
         self.hessian = jax.jit(hessian(potential))
         self.product = jax.jit(product(potential))
-        self.curvature = self.hessian if curvature == "hessian" else jax.jit(gauss_newton)
+        self.curvature = self.hessian if curvature == "hessian" else jax.jit(expected_hessian)
         self.constrain = jax.jit(jax.vmap(constrain, in_axes=(0, None, None)))
         self.values = jax.jit(lambda us, *args: jax.lax.map(lambda u: potential(u, *args), us))
 
@@ -237,7 +246,10 @@ def potential_surface_of(density: Density, data: Data, curvature: Curvature | No
     Raises:
         ValueError: when the Gauss-Newton matrix is asked for and the Fisher information is not known.
     """
-    return program(PotentialSurface, density, data, known_curvature(density, data, curvature))
+    curvature = known_curvature(density, data, curvature)
+    is_large = density.structure.num_weights > COLUMNS_TOGETHER  # else columns are compiled in less time
+    by_rows = curvature == "ggn" and is_large and is_by_rows(density, data)
+    return program(PotentialSurface, density, data, curvature, by_rows)
 
 
 def known_curvature(density: Density, data: Data, curvature: Curvature | None) -> Curvature:

@@ -191,7 +191,7 @@ def test_newtons_method_leaves_a_saddle_and_takes_a_valley() -> None:
         for f, start in ((quartic, [1e-3, 1.0]), (valley, [-1.2, 1.0])):
 
             def derivatives(u: np.ndarray, f: Any = f) -> Derivatives:
-                return Derivatives(*map(np.asarray, (f(u), jax.grad(f)(u), jax.hessian(f)(u))))
+                return Derivatives.of(f(u), jax.grad(f)(u), jax.hessian(f)(u))
 
             end = minimise(lambda u, f=f: float(f(u)), derivatives, np.array(start), max_steps=200)
             assert end.decrement < 1e-12

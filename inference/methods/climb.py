@@ -1,4 +1,4 @@
-"""A trust region, from the neighbourhood of a mode to the mode."""
+"""From the neighbourhood of a mode of a potential to the mode."""
 
 import math
 from typing import Any
@@ -7,33 +7,67 @@ import jax
 import numpy as np
 from scipy.optimize import minimize
 
+from ..newton import Derivatives, is_hopeless, minimise
+from ..second_order import FEW_WEIGHTS, GAUSS_NEWTON_WEIGHTS, HESSIAN_WEIGHTS
 from ..surface import PotentialSurface
 
-MAX_STEPS = 200
-"""The largest number of steps of the trust region from the end point of the base to the mode."""
-DENSE_WEIGHTS = 256
-"""The largest number of weights for which each of these steps forms the Hessian; for more, only products with it."""
+MAX_STEPS = 300
+"""The largest number of steps from the end point of the base to the mode."""
+DENSE_WEIGHTS = GAUSS_NEWTON_WEIGHTS
+"""The largest number of weights for which steps form a matrix; for more, only products with it."""
+ENOUGH, DIGITS = 1e-3, 1e-6
+"""The Newton decrement in nats at which steps by Gauss-Newton matrices end, and those by Hessians: see `minimise`."""
 SMALL_SLOPE = 1e-6
-"""The length of the gradient, in nats, at which the mode is reached."""
+"""The length of the gradient, in nats, at which a mode counts as reached by products."""
 
 
 def climb_to_mode(surface: PotentialSurface, u: np.ndarray, *rows: Any) -> np.ndarray:
+    """Return the mode near u by Newton's method; u itself where that leads away from it, as for `MAP`.
+
+    Args:
+        surface: the potential.
+        u: a point, (d,).
+        rows: the other arguments of its functions.
+    """
+    if len(u) > DENSE_WEIGHTS:
+        return _by_products(surface, u, *rows)
+    start = u
+    if surface.is_gauss_newton and len(u) > FEW_WEIGHTS:
+        is_last = len(u) > HESSIAN_WEIGHTS
+        end = minimise(
+            lambda u: _value_and_slope(surface, u, *rows)[0],
+            lambda u: Derivatives.of(*_value_and_slope(surface, u, *rows), surface.curvature(u, *rows)),
+            u,
+            max_steps=MAX_STEPS,
+            keep_going=lambda decrements: not (is_last and is_hopeless(decrements)),
+            enough=ENOUGH,
+            is_positive=True,
+        )
+        if is_last:
+            return end.u if end.decrement <= 10 * ENOUGH else start
+        u = end.u
+    return minimise(
+        lambda u: _value_and_slope(surface, u, *rows)[0],
+        lambda u: Derivatives.of(*_value_and_slope(surface, u, *rows), surface.hessian(u, *rows)),
+        u,
+        max_steps=MAX_STEPS,
+        keep_going=lambda decrements: len(u) <= HESSIAN_WEIGHTS or not is_hopeless(decrements),
+        enough=DIGITS,
+    ).u
+
+
+def _value_and_slope(surface: PotentialSurface, u: np.ndarray, *rows: Any) -> tuple[float, np.ndarray]:
+    value, slope = jax.device_get(surface.value_and_slope(u, *rows))
+    return (float(value), slope) if np.isfinite(value) else (math.inf, np.zeros_like(u))
+
+
+def _by_products(surface: PotentialSurface, u: np.ndarray, *rows: Any) -> np.ndarray:
     """Return the mode near u by a trust region, or the point reached after `MAX_STEPS` steps."""
-
-    def value_and_slope(u: np.ndarray) -> tuple[float, np.ndarray]:
-        value, slope = jax.device_get(surface.value_and_slope(u, *rows))
-        return (float(value), slope) if np.isfinite(value) else (math.inf, np.zeros_like(u))
-
-    def hessian(u: np.ndarray) -> np.ndarray:
-        h = np.asarray(surface.hessian(u, *rows))
-        return h if np.isfinite(h).all() else np.eye(len(u))  # a gradient step, where there is no second derivative
 
     def product(u: np.ndarray, v: np.ndarray) -> np.ndarray:
         hv = np.asarray(surface.product(u, v, *rows))
-        return hv if np.isfinite(hv).all() else v
+        return hv if np.isfinite(hv).all() else v  # a gradient step, where there is no second derivative
 
-    settings: dict[str, Any] = {"method": "trust-exact", "hess": hessian}
-    if len(u) > DENSE_WEIGHTS:
-        settings = {"method": "trust-krylov", "hessp": product}
     options = {"gtol": SMALL_SLOPE, "maxiter": MAX_STEPS, "max_trust_radius": 1e4}
-    return minimize(value_and_slope, u, jac=True, options=options, **settings).x
+    value_and_slope = lambda u: _value_and_slope(surface, u, *rows)  # noqa: E731
+    return minimize(value_and_slope, u, jac=True, hessp=product, method="trust-krylov", options=options).x

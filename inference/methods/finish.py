@@ -12,7 +12,7 @@ from jax.flatten_util import ravel_pytree
 from tqdm.auto import tqdm
 
 from ..density import Density
-from ..newton import Minimum
+from ..newton import Minimum, is_hopeless
 from ..reasons import Code, Reason
 from ..rows import Data, Weights, in_double
 from ..second_order import FEW_WEIGHTS, HESSIAN_WEIGHTS, SecondOrder, second_order_of
@@ -29,8 +29,6 @@ MAX_STEPS = 300
 MAX_GAIN_PER_ROW = 1e-3
 """The Newton decrement in nats per row below which the weights of a network count as those of a mode: a change that no
 prediction shows."""
-WINDOW, HOPELESS = 20, 0.6
-"""A network is left where the optimiser ended unless its Newton decrement falls to this share in so many steps."""
 OTHER_STARTS, CHEAP = 7, 2**18
 """The number of further starting points, and the largest number of rows times weights for which they are tried."""
 RADIUS = 2.0
@@ -98,7 +96,7 @@ def _from_other_starts(
         return []
     rng = np.random.default_rng(np.asarray(jax.random.key_data(key)).tolist())
     starts = [
-        {site: rng.uniform(-RADIUS, RADIUS, np.shape(value)) for site, value in like.items()}
+        {site: jnp.asarray(rng.uniform(-RADIUS, RADIUS, value.shape)) for site, value in like.items()}
         for _ in range(OTHER_STARTS)
     ]
     return [go_on(settings, density, start, data) for start in starts]
@@ -162,7 +160,7 @@ def go_on(
         return stay._replace(status=Status(warnings=(reason,)))
     vector, unravel = ravel_pytree(u)
     with jax.enable_x64(True):
-        exactly = jax.tree.map(np.asarray, ravel_pytree(jax.tree.map(in_double, u))[1](minimum.u))
+        exactly = jax.tree.map(np.asarray, ravel_pytree(jax.tree.map(in_double, u))[1](jnp.asarray(minimum.u)))
     if not minimum.decrement <= _enough(is_large, data) or is_exact(surface, exactly, data):
         return stay._replace(minimum=minimum)
     there = jax.device_get(unravel(jnp.asarray(minimum.u.astype(vector.dtype))))
@@ -176,8 +174,7 @@ def _minimum(problems: tuple[SecondOrder, ...], u: Weights, data: Data, prior_po
 
     def keep_going(decrements: list[float]) -> bool:
         bar.update()
-        is_hopeless = len(decrements) > WINDOW and decrements[-1] > HOPELESS * decrements[-1 - WINDOW]
-        return not (is_large and is_hopeless)
+        return not (is_large and is_hopeless(decrements))
 
     vector = None
     with bar:

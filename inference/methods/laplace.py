@@ -35,11 +35,9 @@ MAX_WEIGHTS = 4096
 """The largest number of weights: a matrix of as many rows takes 128 MiB in float64, and three exist at a time."""
 MAX_DECREMENT = 0.01
 """The Newton decrement, in nats, up to which a point counts as the mode: at most 0.14 standard deviations away."""
-MATRIX_FREE = ("diagonal", "low_rank")
-"""The structures without a matrix of all weights."""
-MAX_NUMBERS = 2**27
+MATRIX_FREE = "diagonal", "low_rank"  # the structures without a matrix of all weights
+MAX_NUMBERS, IMPORTANCE_KEY = 2**27, 1
 """The largest number of numbers in all draws: they take 512 MiB in float32, and a GiB in float64 as they are made."""
-IMPORTANCE_KEY = 1
 
 
 @dataclass(frozen=True)
