@@ -268,7 +268,7 @@ def test_a_smooth_network_is_climbed_to_its_mode(
     model = Model(MLP((4,), activation), Normal(NOISE), gaussian(1.0))
     for key in KEYS:
         result = fit(model, Laplace(base=MAP(num_steps=300), curvature="hessian"), x, y, key=key, progress=False)
-        assert result.status.level == "ok", result.status
+        assert set(result.status.codes) <= {Code.NOT_GAUSSIAN}, result.status
         assert result.stats["newton_decrement"] < 1e-9
         assert math.isfinite(result.log_evidence)
 
