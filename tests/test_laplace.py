@@ -21,6 +21,7 @@ from scipy.stats import halfnorm, multivariate_normal, norm
 from flatprior.inference import MAP, MLE, Ensemble, Fit, Laplace, compare, diagnose, fit, flat
 from flatprior.inference.methods import climb
 from flatprior.inference.methods import gaussian as gaussians
+from flatprior.inference.reasons import Code
 from flatprior.models import MLP, Bernoulli, Categorical, Model, Normal, gaussian
 
 NOISE, PRIOR = 0.5, 2.0

@@ -85,7 +85,7 @@ def test_of_separable_classes_the_path_runs_away() -> None:
         LOGISTIC, x, y, key=0, multiples=np.geomspace(0.1, 100, 7), x_test=x[:9], y_test=y[:9], progress=False
     )
     sizes = np.abs(path.weights["w1"]).max(axis=(1, 2))
-    assert (np.diff(sizes) > 0).all()
+    assert (np.diff(sizes[:-1]) > 0).all()  # the limit does not exist, and is left where the optimiser ended
     assert [status.level for status in path.statuses] == ["ok"] * 7 + ["failed"]
     assert "There is no maximum" in str(path.limit.reasons[0])
     assert "There is no maximum" in str(path)

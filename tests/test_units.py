@@ -343,7 +343,7 @@ def test_a_positive_slope_near_its_boundary_is_no_gaussian() -> None:
     assert result.status.codes == (Code.NOT_GAUSSIAN,)
     healthy = fit(slope, Laplace(num_samples=20), X, 2 * X[:, 0] + noise, key=0, progress=False)
     assert healthy.status.codes == ()
-    assert healthy.stats["importance_efficiency"] > 0.9
+    assert healthy.stats["pareto_k"] < 0.7
 
 
 def test_draws_that_overflow_are_a_failure() -> None:
@@ -357,7 +357,7 @@ def test_a_gaussian_posterior_is_one_for_every_key() -> None:
     for key in range(20):
         result = fit(KNOWN, Laplace(num_samples=4), X, Z, key=key, progress=False)
         assert result.status.level == "ok"
-        assert result.stats["importance_efficiency"] == pytest.approx(1.0)
+        assert not result.stats["pareto_k"] > 0.7
 
 
 @pytest.mark.parametrize("num_rows", [40, pytest.param(400, marks=pytest.mark.slow)])
