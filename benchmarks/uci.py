@@ -4,9 +4,9 @@
                              [--data FOLDER] [--results FILE] [--table FILE]
 
 A network with one hidden layer of 50 units, as in the literature, N(0, 1) priors, x and y standardised on the rows to
-fit. The noise is Normal with one learned scale (``Normal(HalfNormal(1.0))``) or with a scale that the network predicts
-(``Normal("network")``). The log predictive density (of the mixture over draws) is per test row and in the original units
-of y, as is the RMSE; both are means over splits with their standard errors. scikit-learn's diabetes data are split at
+fit. The noise is Normal with one learned scale (``Normal(HalfNormal(1.0))``), or with one that the network predicts
+(``Normal("network")``). The log predictive density, of the mixture over draws, is per test row and in the original
+units of y, as is the RMSE; both are means over splits with standard errors. scikit-learn's diabetes data are split at
 random in the same way (90% to fit). A split counts as ok if the status of its fit is.
 
 Every fit is written to FILE as it ends, one line of JSON, and a run goes on from there: a whole run takes hours. The

@@ -14,9 +14,12 @@ import numpy as np
 from jaxtyping import Float
 from numpy.linalg import LinAlgError
 from scipy.linalg import cho_factor, cho_solve
+from threadpoolctl import threadpool_limits
 
 FLOOR = 1e-15
 """The smallest curvature, relative to a diagonal of 1: less is rounding."""
+SINGULAR = 1e-12
+"""The same where a matrix is factorised, which rounding must not make indefinite."""
 NEGATIVE = -1e-9
 """The eigenvalue below which a curvature with a diagonal of 1 counts as negative, and not as 0."""
 DAMPING = 1e-3
@@ -86,7 +89,7 @@ class _Factor:
     """The quadratic model at a point whose curvature has no negative eigenvalues: a tenth of the cost of a spectrum."""
 
     def __init__(self, at: Derivatives, floor: float) -> None:
-        self.scale, self.floor = _scale(at), floor
+        self.scale, self.floor = _scale(at), max(floor, SINGULAR)
         self.curvature = at.curvature * self.scale * self.scale[:, None]
         self.slope = self.scale * at.slope
         self.decrement = self._step(0.0)[1]
@@ -116,7 +119,7 @@ def _is_slow(decrements: list[float]) -> bool:
 
 def is_hopeless(decrements: list[float]) -> bool:
     """Return whether the decrement has hardly fallen in `WINDOW` steps: the way leads along a valley without end."""
-    return len(decrements) > WINDOW and decrements[-1] > HOPELESS * decrements[-1 - WINDOW]
+    return len(decrements) > WINDOW and decrements[-1] >= HOPELESS * decrements[-1 - WINDOW]
 
 
 def _scale(at: Derivatives) -> np.ndarray:
@@ -156,39 +159,40 @@ def minimise(
     Returns:
         The point with the smallest decrement among those that are near a minimum; the last point where none is.
     """
-    here, growth, stalls = derivatives(u), 2.0, 0
-    best = last = Minimum(u, here.value, math.inf, here.slope, here.curvature, 0)
-    decrements: list[float] = []
-    for taken in range(max_steps + 1):
-        if not (np.isfinite(here.slope).all() and np.isfinite(here.curvature).all()):
-            break
-        model = _Factor(here, floor) if is_positive else _Spectrum(here, floor)
-        decrements.append(model.decrement)
-        last = Minimum(u, here.value, model.decrement, here.slope, here.curvature, taken)
-        best, stalls = (last, 0) if model.decrement < best.decrement else (best, stalls + 1)
-        if (
-            taken == max_steps
-            or (len(decrements) > LAST and decrements[-1 - LAST] <= enough)
-            or (best.decrement <= EXACT and stalls >= STALLS)
-            or _is_slow(decrements)
-            or not keep_going(decrements)
-        ):
-            break
-        is_near = model.decrement <= NEAR
-        rounding, trial = (1e-13 * abs(here.value), 0.0) if is_near else (0.0, damping)
-        for _ in range(TRIALS):
-            step, promised = model.step(trial)
-            new = value(u + step)
-            if new <= here.value - ENOUGH * promised + rounding:
+    with threadpool_limits(limits=1, user_api="blas"):  # for matrices of this size, several threads wait for each other
+        here, growth, stalls = derivatives(u), 2.0, 0
+        best = last = Minimum(u, here.value, math.inf, here.slope, here.curvature, 0)
+        decrements: list[float] = []
+        for taken in range(max_steps + 1):
+            if not (np.isfinite(here.slope).all() and np.isfinite(here.curvature).all()):
                 break
-            if trial == damping:
-                damping, growth = max(damping * growth, 1e-12), growth * 2
-            trial = damping
-        else:
-            break
-        gain = min((here.value - new) / promised, 1.0) if promised > 0 else 1.0
-        damping, growth = damping * max(0.1, 1 - (2 * gain - 1) ** 3), 2.0
-        damping = 0.0 if damping < 1e-12 else damping
-        u = u + step
-        here = derivatives(u)
+            model = _Factor(here, floor) if is_positive else _Spectrum(here, floor)
+            decrements.append(model.decrement)
+            last = Minimum(u, here.value, model.decrement, here.slope, here.curvature, taken)
+            best, stalls = (last, 0) if model.decrement < best.decrement else (best, stalls + 1)
+            if (
+                taken == max_steps
+                or (len(decrements) > LAST and decrements[-1 - LAST] <= enough)
+                or (best.decrement <= EXACT and stalls >= STALLS)
+                or _is_slow(decrements)
+                or not keep_going(decrements)
+            ):
+                break
+            is_near = model.decrement <= NEAR
+            rounding, trial = (1e-13 * abs(here.value), 0.0) if is_near else (0.0, damping)
+            for _ in range(TRIALS):
+                step, promised = model.step(trial)
+                new = value(u + step)
+                if new <= here.value - ENOUGH * promised + rounding:
+                    break
+                if trial == damping:
+                    damping, growth = max(damping * growth, 1e-12), growth * 2
+                trial = damping
+            else:
+                break
+            gain = min((here.value - new) / promised, 1.0) if promised > 0 else 1.0
+            damping, growth = damping * max(0.1, 1 - (2 * gain - 1) ** 3), 2.0
+            damping = 0.0 if damping < 1e-12 else damping
+            u = u + step
+            here = derivatives(u)
     return best if best.decrement <= max(NEAR, enough) else last

@@ -210,7 +210,8 @@ def judge(
     failures, warnings = failures or collapse.failures, collapse.warnings
     if not (end.polished or failures or warnings):
         warnings = _not_a_mode(settings, surface, end, losses, data, prior_power)
-        is_suspect = bool(warnings) and end.minimum is not None
+        is_small = end.minimum is not None and density.structure.num_weights <= HESSIAN_WEIGHTS
+        is_suspect = bool(warnings) and is_small
         failures = is_unbounded(surface, end.u, data, prior_power, is_suspect=is_suspect)
         if failures:
             warnings = ()

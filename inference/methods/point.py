@@ -31,12 +31,13 @@ class MAP(PointSettings):
         num_steps: the total number of updates.
         batch_size: rows per update, drawn without replacement in each epoch (rows that do not fill a batch are left for
             another epoch); None is all rows. The memory beyond x, y and the weights is then that of one batch. After
-            the last step all rows are evaluated, as many at a time as a batch has, or 128; only the polish, and the
-            checks whether there is a maximum, use all rows at once. The status of a fit by batches
-            judges convergence from the noisy losses alone: a fit with too few steps may be "ok".
+            the last step all rows are evaluated, as many at a time as a batch has, or 128; only the polish of up to
+            256 weights, and the checks whether there is a maximum, use all rows at once. For more weights the status
+            of a fit by batches judges convergence from the noisy losses alone: a fit with too few steps may be "ok".
         num_restarts: independent starting points, run side by side on the same batches; the best mode is the result.
-            None is one for the optimiser and, for models of up to 64 weights and 262,144 numbers in all rows times
-            weights, three more from which Newton's method alone seeks a mode.
+            None is one for the optimiser and, up to 32 weights and 262,144 rows times weights, seven more from which
+            Newton's method alone seeks a mode, uniform between -2 and 2 in unconstrained coordinates. The status says
+            where only one of all points led to the best mode, and it is the best by far.
         validation_fraction: the share of validation rows, which are not fitted: the fit stops when their loss has not
             improved for `patience` of 100 checks, at the best weights so far. 0 is no early stopping. A fit that
             stopped early is not at the mode, as its status reports.
