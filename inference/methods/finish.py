@@ -83,7 +83,7 @@ def best_end(
     end = min(better, key=lambda end: end.loss, default=ends[best])
     judged = judge(settings, density, end, descent.losses[best], data)
     if judged.status.level == "ok" and density.structure.num_weights <= FEW_WEIGHTS:
-        judged = judged._replace(status=Status(warnings=_alone(end, modes, data.num_rows)))
+        judged = judged._replace(status=Status(warnings=alone(modes, data.num_rows)))
     return judged
 
 
@@ -102,7 +102,7 @@ def _from_other_starts(
     return [go_on(settings, density, start, data) for start in starts]
 
 
-def _alone(end: Ending, modes: list[Ending], num_rows: int) -> tuple[Reason, ...]:
+def alone(modes: list[Ending], num_rows: int) -> tuple[Reason, ...]:
     """Return a reason if only one starting point led to the best mode, and the next is noticeably worse."""
     losses = sorted(mode.loss for mode in modes)
     gap = losses[1] - losses[0] if len(losses) > 1 else 0.0
