@@ -72,7 +72,7 @@ def best_end(
         key: the key of the descent.
         progress: show progress bars.
     """
-    indices = np.flatnonzero(np.isfinite(descent.final)).tolist()
+    indices = np.flatnonzero(np.isfinite(descent.final)).tolist() or [descent.best]
     ends = {i: go_on(settings, density, descent.member(i)[0], data, progress=progress) for i in indices}
     best = min(ends, key=lambda i: ends[i].loss if math.isfinite(ends[i].loss) else math.inf)
     if ends[best].status.is_interrupted:
@@ -84,6 +84,8 @@ def best_end(
     judged = judge(settings, density, end, descent.losses[best], data)
     if judged.status.level == "ok" and density.structure.num_weights <= FEW_WEIGHTS:
         judged = judged._replace(status=Status(warnings=alone(modes, data.num_rows)))
+    if others and others[-1].status.is_interrupted:
+        judged = judged._replace(status=judged.status + others[-1].status)
     return judged
 
 
@@ -95,11 +97,11 @@ def _from_other_starts(
     if not settings.polish or settings.batch_size is not None or d > FEW_WEIGHTS or data.num_rows * d > CHEAP:
         return []
     rng = np.random.default_rng(np.asarray(jax.random.key_data(key)).tolist())
-    starts = [
-        {site: jnp.asarray(rng.uniform(-RADIUS, RADIUS, value.shape)) for site, value in like.items()}
-        for _ in range(OTHER_STARTS)
-    ]
-    return [go_on(settings, density, start, data) for start in starts]
+    ends: list[Ending] = []
+    while len(ends) < OTHER_STARTS and not (ends and ends[-1].status.is_interrupted):
+        start = {site: jnp.asarray(rng.uniform(-RADIUS, RADIUS, value.shape)) for site, value in like.items()}
+        ends.append(go_on(settings, density, start, data))
+    return ends
 
 
 def alone(modes: list[Ending], num_rows: int) -> tuple[Reason, ...]:
