@@ -5,9 +5,9 @@ Every method works on the same density, ``log p(y | x, w) + log p(w)``, of any N
 - `MLE`: the weights under which the data are most probable. It is fast, but a point estimate has no uncertainty, and
   the weights become extreme where the data do not determine them. It is `MAP` under a flat prior, ``flat(model)``.
 - `MAP`: the most probable weights under the prior. The prior is the regulariser: weight decay is a Normal prior.
-- `Ensemble`: the average of many `MAP` or `MLE` fits from different starting points. It is cheap, and usually better
-  than any one of them. Its members differ by the modes that the optimiser reaches, which is not the uncertainty of the
-  posterior.
+- `Ensemble`: the average of many `MAP` or `MLE` fits from different starting points, side by side. It is usually better
+  than any one of them where these end at different modes, and equals a single fit where all end at the same one. How
+  its members differ is not the uncertainty of the posterior.
 - `Laplace`: a Gaussian around the mode of the posterior, and the evidence. It is good where many rows determine few
   weights, and its status says where it is not. The posterior of a network is not Gaussian: it predicts by the network
   `linearized` at the mode, of which the Gaussian nearly is the posterior.
@@ -20,8 +20,10 @@ Every method works on the same density, ``log p(y | x, w) + log p(w)``, of any N
   out.
 - `Prior`: draws from the prior alone. They show what the model believes before it sees the data, and what the data add.
 
-Start with `MAP`. Where predictions need honest uncertainty, use `NUTS` for small models and `MCLMC` for networks, and
-`Ensemble` or `Conditional` where chains take too long. Then let `compare` decide, on rows that no fit has seen.
+Start with `MAP`, and read its status. Where predictions need honest uncertainty, use `MCLMC` for networks and `NUTS`
+for models written by hand; where chains take too long, `Laplace`, `Ensemble` or `Conditional`. The scale of the prior
+matters most to `MAP` and to `Laplace`, which keep to one mode: `tune` sets it by the data, and chains can sample it,
+under a prior of its own such as ``gaussian(HalfNormal(1.0))``. Then let `compare` decide, on rows that no fit has seen.
 
 ``fit(model, method, x, y, key=...)`` returns a `Fit`, whatever the method: draws of the weights (a point is a posterior
 of one draw), a `status` that reports what went wrong, `predict`, `log_likelihood`, and `to_datatree` for ArviZ.
