@@ -433,7 +433,7 @@ BUGS = [
     Bug(
         "only a scale that is small already can shrink to 0",
         "inference/methods/finish.py",
-        "is_suspect = bool(warnings) and is_small",
+        "is_suspect = bool(warnings) and is_examined",
         "is_suspect = False",
         "test_mode.py",
     ),

@@ -212,8 +212,10 @@ def judge(
     failures, warnings = failures or collapse.failures, collapse.warnings
     if not (end.polished or failures or warnings):
         warnings = _not_a_mode(settings, surface, end, losses, data, prior_power)
-        is_small = end.minimum is not None and density.structure.num_weights <= HESSIAN_WEIGHTS
-        is_suspect = bool(warnings) and is_small
+        weights = density.structure.num_weights
+        interpolates = density.structure.is_flat and data.num_rows <= weights
+        is_examined = end.minimum is not None and (weights <= HESSIAN_WEIGHTS or interpolates)
+        is_suspect = bool(warnings) and is_examined
         failures = is_unbounded(surface, end.u, data, prior_power, is_suspect=is_suspect)
         if failures:
             warnings = ()
