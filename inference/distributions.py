@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpyro.distributions as dist
 from jax import Array
+from jax.flatten_util import ravel_pytree
 from jax.typing import ArrayLike
 from numpyro.distributions import Distribution, biject_to, constraints, kl_divergence
 
@@ -224,3 +225,17 @@ def _with_parameters(d: Distribution, map_of: Callable[[constraints.Constraint, 
     values, others = d.tree_flatten()
     pairs = zip(type(d).gather_pytree_data_fields(), values, strict=True)
     return type(d).tree_unflatten(others, tuple(mapped(name, value) for name, value in pairs))
+
+
+def real_numbers(tree: Any) -> tuple[Array, Callable[[Array], Any]]:
+    """Return the real numbers of a distribution, or of its coordinates, as a vector; and how they make one again."""
+    leaves, structure = jax.tree.flatten(tree)
+    is_real = [jnp.issubdtype(jnp.result_type(leaf), jnp.floating) for leaf in leaves]
+    vector, unravel = ravel_pytree([leaf for leaf, real in zip(leaves, is_real, strict=True) if real])
+
+    def rebuild(vector: Array) -> Any:
+        new = iter(unravel(vector))
+        merged = [next(new) if real else leaf for leaf, real in zip(leaves, is_real, strict=True)]
+        return jax.tree.unflatten(structure, merged)
+
+    return vector, rebuild

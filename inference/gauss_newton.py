@@ -5,19 +5,18 @@ weights, and the Fisher information F_i of these parameters (Martens 2020, secti
 few gradients and one product of matrices, where each column of a Hessian costs several gradients.
 """
 
-from collections.abc import Callable
 from functools import lru_cache
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpyro.distributions as dist
 from jax import Array
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Float
 
 from .curvature import divergence, has_fisher_information
 from .density import Density
+from .distributions import real_numbers
 from .rows import Data, Weights, signature
 
 ROWS_TOGETHER = 256
@@ -39,7 +38,7 @@ def _runs_by_rows(density: Density, tree: Any, leaves: Any) -> bool:
     data = jax.tree.unflatten(tree, [jax.ShapeDtypeStruct((1, *shape[1:]), dtype) for shape, dtype in leaves])
     weights = {site: jax.ShapeDtypeStruct(shape, jnp.result_type(float)) for site, shape in density.structure.sites}
     try:
-        parameters = jax.eval_shape(lambda *at: _parameters(density.observation(*at))[0], weights, data)
+        parameters = jax.eval_shape(lambda *at: real_numbers(density.observation(*at))[0], weights, data)
     except (TypeError, ValueError, IndexError):  # raised by the model, which expects more than one row
         return False
     return parameters.size <= MAX_PARAMETERS
@@ -57,11 +56,11 @@ def gauss_newton(density: Density, u: Weights, data: Data) -> Float[Array, "d d"
         """Return J and F J of one row, (parameters, d)."""
         one = data.take(row[None])
         here, weight = density.scaled_observation(density.constrain(u, one), one)
-        parameters, rebuild = _parameters(here)
+        parameters, rebuild = real_numbers(here)
         information = jax.hessian(lambda there: jnp.sum(weight * divergence(here, rebuild(there))))(parameters)
 
         def of(vector: Array) -> Array:
-            return _parameters(density.observation(density.constrain(unravel(vector), one), one))[0]
+            return real_numbers(density.observation(density.constrain(unravel(vector), one), one))[0]
 
         slopes = jax.jacrev(of)(vector)
         return slopes, information @ slopes
@@ -77,18 +76,3 @@ def gauss_newton(density: Density, u: Weights, data: Data) -> Float[Array, "d d"
 
     parts = jnp.arange(count * size).reshape(count, size)
     return jax.lax.scan(add, jnp.zeros((d, d), vector.dtype), parts)[0]
-
-
-def _parameters(d: dist.Distribution) -> tuple[Array, Callable[[Array], dist.Distribution]]:
-    """Return the real parameters of a distribution, one after the other, and how they make a distribution again."""
-    leaves, tree = jax.tree.flatten(d)
-    is_real = [jnp.issubdtype(jnp.result_type(leaf), jnp.floating) for leaf in leaves]
-    vector, unravel = ravel_pytree([leaf for leaf, real in zip(leaves, is_real, strict=True) if real])
-
-    def rebuild(vector: Array) -> dist.Distribution:
-        new = iter(unravel(vector))
-        return jax.tree.unflatten(
-            tree, [next(new) if real else leaf for leaf, real in zip(leaves, is_real, strict=True)]
-        )
-
-    return vector, rebuild

@@ -1,6 +1,7 @@
 """From the neighbourhood of a mode of a potential to the mode."""
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -34,28 +35,24 @@ def climb_to_mode(surface: PotentialSurface, u: np.ndarray, *rows: Any) -> np.nd
     """
     if len(u) > DENSE_WEIGHTS:
         return _by_products(surface, u, *rows)
-    if surface.is_gauss_newton and len(u) > FEW_WEIGHTS:
-        is_last = len(u) > HESSIAN_WEIGHTS
-        end = minimise(
+    is_large = len(u) > HESSIAN_WEIGHTS
+
+    def steps(curvature: Callable[..., Any], u: np.ndarray, enough: float, *, is_positive: bool) -> np.ndarray:
+        return minimise(
             lambda u: _value_and_slope(surface, u, *rows)[0],
-            lambda u: Derivatives.of(*_value_and_slope(surface, u, *rows), surface.curvature(u, *rows)),
+            lambda u: Derivatives.of(*_value_and_slope(surface, u, *rows), curvature(u, *rows)),
             u,
             max_steps=MAX_STEPS,
-            keep_going=lambda decrements: not (is_last and is_hopeless(decrements)),
-            enough=ENOUGH,
-            is_positive=True,
-        )
-        if is_last:
-            return end.u
-        u = end.u
-    return minimise(
-        lambda u: _value_and_slope(surface, u, *rows)[0],
-        lambda u: Derivatives.of(*_value_and_slope(surface, u, *rows), surface.hessian(u, *rows)),
-        u,
-        max_steps=MAX_STEPS,
-        keep_going=lambda decrements: len(u) <= HESSIAN_WEIGHTS or not is_hopeless(decrements),
-        enough=DIGITS,
-    ).u
+            keep_going=lambda decrements: not (is_large and is_hopeless(decrements)),
+            enough=enough,
+            is_positive=is_positive,
+        ).u
+
+    if surface.is_gauss_newton and len(u) > FEW_WEIGHTS:
+        u = steps(surface.curvature, u, ENOUGH, is_positive=True)
+        if is_large:
+            return u
+    return steps(surface.hessian, u, DIGITS, is_positive=False)
 
 
 def _value_and_slope(surface: PotentialSurface, u: np.ndarray, *rows: Any) -> tuple[float, np.ndarray]:

@@ -156,7 +156,7 @@ def go_on(
     if not problems or (is_large and settings.batch_size is not None) or no_maximum(surface, u, data, prior_power):
         return stay
     try:
-        minimum = _minimum(problems, u, data, prior_power, progress)
+        minimum = _minimum(problems, is_large, u, data, prior_power, progress)
     except KeyboardInterrupt:
         reason = Reason.of(Code.INTERRUPTED, done="some", total=MAX_STEPS, unit="steps of Newton's method")
         return stay._replace(status=Status(warnings=(reason,)))
@@ -169,9 +169,10 @@ def go_on(
     return Ending(there, minimum.decrement, minimum.value, minimum=minimum)
 
 
-def _minimum(problems: tuple[SecondOrder, ...], u: Weights, data: Data, prior_power: Any, progress: bool) -> Minimum:
+def _minimum(
+    problems: tuple[SecondOrder, ...], is_large: bool, u: Weights, data: Data, prior_power: Any, progress: bool
+) -> Minimum:
     """Return where the objectives lead from u, one after the other."""
-    is_large = problems[-1].by_gauss_newton
     bar = tqdm(desc="Newton", unit="step", disable=not progress, delay=1.0, file=sys.stderr, leave=False)
 
     def keep_going(decrements: list[float]) -> bool:
@@ -181,7 +182,8 @@ def _minimum(problems: tuple[SecondOrder, ...], u: Weights, data: Data, prior_po
     vector = None
     with bar:
         for problem in problems:
-            enough = _enough(is_large, data) / 2 if problem.by_gauss_newton else DIGITS
+            is_last = problem is problems[-1]
+            enough = DIGITS if is_last and not is_large else _enough(is_large, data) / 2
             minimum = problem.minimise(
                 u, data, prior_power, begin=vector, max_steps=MAX_STEPS, keep_going=keep_going, enough=enough
             )

@@ -7,12 +7,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
-from jax.flatten_util import ravel_pytree
 from jaxtyping import Float
 
 from ..curvature import divergence, expected_misfit, product
 from ..density import Density
-from ..distributions import constrained, unconstrained
+from ..distributions import constrained, real_numbers, unconstrained
 from ..programs import program
 from ..rows import Data, Weights
 from ..surface import by_site
@@ -88,7 +87,7 @@ class RowwiseSurface:
 
         def of_row(row: Data) -> Array:
             def parameters(u: Array) -> Array:
-                return ravel_pytree(_numbers(self._coordinates(u, like, row)))[0]
+                return real_numbers(self._coordinates(u, like, row))[0]
 
             values, vectors = jnp.linalg.eigh(self._fisher(u, like, row))
             roots = (vectors * jnp.sqrt(jnp.maximum(values, 0.0))).T
@@ -107,13 +106,13 @@ class RowwiseSurface:
     def _fisher(self, u: Array, like: Weights, data: Data) -> Array:
         """Return the Fisher information of the coordinates of the parameters of y in one row, with its weight."""
         centre = self._coordinates(u, like, data)
-        flat, unravel = ravel_pytree(_numbers(centre))
+        numbers, rebuild = real_numbers(centre)
         weight = self.density.scaled_observation(self.density.constrain(by_site(u, like), data), data)[1]
 
-        def expected(flat: Array) -> Array:
-            return jnp.sum(weight * divergence(constrained(centre), constrained(_with_numbers(centre, unravel(flat)))))
+        def expected(there: Array) -> Array:
+            return jnp.sum(weight * divergence(constrained(centre), constrained(rebuild(there))))
 
-        return jax.hessian(expected)(flat)
+        return jax.hessian(expected)(numbers)
 
     def _summed(self, function: Callable[[Data], Any], data: Data, rows_together: int | None = None) -> Any:
         """Return the sum over rows of a function of some rows."""
@@ -129,17 +128,6 @@ class RowwiseSurface:
         if count * size == data.num_rows:
             return sums
         return jax.tree.map(jnp.add, sums, function(data.take(jnp.arange(count * size, data.num_rows))))
-
-
-def _numbers(d: Any) -> list[Array]:
-    """Return the leaves of a distribution that are real numbers."""
-    return [jnp.asarray(leaf) for leaf in jax.tree.leaves(d) if jnp.issubdtype(jnp.result_type(leaf), jnp.floating)]
-
-
-def _with_numbers(d: Any, numbers: list[Array]) -> Any:
-    """Return a distribution with other real numbers as leaves."""
-    rest = iter(numbers)
-    return jax.tree.map(lambda leaf: next(rest) if jnp.issubdtype(jnp.result_type(leaf), jnp.floating) else leaf, d)
 
 
 def rowwise_surface_of(density: Density, data: Data, rows_together: int) -> RowwiseSurface:
