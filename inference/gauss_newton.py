@@ -14,7 +14,7 @@ from jax import Array
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Float
 
-from .curvature import divergence, has_fisher_information
+from .curvature import divergence, has_fisher_information, hessian
 from .density import Density
 from .distributions import real_numbers
 from .rows import Data, Weights, signature
@@ -42,6 +42,16 @@ def _runs_by_rows(density: Density, tree: Any, leaves: Any) -> bool:
     except (TypeError, ValueError, IndexError):  # raised by the model, which expects more than one row
         return False
     return parameters.size <= MAX_PARAMETERS
+
+
+def expected_hessian(density: Density, u: Weights, data: Data, prior_power: Array | float = 1.0) -> Float[Array, "d d"]:
+    """Return `gauss_newton` plus the Hessian of the negative log prior, times a factor of the log prior."""
+    vector, unravel = ravel_pytree(u)
+
+    def prior(vector: Array) -> Array:
+        return prior_power * density.prior_potential(unravel(vector), data)
+
+    return gauss_newton(density, u, data) + hessian(prior)(vector)
 
 
 def gauss_newton(density: Density, u: Weights, data: Data) -> Float[Array, "d d"]:

@@ -12,7 +12,7 @@ from jax.flatten_util import ravel_pytree
 
 from .curvature import hessian
 from .density import Density
-from .gauss_newton import gauss_newton, is_by_rows
+from .gauss_newton import expected_hessian, is_by_rows
 from .newton import DAMPING, FLOOR, Derivatives, Minimum, minimise
 from .programs import program
 from .rows import Data, Weights, in_double
@@ -90,10 +90,7 @@ class SecondOrder:
         )
 
     def _gauss_newton(self, vector: Array, like: Weights, data: Data, prior_power: Array) -> Array:
-        def prior(vector: Array) -> Array:
-            return prior_power * self.density.prior_potential(ravel_pytree(like)[1](vector), data)
-
-        return gauss_newton(self.density, ravel_pytree(like)[1](vector), data) + hessian(prior)(vector)
+        return expected_hessian(self.density, ravel_pytree(like)[1](vector), data, prior_power)
 
 
 def second_order_of(density: Density, data: Data) -> tuple[SecondOrder, ...]:

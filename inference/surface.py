@@ -14,7 +14,7 @@ from jax.flatten_util import ravel_pytree
 from .curvature import COLUMNS_TOGETHER, expected_loss, has_fisher_information, hessian, product
 from .density import Density
 from .distributions import moments_of
-from .gauss_newton import gauss_newton, is_by_rows
+from .gauss_newton import expected_hessian, is_by_rows
 from .programs import program
 from .rows import Data, Weights
 
@@ -216,12 +216,9 @@ class PotentialSurface:
         def expected(u: Array, centre: Array, like: Weights, data: Data) -> Array:
             return expected_loss(density, by_site(u, like), by_site(centre, like), data)
 
-        def prior(u: Array, like: Weights, data: Data) -> Array:
-            return density.prior_potential(by_site(u, like), data)
-
-        def expected_hessian(u: Array, like: Weights, data: Data) -> Array:
+        def gauss_newton(u: Array, like: Weights, data: Data) -> Array:
             if by_rows:
-                return gauss_newton(density, by_site(u, like), data) + hessian(prior)(u, like, data)
+                return expected_hessian(density, by_site(u, like), data)
             return hessian(expected)(u, u, like, data)
 
         def constrain(u: Array, like: Weights, data: Data) -> Weights:
@@ -230,7 +227,7 @@ class PotentialSurface:
         self.value_and_slope = jax.jit(jax.value_and_grad(potential))
         self.hessian = jax.jit(hessian(potential))
         self.product = jax.jit(product(potential))
-        self.curvature = self.hessian if curvature == "hessian" else jax.jit(expected_hessian)
+        self.curvature = self.hessian if curvature == "hessian" else jax.jit(gauss_newton)
         self.constrain = jax.jit(jax.vmap(constrain, in_axes=(0, None, None)))
         self.values = jax.jit(lambda us, *args: jax.lax.map(lambda u: potential(u, *args), us))
 

@@ -11,7 +11,7 @@ import pytest
 from jax import Array
 from jax.flatten_util import ravel_pytree
 
-from flatprior.inference import MAP, MLE, fit
+from flatprior.inference import MAP, MLE, fit, second_order
 from flatprior.inference import gauss_newton as matrices
 from flatprior.inference.curvature import expected_loss, hessian
 from flatprior.inference.gauss_newton import gauss_newton, is_by_rows
@@ -177,6 +177,17 @@ def test_the_matrix_by_rows_is_that_by_columns(
 
     by_columns = hessian(expected)(vector, vector)
     np.testing.assert_allclose(gauss_newton(density, u, data), by_columns, rtol=1e-9, atol=1e-9)
+
+
+def test_with_very_many_rows_a_small_model_still_ends_to_the_last_digit(
+    problem: FindProblem, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Hessians are then replaced by Gauss-Newton matrices, but not the goal."""
+    monkeypatch.setattr(second_order, "HESSIAN_WORK", 0)
+    model, x, y = problem("Bernoulli")
+    result = fit(model, MAP(num_steps=5), x, y, key=0, progress=False)
+    assert result.status.level == "ok", result.status
+    assert result.stats["newton_decrement"] < 1e-9
 
 
 def test_newtons_method_leaves_a_saddle_and_takes_a_valley() -> None:
