@@ -28,7 +28,16 @@ import numpyro.distributions as dist
 from jax import Array
 from numpyro.distributions import Distribution, constraints
 
-from .distributions import Padded, cancels, implements, log_probs_of_values, num_values, of_one_value, stated_logits
+from .distributions import (
+    Padded,
+    cancels,
+    has_marginals,
+    implements,
+    log_probs_of_values,
+    num_values,
+    of_one_value,
+    stated_logits,
+)
 from .rows import Rows
 from .sites import element, unmasked
 from .words import in_words, index_in_words, title
@@ -63,6 +72,8 @@ class Response(ABC):
     has_moments: bool
     """Whether the distribution has a mean and a variance."""
     has_cdf: bool
+    has_marginals: bool
+    """Whether some values of an event may be missing, as the others alone have a density; see `where_known`."""
     needs_double: bool
     """Whether log probabilities are computed in float64; see `cancels`."""
     num_classes: int | None = None
@@ -343,6 +354,7 @@ def response_of(site: str, d: Distribution) -> Response:
         "event_shape": d.event_shape,
         "has_moments": not isinstance(element(d), CATEGORICALS) and implements(d, lambda d: (d.mean, d.variance)),
         "has_cdf": implements(d, lambda d: d.cdf(jnp.zeros(d.shape()))),
+        "has_marginals": has_marginals(d),
         "needs_double": cancels(d),
         "support": d.support,
     }
