@@ -1,7 +1,7 @@
 """Checks of the data, the model and settings, made before anything is compiled."""
 
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -19,7 +19,7 @@ from .arrays import (
 from .bounds import check_bounds
 from .contract import check_model
 from .density import Density
-from .labels import RowCounts, check_gaps, labelled, observations
+from .labels import Labelled, check_gaps, labelled, observations
 from .lookups import check_indices
 from .repeated import check_one_density
 from .rows import Data, Rows, count_rows
@@ -117,16 +117,7 @@ def check_labels(model: NumPyroModel, x: Rows, y: Any, name: str = "y") -> Data:
     return data
 
 
-class Problem(NamedTuple):
-    """What a method fits, checked."""
-
-    density: Density
-    data: Data
-    counts: RowCounts
-    """The rows that take part, and those that are left out."""
-
-
-def check_problem(model: NumPyroModel, x: Any, y: Any, weights: Any = None) -> Problem:
+def check_problem(model: NumPyroModel, x: Any, y: Any, weights: Any = None) -> tuple[Density, Data]:
     """Check a model and its data before anything is compiled.
 
     Args:
@@ -141,7 +132,11 @@ def check_problem(model: NumPyroModel, x: Any, y: Any, weights: Any = None) -> P
     Raises:
         TypeError, ValueError: when the data or the model are invalid.
     """
-    given = labelled(x, y, weights)
+    return check_labelled(model, labelled(x, y, weights))
+
+
+def check_labelled(model: NumPyroModel, given: Labelled) -> tuple[Density, Data]:
+    """Return the result of `check_problem` for rows of which it is known which take part."""
     x, y = in_default_precision("x", given.x), widened(in_default_precision("y", given.y))
     check_pair(x, y)
     check_finite("x", x)
@@ -161,7 +156,7 @@ def check_problem(model: NumPyroModel, x: Any, y: Any, weights: Any = None) -> P
     density, data = Density.of(model, structure), Data(x, y, known=known, weights=row_weights)
     check_bounds(density, data)
     check_indices(density, data)
-    return Problem(density, data, given.counts)
+    return density, data
 
 
 def check_pair(x: Rows, y: Rows) -> None:

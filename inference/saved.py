@@ -26,10 +26,10 @@ from .datatree import names_in_tree, renamed, to_datatree
 from .density import Density
 from .files import atomic_write
 from .fingerprint import digest, same_log_density, without_addresses
+from .kinds import response_of
 from .labels import RowCounts
 from .method import Kind, Outcome
 from .reasons import Code, Reason
-from .response import response_of
 from .rows import Rows, Weights
 from .sites import NumPyroModel, is_weighted, undrawn, unmasked
 from .status import Status

@@ -112,7 +112,7 @@ def cross_validate(
     """
     _check_fits(fits)
     key = as_key(key)
-    problems = {name: check_problem(model, x, y)[:2] for name, (model, _) in fits.items()}
+    problems = {name: check_problem(model, x, y) for name, (model, _) in fits.items()}
     responses = {name: density.structure.response for name, (density, _) in problems.items()}
     families = check_comparable("cross_validate", responses)
     response, data = next(iter(responses.values())), next(iter(problems.values()))[1]

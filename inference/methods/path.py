@@ -124,7 +124,7 @@ def prior_path(
         >>> print(path.weights["w1"][:, 0, 0].round(3))  # 2 / (1 + 1 / (2 c^2)), which converges to 2
         [0.667 1.333 1.778 2.   ]
     """
-    density, data, _ = check_problem(model, x, y)
+    density, data = check_problem(model, x, y)
     if density.structure.flat:
         raise ValueError("prior_path: expected a model with a prior; its prior is flat, and there is no path from it.")
     if density.structure.of_prior:

@@ -131,7 +131,7 @@ def explain(model: NumPyroModel, x: Any, y: Any, *, at: Point | None = None) -> 
         >>> print(f"{explanation.loss:.3f} + {explanation.penalty:.3f} = {explanation.total:.3f}")
         1.133 + 3.349 = 4.483
     """
-    density, data, _ = check_problem(model, x, y)
+    density, data = check_problem(model, x, y)
     start = weights_at(None, density, data)
     weights = start if at is None else weights_at(at, density, data)
     model = density.model

@@ -165,7 +165,7 @@ def likelihood_surface(
 def _likelihood(
     model: NumPyroModel, x: Any, y: Any, along: tuple[Along, ...], values: tuple[Any, ...], at: Point | None
 ) -> Likelihood:
-    density, data, _ = check_problem(model, x, y)
+    density, data = check_problem(model, x, y)
     structure = density.structure
     if at is None and not _covers(along, structure):
         raise ValueError(
