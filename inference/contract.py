@@ -16,7 +16,8 @@ import numpyro.distributions as dist
 from numpyro.distributions import biject_to, constraints
 
 from .handlers import params_as_sites
-from .response import Response, response_of
+from .kinds import response_of
+from .response import Response
 from .rows import Rows, count_rows, signature
 from .sites import (
     NumPyroModel,

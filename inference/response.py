@@ -1,6 +1,6 @@
-"""The description of y: the only module of `inference` that distinguishes distributions of the observed site.
+"""The description of y: what a `Response` answers, whatever the kind of y.
 
-A `Response` is read once, by `response_of`, from the distribution of the observed site without y. It defines what
+A `Response` is read once, by `kinds.response_of`, from the distribution of the observed site without y. It defines what
 depends on the kind of y: the values that it can have, its classes, and the summaries of a prediction that exist.
 
 **A distribution of your own** needs no registration. It describes itself by the attributes of NumPyro distributions:
@@ -13,37 +13,28 @@ depends on the kind of y: the values that it can have, its classes, and the summ
 - ``padding``, optional, of this library, an integer, with ``logits`` of shape (..., T, K): each row of y is then T
   tokens, and `padding` is the value of y where there is no token (`Padded`).
 
-To add a kind of y, write one class here that implements the abstract methods of `Response`, and list it in `KINDS`.
+To add a kind of y, write one class in `kinds.py` that implements the abstract methods of `Response`, and list it in
+`kinds.KINDS`.
 """
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal, Self, final
+from typing import Any, ClassVar, Literal, Self
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-import numpyro.distributions as dist
 from jax import Array
 from numpyro.distributions import Distribution, constraints
 
-from .distributions import Padded, cancels, implements, log_probs_of_values, num_values, of_one_value, stated_logits
+from .distributions import of_one_value
 from .rows import Rows
-from .sites import element, unmasked
-from .words import in_words, index_in_words, title
+from .words import in_words, index_in_words
 
 type Kind = Literal["binary", "classes", "tokens", "counts", "numbers"]
 type Summary = Literal["probs", "mean", "variance", "cdf", "quantile"]
 type Missing = dict[Summary, str]
 """The reason why a summary of a predictive distribution does not exist, by summary, as the end of a sentence."""
-
-CATEGORICALS = dist.CategoricalLogits | dist.CategoricalProbs
-NO_QUANTILE: Missing = {"quantile": "y is discrete; use probs, or sample."}
-NO_MOMENTS: Missing = {
-    "mean": "y is a class, and classes have no mean; use probs.",
-    "variance": "y is a class, and classes have no variance; use probs.",
-}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,6 +54,8 @@ class Response(ABC):
     has_moments: bool
     """Whether the distribution has a mean and a variance."""
     has_cdf: bool
+    has_marginals: bool
+    """Whether some values of an event may be missing, as the others alone have a density; see `where_known`."""
     needs_double: bool
     """Whether log probabilities are computed in float64; see `cancels`."""
     num_classes: int | None = None
@@ -197,123 +190,6 @@ class Response(ABC):
         return f"There are {known.max() + 1} classes in y: give the observation as many, or correct y."
 
 
-@final
-class Binary(Response):
-    """The response of a y that is 0 or 1. Its mean is the probability of 1."""
-
-    kind, is_discrete = "binary", True
-
-    @classmethod
-    def read(cls, d: Distribution, facts: Mapping[str, Any]) -> Self | None:
-        return cls(**facts, num_classes=2) if d.support is constraints.boolean else None
-
-    @property
-    def missing(self) -> Missing:
-        return {**NO_QUANTILE, "cdf": "y is 0 or 1; use probs."}
-
-    def class_log_probs(self, d: Distribution) -> Array:
-        return log_probs_of_values(d, 2)
-
-    def logits(self, d: Distribution) -> Array | None:
-        stated = stated_logits(d)
-        return None if stated is None else jnp.stack([jnp.zeros_like(stated), stated], axis=-1)
-
-
-@final
-class Classes(Response):
-    """The response of a y that is one of 0, ..., K - 1 (names, if the mean does not exist), or soft labels, (n, K)."""
-
-    kind, is_discrete = "classes", True
-
-    @classmethod
-    def read(cls, d: Distribution, facts: Mapping[str, Any]) -> Self | None:
-        num_classes = num_values(d.support)
-        return None if num_classes is None else cls(**facts, num_classes=num_classes)
-
-    @property
-    def missing(self) -> Missing:
-        missing: Missing = NO_QUANTILE | ({} if self.has_moments else NO_MOMENTS)
-        return missing if self.has_cdf else missing | {"cdf": "y is a class, and classes have no order; use probs."}
-
-    def class_log_probs(self, d: Distribution) -> Array:
-        return log_probs_of_values(d, self.num_classes or 0)
-
-    def logits(self, d: Distribution) -> Array | None:
-        return stated_logits(d, self.num_classes)
-
-
-@final
-class Tokens(Response):
-    """The response of a y with an array of classes per row, such as the tokens of a text, possibly padded."""
-
-    kind, is_discrete = "tokens", True
-
-    @classmethod
-    def read(cls, d: Distribution, facts: Mapping[str, Any]) -> Self | None:
-        each = element(d)
-        if d.event_shape and isinstance(each, CATEGORICALS):
-            return cls(**facts, num_classes=num_values(each.support))
-        if d.event_shape and isinstance(each, Padded):
-            return cls(**facts, num_classes=jnp.shape(each.logits)[-1], padding=each.padding)
-        return None
-
-    @property
-    def missing(self) -> Missing:
-        return {**NO_QUANTILE, **NO_MOMENTS, "cdf": "y is tokens, which have no order; use probs or log_prob."}
-
-    def class_log_probs(self, d: Distribution) -> Array:
-        return jax.nn.log_softmax(jnp.broadcast_to(element(d).logits, (*d.shape(), self.num_classes or 0)))
-
-    def logits(self, d: Distribution) -> Array | None:
-        stated = stated_logits(d, self.num_classes)
-        return None if stated is None else stated.reshape(-1, stated.shape[-1])
-
-
-def _missing_of_numbers(response: Response) -> Missing:
-    """Return the summaries that do not exist where y has no classes."""
-    family = response.family
-    missing: Missing = {"probs": f"y can be {response.support!r}, not one of a finite set of values."}
-    if not response.has_moments:
-        missing |= dict.fromkeys(("mean", "variance"), f"{family} has no mean and variance; use sample.")
-        missing |= {"quantile": missing["mean"]} if response.is_discrete else {}
-    return missing if response.has_cdf else missing | dict.fromkeys(("cdf", "quantile"), f"{family} has no cdf.")
-
-
-def _raise_no_classes(response: Response, d: Distribution) -> Array:
-    raise NotImplementedError(f"probs: {response.missing['probs']}")
-
-
-def _no_logits(response: Response, d: Distribution) -> None:
-    return None
-
-
-@final
-class Counts(Response):
-    """The response of a y that is an integer, or a vector of integers, without bounds known before the fit."""
-
-    kind, is_discrete = "counts", True
-    missing, class_log_probs, logits = property(_missing_of_numbers), _raise_no_classes, _no_logits
-
-    @classmethod
-    def read(cls, d: Distribution, facts: Mapping[str, Any]) -> Self | None:
-        return cls(**facts) if d.support.is_discrete else None
-
-
-@final
-class Numbers(Response):
-    """The response of a continuous y: a number or a vector, on any support."""
-
-    kind, is_discrete = "numbers", False
-    missing, class_log_probs, logits = property(_missing_of_numbers), _raise_no_classes, _no_logits
-
-    @classmethod
-    def read(cls, d: Distribution, facts: Mapping[str, Any]) -> Self | None:
-        return cls(**facts)
-
-
-KINDS: tuple[type[Response], ...] = (Tokens, Binary, Classes, Counts, Numbers)
-"""The kinds of y, in the order in which they are tried."""
-
 COMPARED: tuple[tuple[Callable[[Response], str], str], ...] = (
     (lambda its: f"the observed site {its.site!r}", "Give the observed site one name in all models."),
     (
@@ -327,23 +203,3 @@ COMPARED: tuple[tuple[Callable[[Response], str], str], ...] = (
     (lambda its: f"a y of shape {its.event_shape} per row", "Fit them to the same y."),
 )
 """The properties in which compared responses must agree, in words, and the cures."""
-
-
-def response_of(site: str, d: Distribution) -> Response:
-    """Return the response, read from the distribution of the observed site without y, where soft labels are classes.
-
-    Args:
-        site: the name of the observed site.
-        d: its distribution, which may be traced: only shapes are read, not values.
-    """
-    d = unmasked(d)
-    facts = {
-        "site": site,
-        "family": title(element(d)),
-        "event_shape": d.event_shape,
-        "has_moments": not isinstance(element(d), CATEGORICALS) and implements(d, lambda d: (d.mean, d.variance)),
-        "has_cdf": implements(d, lambda d: d.cdf(jnp.zeros(d.shape()))),
-        "needs_double": cancels(d),
-        "support": d.support,
-    }
-    return next(response for kind in KINDS if (response := kind.read(d, facts)) is not None)

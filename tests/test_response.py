@@ -18,8 +18,9 @@ from scipy.special import log_softmax
 from flatprior.inference import Fit, fit, predictive
 from flatprior.inference.checks import check_problem
 from flatprior.inference.contract import check_model
+from flatprior.inference.kinds import response_of
 from flatprior.inference.methods import MLE
-from flatprior.inference.response import Response, response_of
+from flatprior.inference.response import Response
 from flatprior.models import Categorical, CategoricalSequence
 
 ETA = np.array([[0.2, -1.0, 0.5], [1.0, 0.0, -2.0]], np.float32)
