@@ -35,7 +35,7 @@ MIN_BFMI, MIN_ENERGIES = 0.3, 100
 """The E-BFMI below which the status warns (Betancourt 2016), and the number of draws needed to assess it."""
 MAX_CUT_SHORT = 0.5
 """The share of trajectories cut short by the tree depth above which the status warns, even if the log density mixes:
-such trajectories cost time, and chains may hardly move in directions in which the log density hardly changes."""
+chains may hardly move in directions in which the log density hardly changes."""
 LONGEST_WARMUP = 10**9
 """The number of warm-up steps that NumPyro's kernel is compiled for; see `_Clock`."""
 MAX_BYTES_ONE_BY_ONE = 2**20
@@ -56,10 +56,9 @@ class NUTS:
     a learned scale, and other sites with ``infer["noncentred"]``, move in units of that scale; draws are in their own.
 
     The status asks whether chains agree on the log density and on weights that have a meaning, such as slopes and
-    scales, by R-hat. The weights of hidden units (sites that state ``infer["exchangeable"]``) are not asked; where the
-    log density of a network does not agree or has few effective draws, the size of the error of its predictions
-    decides, as in `MCLMC`. Posteriors of networks often need longer trajectories than `max_tree_depth` allows: `MCLMC`
-    draws from them in less time.
+    scales, by R-hat. The weights of hidden units (sites that state ``infer["exchangeable"]``) are not asked: a network
+    is judged by the size of the error of its predictions, as in `MCLMC`. Posteriors of networks often need longer
+    trajectories than `max_tree_depth` allows: `MCLMC` draws from them in less time.
 
     Args:
         num_warmup: the number of adaptation steps per chain, which are discarded.
@@ -131,7 +130,7 @@ class NUTS:
 
         sampled = sample(self, sampler, density, data, min_draws=MIN_DRAWS, key=key, progress=progress, store=store)
         stats = {"max_tree_depth": np.asarray(self.longest_tree)}
-        status = sampled.status + status_of(self, sampled.stats, Mixing(density, sampled.draws, data))
+        status = sampled.status + status_of(self, sampled.stats, Mixing(density, sampled.draws, data, self.num_warmup))
         return Outcome(sampled.draws, status, sample_stats=sampled.stats, stats=stats)
 
 
@@ -286,16 +285,19 @@ def status_of(settings: NUTS, stats: Mapping[str, np.ndarray], mixing: Mixing | 
 
 
 def _cut_short(settings: NUTS, stats: Mapping[str, np.ndarray], mixing: Mixing | None) -> list[Reason]:
-    """Return the reason for trajectories that are cut short, unless each weight has as many draws as it should.
+    """Return the reason for trajectories that are cut short, unless the draws show that no harm was done.
 
-    The weights of a network say nothing of the directions in which it is widest.
+    Such draws are still those of the posterior, only less independent (Stan Development Team 2024, on
+    ``max_treedepth``): it suffices that each weight has as many draws as it should or, in a network, whose weights say
+    nothing of the directions in which it is widest, that its predictions are right.
     """
     depth = settings.longest_tree
     cut_short = float((stats["tree_depth"] >= depth).mean())
     if cut_short <= MAX_CUT_SHORT:
         return []
-    enough = MIN_ESS * len(stats["lp"])
-    if mixing is not None and not mixing.is_network and mixing.smallest_ess() >= enough:
+    if mixing is not None and mixing.is_network and mixing.error <= MAX_NATS:
+        return []
+    if mixing is not None and not mixing.is_network and mixing.smallest_ess() >= MIN_ESS * len(stats["lp"]):
         return []
     return [Reason.of(Code.TREE_DEPTH, percent=cut_short, depth=depth)]
 
@@ -303,17 +305,17 @@ def _cut_short(settings: NUTS, stats: Mapping[str, np.ndarray], mixing: Mixing |
 def _disagreement(lp: np.ndarray, mixing: Mixing | None) -> list[Reason]:
     """Return the reasons for chains that disagree and for few effective draws.
 
-    The log density of a network moves along directions in which no prediction does. So where its chains disagree, or
-    have few effective draws, the size of the error of their predictions decides.
+    The log density of a network moves along directions in which no prediction does, and chains with equal log
+    densities may predict differently. So a network is judged by the size of the error of its predictions.
     """
     from arviz_stats.base import array_stats  # type: ignore[attr-defined]  # half a second that only chains need
 
     rhat, ess, warnings = float(array_stats.rhat(lp)), float(array_stats.ess(lp)), []
-    disagree, imprecise = len(lp) > 1 and not rhat <= MAX_RHAT, not ess >= MIN_ESS * len(lp)
-    if mixing is not None and mixing.is_network and (disagree or imprecise) and mixing.error <= MAX_NATS:
-        disagree = imprecise = False
-    if disagree:
-        warnings.append(Reason.of(Code.HIGH_RHAT, rhat=rhat, limit=MAX_RHAT))
-    if imprecise:
-        warnings.append(Reason.of(Code.LOW_ESS, ess=ess, limit=MIN_ESS * len(lp)))
+    if not (mixing is not None and mixing.is_network and mixing.error <= MAX_NATS):
+        if len(lp) > 1 and not rhat <= MAX_RHAT:
+            warnings.append(Reason.of(Code.HIGH_RHAT, rhat=rhat, limit=MAX_RHAT))
+        if not ess >= MIN_ESS * len(lp):
+            warnings.append(Reason.of(Code.LOW_ESS, ess=ess, limit=MIN_ESS * len(lp)))
+        if not warnings and mixing is not None and mixing.is_network:
+            warnings.append(mixing.imprecision)
     return warnings + list(mixing.disagreement(MAX_RHAT) if mixing is not None else ())
