@@ -251,7 +251,9 @@ MESSAGES: Mapping[Code, str] = {
         "imprecise. Increase thinning or num_samples."
     ),
     Code.DIVERGENCES: (
-        "{count} of {total} transitions diverged: the draws may miss part of the posterior. Raise target_accept_prob."
+        "{count} of {total} transitions diverged: the draws may miss part of the posterior. Raise target_accept_prob "
+        "from {target:g} to {higher:g} or more; where some diverge even at 0.99, another parametrisation, such as a "
+        "non-centred one, is the usual cure."
     ),
     Code.TREE_DEPTH: (
         "{percent:.0%} of the trajectories were cut short by max_tree_depth={depth}: the chains may hardly move in the "

@@ -248,6 +248,37 @@ def test_cut_trajectories_are_reported_unless_every_weight_mixes_or_the_predicti
     assert Code.TREE_DEPTH in nuts.status_of(NUTS(), stats, network(b2=levels)).codes
 
 
+@pytest.mark.parametrize(("count", "of_network"), [(0, ()), (8, ()), (9, (Code.DIVERGENCES,))])
+def test_one_divergence_is_too_many_for_weights_with_a_meaning_and_one_in_a_hundred_for_a_network(
+    count: int, of_network: tuple[Code, ...]
+) -> None:
+    stats = {
+        "lp": RNG.normal(-50.0, 1.0, size=SHAPE),
+        "energy": RNG.normal(size=SHAPE),
+        "diverging": (np.arange(np.prod(SHAPE)) < count).reshape(SHAPE),
+        "tree_depth": np.full(SHAPE, 3),
+    }
+    assert nuts.status_of(NUTS(), stats, network()).codes == of_network
+    of_slopes = nuts.status_of(NUTS(target_accept_prob=0.9), stats, mixing(absolute, w=slopes(1, 1, 1, 1)))
+    assert of_slopes.codes == ((Code.DIVERGENCES,) if count else ())
+    assert not count or "Raise target_accept_prob from 0.9 to 0.95 or more" in str(of_slopes)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("observation", [Normal(dist.HalfNormal(1.0)), Normal("network")])
+def test_nuts_trusts_its_draws_of_a_network_on_a_curve(observation: Any) -> None:
+    """Trajectories are cut short and a few diverge: the predictions are those of long runs of MCLMC."""
+    x = np.random.default_rng(0).uniform(-3, 3, 60)[:, None]
+    y = np.sin(1.5 * x[:, 0]) + 0.2 * np.random.default_rng(1).normal(size=60)
+    model = Model(MLP((6,)), observation, gaussian(1.0))
+    truth = fit(model, MCLMC(num_warmup=40_000, thinning=80), x, y, key=0, progress=False)
+    assert truth.status.level == "ok", truth.status
+    for key in range(2):
+        result = fit(model, NUTS(num_warmup=500, num_samples=500), x, y, key=key, progress=False)
+        assert result.status.level == "ok", (key, result.status)
+        assert np.abs(result.predict(x).log_prob(y) - truth.predict(x).log_prob(y)).mean() < MAX_NATS
+
+
 def test_log_predictive_densities_are_those_of_the_mixture_of_draws() -> None:
     w = slopes(1, 1, -1, 1)
     w[1] += 0.1
