@@ -112,7 +112,8 @@ def check_labels(model: NumPyroModel, x: Rows, y: Any, name: str = "y") -> Rows:
     check_finite("y", rows)
     density, data = Density.of(model, structure), Data(x, rows)
     check_bounds(density, data)
-    structure.response.check(rows)
+    for name, response, part in structure.by_site(rows):
+        response.check(part, name)
     check_indices(density, data)
     return rows
 
@@ -136,11 +137,13 @@ def check_problem(model: NumPyroModel, x: Any, y: Any) -> tuple[Density, Data]:
     check_finite("y", y)
     density, data = Density.of(model, structure), Data(x, y)
     check_bounds(density, data)
-    structure.response.check(y)
-    structure.response.check_not_all_padding(y)
-    if not structure.response.is_discrete:
-        check_scales("y", y_as_given)
-        check_rounding(y_as_given)
+    given = (rows for _, _, rows in structure.by_site(y_as_given))
+    for (name, response, rows), as_given in zip(structure.by_site(y), given, strict=True):
+        response.check(rows, name)
+        response.check_not_all_padding(rows, name)
+        if not response.is_discrete:
+            check_scales(name, as_given)
+            check_rounding(as_given, name)
     check_one_density(model, structure, x, y)
     check_indices(density, data)
     return density, data

@@ -1,8 +1,8 @@
 """The result of a fit: draws of the weights, and predictions from them."""
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ from .method import Kind, Method, Outcome
 from .predictive import Predictive, log_likelihood
 from .response import Response
 from .rows import Data, Rows, Weights
-from .saved import Parts, read, write
+from .saved import Parts, Seen, read, write
 from .sites import NumPyroModel
 from .status import Status, warn_if_failed
 from .structure import Structure
@@ -48,6 +48,23 @@ class Fit:
     """A digest of the rows that were fitted; None in a fit from a file of an earlier release. See `was_fitted_to`."""
     absent: tuple[int, ...] = ()
     """The classes, or kinds of tokens, that occur in none of these rows: only the prior informs their probabilities."""
+    seen: Mapping[str, Seen] = field(default_factory=dict)
+    """The same two for each of several observed sites, by site."""
+
+    def __getitem__(self, site: str) -> "Fit":
+        """Return the fit as one of the model of one observed site alone, where the model has several.
+
+        Its draws are those of the fit, so they have seen all sites; its y, its predictions and its scores are those of
+        this site. So every function of a fit can be asked about it: ``calibration(fit["a"], x, y["a"])``.
+
+        Raises:
+            KeyError: when there is no such observed site.
+        """
+        self.structure.check_site(site)
+        if len(self.structure.responses) == 1:
+            return self
+        seen = self.seen.get(site, Seen(None, ()))
+        return replace(self, density=self.density.of_site(site), rows=seen.rows, absent=seen.absent, seen={})
 
     @property
     def model(self) -> NumPyroModel:
@@ -111,7 +128,7 @@ class Fit:
         return Predictive(self._predicting, draws, x, self._linearized_at)
 
     def log_likelihood(self, x: Any, y: Any) -> np.ndarray:
-        """Return log p(y_i | x_i, w) of every draw and row in nats, (chain, draw, n).
+        """Return log p(y_i | x_i, w) of every draw and row in nats, (chain, draw, n), the sum over observed sites.
 
         This uses about 256 MiB (`chunks.WORKING_BYTES`) in addition to x, the draws and the result.
 
@@ -151,9 +168,8 @@ class Fit:
         """
         if (x is None) != (y is None and key is None):
             raise TypeError("to_datatree: expected x together with y, key or both, or none of them.")
-        pointwise = None if y is None else self.log_likelihood(x, y)
-        samples = None if key is None else self.predict(x).component_samples(key)
-        predicted = None if samples is None else samples.reshape(*self._chains_and_draws, *samples.shape[1:])
+        pointwise = None if y is None else self._by_site(lambda fit, rows: fit.log_likelihood(x, rows), y)
+        predicted = None if key is None else self._component_samples(x, key)
         computed = deterministic_draws(self.density, self.layout, self.draws)
         return to_datatree(
             replace(self.outcome, draws={**self.draws, **computed}),
@@ -182,8 +198,8 @@ class Fit:
         Raises:
             TypeError: when x is a pytree with containers other than dicts, tuples and lists.
         """
-        parts = Parts(self.density, self.method, self.layout, self.outcome, self.seconds, self.rows, self.absent)
-        return write(path, parts, self._attrs())
+        about = self.seconds, self.rows, self.absent, self.seen
+        return write(path, Parts(self.density, self.method, self.layout, self.outcome, *about), self._attrs())
 
     @classmethod
     def load(cls, path: str | PathLike[str], model: NumPyroModel) -> "Fit":
@@ -213,7 +229,19 @@ class Fit:
             Fit by MAP: point, 1 chain of 1 draw, 2 weights, ok True
         """
         parts = read(path, model)
-        return cls(parts.density, parts.method, parts.layout, parts.outcome, parts.seconds, parts.rows, parts.absent)
+        about = parts.seconds, parts.rows, parts.absent, parts.seen
+        return cls(parts.density, parts.method, parts.layout, parts.outcome, *about)
+
+    def _by_site(self, function: Callable[["Fit", Any], np.ndarray], y: Any) -> dict[str, np.ndarray]:
+        """Return the values of a function of a fit and its rows of y, for each observed site."""
+        parts = self.structure.by_site(as_rows("y", y))
+        return {response.site: function(self[response.site], rows) for _, response, rows in parts}
+
+    def _component_samples(self, x: Any, key: Any) -> dict[str, np.ndarray]:
+        """Return one y for each draw, (chain, draw, n), by observed site."""
+        samples = self.predict(x).component_samples(key)
+        by_site = {response.site: values for _, response, values in self.structure.by_site(samples)}
+        return {site: values.reshape(*self._chains_and_draws, *values.shape[1:]) for site, values in by_site.items()}
 
     def _attrs(self) -> dict[str, Any]:
         """Return the attributes of the fit in files and trees."""
@@ -258,6 +286,12 @@ class Fit:
         rows = check_like(self.layout, x)
         check_indices(self.density, Data(rows))
         return jax.device_put(rows)
+
+
+def seen_of(structure: Structure, x: Rows, y: Rows) -> dict[str, Seen]:
+    """Return what rows show of each of several observed sites; nothing where there is one."""
+    parts = structure.by_site(y) if len(structure.responses) > 1 else []
+    return {its.site: Seen(digest_of_rows(x, rows), absent_classes(its, rows)) for _, its, rows in parts}
 
 
 def absent_classes(response: Response, y: Rows) -> tuple[int, ...]:

@@ -43,6 +43,10 @@ class Data:
         """Return some of the rows, by an array of indices, which must exist."""
         return replace(self, x=take_rows(self.x, rows), y=take_rows(self.y, rows))
 
+    def of_site(self, site: str) -> "Data":
+        """Return the data of one of several observed sites, whose rows are in y under its name."""
+        return self if self.y is None else replace(self, y=self.y[site])
+
 
 jax.tree_util.register_dataclass(Data, ["x", "y", "fixed", "at", "start"], [])
 

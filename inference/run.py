@@ -10,7 +10,7 @@ from .blocks import stopwatch
 from .checks import Layout, as_key, check_problem
 from .fingerprint import digest_of_rows
 from .method import Method
-from .result import Fit, absent_classes
+from .result import Fit, absent_classes, seen_of
 from .sites import NumPyroModel
 from .store import Store, held, identity
 
@@ -32,7 +32,7 @@ def fit(
 
     Args:
         model: a NumPyro model ``model(x, y=None)``: a `flatprior.models.Model` or any function of NumPyro primitives
-            with one observed site, one log probability per row, and continuous latent sites shared by all rows.
+            with one log probability per row at each observed site, and continuous latent sites shared by all rows.
         method: `MLE`, `MAP`, `Ensemble`, `Laplace`, `NUTS`, `MCLMC`, `Conditional` or `Prior`, with its settings.
         x: n rows: an array, a data frame, or a pytree (dict or tuple) of arrays with n rows first. The model sees them
             in the types in which they are passed, booleans and narrow integers among them; only 64-bit numbers become
@@ -71,7 +71,8 @@ def fit(
     key = as_key(key)
     with stopwatch() as seconds, ExitStack() as folder:
         density, data = check_problem(model, x, y)
-        rows, data = digest_of_rows(data.x, data.y), jax.device_put(data)
+        rows, seen = digest_of_rows(data.x, data.y), seen_of(density.structure, data.x, data.y)
+        data = jax.device_put(data)
         store = {}
         if resume is not None:
             folder.enter_context(held(resume))
@@ -82,4 +83,4 @@ def fit(
     if method.kind == "prior":
         return Fit(density, method, Layout.of(x, data.x), outcome, seconds)
     absent = absent_classes(density.structure.response, data.y)
-    return Fit(density, method, Layout.of(x, data.x), outcome, seconds, rows, absent)
+    return Fit(density, method, Layout.of(x, data.x), outcome, seconds, rows, absent, seen)

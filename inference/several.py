@@ -1,0 +1,80 @@
+"""Several observed sites: a row of y has a value of each."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Self, final, get_args
+
+from jax import Array
+from numpyro.distributions import Distribution, constraints
+
+from .response import Missing, Response, Summary
+
+
+class _RowOfSites(constraints.Constraint):
+    """The support of a row of several sites, each of which has its own. Only its words are used."""
+
+    def __init__(self, sites: tuple[str, ...]) -> None:
+        self.sites = sites
+
+    def __call__(self, x: Any) -> Any:
+        raise NotImplementedError(f"{self!r} has no support of its own.")
+
+    def __repr__(self) -> str:
+        return f"a value of each of {ask_for_one(self.sites)}"
+
+
+def ask_for_one(sites: tuple[str, ...]) -> str:
+    """Return the names of several sites, with the cure where one is expected."""
+    return f"the sites {', '.join(map(repr, sites))}: ask for one, fit[{sites[0]!r}] or fit.predict(x)[{sites[0]!r}]"
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class Several(Response):
+    """The response of several observed sites together. Summaries and scores are those of one site, and are refused.
+
+    What does not depend on the kind of y, such as log probabilities and samples, is that of whole rows. Where each site
+    has a part, `Structure.responses` has them one by one.
+    """
+
+    kind = "several"
+    parts: tuple[Response, ...]
+    """The responses of the sites, in the order in which the model observes them."""
+
+    @classmethod
+    def of(cls, parts: tuple[Response, ...]) -> Self:
+        """Return the response of two sites or more, given the response of each."""
+        sites = tuple(part.site for part in parts)
+        return cls(
+            parts=parts,
+            site=", ".join(sites),
+            family=" and ".join(part.family for part in parts),
+            event_shape=(),
+            has_moments=False,
+            has_cdf=False,
+            needs_double=any(part.needs_double for part in parts),
+            support=_RowOfSites(sites),
+        )
+
+    @classmethod
+    def read(cls, d: Distribution, facts: Mapping[str, Any]) -> Self | None:
+        return None  # the distribution of one site is of another kind
+
+    @property
+    def is_discrete(self) -> bool:
+        return all(part.is_discrete for part in self.parts)
+
+    @property
+    def missing(self) -> Missing:
+        return dict.fromkeys(get_args(Summary.__value__), f"y has {ask_for_one(tuple(p.site for p in self.parts))}.")
+
+    def class_log_probs(self, d: Distribution) -> Array:
+        raise NotImplementedError(f"probs: {self.missing['probs']}")
+
+    def logits(self, d: Distribution) -> Array | None:
+        return None
+
+
+def response_of_sites(parts: tuple[Response, ...]) -> Response:
+    """Return the response of all observed sites of a model: of one, its own."""
+    return parts[0] if len(parts) == 1 else Several.of(parts)
