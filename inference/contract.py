@@ -19,6 +19,7 @@ from .handlers import params_as_sites
 from .kinds import response_of
 from .response import Response
 from .rows import Rows, count_rows, signature
+from .several import check_keys
 from .sites import (
     NumPyroModel,
     abstract_trace,
@@ -109,14 +110,7 @@ def _check_observed(model: NumPyroModel, sites: dict[str, Any], observed: dict[s
         check_given(observed, read_sites(model, x)[0])
     elif not (isinstance(y, Mapping) and set(y) == set(observed) and lacking):
         return
-    if not isinstance(y, Mapping) or set(y) != {*observed, *lacking}:
-        is_array = jax.tree_util.treedef_is_leaf(jax.tree.structure(y))
-        got = f"the keys {list(y)}" if isinstance(y, Mapping) else "one array" if is_array else f"a {type(y).__name__}"
-        named = ", ".join(f"{name!r}: ..." for name in (*observed, *lacking))
-        raise ValueError(
-            f"Expected y to have the rows of each observed site under its name, {{{named}}}; got {got}. In the site "
-            f"{next(iter(observed))!r} the model passes obs=y[{next(iter(observed))!r}]."
-        )
+    check_keys((*observed, *lacking), y)
 
 
 def _plates(site: dict[str, Any]) -> set[str]:

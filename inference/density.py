@@ -16,7 +16,8 @@ from jaxtyping import Float
 from numpyro.handlers import block, scale, seed, substitute, trace
 from numpyro.infer.util import constrain_fn, potential_energy
 
-from .handlers import flat, noncentred, observing, params_as_sites, scaled
+from .distributions import where_known
+from .handlers import counted, flat, noncentred, observing, params_as_sites, scaled
 from .rows import Data, Rows, Weights
 from .sites import NumPyroModel, log_prob, mask_of, undrawn, unmasked
 from .structure import Structure
@@ -84,12 +85,22 @@ class Density:
         weights = self.constrain(u, data)
         return self.model.weights(weights, data.x, **data.given) if isinstance(self.model, noncentred) else weights
 
+    def model_of(self, data: Data) -> NumPyroModel:
+        """Return the model in which rows have the weights of the data, and values of y that are not known none."""
+        if data.weights is None and data.known is None:
+            return self.model
+        return counted(self.model, self.structure.observed_sites, data.weights, data.known)
+
+    def is_weighted(self, data: Data) -> bool:
+        """Return whether rows have weights, those of the data or of a `scale` handler in the model."""
+        return self.structure.is_weighted or data.weights is not None
+
     def constrain(self, u: Weights, data: Data) -> Weights:
         """Return the weights w(u), in the order of the sites."""
         if self.structure.real.issuperset(self.structure.latents):  # w(u) = u, and the model need not be traced
             weights = u
         else:
-            weights = constrain_fn(self.model, (data.x, data.y), data.given, u)
+            weights = constrain_fn(self.model_of(data), (data.x, data.y), data.given, u)
         return {site: weights[site] for site in self.structure.latents}
 
     def per_row(self, data: Data, num_rows: int | None = None, prior_power: Array | None = None) -> None:
@@ -106,7 +117,7 @@ class Density:
         """
         num_rows = num_rows or data.num_rows
         with scale(scale=1.0 / num_rows), scaled(num_rows / data.num_rows, prior_power):
-            self.model(data.x, data.y, **data.given)
+            self.model_of(data)(data.x, data.y, **data.given)
 
     def loss(
         self, u: Weights, data: Data, num_rows: int | None = None, prior_power: Array | None = None
@@ -117,11 +128,11 @@ class Density:
 
     def potential(self, u: Weights, data: Data) -> Float[Array, ""]:
         """Return the negative log density over u in nats: ``-log p(y | x, w(u)) - log p(w(u)) - log |dw/du|``."""
-        return potential_energy(self.model, (data.x, data.y), data.given, u)
+        return potential_energy(self.model_of(data), (data.x, data.y), data.given, u)
 
     def prior_potential(self, u: Weights, data: Data) -> Array:
         """Return the part of `potential` that is not the likelihood."""
-        prior = block(self.model, hide=list(self.structure.observed_sites))
+        prior = block(self.model_of(data), hide=list(self.structure.observed_sites))
         return potential_energy(prior, (data.x, data.y), data.given, u)
 
     def priors(self, weights: Weights, data: Data) -> dict[str, dist.Distribution]:
@@ -149,7 +160,7 @@ class Density:
         Of several observed sites it is the sum over the sites.
         """
         weights = self.constrain(u, data)
-        if not self.structure.is_weighted:
+        if not self.is_weighted(data):
             return self.row_log_probs(weights, data)
         parts = self.by_site(data)
         return sum(
@@ -165,7 +176,7 @@ class Density:
         return log_probs[0] if len(log_probs) == 1 else jnp.sum(jnp.stack(log_probs), axis=0)
 
     def row_weights(self, weights: Weights, data: Data) -> Float[Array, " n"]:
-        """Return the factor of each row's log probability in the density, (n,): that of a `scale` handler, or 1."""
+        """Return the weight of each row in the density, (n,): of the data times that of a `scale` handler, or 1."""
         scale = self._observed(weights, data, None)["scale"]
         return jnp.broadcast_to(1.0 if scale is None else scale, (data.num_rows,))
 
@@ -183,10 +194,14 @@ class Density:
         return {name: unmasked(traced[name]["fn"]) for name in self.structure.observed_sites}
 
     def scaled_observation(self, weights: Weights, data: Data) -> tuple[dist.Distribution, Array]:
-        """Return p(y | x, w), and the weight of each row in the density: 1 without a `scale` or `mask` handler."""
+        """Return p(y | x, w), and the weight of each row in the density: 1 without weights and masks of rows."""
         site = self._observed(weights, data, None)
         weight = jnp.asarray(1.0 if site["scale"] is None else site["scale"])
-        return unmasked(site["fn"]), weight * mask_of(site["fn"])
+        d, weight = unmasked(site["fn"]), weight * mask_of(site["fn"])
+        if data.known is None:
+            return d, weight
+        d = where_known(d, data.known)
+        return unmasked(d), weight * mask_of(d)
 
     def draw_y(self, weights: Weights, data: Data, key: Array) -> Rows:
         """Draw one y from p(y | x, w) in every row; of several observed sites, by site."""
@@ -218,7 +233,7 @@ class Density:
         return self._sites(weights, data, y)[name]
 
     def _sites(self, weights: Weights, data: Data, y: Rows) -> dict[str, Any]:
-        model = seed(substitute(undrawn(self.model), data=weights), jax.random.key(0))
+        model = seed(substitute(undrawn(self.model_of(data)), data=weights), jax.random.key(0))
         return trace(model).get_trace(data.x, y, **data.given)
 
 

@@ -12,6 +12,7 @@ from numpyro.distributions import constraints
 from numpyro.handlers import block, seed, substitute, trace
 from numpyro.primitives import Messenger
 
+from .distributions import where_known
 from .rows import Rows, Weights
 from .sites import NumPyroModel, abstract_trace, central_value, element, is_factor, log_prob, place_of, undrawn
 
@@ -236,6 +237,52 @@ class given:  # noqa: N801
         values = dict(self.values)
         with block(hide=list(values)), substitute(data=values):
             return self.model(x, y, **fixed)
+
+
+@dataclass(frozen=True, eq=False)
+class counted:  # noqa: N801
+    """The model in which rows of y have weights, and only known values of y count. Its arrays are part of the data.
+
+    A row of weight w is worth w equal rows: its log probability, and its elements of a `numpyro.factor` over rows, are
+    times w, on top of a `scale` handler of the user's own.
+
+    Args:
+        model: a NumPyro model.
+        observed: the names of its observed sites.
+        weights: the weight of each row, (n,), or None.
+        known: which values of y are known, as booleans in its shape, or None; of several observed sites by site.
+    """
+
+    model: NumPyroModel
+    observed: tuple[str, ...]
+    weights: Array | None
+    known: Rows
+
+    def __call__(self, x: Rows, y: Rows | None = None, **given: Weights) -> Any:
+        """Run the NumPyro model."""
+        with _Count(self.observed, self.weights, self.known):
+            return self.model(x, y, **given)
+
+
+class _Count(Messenger):
+    """The handler of `counted`, for one call of a model."""
+
+    def __init__(self, observed: tuple[str, ...], weights: Array | None, known: Rows) -> None:
+        super().__init__()
+        self.observed, self.weights = observed, weights
+        self.known = {} if known is None else {observed[0]: known} if len(observed) == 1 else known
+
+    def process_message(self, msg: dict[str, Any]) -> None:
+        if msg["type"] != "sample":
+            return
+        is_y = msg["name"] in self.observed
+        if msg["name"] in self.known and msg["is_observed"]:
+            msg["fn"] = where_known(msg["fn"], self.known[msg["name"]])
+        if self.weights is not None and (is_y or self._is_over_rows(msg["fn"])):
+            msg["scale"] = self.weights if msg["scale"] is None else msg["scale"] * self.weights
+
+    def _is_over_rows(self, d: dist.Distribution) -> bool:
+        return is_factor(d) and d.batch_shape == jnp.shape(self.weights)
 
 
 @dataclass(frozen=True)

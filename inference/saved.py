@@ -27,6 +27,7 @@ from .density import Density
 from .files import atomic_write
 from .fingerprint import digest, same_log_density, without_addresses
 from .kinds import response_of
+from .labels import RowCounts
 from .method import Kind, Outcome
 from .reasons import Code, Reason
 from .rows import Rows, Weights
@@ -62,10 +63,12 @@ class SavedMethod:
 class Seen:
     """What a fit has seen of one of several observed sites."""
 
-    rows: str | None
+    rows: str | None = None
     """The digest of the rows of x and of this site; None where it is not known."""
-    absent: tuple[int, ...]
+    absent: tuple[int, ...] = ()
     """The classes that occur in none of these rows."""
+    counts: RowCounts | None = None
+    """These rows, counted."""
 
 
 @dataclass(frozen=True)
@@ -81,8 +84,10 @@ class Parts:
     """The digest of the rows that were fitted; None in files of earlier releases."""
     absent: tuple[int, ...]
     """The classes that occur in none of these rows."""
+    counts: RowCounts | None
+    """The rows that were fitted, and those that were left out, counted."""
     seen: Mapping[str, Seen]
-    """The same two for each of several observed sites."""
+    """The same three for each of several observed sites."""
 
 
 def write(path: str | os.PathLike[str], parts: Parts, attrs: Mapping[str, Any]) -> Path:
@@ -119,7 +124,10 @@ def write(path: str | os.PathLike[str], parts: Parts, attrs: Mapping[str, Any]) 
         "seconds": [parts.seconds.compile, parts.seconds.run],
         "rows": parts.rows,
         "absent": list(parts.absent),
-        "seen": {site: [seen.rows, list(seen.absent)] for site, seen in parts.seen.items()},
+        "counts": _counts_to_json(parts.counts),
+        "seen": {
+            site: [seen.rows, list(seen.absent), _counts_to_json(seen.counts)] for site, seen in parts.seen.items()
+        },
         "densities": densities,
     }
     arrays = outcome.draws, outcome.sample_stats, outcome.stats, outcome.linearized_at
@@ -172,9 +180,9 @@ def read(path: str | os.PathLike[str], model: NumPyroModel) -> Parts:
     status, evidence = Status(failures, warnings), about["log_evidence"]
     outcome = Outcome(draws, status, sample_stats, stats, evidence, linearized_at)
     method, seconds, rows = SavedMethod(**about["method"]), Seconds(*about["seconds"]), about.get("rows")
-    absent = tuple(about.get("absent", ()))
-    seen = {site: Seen(of_rows, tuple(lacking)) for site, (of_rows, lacking) in about["seen"].items()}
-    return Parts(Density.of(model, structure), method, layout, outcome, seconds, rows, absent, seen)
+    absent, counts = tuple(about.get("absent", ())), _counts_from_json(about["counts"])
+    seen = {site: Seen(of, tuple(lacking), _counts_from_json(c)) for site, (of, lacking, c) in about["seen"].items()}
+    return Parts(Density.of(model, structure), method, layout, outcome, seconds, rows, absent, counts, seen)
 
 
 def probe(
@@ -278,6 +286,14 @@ def _first(draws: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
 
 def _dataset(arrays: Mapping[str, np.ndarray]) -> Dataset:
     return Dataset({name: ([f"{name}_dim{i}" for i in range(np.ndim(a))], a) for name, a in arrays.items()})
+
+
+def _counts_to_json(counts: RowCounts | None) -> dict[str, Any] | None:
+    return None if counts is None else asdict(counts)
+
+
+def _counts_from_json(saved: Mapping[str, Any] | None) -> RowCounts | None:
+    return None if saved is None else RowCounts(**saved)
 
 
 def _named(y: Sequence[np.ndarray]) -> dict[str, np.ndarray]:

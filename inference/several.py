@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Self, final, get_args
 
+import jax
 from jax import Array
 from numpyro.distributions import Distribution, constraints
 
@@ -26,6 +27,19 @@ class _RowOfSites(constraints.Constraint):
 def ask_for_one(sites: tuple[str, ...]) -> str:
     """Return the names of several sites, with the cure where one is expected."""
     return f"the sites {', '.join(map(repr, sites))}: ask for one, fit[{sites[0]!r}] or fit.predict(x)[{sites[0]!r}]"
+
+
+def check_keys(sites: tuple[str, ...], y: Any) -> None:
+    """Raise ValueError unless y has rows under the name of each of several observed sites, and no others."""
+    if isinstance(y, Mapping) and set(y) == set(sites):
+        return
+    is_array = jax.tree_util.treedef_is_leaf(jax.tree.structure(y))
+    got = f"the keys {list(y)}" if isinstance(y, Mapping) else "one array" if is_array else f"a {type(y).__name__}"
+    named = ", ".join(f"{name!r}: ..." for name in sites)
+    raise ValueError(
+        f"Expected y to have the rows of each observed site under its name, {{{named}}}; got {got}. In the site "
+        f"{sites[0]!r} the model passes obs=y[{sites[0]!r}]."
+    )
 
 
 @final
@@ -52,6 +66,7 @@ class Several(Response):
             event_shape=(),
             has_moments=False,
             has_cdf=False,
+            has_marginals=False,
             needs_double=any(part.needs_double for part in parts),
             support=_RowOfSites(sites),
         )

@@ -7,7 +7,7 @@ from typing import Any
 
 from .response import Response
 from .rows import Rows
-from .several import response_of_sites
+from .several import check_keys, response_of_sites
 
 
 @dataclass(frozen=True)
@@ -64,9 +64,14 @@ class Structure:
             raise KeyError(f"Expected one of the observed sites {list(self.observed_sites)}; got {site!r}.")
 
     def by_site(self, y: Rows) -> list[tuple[str, Response, Rows]]:
-        """Return what y is called, its response and its rows, for each observed site: several have keys in y."""
+        """Return what y is called, its response and its rows, for each observed site: several have keys in y.
+
+        Raises:
+            ValueError: when the keys of y are not the names of the several observed sites.
+        """
         if len(self.responses) == 1:
             return [("y", self.responses[0], y)]
+        check_keys(self.observed_sites, y)
         return [(f"y[{response.site!r}]", response, y[response.site]) for response in self.responses]
 
     @property

@@ -33,6 +33,8 @@ class Forecast:
     """P(Y <= y), shaped as y, where y is continuous and has a cdf."""
     num_tokens: np.ndarray | None = None
     """The number of tokens without padding, (n,), where y is a row of tokens."""
+    weights: np.ndarray | None = None
+    """The number of equal rows that each row counts as, (n,), from 0, whole or not; None where each counts once."""
 
     @classmethod
     def of(cls, predictive: Predictive, y: Rows) -> Self:
@@ -65,37 +67,63 @@ class Forecast:
         columns: dict[str, Any] = {field.name: getattr(self, field.name) for field in fields(self)}
         return replace(self, **{name: values[chosen] for name, values in columns.items() if values is not None})
 
+    def replicated(self) -> "Forecast":
+        """Return the forecast in which each row occurs as often as it counts; the weights must be whole numbers."""
+        if self.weights is None:
+            return self
+        return replace(self.rows(np.repeat(np.arange(len(self.weights)), self.weights.astype(int))), weights=None)
+
     def scores(self) -> dict[str, float]:
         """Return the scores other than elpd, by the kind of y; `compare` defines them."""
+        if self.weights is not None and not self.weights.all():
+            return self.rows(self.weights > 0).scores()  # a row without a label may have a score of NaN
         if self.y is None:
             return {}
         if self.probs is not None:
-            return _class_scores(self.probs, self.y)
+            return _class_scores(self.probs, self.y, self.weights)
         if self.num_tokens is not None:
-            return {"bits_per_token": -float(self.log_prob.sum(dtype=np.float64) / self.num_tokens.sum()) / math.log(2)}
+            nats = mean(self.log_prob, self.weights) / mean(self.num_tokens, self.weights)
+            return {"bits_per_token": -nats / math.log(2)}
         if self.mean is None:
             return {}
-        scores = {"rmse": math.sqrt(mean((self.mean - self.y) ** 2))}
+        scores = {"rmse": math.sqrt(mean((self.mean - self.y) ** 2, self.weights))}
         if self.transform is not None:
-            scores["coverage"] = float((np.abs(self.transform - 0.5) <= INTERVAL / 2).mean())
-            scores["calibration_error"] = interval_calibration_error(self.transform)
+            scores["coverage"] = mean(np.abs(self.transform - 0.5) <= INTERVAL / 2, self.weights)
+            scores["calibration_error"] = interval_calibration_error(self.transform, self.weights)
         return scores
 
 
-def _class_scores(probs: np.ndarray, y: np.ndarray) -> dict[str, float]:
+def _class_scores(probs: np.ndarray, y: np.ndarray, weights: np.ndarray | None) -> dict[str, float]:
     truth = np.eye(probs.shape[1])[y.astype(int)] if y.ndim == 1 else y
     chosen, label = probs.argmax(axis=1), truth.argmax(axis=1)
     return {
-        "accuracy": float((chosen == label).mean()),
-        "brier": float(((probs - truth) ** 2).sum(axis=1).mean()),
-        "calibration_error": confidence_calibration_error(probs.max(axis=1), chosen == label),
+        "accuracy": mean(chosen == label, weights),
+        "brier": mean(((probs - truth) ** 2).sum(axis=1), weights),
+        "calibration_error": confidence_calibration_error(probs.max(axis=1), chosen == label, weights),
     }
 
 
-def confidence_calibration_error(confidence: np.ndarray, correct: np.ndarray) -> float:
-    """Return the mean of |confidence - accuracy| over bins of equal count, from two arrays (n,)."""
-    bins = equal_bins(confidence, min(NUM_BINS, len(confidence)))
-    return float(sum(abs((confidence[rows] - correct[rows]).sum()) for rows in bins) / len(confidence))
+def confidence_calibration_error(
+    confidence: np.ndarray, correct: np.ndarray, weights: np.ndarray | None = None
+) -> float:
+    """Return the mean of |confidence - accuracy| over bins of equal count, from arrays (n,).
+
+    With weights the bins are those of the replicated rows, so that a row may lie in several.
+    """
+    order = np.argsort(confidence, kind="stable")
+    weights = np.ones(len(order)) if weights is None else weights[order].astype(float)
+    counts = np.append(0.0, np.cumsum(weights))
+    errors = np.append(0.0, np.cumsum(weights * (confidence[order].astype(float) - correct[order])))
+    ends = np.interp(_ends_of_bins(counts[-1]), counts, errors)
+    return float(np.abs(np.diff(ends)).sum() / counts[-1])
+
+
+def _ends_of_bins(num_rows: float) -> np.ndarray:
+    """Return where bins of equal count begin and end among the rows, from 0: those of `equal_bins`."""
+    num_bins = max(1, min(NUM_BINS, int(num_rows)))
+    small, larger = divmod(int(num_rows), num_bins)
+    bins = np.arange(num_bins)
+    return np.append(bins * small + np.minimum(bins, larger), num_rows)
 
 
 def equal_bins(forecast: np.ndarray, num_bins: int) -> list[np.ndarray]:
@@ -103,20 +131,41 @@ def equal_bins(forecast: np.ndarray, num_bins: int) -> list[np.ndarray]:
     return np.array_split(np.argsort(forecast, kind="stable"), num_bins)
 
 
-def interval_calibration_error(transform: np.ndarray) -> float:
+def interval_calibration_error(transform: np.ndarray, weights: np.ndarray | None = None) -> float:
     """Return the mean of |coverage - probability| of central intervals, from the transform P(Y <= y), (n,)."""
     levels = np.arange(1, 10) / 10
-    coverage = (np.abs(transform - 0.5)[:, None] <= levels / 2).mean(axis=0)
+    coverage = [mean(np.abs(transform - 0.5) <= level / 2, weights) for level in levels]
     return float(np.abs(coverage - levels).mean())
 
 
-def mean(values: np.ndarray) -> float:
-    """Return the mean, summed in float64."""
-    return float(values.mean(dtype=np.float64))
+def mean(values: np.ndarray, weights: np.ndarray | None = None) -> float:
+    """Return the mean over rows, (n, ...), that count as often as their weights, (n,); summed in float64.
 
-
-def standard_error(values: np.ndarray) -> float:
-    """Return the standard error of the mean of independent values, (n,); NaN for n = 1, or a value not finite."""
-    if len(values) < 2 or not np.isfinite(values).all():
+    Rows of weight 0 add nothing, whatever their values. NaN where no row counts.
+    """
+    values, weights = _counted(values, weights)
+    if not len(values):
         return math.nan
-    return float(values.std(ddof=1, dtype=np.float64) / math.sqrt(len(values)))
+    return float(np.average(values.mean(axis=tuple(range(1, values.ndim))), weights=weights))
+
+
+def standard_error(values: np.ndarray, weights: np.ndarray | None = None) -> float:
+    """Return the standard error of the mean of independent values, (n,), that count as often as their weights, (n,).
+
+    It is that of the replicated values: for weights that sum to N, ``sqrt(sum_i w_i (v_i - mean)^2 / (N - 1) / N)``.
+    NaN for a single row, or where a value that counts is not finite.
+    """
+    values, weights = _counted(values, weights)
+    total = weights.sum()
+    if total <= 1 or not np.isfinite(values).all():
+        return math.nan
+    squares = weights @ (values - np.average(values, weights=weights)) ** 2
+    return float(math.sqrt(squares / (total - 1) / total))
+
+
+def _counted(values: np.ndarray, weights: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
+    """Return the values of the rows that count, and their weights, in float64."""
+    values = np.asarray(values).astype(float)
+    if weights is None:
+        return values, np.ones(len(values))
+    return values[weights > 0], weights[weights > 0].astype(float)
