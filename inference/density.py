@@ -17,8 +17,9 @@ from numpyro.handlers import block, scale, seed, substitute, trace
 from numpyro.infer.util import constrain_fn, potential_energy
 
 from .distributions import where_known
-from .handlers import counted, flat, noncentred, observing, params_as_sites, scaled
+from .handlers import counted, flat, noncentred, params_as_sites, scaled
 from .rows import Data, Rows, Weights
+from .several import observing
 from .sites import NumPyroModel, log_prob, mask_of, undrawn, unmasked
 from .structure import Structure
 

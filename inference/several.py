@@ -1,14 +1,19 @@
-"""Several observed sites: a row of y has a value of each."""
+"""Several observed sites: a row of y has a value of each, under its name. One of them can be asked alone."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Self, final, get_args
 
 import jax
+import jax.numpy as jnp
 from jax import Array
 from numpyro.distributions import Distribution, constraints
+from numpyro.handlers import block
+from numpyro.primitives import Messenger
 
 from .response import Missing, Response, Summary
+from .rows import Rows, Weights
+from .sites import NumPyroModel, abstract_trace
 
 
 class _RowOfSites(constraints.Constraint):
@@ -93,3 +98,48 @@ class Several(Response):
 def response_of_sites(parts: tuple[Response, ...]) -> Response:
     """Return the response of all observed sites of a model: of one, its own."""
     return parts[0] if len(parts) == 1 else Several.of(parts)
+
+
+@dataclass(frozen=True)
+class observing:  # noqa: N801
+    """The model of which one of several observed sites is observed, and the others are left out of the density.
+
+    Its y is the rows of this site. With the prior counted once, the density of the model is the sum of those of its
+    sites, since rows are independent given the weights.
+
+    Args:
+        model: a NumPyro model whose y is a mapping from observed sites to rows.
+        site: the site that is observed.
+        others: the other observed sites.
+    """
+
+    model: NumPyroModel
+    site: str
+    others: tuple[str, ...]
+
+    def __call__(self, x: Rows, y: Rows | None = None, **given: Weights) -> Any:
+        """Run the NumPyro model."""
+        if y is not None:
+            with block():
+                sites = abstract_trace(self.model, x, **given)
+            y = {self.site: y, **{name: _zeros_like(sites[name]["value"]) for name in self.others}}
+        with _LeftOut(self.others):
+            return self.model(x, y, **given)
+
+
+class _LeftOut(Messenger):
+    """Hides sites from all handlers further out, with values that are not drawn."""
+
+    def __init__(self, sites: tuple[str, ...]) -> None:
+        super().__init__()
+        self.sites = sites
+
+    def process_message(self, msg: dict[str, Any]) -> None:
+        if msg["type"] == "sample" and msg["name"] in self.sites:
+            if msg["value"] is None:
+                msg["value"] = jnp.zeros(msg["fn"].shape(), int if msg["fn"].support.is_discrete else float)
+            msg["stop"] = True
+
+
+def _zeros_like(value: Any) -> Array:
+    return jnp.zeros(jnp.shape(value), jnp.result_type(value))

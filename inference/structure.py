@@ -54,7 +54,7 @@ class Structure:
         return bool(self.weighted)
 
     def of_site(self, site: str) -> "Structure":
-        """Return the structure of the model of which one observed site alone is observed; see `handlers.observing`."""
+        """Return the structure of the model of which one observed site alone is observed; see `several.observing`."""
         responses = tuple(response for response in self.responses if response.site == site)
         return replace(self, responses=responses, weighted=self.weighted & {site})
 
