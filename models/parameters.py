@@ -132,6 +132,12 @@ def values_of(
     return values
 
 
+def of_output(observation: Any, name: str, output: Array) -> Array:
+    """Return the values of a parameter that are outputs of the network."""
+    kind = next(each.metadata["kind"] for each in _fields(observation) if each.name == name)
+    return jnp.asarray(kind.of_output(output))
+
+
 def _fields(observation: Any) -> tuple[Field[Any], ...]:
     return tuple(each for each in fields(observation) if "kind" in each.metadata)
 
