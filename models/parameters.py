@@ -54,7 +54,7 @@ def _kind(*args: Any) -> dict[str, Kind]:
     return {"kind": Kind(*args)}
 
 
-POSITIVE = (constraints.positive, constraints.nonnegative)
+POSITIVE = (constraints.positive, constraints.nonnegative, constraints.softplus_positive)
 SCALE = _kind("a positive number", POSITIVE, "HalfNormal(1.0)", math.inf, lambda eta: jax.nn.softplus(eta) + FLOOR)
 """The metadata of a field that is a scale, in units of y or of log y."""
 CONCENTRATION = _kind("a positive number", POSITIVE, "LogNormal(1.0, 2.0)", math.inf, lambda eta: jnp.exp(eta) + FLOOR)
