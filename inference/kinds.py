@@ -9,7 +9,7 @@ import numpyro.distributions as dist
 from jax import Array
 from numpyro.distributions import Distribution, constraints
 
-from .distributions import Padded, cancels, implements, log_probs_of_values, num_values, stated_logits
+from .distributions import Padded, cancels, has_marginals, implements, log_probs_of_values, num_values, stated_logits
 from .response import Missing, Response
 from .sites import element, unmasked
 from .words import title
@@ -154,6 +154,7 @@ def response_of(site: str, d: Distribution) -> Response:
         "event_shape": d.event_shape,
         "has_moments": not isinstance(element(d), CATEGORICALS) and implements(d, lambda d: (d.mean, d.variance)),
         "has_cdf": implements(d, lambda d: d.cdf(jnp.zeros(d.shape()))),
+        "has_marginals": has_marginals(d),
         "needs_double": cancels(d),
         "support": d.support,
     }

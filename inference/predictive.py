@@ -32,16 +32,16 @@ from .words import named_gaps
 
 
 def log_likelihood(density: Density, draws: Weights, data: Data) -> np.ndarray:
-    """Return log p(y_i | x_i, w_s) in nats, (draw, n), times the weight of the row if the model weights rows."""
+    """Return log p(y_i | x_i, w_s) in nats, (draw, n), times the weight of the row where rows have weights."""
     return log_probs_over_rows(by_row, density, draws, data).T * _row_weights(density, draws, data)
 
 
 def _row_weights(density: Density, draws: Weights, data: Data) -> np.ndarray:
     """Return the weight of each row in the density, (n,), or 1; it does not depend on the draw."""
-    if not density.structure.is_weighted:
+    if not density.is_weighted(data):
         return np.ones((), jax.dtypes.canonicalize_dtype(float))
     first = {site: value[:1] for site, value in draws.items()}
-    return over_rows(Density.row_weights, by_row, density, first, replace(data, y=None))[:, 0]
+    return over_rows(Density.row_weights, by_row, density, first, replace(data, y=None, known=None))[:, 0]
 
 
 def log_probs_over_rows(summary: Summary, density: Density, draws: Weights, data: Data) -> np.ndarray:
@@ -171,23 +171,26 @@ class Predictive:
         """Return log p(y | x, data) in nats, (n,): the log of the mean, over draws, of the likelihood of each row.
 
         Where the model weights rows, by a `scale` handler or a mask, it is times the weight of the row: a row of weight
-        3 counts as three equal rows. All other summaries are those of y itself.
+        3 counts as three equal rows. All other summaries are those of y itself. Rows without y, by NaN or a mask, have
+        the value 0, and of a vector with missing elements it is the log density of the others.
 
         Raises:
             TypeError, ValueError: when y is not one observation per row.
         """
-        data = self.data(y=self._checked(y))
+        data = self._checked(y)
         log_probs = log_probs_over_rows(log_mean_exp, self.density, self.draws, data)
         return log_probs * _row_weights(self.density, self.draws, data)
 
     def cdf(self, y: Any) -> np.ndarray:
-        """Return P(Y <= y | x, data), (n,): the probability integral transform of y.
+        """Return P(Y <= y | x, data), (n,): the probability integral transform of y, NaN where y is missing.
 
         Raises:
             NotImplementedError: when the distribution of the site has no `cdf`.
         """
         self.response.expect("cdf")
-        return self._over_rows(Density.observation, mean_cdf, self._checked(y))
+        data = self._checked(y)
+        values = self._over_rows(Density.observation, mean_cdf, data.y)
+        return values if data.known is None else np.where(data.known, values, np.nan)
 
     def quantile(self, q: Any) -> np.ndarray:
         """Return the q-quantile of y, (n,), or (len(q), n) for an array of q, to the precision of the type.
@@ -239,8 +242,8 @@ class Predictive:
         """Return rows as an argument of the density; by default those of this distribution, without y."""
         return Data(self.x if x is None else x, y, at=self.at)
 
-    def _checked(self, y: Any) -> Rows:
-        return jax.device_put(check_labels(self.density.model, self.x, y))
+    def _checked(self, y: Any) -> Data:
+        return jax.device_put(replace(check_labels(self.density.model, self.x, y), at=self.at))
 
     def _over_rows(self, per_draw: PerDraw, summary: Summary, y: Rows = None, extra: Any = None) -> Any:
         with named_gaps():

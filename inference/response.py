@@ -54,6 +54,8 @@ class Response(ABC):
     has_moments: bool
     """Whether the distribution has a mean and a variance."""
     has_cdf: bool
+    has_marginals: bool
+    """Whether some values of an event may be missing, as the others alone have a density; see `where_known`."""
     needs_double: bool
     """Whether log probabilities are computed in float64; see `cancels`."""
     num_classes: int | None = None
