@@ -14,6 +14,7 @@ from ..methods.gaussian import MAX_PARETO_K
 from ..response import Response
 from ..result import Fit, absent_classes
 from ..rows import count_rows
+from ..several import pairs_of
 from ..status import no_failure_warnings
 from .convergence import loo
 from .scores import Forecast, mean, standard_error
@@ -55,6 +56,10 @@ def compare(
       probable class (Naeini et al. 2015), for numbers the mean over nine central intervals, of 10% to 90%, of
       |coverage - probability|. Both are biased upwards by about 1 / sqrt(rows per bin).
     - ``kind``, ``status``, ``seconds_compile`` and ``seconds_run`` of the fit.
+
+    Where a row of y has values of several observed sites, elpd is that of whole rows, and each other score, and the
+    elpd of the site, is that of one site, as in ``rmse of price``; the printed table has a part of them. All that is
+    said here of fits is to be had for one site by ``compare({"MAP": result["price"]}, x, y["price"])``.
 
     Several fits under one name, of one model by one method under several keys, are one row: every score is their mean,
     ``keys`` their number, and the status the worst. ``keys_se`` is the standard error of elpd over keys: how far it
@@ -133,8 +138,10 @@ def compare(
 def check_comparable(caller: str, responses: Mapping[str, Response]) -> list[str]:
     """Raise if fits do not score the same y on one scale; return a note if their observations differ in family."""
     for (one, its), (other, theirs) in combinations(responses.items(), 2):
-        if mismatch := its.mismatch(theirs):
-            raise ValueError(f"{caller}: {one!r} has {mismatch[0]}, and {other!r} {mismatch[1]}. {mismatch[2]}")
+        for part, counterpart in pairs_of(its, theirs):
+            if mismatch := part.mismatch(counterpart):
+                at = f" at {part.site!r}" if part is not its else ""
+                raise ValueError(f"{caller}: {one!r} has {mismatch[0]}{at}, and {other!r} {mismatch[1]}. {mismatch[2]}")
     families: dict[str, list[str]] = {}
     for name, response in responses.items():
         families.setdefault(response.family, []).append(name)
