@@ -17,7 +17,7 @@ from ..rows import count_rows
 from ..several import pairs_of
 from ..status import no_failure_warnings
 from .convergence import loo
-from .scores import Forecast, mean, standard_error
+from .scores import OF, Forecast, mean, standard_error
 from .table import Comparison, Entry, tabulate
 
 UNITS = "{rows} rows. elpd: log predictive density, nats per row; se and dse: standard errors of elpd and elpd_diff."
@@ -188,13 +188,15 @@ def _seen(lists: Mapping[str, Sequence[Fit]], rows: str) -> list[str]:
 
 def _unseen(lists: Mapping[str, Sequence[Fit]], y: Any) -> list[str]:
     """Return a note for each fit whose rows lack a class of y."""
-    first = next(iter(lists.values()))[0]  # all fits have the same classes
-    notes, absent = [], set(absent_classes(first.structure.response, y))
-    for name, members in lists.items():
-        lacking = sorted(set(members[0].absent) - absent)
-        if lacking:
-            shown = ", ".join(map(str, lacking[:5])) + (", ..." if len(lacking) > 5 else "")
-            notes.append(UNSEEN.format(name=name, classes=shown))
+    first, notes = next(iter(lists.values()))[0].structure, []  # all fits have the same classes
+    for _, response, rows in first.by_site(y):
+        absent = set(absent_classes(response, rows))
+        of_site = f"{OF}{response.site}" if len(first.responses) > 1 else ""
+        for name, members in lists.items():
+            lacking = sorted(set(members[0][response.site].absent) - absent)
+            if lacking:
+                shown = ", ".join(map(str, lacking[:5])) + (", ..." if len(lacking) > 5 else "")
+                notes.append(UNSEEN.format(name=name, classes=shown + of_site))
     return notes
 
 
