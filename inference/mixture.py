@@ -5,6 +5,7 @@ as `over_rows` expects of a summary.
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import jax
@@ -12,7 +13,7 @@ import jax.numpy as jnp
 import numpyro.distributions as dist
 from jax import Array
 
-from .distributions import cdf_of, moments_of
+from .marginals import cdf_of, interval_of, sums_pmf, values_of
 from .rows import Rows
 
 BISECTIONS = {"float32": 32, "float64": 64}
@@ -20,6 +21,9 @@ BISECTIONS = {"float32": 32, "float64": 64}
 
 ROUNDING = 64
 """The rounding error of a cdf, in units of the machine epsilon."""
+
+MAX_TERMS = 2**20
+"""The most integers whose probabilities are added or compared."""
 
 
 def by_row(values: Array, y: Rows, extra: Any) -> Array:
@@ -64,6 +68,26 @@ def mean_cdf(components: dist.Distribution, y: Rows, extra: Any) -> Array:
     return jax.vmap(lambda d: cdf_of(d, y))(components).mean(axis=0)
 
 
+def mean_interval(components: dist.Distribution, y: Rows, extra: Any) -> tuple[Array, Array]:
+    """Return the ends of the interval in which the transform of y is uniform, for the mixture."""
+    low, high = jax.vmap(lambda d: interval_of(d, y))(components)
+    return low.mean(axis=0), high.mean(axis=0)
+
+
+def ordered_interval(log_probs: Array, y: Rows, extra: Any) -> tuple[Array, Array]:
+    """Return P(Y < y) and P(Y <= y) of a y that is one of several ordered classes, (n,) each."""
+    probs = jnp.exp(log_probs).mean(axis=0)
+    classes, observed = jnp.arange(probs.shape[-1]), jnp.asarray(y)[:, None]
+    return tuple(jnp.where(below, probs, 0.0).sum(axis=-1) for below in (classes < observed, classes <= observed))
+
+
+def ordered_quantiles(log_probs: Array, y: Rows, levels: Array) -> Array:
+    """Return the smallest classes k with P(Y <= k) >= level, (n, level)."""
+    cdf = jnp.cumsum(jnp.exp(log_probs).mean(axis=0), axis=-1)
+    is_below = cdf[:, :-1, None] < levels.astype(cdf.dtype) - ROUNDING * jnp.finfo(cdf.dtype).eps
+    return is_below.sum(axis=1)
+
+
 def quantiles(components: dist.Distribution, y: Rows, levels: Array) -> Array:
     """Return quantiles of a continuous y, (n, ..., level), to the precision of the type, by bisection of the cdf.
 
@@ -71,8 +95,7 @@ def quantiles(components: dist.Distribution, y: Rows, levels: Array) -> Array:
     heavy tails do not have, and no bounds, and resolves the tail of a LogNormal at 1e-9 as well as that at 1e9. NaN
     where the cdf is NaN, as for draws that are not finite.
     """
-    zeros = jax.eval_shape(jax.vmap(lambda d: jnp.zeros(d.shape())), components)
-    shape, dtype = zeros.shape[1:], zeros.dtype
+    shape, dtype = _shape_and_type(components)
     largest = _place_of(jnp.full(shape, jnp.finfo(dtype).max))
 
     def one(level: Array) -> Array:
@@ -84,7 +107,13 @@ def quantiles(components: dist.Distribution, y: Rows, levels: Array) -> Array:
         is_found = mean_cdf(components, value, None) >= level - ROUNDING * jnp.finfo(dtype).eps
         return jnp.where(is_found, value, jnp.nan)
 
-    return jax.lax.map(one, levels.astype(dtype)).T
+    return jnp.moveaxis(jax.lax.map(one, levels.astype(dtype)), 0, -1)
+
+
+def _shape_and_type(components: dist.Distribution) -> tuple[tuple[int, ...], Any]:
+    """Return the shape of the values that a mixture describes, (n, ...), and the type of their real numbers."""
+    zeros = jax.eval_shape(jax.vmap(lambda d: jnp.zeros(values_of(d).shape())), components)
+    return zeros.shape[1:], zeros.dtype
 
 
 def _place_of(values: Array) -> Array:
@@ -99,25 +128,69 @@ def _number_at(places: Array, dtype: Any) -> Array:
 
 
 def integer_quantiles(components: dist.Distribution, y: Rows, levels: Array) -> Array:
-    """Return the smallest integers k with P(Y <= k) >= level, (n, ..., level), by bisection of the cdf."""
-    moments = mixed_moments(jax.vmap(moments_of)(components), None, None)
-
-    def one(level: Array) -> Array:
-        def is_below(value: Array) -> Array:
-            return ~(mean_cdf(components, value, None) >= level)  # also where the cdf is NaN, below the support
-
-        low, high = _bracket(moments, level)
-        ends = jnp.floor(low) - 1, jnp.ceil(high)
-        middle_of = lambda low, high: jnp.floor((low + high) / 2)  # noqa: E731
-        return _bisect(is_below, middle_of, *ends, BISECTIONS[str(low.dtype)])[1]
-
-    return jax.lax.map(one, levels.astype(moments[0].dtype)).T
+    """Return the smallest integers k with P(Y <= k) >= level, (n, ..., level); see `_integer_quantile`."""
+    _, dtype = _shape_and_type(components)
+    return jnp.moveaxis(jax.lax.map(partial(_integer_quantile, components), levels.astype(dtype)), 0, -1)
 
 
-def _bracket(moments: tuple[Array, Array], level: Array) -> tuple[Array, Array]:
-    """Return two values with a quantile between them, by Cantelli's inequality around the mean."""
-    mean, sd = moments[0], jnp.sqrt(moments[1])
-    return mean - sd * jnp.sqrt((1 - level) / level), mean + sd * jnp.sqrt(level / (1 - level))
+def _integer_quantile(components: dist.Distribution, level: Array) -> Array:
+    """Return the smallest integer k with P(Y <= k) >= level, (n, ...), by doubling and bisection.
+
+    NaN where the cdf is NaN, and beyond 2^53, or 2^24 in float32; or, where the cdf is a sum of probabilities, 2^20.
+    """
+    shape, dtype = _shape_and_type(components)
+    limit = MAX_TERMS if sums_pmf(components) else 2.0 ** (jnp.finfo(dtype).nmant + 1)
+    level = jnp.maximum(level - ROUNDING * jnp.finfo(dtype).eps, jnp.finfo(dtype).tiny)
+
+    def is_below(value: Array) -> Array:
+        return ~(mean_cdf(components, value, None) >= level)  # also where the cdf is NaN
+
+    def wider(bracket: tuple[Array, Array]) -> tuple[Array, Array]:
+        low, high = bracket
+        return jnp.where(is_below(low), low, 2 * low), jnp.where(is_below(high), 2 * high + 1, high)
+
+    def is_narrow(bracket: tuple[Array, Array]) -> Array:
+        low, high = bracket
+        return ((is_below(high) & (high < limit)) | (~is_below(low) & (-low < limit))).any()
+
+    def halved(bracket: tuple[Array, Array]) -> tuple[Array, Array]:
+        low, high = bracket
+        middle = jnp.floor((low + high) / 2)
+        below = is_below(middle)
+        return jnp.where(below, middle, low), jnp.where(below, high, middle)
+
+    ends = jnp.full(shape, -1.0, dtype), jnp.full(shape, 15.0, dtype)
+    ends = jax.lax.while_loop(is_narrow, wider, ends)
+    is_found = ~is_below(ends[1])
+    _, value = jax.lax.while_loop(lambda ends: ((ends[1] - ends[0] > 1) & is_found).any(), halved, ends)
+    return jnp.where(is_found, value, jnp.nan)
+
+
+def integer_modes(components: dist.Distribution, y: Rows, extra: Any) -> Array:
+    """Return the most probable integers, (n,), the smallest of several; NaN where more than 2^20 would be compared.
+
+    Let p be the probability of the median. An integer k with P(Y <= k) < p or P(Y >= k) < p is less probable than the
+    median, so only the integers between the quantiles of p and 1 - p are compared.
+    """
+
+    def probability(value: Array) -> Array:
+        return jnp.exp(jax.vmap(lambda d: d.log_prob(value))(components)).mean(axis=0)
+
+    median = _integer_quantile(components, jnp.asarray(0.5))
+    tail = jnp.clip(probability(median), jnp.finfo(median.dtype).eps, 0.5)
+    low, high = _integer_quantile(components, tail), _integer_quantile(components, 1 - tail)
+    width = high - low
+
+    def compared(state: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
+        step, best, mode = state
+        value = jnp.minimum(low + step, high)
+        found = probability(value)
+        return step + 1, jnp.maximum(best, found), jnp.where(found > best, value, mode)
+
+    last = jnp.where(width <= MAX_TERMS, width, 0.0).max()
+    start = jnp.zeros((), median.dtype), jnp.zeros_like(tail), jnp.full_like(median, jnp.nan)
+    _, _, mode = jax.lax.while_loop(lambda state: state[0] <= last, compared, start)
+    return jnp.where(width <= MAX_TERMS, mode, jnp.nan)
 
 
 def _bisect(

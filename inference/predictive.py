@@ -11,23 +11,26 @@ from jax import Array
 from jaxtyping import Float
 
 from .checks import as_key, check_labels
-from .chunks import PerDraw, Summary, apart, count_draws, over_rows, sizes
+from .chunks import PerDraw, Summary, apart, count_draws, over_rows, over_rows_in_double, sizes
 from .density import Density
-from .distributions import moments_of
+from .marginals import moments_of
 from .mixture import (
     by_row,
     exp_by_row,
+    integer_modes,
     integer_quantiles,
     log_mean_exp,
-    mean_cdf,
     mean_exp,
+    mean_interval,
     means_by_row,
     mixed_moments,
+    ordered_interval,
+    ordered_quantiles,
     quantiles,
 )
 from .response import Response
 from .rows import Data, Rows, Weights, take_rows
-from .status import warn_of_nan, warn_of_precision
+from .status import warn_of_nan
 from .words import named_gaps
 
 
@@ -54,26 +57,8 @@ def log_probs_over_rows(summary: Summary, density: Density, draws: Weights, data
         PrecisionWarning: where that is not possible, as for a network that fixes the type of its state.
         UndefinedPredictionWarning: when the result is NaN in some rows although the draws are finite.
     """
-    dtype, where = jax.dtypes.canonicalize_dtype(float), (summary, density, draws, data)
-    if density.structure.response.needs_double and dtype != np.float64:
-        try:
-            with jax.enable_x64(True):
-                values = over_rows(_row_log_probs_in_double, *where, dtype=dtype)
-        except TypeError as error:
-            values = over_rows(Density.row_log_probs, *where)
-            warn_of_precision(error)
-    else:
-        values = over_rows(Density.row_log_probs, *where)
-    return _warn_if_nan(values, draws)
-
-
-def _row_log_probs_in_double(density: Density, weights: Weights, data: Data) -> Array:
-    """Return `Density.row_log_probs` of the same numbers in float64: widened here, a chunk at a time."""
-
-    def widened(leaf: Array) -> Array:
-        return leaf.astype(jnp.float64) if jnp.issubdtype(leaf.dtype, jnp.floating) else leaf
-
-    return density.row_log_probs(*jax.tree.map(widened, (weights, data)))
+    evaluate = over_rows_in_double if density.structure.response.needs_double else over_rows
+    return _warn_if_nan(evaluate(Density.row_log_probs, summary, density, draws, data), draws)
 
 
 def class_log_probs(density: Density, weights: Weights, data: Data) -> Float[Array, "n *t k"]:
@@ -131,6 +116,28 @@ class Predictive:
         return self._moments("variance")[1]
 
     @property
+    def std(self) -> np.ndarray:
+        """The standard deviation of y given x, (n,), in units of y: the square root of `variance`.
+
+        Raises:
+            NotImplementedError: when y is a class.
+        """
+        self.response.expect("variance", "std")
+        return np.sqrt(self.variance)
+
+    @property
+    def mode(self) -> np.ndarray:
+        """The most probable value of y, (n,): of classes, or of counts; the smallest of several.
+
+        Raises:
+            NotImplementedError: when y is continuous, tokens or a vector.
+        """
+        self.response.expect("mode")
+        if self.response.is_class:
+            return self.class_probs.argmax(axis=1)
+        return self._over_rows(Density.observation, integer_modes)
+
+    @property
     def probs(self) -> np.ndarray:
         """p(y = 1 | x), (n,), for a binary y; p(y = k | x), (n, num_classes), for classes.
 
@@ -181,30 +188,65 @@ class Predictive:
         return log_probs * _row_weights(self.density, self.draws, data)
 
     def cdf(self, y: Any) -> np.ndarray:
-        """Return P(Y <= y | x, data), (n,): the probability integral transform of y.
+        """Return P(Y <= y | x, data), (n,); for vectors that of each element by itself, (n, d).
+
+        Where y can be censored, Y is the value itself, of which y may be a bound.
 
         Raises:
-            NotImplementedError: when the distribution of the site has no `cdf`.
+            NotImplementedError: when y is a class without an order, or its cdf is unknown.
         """
-        self.response.expect("cdf")
-        return self._over_rows(Density.observation, mean_cdf, self._checked(y))
+        return self.pit(y, "cdf")[1]
+
+    def pit(self, y: Any, caller: str = "pit") -> tuple[np.ndarray, np.ndarray]:
+        """Return the interval of the probability integral transform of y: its lower and its upper ends, (n,) each.
+
+        If the predictions are right, a number drawn uniformly from each interval is uniform between 0 and 1. Where y is
+        continuous both ends are P(Y <= y); where it is discrete they are P(Y < y) and P(Y <= y) (Czado, Gneiting & Held
+        2009). Where y is a bound, they are the probabilities of the values that it leaves open: P(Y <= y) and 1 for a
+        right-censored y. For vectors, (n, d), they are those of each element by itself.
+
+        Raises:
+            NotImplementedError: when y is a class without an order, or its cdf is unknown.
+        """
+        self.response.expect("cdf", caller)
+        y = self._checked(y)
+        if not self.response.is_class:
+            return self._over_rows(Density.observation, mean_interval, y)
+        return self._over_rows(class_log_probs, ordered_interval, self.response.labels(y))
 
     def quantile(self, q: Any) -> np.ndarray:
         """Return the q-quantile of y, (n,), or (len(q), n) for an array of q, to the precision of the type.
 
-        For counts it is the smallest k with P(Y <= k) >= q.
+        For counts and ordered classes it is the smallest k with P(Y <= k) >= q. For vectors, (n, d), it is that of each
+        element by itself.
 
         Raises:
             ValueError: when q is not between 0 and 1.
-            NotImplementedError: when y is a class, or its distribution has no `cdf`.
+            NotImplementedError: when y is a class without an order, or its cdf is unknown.
         """
         levels = np.atleast_1d(np.asarray(q, float))
         if levels.ndim > 1 or not ((levels > 0) & (levels < 1)).all():
             raise ValueError(f"quantile: expected a number or a vector between 0 and 1; got {q!r}.")
         self.response.expect("quantile")
-        summary = integer_quantiles if self.response.is_discrete else quantiles
-        values = self._over_rows(Density.observation, summary, extra=jnp.asarray(levels))
-        return values[:, 0] if np.ndim(q) == 0 else values.T
+        per_draw, summary = Density.observation, integer_quantiles if self.response.is_discrete else quantiles
+        if self.response.is_class:
+            per_draw, summary = class_log_probs, ordered_quantiles
+        values = np.moveaxis(self._over_rows(per_draw, summary, extra=jnp.asarray(levels)), -1, 0)
+        return values[0] if np.ndim(q) == 0 else values
+
+    def interval(self, prob: float = 0.9) -> np.ndarray:
+        """Return the ends of the central interval of y, (2, n): the quantiles at (1 - prob) / 2 and (1 + prob) / 2.
+
+        For counts and ordered classes it contains y with probability `prob` or more.
+
+        Raises:
+            ValueError: when `prob` is not between 0 and 1.
+            NotImplementedError: when y is a class without an order, or its cdf is unknown.
+        """
+        self.response.expect("quantile", "interval")
+        if not isinstance(prob, int | float) or not 0 < prob < 1:
+            raise ValueError(f"interval: expected a probability between 0 and 1; got {prob!r}.")
+        return self.quantile([(1 - prob) / 2, (1 + prob) / 2])
 
     def sample(self, key: Any, shape: tuple[int, ...] = ()) -> np.ndarray:
         """Draw y, (*shape, n), or (*shape, n, T). The rows of a sample share one draw of the weights: it is joint."""
@@ -243,8 +285,10 @@ class Predictive:
         return jax.device_put(check_labels(self.density.model, self.x, y))
 
     def _over_rows(self, per_draw: PerDraw, summary: Summary, y: Rows = None, extra: Any = None) -> Any:
+        is_count = per_draw is Density.observation and self.response.is_discrete
+        evaluate = over_rows_in_double if is_count else over_rows
         with named_gaps():
-            values = over_rows(per_draw, summary, self.density, self.draws, self.data(y=y), extra)
+            values = evaluate(per_draw, summary, self.density, self.draws, self.data(y=y), extra)
         return _warn_if_nan(values, self.draws)
 
 
