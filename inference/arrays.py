@@ -23,14 +23,6 @@ def as_rows(name: str, value: Any) -> Rows:
     return in_default_precision(name, as_numbers(name, value))
 
 
-def as_observations(name: str, value: Any) -> Rows:
-    """Return rows of y: those of `as_rows`, with integers of at least 32 bits.
-
-    Log probabilities compute with y in its own type: the 255 + 1 of a BetaBinomial is 0 where y is of type uint8.
-    """
-    return widened(as_rows(name, value))
-
-
 def as_numbers(name: str, value: Any) -> Rows:
     """Return the rows of `as_rows` in the precision in which they were passed."""
     if value is None:

@@ -9,8 +9,6 @@ import numpy as np
 from jax.typing import ArrayLike
 
 from .arrays import (
-    as_numbers,
-    as_observations,
     as_rows,
     check_finite,
     converted,
@@ -21,6 +19,7 @@ from .arrays import (
 from .bounds import check_bounds
 from .contract import check_model
 from .density import Density
+from .labels import Labelled, check_gaps, labelled, observations
 from .lookups import check_indices
 from .repeated import check_one_density
 from .rows import Data, Rows, count_rows
@@ -104,44 +103,58 @@ def check_like(layout: Layout, x: Any, name: str = "x") -> Rows:
     return layout.converted(name, rows)
 
 
-def check_labels(model: NumPyroModel, x: Rows, y: Any, name: str = "y") -> Rows:
-    """Return new rows of y, one for each row of x, checked against the model."""
-    rows = as_observations(name, y)
+def check_labels(model: NumPyroModel, x: Rows, y: Any, name: str = "y") -> Data:
+    """Return rows of x with new rows of y, one for each, checked against the model; values of y may be missing."""
+    rows, known = observations(name, y)
     check_pair(x, rows)
     structure = check_model(model, x, rows)
     check_finite("y", rows)
-    density, data = Density.of(model, structure), Data(x, rows)
+    density, data = Density.of(model, structure), Data(x, rows, known=known)
     check_bounds(density, data)
     structure.response.check(rows)
+    check_gaps(structure.response, known)
     check_indices(density, data)
-    return rows
+    return data
 
 
-def check_problem(model: NumPyroModel, x: Any, y: Any) -> tuple[Density, Data]:
+def check_problem(model: NumPyroModel, x: Any, y: Any, weights: Any = None) -> tuple[Density, Data]:
     """Check a model and its data before anything is compiled.
 
+    Args:
+        model: a NumPyro model.
+        x: n rows.
+        y: n rows, in which values may be missing.
+        weights: the weight of each row, (n,), or None.
+
     Returns:
-        The density of the model, and the rows of x and y, which are the arguments of every method.
+        The density of the model, and the rows that take part, which are the arguments of every method.
 
     Raises:
         TypeError, ValueError: when the data or the model are invalid.
     """
-    x_as_given, y_as_given = as_numbers("x", x), as_numbers("y", y)
-    x, y = in_default_precision("x", x_as_given), widened(in_default_precision("y", y_as_given))
+    return check_labelled(model, labelled(x, y, weights))
+
+
+def check_labelled(model: NumPyroModel, given: Labelled) -> tuple[Density, Data]:
+    """Return the result of `check_problem` for rows of which it is known which take part."""
+    x, y = in_default_precision("x", given.x), widened(in_default_precision("y", given.y))
     check_pair(x, y)
     check_finite("x", x)
-    check_offsets(x_as_given)
-    check_scales("x", x_as_given)
+    check_offsets(given.x)
+    check_scales("x", given.x)
     structure = check_model(model, x, y)
     check_finite("y", y)
-    density, data = Density.of(model, structure), Data(x, y)
-    check_bounds(density, data)
     structure.response.check(y)
     structure.response.check_not_all_padding(y)
+    check_gaps(structure.response, given.known)
     if not structure.response.is_discrete:
-        check_scales("y", y_as_given)
-        check_rounding(y_as_given)
+        check_scales("y", given.y)
+        check_rounding(given.y)
     check_one_density(model, structure, x, y)
+    known = given.known if given.counts.missing else None
+    x, y, known, row_weights = (given.taken(each) for each in (x, y, known, given.weights))
+    density, data = Density.of(model, structure), Data(x, y, known=known, weights=row_weights)
+    check_bounds(density, data)
     check_indices(density, data)
     return density, data
 

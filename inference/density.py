@@ -16,7 +16,8 @@ from jaxtyping import Float
 from numpyro.handlers import block, scale, seed, substitute, trace
 from numpyro.infer.util import constrain_fn, potential_energy
 
-from .handlers import flat, noncentred, params_as_sites, scaled
+from .distributions import where_known
+from .handlers import counted, flat, noncentred, params_as_sites, scaled
 from .rows import Data, Rows, Weights
 from .sites import NumPyroModel, log_prob, mask_of, undrawn, unmasked
 from .structure import Structure
@@ -73,12 +74,22 @@ class Density:
         weights = self.constrain(u, data)
         return self.model.weights(weights, data.x, **data.given) if isinstance(self.model, noncentred) else weights
 
+    def model_of(self, data: Data) -> NumPyroModel:
+        """Return the model in which rows have the weights of the data, and values of y that are not known none."""
+        if data.weights is None and data.known is None:
+            return self.model
+        return counted(self.model, self.structure.observed, data.weights, data.known)
+
+    def is_weighted(self, data: Data) -> bool:
+        """Return whether rows have weights, those of the data or of a `scale` handler in the model."""
+        return self.structure.is_weighted or data.weights is not None
+
     def constrain(self, u: Weights, data: Data) -> Weights:
         """Return the weights w(u), in the order of the sites."""
         if self.structure.real.issuperset(self.structure.latents):  # w(u) = u, and the model need not be traced
             weights = u
         else:
-            weights = constrain_fn(self.model, (data.x, data.y), data.given, u)
+            weights = constrain_fn(self.model_of(data), (data.x, data.y), data.given, u)
         return {site: weights[site] for site in self.structure.latents}
 
     def per_row(self, data: Data, num_rows: int | None = None, prior_power: Array | None = None) -> None:
@@ -95,7 +106,7 @@ class Density:
         """
         num_rows = num_rows or data.num_rows
         with scale(scale=1.0 / num_rows), scaled(num_rows / data.num_rows, prior_power):
-            self.model(data.x, data.y, **data.given)
+            self.model_of(data)(data.x, data.y, **data.given)
 
     def loss(
         self, u: Weights, data: Data, num_rows: int | None = None, prior_power: Array | None = None
@@ -106,11 +117,11 @@ class Density:
 
     def potential(self, u: Weights, data: Data) -> Float[Array, ""]:
         """Return the negative log density over u in nats: ``-log p(y | x, w(u)) - log p(w(u)) - log |dw/du|``."""
-        return potential_energy(self.model, (data.x, data.y), data.given, u)
+        return potential_energy(self.model_of(data), (data.x, data.y), data.given, u)
 
     def prior_potential(self, u: Weights, data: Data) -> Array:
         """Return the part of `potential` that is not the likelihood."""
-        prior = block(self.model, hide=[self.structure.observed])
+        prior = block(self.model_of(data), hide=[self.structure.observed])
         return potential_energy(prior, (data.x, data.y), data.given, u)
 
     def priors(self, weights: Weights, data: Data) -> dict[str, dist.Distribution]:
@@ -136,7 +147,7 @@ class Density:
         """Return what every row adds to the density at w(u) in nats, (n,): log p(y_i | x_i, w), times its weight."""
         weights = self.constrain(u, data)
         log_probs = self.row_log_probs(weights, data)
-        return self.row_weights(weights, data) * log_probs if self.structure.is_weighted else log_probs
+        return self.row_weights(weights, data) * log_probs if self.is_weighted(data) else log_probs
 
     def row_log_probs(self, weights: Weights, data: Data) -> Float[Array, " n"]:
         """Return log p(y_i | x_i, w) of every row in nats, (n,)."""
@@ -144,7 +155,7 @@ class Density:
         return site["fn"].log_prob(site["value"])
 
     def row_weights(self, weights: Weights, data: Data) -> Float[Array, " n"]:
-        """Return the factor of each row's log probability in the density, (n,): that of a `scale` handler, or 1."""
+        """Return the weight of each row in the density, (n,): of the data times that of a `scale` handler, or 1."""
         scale = self._sites(weights, data, None)[self.structure.observed]["scale"]
         return jnp.broadcast_to(1.0 if scale is None else scale, (data.num_rows,))
 
@@ -157,10 +168,14 @@ class Density:
         return self.scaled_observation(weights, data)[0]
 
     def scaled_observation(self, weights: Weights, data: Data) -> tuple[dist.Distribution, Array]:
-        """Return p(y | x, w), and the weight of each row in the density: 1 without a `scale` or `mask` handler."""
+        """Return p(y | x, w), and the weight of each row in the density: 1 without weights and masks of rows."""
         site = self._sites(weights, data, None)[self.structure.observed]
         weight = jnp.asarray(1.0 if site["scale"] is None else site["scale"])
-        return unmasked(site["fn"]), weight * mask_of(site["fn"])
+        d, weight = unmasked(site["fn"]), weight * mask_of(site["fn"])
+        if data.known is None:
+            return d, weight
+        d = where_known(d, data.known)
+        return unmasked(d), weight * mask_of(d)
 
     def deterministic(self, weights: Weights, data: Data) -> Weights:
         """Return the values of the sites of `numpyro.deterministic`."""
@@ -179,7 +194,7 @@ class Density:
         return own.standardised(weights, data.x, **data.given) if isinstance(own, noncentred) else weights
 
     def _sites(self, weights: Weights, data: Data, y: Rows) -> dict[str, Any]:
-        model = seed(substitute(undrawn(self.model), data=weights), jax.random.key(0))
+        model = seed(substitute(undrawn(self.model_of(data)), data=weights), jax.random.key(0))
         return trace(model).get_trace(data.x, y, **data.given)
 
 

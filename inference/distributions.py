@@ -1,5 +1,6 @@
 """Properties of NumPyro distributions, and the protocols of a user's own; see `response`."""
 
+import math
 from collections.abc import Callable
 from typing import Any, ClassVar, Protocol, runtime_checkable
 
@@ -11,7 +12,7 @@ from jax.flatten_util import ravel_pytree
 from jax.typing import ArrayLike
 from numpyro.distributions import Distribution, biject_to, constraints, kl_divergence
 
-from .sites import element
+from .sites import element, unmasked
 
 IntegerInterval = type(constraints.integer_interval(0, 1))
 
@@ -91,6 +92,62 @@ def implements(d: Distribution, use: Callable[[Any], Any]) -> bool:
     except Exception:  # an error of its own, to be raised when a prediction uses it
         return True
     return True
+
+
+def has_marginals(d: Distribution) -> bool:
+    """Return whether the density of some values of an event alone is known, so that the others may be missing.
+
+    It is for values that are independent given the weights (``to_event``), and for a multivariate Normal.
+    """
+    own = unmasked(d)
+    is_product = isinstance(own, dist.Independent) and not element(own).event_shape
+    return is_product or isinstance(own, dist.MultivariateNormal)
+
+
+def where_known(d: Distribution, known: Array) -> Distribution:
+    """Return the distribution of the known values of y alone, of which the others, although given, have no effect.
+
+    Args:
+        d: the distribution of n rows of y.
+        known: booleans in the shape of y. Where `has_marginals` does not hold, all values of a row are alike.
+    """
+    if not d.event_shape:
+        return d.mask(known)
+    match d:
+        case dist.MaskedDistribution():
+            return where_known(d.base_dist, known).mask(d._mask)
+        case dist.Independent() if has_marginals(d):
+            return d.base_dist.mask(known).to_event(d.reinterpreted_batch_ndims)
+        case dist.MultivariateNormal():
+            return MarginalNormal(d, known)
+    return d.mask(known.all(axis=tuple(range(-d.event_dim, 0))))
+
+
+class MarginalNormal(dist.MultivariateNormal):
+    """The multivariate Normal of some elements of each row: its log density is that of the known elements alone.
+
+    The others are replaced by independent standard Normals with the value 0, whose density is a constant.
+
+    Args:
+        whole: the distribution of all elements.
+        known: which elements are known, in the shape of y.
+    """
+
+    def __init__(self, whole: dist.MultivariateNormal, known: Array) -> None:
+        self.known = known
+        both = known[..., :, None] & known[..., None, :]
+        covariance = jnp.where(both, whole.covariance_matrix, jnp.eye(known.shape[-1]))
+        super().__init__(jnp.where(known, whole.loc, 0.0), covariance_matrix=covariance)
+
+    def log_prob(self, value: Array) -> Array:
+        num_missing = (~self.known).sum(axis=-1)
+        return super().log_prob(jnp.where(self.known, value, 0.0)) + num_missing * (math.log(2 * math.pi) / 2)
+
+
+@kl_divergence.register(dist.MaskedDistribution, dist.MaskedDistribution)  # type: ignore[untyped-decorator]
+def _divergence_where_known(p: dist.MaskedDistribution, q: dist.MaskedDistribution) -> Array:
+    """Return the KL divergence of the elements that are not masked, for distributions under the same mask."""
+    return jnp.where(p._mask, kl_divergence(p.base_dist, q.base_dist), 0.0)
 
 
 LOCATION_SCALE = dist.Normal, dist.StudentT, dist.Cauchy, dist.Laplace, dist.Logistic, dist.Gumbel

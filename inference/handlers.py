@@ -12,6 +12,7 @@ from numpyro.distributions import constraints
 from numpyro.handlers import block, seed, substitute, trace
 from numpyro.primitives import Messenger
 
+from .distributions import where_known
 from .rows import Rows, Weights
 from .sites import NumPyroModel, central_value, element, is_factor, log_prob, place_of, undrawn
 
@@ -236,6 +237,51 @@ class given:  # noqa: N801
         values = dict(self.values)
         with block(hide=list(values)), substitute(data=values):
             return self.model(x, y, **fixed)
+
+
+@dataclass(frozen=True, eq=False)
+class counted:  # noqa: N801
+    """The model in which rows of y have weights, and only known values of y count. Its arrays are part of the data.
+
+    A row of weight w is worth w equal rows: its log probability, and its elements of a `numpyro.factor` over rows, are
+    times w, on top of a `scale` handler of the user's own.
+
+    Args:
+        model: a NumPyro model.
+        observed: the name of its observed site.
+        weights: the weight of each row, (n,), or None.
+        known: which values of y are known, as booleans in its shape, or None.
+    """
+
+    model: NumPyroModel
+    observed: str
+    weights: Array | None
+    known: Rows
+
+    def __call__(self, x: Rows, y: Rows | None = None, **given: Weights) -> Any:
+        """Run the NumPyro model."""
+        with _Count(self.observed, self.weights, self.known):
+            return self.model(x, y, **given)
+
+
+class _Count(Messenger):
+    """The handler of `counted`, for one call of a model."""
+
+    def __init__(self, observed: str, weights: Array | None, known: Rows) -> None:
+        super().__init__()
+        self.observed, self.weights, self.known = observed, weights, known
+
+    def process_message(self, msg: dict[str, Any]) -> None:
+        if msg["type"] != "sample":
+            return
+        is_y = msg["name"] == self.observed
+        if is_y and self.known is not None and msg["is_observed"]:
+            msg["fn"] = where_known(msg["fn"], self.known)
+        if self.weights is not None and (is_y or self._is_over_rows(msg["fn"])):
+            msg["scale"] = self.weights if msg["scale"] is None else msg["scale"] * self.weights
+
+    def _is_over_rows(self, d: dist.Distribution) -> bool:
+        return is_factor(d) and d.batch_shape == jnp.shape(self.weights)
 
 
 class scaled(Messenger):  # noqa: N801

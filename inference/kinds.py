@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jax import Array
 from numpyro.distributions import Distribution, constraints
 
-from .distributions import Padded, cancels, implements, log_probs_of_values, num_values, stated_logits
+from .distributions import Padded, cancels, has_marginals, implements, log_probs_of_values, num_values, stated_logits
 from .marginals import CATEGORICALS, cdf_of, is_censored, is_ordered, moments_of
 from .response import Missing, Response
 from .sites import element, unmasked
@@ -164,6 +164,7 @@ def response_of(site: str, d: Distribution) -> Response:
         "has_moments": not isinstance(element(d), CATEGORICALS) and implements(d, moments_of),
         "has_cdf": implements(d, lambda d: cdf_of(d, jnp.zeros(d.shape()))),
         "is_censored": is_censored(d),
+        "has_marginals": has_marginals(d),
         "needs_double": cancels(d),
         "support": d.support,
     }

@@ -101,7 +101,11 @@ def interval_of(d: Distribution, y: Array) -> tuple[Array, Array]:
             return jnp.where(left & right, jnp.nan, low), jnp.where(left & right, jnp.nan, high)
     if isinstance(each, TakesIntervals) and jnp.ndim(y) > len(d.shape()):
         return cdf_of(d, y[..., 0]), cdf_of(d, y[..., 1])
-    return cdf_of(d, y - 1 if of_one_value(d.support).is_discrete else y), cdf_of(d, y)
+    if of_one_value(d.support).is_discrete:
+        below, cdf = cdf_of(d, jnp.stack([y - 1, y]))
+        return below, cdf
+    cdf = cdf_of(d, y)
+    return cdf, cdf
 
 
 def sums_pmf(d: Distribution) -> bool:

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpyro.distributions as dist
 from jax import Array
 
+from .distributions import of_one_value
 from .marginals import cdf_of, interval_of, sums_pmf, values_of
 from .rows import Rows
 
@@ -64,7 +65,10 @@ def means_by_row(moments: tuple[Array, Array], y: Rows, extra: Any) -> Array:
 
 
 def mean_cdf(components: dist.Distribution, y: Rows, extra: Any) -> Array:
-    """Return P(Y <= y) of the mixture."""
+    """Return P(Y <= y) of the mixture; where y is a lower and an upper bound, (n, 2), at each of them."""
+    shape, _ = _shape_and_type(components)
+    if jnp.ndim(y) > len(shape):
+        return jnp.stack([mean_cdf(components, y[..., i], extra) for i in range(2)], axis=-1)
     return jax.vmap(lambda d: cdf_of(d, y))(components).mean(axis=0)
 
 
@@ -78,7 +82,13 @@ def ordered_interval(log_probs: Array, y: Rows, extra: Any) -> tuple[Array, Arra
     """Return P(Y < y) and P(Y <= y) of a y that is one of several ordered classes, (n,) each."""
     probs = jnp.exp(log_probs).mean(axis=0)
     classes, observed = jnp.arange(probs.shape[-1]), jnp.asarray(y)[:, None]
-    return tuple(jnp.where(below, probs, 0.0).sum(axis=-1) for below in (classes < observed, classes <= observed))
+    low, high = (jnp.where(is_in, probs, 0.0).sum(axis=-1) for is_in in (classes < observed, classes <= observed))
+    return low, high
+
+
+def ordered_cdf(log_probs: Array, y: Rows, extra: Any) -> Array:
+    """Return P(Y <= y) of a y that is one of several ordered classes, (n,)."""
+    return ordered_interval(log_probs, y, extra)[1]
 
 
 def ordered_quantiles(log_probs: Array, y: Rows, levels: Array) -> Array:
@@ -141,29 +151,21 @@ def _integer_quantile(components: dist.Distribution, level: Array) -> Array:
     shape, dtype = _shape_and_type(components)
     limit = MAX_TERMS if sums_pmf(components) else 2.0 ** (jnp.finfo(dtype).nmant + 1)
     level = jnp.maximum(level - ROUNDING * jnp.finfo(dtype).eps, jnp.finfo(dtype).tiny)
+    lowest = getattr(of_one_value(components.support), "lower_bound", -limit)
 
-    def is_below(value: Array) -> Array:
-        return ~(mean_cdf(components, value, None) >= level)  # also where the cdf is NaN
-
-    def wider(bracket: tuple[Array, Array]) -> tuple[Array, Array]:
+    def is_open(bracket: tuple[Array, Array]) -> Array:
         low, high = bracket
-        return jnp.where(is_below(low), low, 2 * low), jnp.where(is_below(high), 2 * high + 1, high)
+        return ((high - low > 1) & (low < limit)).any()
 
-    def is_narrow(bracket: tuple[Array, Array]) -> Array:
+    def narrowed(bracket: tuple[Array, Array]) -> tuple[Array, Array]:
         low, high = bracket
-        return ((is_below(high) & (high < limit)) | (~is_below(low) & (-low < limit))).any()
+        value = jnp.where(jnp.isfinite(high), jnp.floor((low + high) / 2), 2 * jnp.maximum(low, 0) + 15)
+        below = ~(mean_cdf(components, value, None) >= level)  # also where the cdf is NaN
+        return jnp.where(below, value, low), jnp.where(below, high, value)
 
-    def halved(bracket: tuple[Array, Array]) -> tuple[Array, Array]:
-        low, high = bracket
-        middle = jnp.floor((low + high) / 2)
-        below = is_below(middle)
-        return jnp.where(below, middle, low), jnp.where(below, high, middle)
-
-    ends = jnp.full(shape, -1.0, dtype), jnp.full(shape, 15.0, dtype)
-    ends = jax.lax.while_loop(is_narrow, wider, ends)
-    is_found = ~is_below(ends[1])
-    _, value = jax.lax.while_loop(lambda ends: ((ends[1] - ends[0] > 1) & is_found).any(), halved, ends)
-    return jnp.where(is_found, value, jnp.nan)
+    ends = jnp.full(shape, jnp.min(jnp.asarray(lowest)) - 1, dtype), jnp.full(shape, jnp.inf, dtype)
+    _, high = jax.lax.while_loop(is_open, narrowed, ends)
+    return jnp.where(jnp.isfinite(high), high, jnp.nan)
 
 
 def integer_modes(components: dist.Distribution, y: Rows, extra: Any) -> Array:
@@ -176,10 +178,17 @@ def integer_modes(components: dist.Distribution, y: Rows, extra: Any) -> Array:
     def probability(value: Array) -> Array:
         return jnp.exp(jax.vmap(lambda d: d.log_prob(value))(components)).mean(axis=0)
 
-    median = _integer_quantile(components, jnp.asarray(0.5))
-    tail = jnp.clip(probability(median), jnp.finfo(median.dtype).eps, 0.5)
-    low, high = _integer_quantile(components, tail), _integer_quantile(components, 1 - tail)
-    width = high - low
+    def quantile(tail: Array, place: Array) -> tuple[Array, Array]:
+        """Return the tail, that of the median at first, and the quantile at 1/2, the tail, or 1 minus the tail."""
+        value = _integer_quantile(
+            components, jnp.select([place == 0, place == 1], [jnp.full_like(tail, 0.5), tail], 1 - tail)
+        )
+        found = jnp.clip(probability(value), jnp.finfo(tail.dtype).eps, 0.5)
+        return jnp.where(place == 0, found, tail), value
+
+    shape, dtype = _shape_and_type(components)
+    _, (_, low, high) = jax.lax.scan(quantile, jnp.zeros(shape, dtype), jnp.arange(3))
+    is_near = high - low <= MAX_TERMS
 
     def compared(state: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
         step, best, mode = state
@@ -187,10 +196,10 @@ def integer_modes(components: dist.Distribution, y: Rows, extra: Any) -> Array:
         found = probability(value)
         return step + 1, jnp.maximum(best, found), jnp.where(found > best, value, mode)
 
-    last = jnp.where(width <= MAX_TERMS, width, 0.0).max()
-    start = jnp.zeros((), median.dtype), jnp.zeros_like(tail), jnp.full_like(median, jnp.nan)
+    last = jnp.where(is_near, high - low, 0).max()
+    start = jnp.zeros((), dtype), jnp.zeros(shape, dtype), jnp.full(shape, jnp.nan, dtype)
     _, _, mode = jax.lax.while_loop(lambda state: state[0] <= last, compared, start)
-    return jnp.where(width <= MAX_TERMS, mode, jnp.nan)
+    return jnp.where(is_near, mode, jnp.nan)
 
 
 def _bisect(

@@ -20,10 +20,12 @@ from .mixture import (
     integer_modes,
     integer_quantiles,
     log_mean_exp,
+    mean_cdf,
     mean_exp,
     mean_interval,
     means_by_row,
     mixed_moments,
+    ordered_cdf,
     ordered_interval,
     ordered_quantiles,
     quantiles,
@@ -35,16 +37,16 @@ from .words import named_gaps
 
 
 def log_likelihood(density: Density, draws: Weights, data: Data) -> np.ndarray:
-    """Return log p(y_i | x_i, w_s) in nats, (draw, n), times the weight of the row if the model weights rows."""
+    """Return log p(y_i | x_i, w_s) in nats, (draw, n), times the weight of the row where rows have weights."""
     return log_probs_over_rows(by_row, density, draws, data).T * _row_weights(density, draws, data)
 
 
 def _row_weights(density: Density, draws: Weights, data: Data) -> np.ndarray:
     """Return the weight of each row in the density, (n,), or 1; it does not depend on the draw."""
-    if not density.structure.is_weighted:
+    if not density.is_weighted(data):
         return np.ones((), jax.dtypes.canonicalize_dtype(float))
     first = {site: value[:1] for site, value in draws.items()}
-    return over_rows(Density.row_weights, by_row, density, first, replace(data, y=None))[:, 0]
+    return over_rows(Density.row_weights, by_row, density, first, replace(data, y=None, known=None))[:, 0]
 
 
 def log_probs_over_rows(summary: Summary, density: Density, draws: Weights, data: Data) -> np.ndarray:
@@ -178,41 +180,50 @@ class Predictive:
         """Return log p(y | x, data) in nats, (n,): the log of the mean, over draws, of the likelihood of each row.
 
         Where the model weights rows, by a `scale` handler or a mask, it is times the weight of the row: a row of weight
-        3 counts as three equal rows. All other summaries are those of y itself.
+        3 counts as three equal rows. All other summaries are those of y itself. Rows without y, by NaN or a mask, have
+        the value 0, and of a vector with missing elements it is the log density of the others.
 
         Raises:
             TypeError, ValueError: when y is not one observation per row.
         """
-        data = self.data(y=self._checked(y))
+        data = self._checked(y)
         log_probs = log_probs_over_rows(log_mean_exp, self.density, self.draws, data)
         return log_probs * _row_weights(self.density, self.draws, data)
 
     def cdf(self, y: Any) -> np.ndarray:
-        """Return P(Y <= y | x, data), (n,); for vectors that of each element by itself, (n, d).
+        """Return P(Y <= y | x, data), (n,); for vectors that of each element by itself, (n, d). NaN where y is missing.
 
         Where y can be censored, Y is the value itself, of which y may be a bound.
 
         Raises:
             NotImplementedError: when y is a class without an order, or its cdf is unknown.
         """
-        return self.pit(y, "cdf")[1]
+        self.response.expect("cdf")
+        return self._at(y, (class_log_probs, ordered_cdf), (Density.observation, mean_cdf))
 
-    def pit(self, y: Any, caller: str = "pit") -> tuple[np.ndarray, np.ndarray]:
+    def pit(self, y: Any) -> tuple[np.ndarray, np.ndarray]:
         """Return the interval of the probability integral transform of y: its lower and its upper ends, (n,) each.
 
         If the predictions are right, a number drawn uniformly from each interval is uniform between 0 and 1. Where y is
         continuous both ends are P(Y <= y); where it is discrete they are P(Y < y) and P(Y <= y) (Czado, Gneiting & Held
         2009). Where y is a bound, they are the probabilities of the values that it leaves open: P(Y <= y) and 1 for a
-        right-censored y. For vectors, (n, d), they are those of each element by itself.
+        right-censored y. For vectors, (n, d), they are those of each element by itself. NaN where y is missing.
 
         Raises:
             NotImplementedError: when y is a class without an order, or its cdf is unknown.
         """
-        self.response.expect("cdf", caller)
-        y = self._checked(y)
-        if not self.response.is_class:
-            return self._over_rows(Density.observation, mean_interval, y)
-        return self._over_rows(class_log_probs, ordered_interval, self.response.labels(y))
+        self.response.expect("cdf", "pit")
+        low, high = self._at(y, (class_log_probs, ordered_interval), (Density.observation, mean_interval))
+        return low, high
+
+    def _at(self, y: Any, *summaries: tuple[PerDraw, Summary]) -> Any:
+        """Return a summary at y, that of classes or that of others, NaN where y is missing."""
+        data, is_class = self._checked(y), self.response.is_class
+        per_draw, summary = summaries[0 if is_class else 1]
+        result = self._over_rows(per_draw, summary, self.response.labels(data.y) if is_class else data.y)
+        if data.known is None:
+            return result
+        return jax.tree.map(lambda values: np.where(_of_values(data.known, values), values, np.nan), result)
 
     def quantile(self, q: Any) -> np.ndarray:
         """Return the q-quantile of y, (n,), or (len(q), n) for an array of q, to the precision of the type.
@@ -281,8 +292,8 @@ class Predictive:
         """Return rows as an argument of the density; by default those of this distribution, without y."""
         return Data(self.x if x is None else x, y, at=self.at)
 
-    def _checked(self, y: Any) -> Rows:
-        return jax.device_put(check_labels(self.density.model, self.x, y))
+    def _checked(self, y: Any) -> Data:
+        return jax.device_put(replace(check_labels(self.density.model, self.x, y), at=self.at))
 
     def _over_rows(self, per_draw: PerDraw, summary: Summary, y: Rows = None, extra: Any = None) -> Any:
         is_count = per_draw is Density.observation and self.response.is_discrete
@@ -290,6 +301,12 @@ class Predictive:
         with named_gaps():
             values = evaluate(per_draw, summary, self.density, self.draws, self.data(y=y), extra)
         return _warn_if_nan(values, self.draws)
+
+
+def _of_values(known: np.ndarray, values: np.ndarray) -> np.ndarray:
+    """Return which values are known, from which numbers of y are: two of a value where y is its bounds."""
+    known = np.asarray(known)
+    return known if known.shape == values.shape else known.all(axis=-1)
 
 
 def _warn_if_nan(values: Any, draws: Weights) -> Any:

@@ -57,6 +57,8 @@ class Response(ABC):
     """Whether P(Y <= y) is known, for each element of y: classes have it if they have an order."""
     is_censored: bool
     """Whether y may be a bound of the value that summaries describe."""
+    has_marginals: bool
+    """Whether some values of an event may be missing, as the others alone have a density; see `where_known`."""
     needs_double: bool
     """Whether log probabilities are computed in float64; see `cancels`."""
     num_classes: int | None = None

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -11,13 +11,14 @@ import jax
 import numpy as np
 from xarray import DataTree
 
-from .arrays import as_rows
+from .arrays import as_rows, in_default_precision
 from .blocks import Seconds
 from .checks import Layout, check_labels, check_like
 from .datatree import to_datatree
 from .density import Density
 from .deterministic import deterministic_draws
 from .fingerprint import digest_of_rows
+from .labels import RowCounts, as_weights, labelled, observations, with_gaps
 from .lookups import check_indices
 from .method import Kind, Method, Outcome
 from .predictive import Predictive, log_likelihood
@@ -48,6 +49,8 @@ class Fit:
     """A digest of the rows that were fitted; None in a fit from a file of an earlier release. See `was_fitted_to`."""
     absent: tuple[int, ...] = ()
     """The classes, or kinds of tokens, that occur in none of these rows: only the prior informs their probabilities."""
+    counts: RowCounts | None = None
+    """The rows that were fitted, counted, and those that were left out; None for `Prior`, which fits none."""
 
     @property
     def model(self) -> NumPyroModel:
@@ -110,29 +113,39 @@ class Fit:
         """Return the mixture over given draws of p(y | x, w), by the model or the linearised model, unchecked."""
         return Predictive(self._predicting, draws, x, self._linearized_at)
 
-    def log_likelihood(self, x: Any, y: Any) -> np.ndarray:
-        """Return log p(y_i | x_i, w) of every draw and row in nats, (chain, draw, n).
+    def log_likelihood(self, x: Any, y: Any, *, weights: Any = None) -> np.ndarray:
+        """Return what each row adds to the log likelihood in nats, for every draw, (chain, draw, n).
 
-        This uses about 256 MiB (`chunks.WORKING_BYTES`) in addition to x, the draws and the result.
+        It is log p(y_i | x_i, w), times the weight of the row where it has one, and 0 in rows without y. This uses
+        about 256 MiB (`chunks.WORKING_BYTES`) in addition to x, the draws and the result.
+
+        Args:
+            x: n rows.
+            y: n rows; NaN and masked values were not observed.
+            weights: the weight of each row, (n,); see `fit`.
 
         Raises:
             TypeError, ValueError: when x or y has another layout than in the fit.
         """
-        x = self._checked(x)
-        data = Data(x, jax.device_put(check_labels(self.model, x, y)), at=self._linearized_at)
+        data = check_labels(self.model, self._checked(x), y)
+        row_weights = None if weights is None else as_weights(weights, data.num_rows)
+        data = jax.device_put(replace(data, at=self._linearized_at, weights=row_weights))
         values = log_likelihood(self._predicting, self._mixture(), data)
         return values.reshape(*self._chains_and_draws, -1)
 
-    def was_fitted_to(self, x: Any, y: Any) -> bool | None:
+    def was_fitted_to(self, x: Any, y: Any, weights: Any = None) -> bool | None:
         """Return whether these are the rows of the fit, in their order; None where that is not known.
 
-        Rows are compared by a digest, which takes the time of a sum; some of them among others are not recognised.
+        Rows are compared by a digest, which takes the time of a sum; some of them among others are not recognised. Rows
+        that a fit leaves out, without y or of weight 0, are left out here as well; weights are not compared otherwise.
 
         Raises:
             TypeError, ValueError: when x has another layout than in the fit, or x or y are no rows.
         """
-        x, y = check_like(self.layout, x), as_rows("y", y)
-        return None if self.rows is None else digest_of_rows(x, y) == self.rows
+        if self.rows is None:
+            return None
+        x, y, _ = labelled(check_like(self.layout, x), y, weights).scored
+        return digest_of_rows(x, y) == self.rows
 
     def to_datatree(self, x: Any = None, y: Any = None, *, key: Any = None) -> DataTree:
         """Return the fit for ArviZ: posterior (for `Prior`, prior) and sample_stats, and more where x is given.
@@ -163,7 +176,7 @@ class Fit:
             pointwise=pointwise,
             predicted=predicted,
             x=None if x is None else as_rows("x", x),
-            y=None if y is None else as_rows("y", y),
+            y=None if y is None else in_default_precision("y", with_gaps(*observations("y", y))),
         )
 
     def save(self, path: str | PathLike[str]) -> Path:
@@ -182,8 +195,10 @@ class Fit:
         Raises:
             TypeError: when x is a pytree with containers other than dicts, tuples and lists.
         """
-        parts = Parts(self.density, self.method, self.layout, self.outcome, self.seconds, self.rows, self.absent)
-        return write(path, parts, self._attrs())
+        of_rows = self.rows, self.absent, self.counts
+        return write(
+            path, Parts(self.density, self.method, self.layout, self.outcome, self.seconds, *of_rows), self._attrs()
+        )
 
     @classmethod
     def load(cls, path: str | PathLike[str], model: NumPyroModel) -> "Fit":
@@ -213,7 +228,7 @@ class Fit:
             Fit by MAP: point, 1 chain of 1 draw, 2 weights, ok True
         """
         parts = read(path, model)
-        return cls(parts.density, parts.method, parts.layout, parts.outcome, parts.seconds, parts.rows, parts.absent)
+        return cls(**{field.name: getattr(parts, field.name) for field in fields(parts)})
 
     def _attrs(self) -> dict[str, Any]:
         """Return the attributes of the fit in files and trees."""
@@ -230,7 +245,8 @@ class Fit:
         chains, draws = self._chains_and_draws
         counts = ((chains, "chain"), (draws, "draw"), (self.structure.num_weights, "weight"))
         many, each, weights = (f"{count} {noun}{'s' * (count != 1)}" for count, noun in counts)
-        return f"Fit by {self.method.name}: {self.kind}, {many} of {each}, {weights}, {self.status}"
+        rows = "" if self.counts is None or self.counts.is_plain else f" ({self.counts})"
+        return f"Fit by {self.method.name}: {self.kind}, {many} of {each}, {weights}, {self.status}{rows}"
 
     @property
     def _chains_and_draws(self) -> tuple[int, int]:

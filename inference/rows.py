@@ -28,6 +28,10 @@ class Data:
     """The weights around which a model is linearised, by site; see `tangent.tangent`."""
     start: Weights = field(default_factory=dict)
     """The starting values of optimisers and chains, for some or no sites."""
+    weights: Array | None = None
+    """The weight of each row, (n,): a row of weight w counts as w equal rows. None where every row counts once."""
+    known: Rows = None
+    """Which values of y were observed, as booleans in its shape. None where all of them were."""
 
     @property
     def num_rows(self) -> int:
@@ -41,10 +45,11 @@ class Data:
 
     def take(self, rows: Any) -> "Data":
         """Return some of the rows, by an array of indices, which must exist."""
-        return replace(self, x=take_rows(self.x, rows), y=take_rows(self.y, rows))
+        x, y, weights, known = (take_rows(each, rows) for each in (self.x, self.y, self.weights, self.known))
+        return replace(self, x=x, y=y, weights=weights, known=known)
 
 
-jax.tree_util.register_dataclass(Data, ["x", "y", "fixed", "at", "start"], [])
+jax.tree_util.register_dataclass(Data, ["x", "y", "fixed", "at", "start", "weights", "known"], [])
 
 
 def count_rows(x: Rows) -> int:

@@ -7,8 +7,9 @@ from typing import Any
 import jax
 
 from .blocks import stopwatch
-from .checks import Layout, as_key, check_problem
+from .checks import Layout, as_key, check_labelled
 from .fingerprint import digest_of_rows
+from .labels import labelled, with_gaps
 from .method import Method
 from .result import Fit, absent_classes
 from .sites import NumPyroModel
@@ -21,6 +22,7 @@ def fit(
     x: Any,
     y: Any,
     *,
+    weights: Any = None,
     key: Any,
     progress: bool = True,
     resume: str | PathLike[str] | None = None,
@@ -39,7 +41,12 @@ def fit(
             32-bit ones, unless JAX is in double precision. `predict` converts new rows to these types where that
             changes no value.
         y: n rows, in the order of x and in the types in which they are passed, except that integers have at least 32
-            bits, since log probabilities compute with y in its own type.
+            bits, since log probabilities compute with y in its own type. Values that are NaN, masked, or missing in a
+            data frame were not observed, and add nothing to the likelihood: rows without any are left out, and of a
+            vector with independent or jointly Normal elements the others count. `Fit.counts` has their numbers.
+        weights: the weight of each row, (n,), from 0: a row of weight w counts as w equal rows, here and, where the
+            weights are given again, in scores (`compare`, `loo`, `code_length`). By default 1. Weights that are not
+            counts, such as those of `class_weights`, define another likelihood.
         key: a typed JAX key or an integer seed; the same key gives the same bits.
         progress: show a progress bar when the fit takes more than a second.
         resume: a folder to which a method of chains writes its draws and state as it runs. If it contains a run of the
@@ -70,8 +77,9 @@ def fit(
         raise ValueError(f"resume: expected a method of chains, NUTS() or MCLMC(); got {type(method).__name__}.")
     key = as_key(key)
     with stopwatch() as seconds, ExitStack() as folder:
-        density, data = check_problem(model, x, y)
-        rows, data = digest_of_rows(data.x, data.y), jax.device_put(data)
+        given = labelled(x, y, weights)
+        density, data = check_labelled(model, given)
+        rows, data = digest_of_rows(data.x, with_gaps(data.y, data.known)), jax.device_put(data)
         store = {}
         if resume is not None:
             folder.enter_context(held(resume))
@@ -82,4 +90,4 @@ def fit(
     if method.kind == "prior":
         return Fit(density, method, Layout.of(x, data.x), outcome, seconds)
     absent = absent_classes(density.structure.response, data.y)
-    return Fit(density, method, Layout.of(x, data.x), outcome, seconds, rows, absent)
+    return Fit(density, method, Layout.of(x, data.x), outcome, seconds, rows, absent, given.counts)

@@ -27,6 +27,7 @@ from .density import Density
 from .files import atomic_write
 from .fingerprint import digest, same_log_density, without_addresses
 from .kinds import response_of
+from .labels import RowCounts
 from .method import Kind, Outcome
 from .reasons import Code, Reason
 from .rows import Rows, Weights
@@ -71,6 +72,8 @@ class Parts:
     """The digest of the rows that were fitted; None in files of earlier releases."""
     absent: tuple[int, ...]
     """The classes that occur in none of these rows."""
+    counts: RowCounts | None
+    """The rows that were fitted, and those that were left out, counted."""
 
 
 def write(path: str | os.PathLike[str], parts: Parts, attrs: Mapping[str, Any]) -> Path:
@@ -107,6 +110,7 @@ def write(path: str | os.PathLike[str], parts: Parts, attrs: Mapping[str, Any]) 
         "seconds": [parts.seconds.compile, parts.seconds.run],
         "rows": parts.rows,
         "absent": list(parts.absent),
+        "counts": None if parts.counts is None else asdict(parts.counts),
         "densities": densities,
     }
     arrays = outcome.draws, outcome.sample_stats, outcome.stats, outcome.linearized_at
@@ -159,8 +163,9 @@ def read(path: str | os.PathLike[str], model: NumPyroModel) -> Parts:
     status, evidence = Status(failures, warnings), about["log_evidence"]
     outcome = Outcome(draws, status, sample_stats, stats, evidence, linearized_at)
     method, seconds, rows = SavedMethod(**about["method"]), Seconds(*about["seconds"]), about.get("rows")
-    absent = tuple(about.get("absent", ()))
-    return Parts(Density.of(model, structure), method, layout, outcome, seconds, rows, absent)
+    absent, counts = tuple(about.get("absent", ())), about.get("counts")
+    counts = None if counts is None else RowCounts(**counts)
+    return Parts(Density.of(model, structure), method, layout, outcome, seconds, rows, absent, counts)
 
 
 def probe(

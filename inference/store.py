@@ -174,6 +174,11 @@ def identity(density: Density, data: Data, method: Any, key: Array) -> Identity:
         "method": without_addresses(settings),
         "x": _in_words(data.x),
         "y": _in_words(data.y),
+        **{
+            name: _in_words(each)
+            for name, each in (("weights", data.weights), ("known", data.known))
+            if each is not None
+        },
         "key": f"{jax.random.key_impl(key)} {np.asarray(jax.random.key_data(key)).tolist()}",
         "density": log_density_at_random(density.model, data.x, data.y),  # last: it depends on the others
     }

@@ -4,9 +4,15 @@ A model is ``Model(network, observation, prior)``. All three parts are ordinary 
 
 - the **network** maps x to outputs eta and samples its weights as named sites: `MLP`, or `Lift(module)` for any
   module of Flax NNX or Equinox;
-- the **observation** is the distribution of y given eta: `Bernoulli`, `Categorical`, `Normal`, `Poisson`, and
-  `CategoricalSequence` for rows of tokens, whose x and y come from `next_token_rows`. Its negative log likelihood is
-  the loss;
+- the **observation** is the distribution of y given eta; its negative log likelihood is the loss:
+
+  - classes: `Bernoulli`, `Categorical`, and `CategoricalSequence` for rows of tokens, whose x and y come from
+    `next_token_rows`;
+  - numbers: `Normal`, and `StudentT` where there may be outliers;
+  - counts: `Poisson` and `NegativeBinomial`;
+  - positive numbers: `LogNormal`, `Gamma`, `Weibull` and `Exponential`; shares: `Beta`.
+
+  A scale or a shape is a number, a NumPyro distribution (learned, with this prior), or ``"network"`` (an output);
 - the **prior** gives every weight a distribution: `gaussian`, `fan_in`, a NumPyro distribution, your own function of
   (site, shape), ``"flat"``, or a mapping from patterns of site names to any of these, where the first match counts;
   ``"fixed"`` leaves a parameter of a lifted module as it is. Its negative log density is the regulariser. The scale of
@@ -25,10 +31,13 @@ Example:
     {'w1': (3, 8), 'b1': (8,), 'w2': (8, 1), 'b2': (1,), 'y': (5,)}
 """
 
+from .classes import Bernoulli, Categorical, CategoricalSequence
+from .counts import NegativeBinomial, Poisson
 from .lift import Lift
 from .model import Model
 from .network import MLP
-from .observation import Bernoulli, Categorical, CategoricalSequence, Normal, Poisson
+from .numbers import Normal, StudentT
+from .positive import Beta, Exponential, Gamma, LogNormal, Weibull
 from .prior import fan_in, gaussian
 from .table import priors
 from .tokens import next_token_rows
@@ -36,12 +45,19 @@ from .tokens import next_token_rows
 __all__ = [
     "MLP",
     "Bernoulli",
+    "Beta",
     "Categorical",
     "CategoricalSequence",
+    "Exponential",
+    "Gamma",
     "Lift",
+    "LogNormal",
     "Model",
+    "NegativeBinomial",
     "Normal",
     "Poisson",
+    "StudentT",
+    "Weibull",
     "fan_in",
     "gaussian",
     "next_token_rows",

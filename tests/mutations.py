@@ -278,7 +278,7 @@ BUGS = [
     ),
     Bug(
         "soft labels are normalised over rows",
-        "models/observation.py",
+        "models/classes.py",
         "jnp.sum(value * jax.nn.log_softmax(self.logits), axis=-1)",
         "jnp.sum(value * jax.nn.log_softmax(self.logits, axis=0), axis=-1)",
         "test_models.py test_information.py",

@@ -174,7 +174,7 @@ def _log_probs(predictive: Predictive) -> np.ndarray:
 
 def _labels(predictive: Predictive, y: Any, name: str = "y") -> np.ndarray:
     """Return classes (n,), one for each row, or raise."""
-    labels = np.asarray(check_labels(predictive.density.model, predictive.x, y, name))
+    labels = np.asarray(check_labels(predictive.density.model, predictive.x, y, name).y)
     if labels.ndim != 1:
         raise ValueError(f"{name}: expected classes, shape {labels.shape[:1]}; got {labels.shape}.")
     return labels.astype(int)

@@ -76,7 +76,7 @@ def compress(fit: Fit, x: Any, y: Any) -> bytes:
         True
     """
     predictive = _predictive("compress", fit, x)
-    labels = check_classes("compress", check_labels(fit.model, predictive.x, y)).astype(np.int32)
+    labels = check_classes("compress", check_labels(fit.model, predictive.x, y).y).astype(np.int32)
     log2_probs = _log2_probs(predictive)
     position, margin = _widest_gap(log2_probs)
     if margin < TOLERANCE:

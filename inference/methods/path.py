@@ -220,4 +220,4 @@ def _as_test(density: Density, layout: Layout, x: Any, y: Any) -> Data | None:
     if x is None:
         return None
     x = check_like(layout, x, "x_test")
-    return jax.device_put(Data(x, check_labels(density.model, x, y, "y_test")))
+    return jax.device_put(check_labels(density.model, x, y, "y_test"))
