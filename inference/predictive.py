@@ -8,14 +8,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
-from jaxtyping import Float
 
 from .checks import as_key, check_labels
 from .chunks import PerDraw, Summary, apart, count_draws, over_rows, over_rows_in_double, sizes
 from .density import Density
-from .marginals import moments_of
 from .mixture import (
-    by_row,
     exp_by_row,
     integer_modes,
     integer_quantiles,
@@ -30,47 +27,10 @@ from .mixture import (
     ordered_quantiles,
     quantiles,
 )
+from .pointwise import class_log_probs, log_probs_over_rows, moments, row_weights, warn_if_nan
 from .response import Response
 from .rows import Data, Rows, Weights, take_rows
-from .status import warn_of_nan
 from .words import named_gaps
-
-
-def log_likelihood(density: Density, draws: Weights, data: Data) -> np.ndarray:
-    """Return log p(y_i | x_i, w_s) in nats, (draw, n), times the weight of the row where rows have weights."""
-    return log_probs_over_rows(by_row, density, draws, data).T * _row_weights(density, draws, data)
-
-
-def _row_weights(density: Density, draws: Weights, data: Data) -> np.ndarray:
-    """Return the weight of each row in the density, (n,), or 1; it does not depend on the draw."""
-    if not density.is_weighted(data):
-        return np.ones((), jax.dtypes.canonicalize_dtype(float))
-    first = {site: value[:1] for site, value in draws.items()}
-    return over_rows(Density.row_weights, by_row, density, first, replace(data, y=None, known=None))[:, 0]
-
-
-def log_probs_over_rows(summary: Summary, density: Density, draws: Weights, data: Data) -> np.ndarray:
-    """Return a summary over draws of log p(y_i | x_i, w_s) in nats, rows first.
-
-    Where y has probabilities or densities that cancel in float32, the model and the summary are evaluated in float64,
-    at the given draws and rows; the result has the default precision.
-
-    Warns:
-        PrecisionWarning: where that is not possible, as for a network that fixes the type of its state.
-        UndefinedPredictionWarning: when the result is NaN in some rows although the draws are finite.
-    """
-    evaluate = over_rows_in_double if density.structure.response.needs_double else over_rows
-    return _warn_if_nan(evaluate(Density.row_log_probs, summary, density, draws, data), draws)
-
-
-def class_log_probs(density: Density, weights: Weights, data: Data) -> Float[Array, "n *t k"]:
-    """Return log p(y = k | x, w), (n, num_classes), or that of each token, (n, T, num_classes)."""
-    return density.structure.response.class_log_probs(density.observation(weights, data))
-
-
-def moments(density: Density, weights: Weights, data: Data) -> tuple[Array, Array]:
-    """Return E[y | x, w] and Var[y | x, w] in the shape of y."""
-    return moments_of(density.observation(weights, data))
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,6 +40,10 @@ class Predictive:
     A point estimate is a mixture of one component. Summaries are computed on access, exactly from the components and
     not from samples of y, one chunk of rows at a time: they use about 256 MiB (`chunks.WORKING_BYTES`) beside x, the
     draws and the result. All results are NumPy arrays with n rows, in units of y.
+
+    Where the model has several observed sites, ``predictive["a"]`` is the predictive distribution of site a alone, with
+    all summaries. Those of all sites together are `log_prob`, the log of the mean over draws of the product over sites,
+    and `sample`, by site: what a row has at one site is not independent of the others, as they share the weights.
 
     For rows of tokens, `log_prob` is that of whole rows, and the mixture is over rows: draws that predicted the first
     tokens of a row well have more weight in its last ones. `probs` are those of each token alone, given x, with equal
@@ -98,6 +62,15 @@ class Predictive:
     x: Rows
     at: Weights = field(default_factory=dict)
     """The weights around which the density is linearised, where it is that of a `tangent.tangent`."""
+
+    def __getitem__(self, site: str) -> "Predictive":
+        """Return the predictive distribution of one observed site alone, where the model has several.
+
+        Raises:
+            KeyError: when there is no such observed site.
+        """
+        self.density.structure.check_site(site)
+        return replace(self, density=self.density.of_site(site))
 
     @property
     def mean(self) -> np.ndarray:
@@ -172,8 +145,8 @@ class Predictive:
         self.response.expect("probs")
         return np.moveaxis(self._over_rows(class_log_probs, exp_by_row), 1, 0)
 
-    def component_samples(self, key: Any) -> np.ndarray:
-        """Draw one y from p(y | x, w_s) for every draw of the weights, (draw, n), or (draw, n, T)."""
+    def component_samples(self, key: Any) -> Any:
+        """Draw one y from p(y | x, w_s) for every draw of the weights, (draw, n), or (draw, n, T), as `sample` does."""
         return self._sampled(np.arange(count_draws(self.draws)), as_key(key))
 
     def log_prob(self, y: Any) -> np.ndarray:
@@ -188,7 +161,7 @@ class Predictive:
         """
         data = self._checked(y)
         log_probs = log_probs_over_rows(log_mean_exp, self.density, self.draws, data)
-        return log_probs * _row_weights(self.density, self.draws, data)
+        return log_probs * row_weights(self.density, self.draws, data)
 
     def cdf(self, y: Any) -> np.ndarray:
         """Return P(Y <= y | x, data), (n,); for vectors that of each element by itself, (n, d). NaN where y is missing.
@@ -259,20 +232,24 @@ class Predictive:
             raise ValueError(f"interval: expected a probability between 0 and 1; got {prob!r}.")
         return self.quantile([(1 - prob) / 2, (1 + prob) / 2])
 
-    def sample(self, key: Any, shape: tuple[int, ...] = ()) -> np.ndarray:
-        """Draw y, (*shape, n), or (*shape, n, T). The rows of a sample share one draw of the weights: it is joint."""
+    def sample(self, key: Any, shape: tuple[int, ...] = ()) -> Any:
+        """Draw y, (*shape, n), or (*shape, n, T). The rows of a sample share one draw of the weights: it is joint.
+
+        Several observed sites share it too, and the result is a dict by site.
+        """
         num_draws = count_draws(self.draws)
         count = int(np.prod(shape, dtype=int))
         key_draw, key_sample = jax.random.split(as_key(key))
         samples = self._sampled(jax.random.randint(key_draw, (count,), 0, num_draws), key_sample)
-        return samples.reshape(*shape, *samples.shape[1:])
+        return jax.tree.map(lambda leaf: leaf.reshape(*shape, *leaf.shape[1:]), samples)
 
-    def _sampled(self, chosen: Any, key: Array) -> np.ndarray:
+    def _sampled(self, chosen: Any, key: Array) -> Any:
         """Draw one y at each of some draws of the weights, given by their numbers, (sample, n)."""
-        _, together = sizes(Density.observation, self.density, self.draws, self.data())
+        _, together = sizes(Density.observations, self.density, self.draws, self.data())
         keys = jax.random.split(key, len(chosen))
         with named_gaps():
-            return np.asarray(_sample(self.density, together, self.draws, jnp.asarray(chosen), keys, self.data()))
+            samples = _sample(self.density, together, self.draws, jnp.asarray(chosen), keys, self.data())
+        return jax.tree.map(np.asarray, samples)
 
     @property
     def response(self) -> Response:
@@ -300,7 +277,7 @@ class Predictive:
         evaluate = over_rows_in_double if is_count else over_rows
         with named_gaps():
             values = evaluate(per_draw, summary, self.density, self.draws, self.data(y=y), extra)
-        return _warn_if_nan(values, self.draws)
+        return warn_if_nan(values, self.draws)
 
 
 def _of_values(known: np.ndarray, values: np.ndarray) -> np.ndarray:
@@ -309,25 +286,12 @@ def _of_values(known: np.ndarray, values: np.ndarray) -> np.ndarray:
     return known if known.shape == values.shape else known.all(axis=-1)
 
 
-def _warn_if_nan(values: Any, draws: Weights) -> Any:
-    """Return the values, and warn about rows that are NaN, unless the draws are: the status of the fit reports that."""
-    for leaf in jax.tree.leaves(values):
-        with np.errstate(all="ignore"):
-            if not np.isnan(leaf.sum()):  # one pass without a temporary; only suspects are examined closely
-                continue
-        rows = np.isnan(leaf).reshape(len(leaf), -1).any(axis=1)
-        if rows.any() and all(jnp.isfinite(value).all() for value in draws.values()):
-            warn_of_nan(rows)
-            break
-    return values
-
-
 @partial(jax.jit, static_argnums=(0, 1))
-def _sample(density: Density, together: int, draws: Weights, chosen: Array, keys: Array, data: Data) -> Array:
+def _sample(density: Density, together: int, draws: Weights, chosen: Array, keys: Array, data: Data) -> Rows:
     several, one = apart(draws)
 
-    def sample(pair: tuple[Array, Array]) -> Array:
+    def sample(pair: tuple[Array, Array]) -> Rows:
         index, key = pair
-        return density.observation(take_rows(several, index) | one, data).sample(key)
+        return density.draw_y(take_rows(several, index) | one, data, key)
 
     return jax.lax.map(sample, (chosen, keys), batch_size=together)

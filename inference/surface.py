@@ -66,6 +66,12 @@ class Surface:
         self.prior_drops = jax.jit(density.prior_drops)
         self.responses = jax.jit(self._responses)
 
+    def by_site(self, data: Data) -> list[tuple["Surface", Data]]:
+        """Return the surface of each observed site, with its data."""
+        if len(self.density.structure.responses) == 1:
+            return [(self, data)]
+        return [(surface_of(part, some, self.rows_together), some) for part, some in self.density.by_site(data)]
+
     def logits_shape(self, u: Weights, data: Data) -> tuple[int, int] | None:
         """The shape of `logits`; None where y is no class, or its distribution has no logits. Traced once."""
         if not self._logits_shape:
@@ -142,6 +148,8 @@ class Surface:
 
     def _logits(self, u: Weights, data: Data) -> Array | None:
         """The logits of the classes, (n, classes), or of all tokens, (n T, classes); None where there are none."""
+        if len(self.density.structure.responses) > 1:  # each has its own; see `by_site`
+            return None
         weights = self.density.constrain(u, data)
         return self.density.structure.response.logits(self.density.observation(weights, data))
 
@@ -168,8 +176,8 @@ class Surface:
 
         def parameters(block: Array) -> Array:
             moved = {**u, **dict(zip(sites, unravel(block), strict=True))}
-            distribution = self.density.observation(self.density.constrain(moved, data), data)
-            leaves = [jnp.ravel(leaf) for leaf in jax.tree.leaves(distribution)]
+            distributions = self.density.observations(self.density.constrain(moved, data), data)
+            leaves = [jnp.ravel(leaf) for leaf in jax.tree.leaves(distributions)]
             return jnp.concatenate([leaf for leaf in leaves if jnp.issubdtype(leaf.dtype, jnp.floating)])
 
         return jax.jacfwd(parameters)(block)
@@ -255,7 +263,8 @@ def known_curvature(density: Density, data: Data, curvature: Curvature | None) -
     if curvature == "ggn" and not is_known:
         raise ValueError(
             f"Laplace: curvature='ggn' needs the Fisher information of the observed site "
-            f"{density.structure.observed!r}, for which NumPyro has no KL divergence. Give curvature='hessian'."
+            f"{', '.join(map(repr, density.structure.observed_sites))}, for which NumPyro has no KL divergence. Give "
+            f"curvature='hessian'."
         )
     return curvature or ("ggn" if is_known else "hessian")
 

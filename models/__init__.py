@@ -7,7 +7,7 @@ A model is ``Model(network, observation, prior)``. All three parts are ordinary 
 - the **observation** is the distribution of y given eta; its negative log likelihood is the loss:
 
   - classes: `Bernoulli`, `Categorical`, and `CategoricalSequence` for rows of tokens, whose x and y come from
-    `next_token_rows`;
+    `next_token_rows`; `Ordinal` for classes with an order;
   - numbers: `Normal`, and `StudentT` where there may be outliers;
   - counts: `Poisson` and `NegativeBinomial`;
   - positive numbers: `LogNormal`, `Gamma`, `Weibull` and `Exponential`; shares: `Beta`.
@@ -37,6 +37,7 @@ from .lift import Lift
 from .model import Model
 from .network import MLP
 from .numbers import Normal, StudentT
+from .ordinal import Ordinal
 from .positive import Beta, Exponential, Gamma, LogNormal, Weibull
 from .prior import fan_in, gaussian
 from .table import priors
@@ -55,6 +56,7 @@ __all__ = [
     "Model",
     "NegativeBinomial",
     "Normal",
+    "Ordinal",
     "Poisson",
     "StudentT",
     "Weibull",
