@@ -31,8 +31,8 @@ from .distributions import of_one_value
 from .rows import Rows
 from .words import in_words, index_in_words
 
-type Kind = Literal["binary", "classes", "tokens", "counts", "numbers"]
-type Summary = Literal["probs", "mean", "variance", "cdf", "quantile"]
+type Kind = Literal["binary", "classes", "tokens", "counts", "numbers", "several"]
+type Summary = Literal["probs", "mean", "variance", "cdf", "quantile", "mode"]
 type Missing = dict[Summary, str]
 """The reason why a summary of a predictive distribution does not exist, by summary, as the end of a sentence."""
 
@@ -42,8 +42,6 @@ class Response(ABC):
     """The description of y; see the module. Compared and hashed by value: equal responses share compiled code."""
 
     kind: ClassVar[Kind]
-    is_discrete: ClassVar[bool]
-    """Whether y has probabilities instead of a density."""
 
     site: str
     """The name of the observed site."""
@@ -54,6 +52,9 @@ class Response(ABC):
     has_moments: bool
     """Whether the distribution has a mean and a variance."""
     has_cdf: bool
+    """Whether P(Y <= y) is known, for each element of y: classes have it if they have an order."""
+    is_censored: bool
+    """Whether y may be a bound of the value that summaries describe."""
     has_marginals: bool
     """Whether some values of an event may be missing, as the others alone have a density; see `where_known`."""
     needs_double: bool
@@ -66,6 +67,11 @@ class Response(ABC):
     """The values that y can have. Its bounds may be arrays, which cannot be hashed."""
 
     # Each kind of y implements these; what follows them holds for all kinds.
+
+    @property
+    @abstractmethod
+    def is_discrete(self) -> bool:
+        """Whether y has probabilities instead of a density."""
 
     @classmethod
     @abstractmethod
@@ -94,11 +100,6 @@ class Response(ABC):
     def is_name(self) -> bool:
         """Whether each row of y is a class that plots show by its probability: one of two, or one without a mean."""
         return self.is_class and (self.num_classes == 2 or not self.has_moments)
-
-    @property
-    def has_uniform_transform(self) -> bool:
-        """Whether P(Y <= y) is known, and uniform where the predictions are calibrated, as for continuous y alone."""
-        return self.has_cdf and not self.is_discrete
 
     def expect_class(self, caller: str) -> int:
         """Return the number of classes; raise TypeError where y is not one of a finite set."""
@@ -134,15 +135,16 @@ class Response(ABC):
 
     def symbols(self, y: Any) -> tuple[int, np.ndarray, np.ndarray] | None:
         """Return K, the classes or tokens of y without padding, row after row, (m,), and their number per row, (n,)."""
+        if self.num_classes is None:
+            return None
         values, known = np.asarray(y), self.is_known(y)
-        counts = known.reshape(len(values), -1).sum(axis=1)
-        return None if self.num_classes is None else (self.num_classes, values[known], counts)
+        return self.num_classes, values[known], known.reshape(len(values), -1).sum(axis=1)
 
     def count_tokens(self, y: Any) -> np.ndarray | None:
         """Return the number of tokens per row of y without padding, (n,); None where y has no tokens."""
         return self.is_known(y).sum(axis=tuple(range(1, np.ndim(y)))) if self.kind == "tokens" else None
 
-    def check(self, y: Rows) -> None:
+    def check(self, y: Rows, name: str = "y") -> None:
         """Raise ValueError at the first value that y cannot have, with its position and the cure."""
         leaves = jax.tree.leaves(y)
         if len(leaves) > 1:
@@ -162,12 +164,12 @@ class Response(ABC):
             if self.padding is not None:
                 words = f"a token, from 0 to {(self.num_classes or 0) - 1}, or {self.padding} for padding"
             cure = "" if is_soft else self._cure(values)
-            raise ValueError(f"y{index_in_words(index)}: expected {words}; got {got}. {cure}".rstrip())
+            raise ValueError(f"{name}{index_in_words(index)}: expected {words}; got {got}. {cure}".rstrip())
 
-    def check_not_all_padding(self, y: Rows) -> None:
+    def check_not_all_padding(self, y: Rows, name: str = "y") -> None:
         """Raise ValueError where rows of tokens contain only padding, which any weights would fit."""
         if not any(self.is_known(leaf).any() for leaf in jax.tree.leaves(y)):
-            raise ValueError(f"y: expected tokens to fit; got only padding, {self.padding}.")
+            raise ValueError(f"{name}: expected tokens to fit; got only padding, {self.padding}.")
 
     def mismatch(self, other: "Response") -> tuple[str, str, str] | None:
         """Return a property in which two responses differ, so cannot be compared: both values, and the cure."""
