@@ -9,7 +9,16 @@ import numpyro.distributions as dist
 from jax import Array
 from numpyro.distributions import Distribution, constraints
 
-from .distributions import Padded, cancels, has_marginals, implements, log_probs_of_values, num_values, stated_logits
+from .distributions import (
+    Padded,
+    cancels,
+    has_marginals,
+    implements,
+    log_probs_of_values,
+    num_values,
+    stated_logits,
+    takes_intervals,
+)
 from .response import Missing, Response
 from .sites import element, unmasked
 from .words import title
@@ -156,6 +165,7 @@ def response_of(site: str, d: Distribution) -> Response:
         "has_cdf": implements(d, lambda d: d.cdf(jnp.zeros(d.shape()))),
         "has_marginals": has_marginals(d),
         "needs_double": cancels(d),
+        "takes_intervals": takes_intervals(d),
         "support": d.support,
     }
     return next(response for kind in KINDS if (response := kind.read(d, facts)) is not None)

@@ -46,7 +46,10 @@ def raw_units(surface: Surface, u: Weights, data: Data) -> tuple[Reason, ...]:
     """Return a reason if x or y are in raw units, and too far from the model's for a descent that ended at u."""
     response = surface.density.structure.response
     some = _sampled(data)
-    found = [_rawest_column(some.x, "x"), None if response.is_discrete else _rawest_column(some.y, "y")]
+    found = [
+        _rawest_column(some.x, "x"),
+        None if response.is_discrete else _rawest_column(response.points(some.y), "y"),
+    ]
     raw = max((each for each in found if each is not None), key=lambda each: each["factor"], default=None)
     if raw is None or not response.has_moments:
         return ()
