@@ -45,15 +45,12 @@ class Censored:
         ValueError: when it is a `StudentT` whose df is not a number: its tails have no derivative by df.
 
     Example:
-        >>> import numpy as np
-        >>> from flatprior.inference import MAP, fit
-        >>> from flatprior.models import MLP, Censored, Model, Weibull, censored
-        >>> rng = np.random.default_rng(0)
-        >>> x, days = rng.normal(size=(100, 1)), rng.weibull(1.5, size=100)
-        >>> y = censored(np.minimum(days, 1.0), days < 1.0)  # the study ended after one unit of time
-        >>> result = fit(Model(MLP(), Censored(Weibull())), MAP(), x, y, key=0)
-        >>> print(result.predict(x[:1]).mean.shape)
-        (1,)
+        >>> import jax.numpy as jnp
+        >>> from numpyro.infer.util import log_density
+        >>> from flatprior.models import Censored, Exponential
+        >>> rows = jnp.zeros((2, 1)), jnp.array([[3.0, 3.0], [2.0, jnp.inf]])  # mean 1; one event, one right-censored
+        >>> print(log_density(Censored(Exponential()), rows, {}, {})[0])  # -3 - 2
+        -5.0
     """
 
     observation: Scalar
