@@ -37,6 +37,8 @@ from .words import gap_of, in_words
 
 INVALID = re.compile(r"(\w+) distribution got invalid (\w+) parameter")
 """NumPyro's message for an invalid parameter of a distribution."""
+BY_NAME = re.compile(r"does not support string indexing; got idx='(.+)'")
+"""JAX's message for an array that is taken for a mapping."""
 DUPLICATED = re.compile(r"all sites must have unique names but got `(.+)` duplicated")
 """NumPyro's message for two sites of one name."""
 
@@ -259,7 +261,12 @@ def _clear(error: Exception) -> Exception | None:
             f"a Python value{line} ({type(error).__name__}). For `if a > 0` write jnp.where(a > 0, ..., ...), for "
             f"np.exp jnp.exp, and take sizes from shapes."
         )
-    duplicated, invalid = DUPLICATED.search(message), INVALID.search(message)
+    duplicated, invalid, by_name = (each.search(message) for each in (DUPLICATED, INVALID, BY_NAME))
+    if by_name:
+        return TypeError(
+            f"Expected rows under the name {by_name[1]!r}, which the model takes{line}; got one array. Give a dict of "
+            f"arrays: y, of a model that observes several sites, has the rows of each under its name."
+        )
     if duplicated:
         return ValueError(
             f"Expected each site to have a name of its own; got {duplicated[1]!r} twice{line}. Give each of two "

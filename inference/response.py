@@ -37,7 +37,7 @@ from .rows import Rows
 from .words import in_words, index_in_words
 
 type Kind = Literal["binary", "classes", "tokens", "counts", "numbers", "several"]
-type Summary = Literal["probs", "mean", "variance", "cdf", "quantile"]
+type Summary = Literal["probs", "mean", "variance", "cdf", "quantile", "mode"]
 type Missing = dict[Summary, str]
 """The reason why a summary of a predictive distribution does not exist, by summary, as the end of a sentence."""
 
@@ -57,6 +57,9 @@ class Response(ABC):
     has_moments: bool
     """Whether the distribution has a mean and a variance."""
     has_cdf: bool
+    """Whether P(Y <= y) is known, for each element of y: classes have it if they have an order."""
+    is_censored: bool
+    """Whether y may be a bound of the value that summaries describe."""
     has_marginals: bool
     """Whether some values of an event may be missing, as the others alone have a density; see `where_known`."""
     needs_double: bool
@@ -105,11 +108,6 @@ class Response(ABC):
         """Whether each row of y is a class that plots show by its probability: one of two, or one without a mean."""
         return self.is_class and (self.num_classes == 2 or not self.has_moments)
 
-    @property
-    def has_uniform_transform(self) -> bool:
-        """Whether P(Y <= y) is known, and uniform where the predictions are calibrated, as for continuous y alone."""
-        return self.has_cdf and not self.is_discrete
-
     def expect_class(self, caller: str) -> int:
         """Return the number of classes; raise TypeError where y is not one of a finite set."""
         return self._expect(caller, "a class", self.is_class)
@@ -144,9 +142,10 @@ class Response(ABC):
 
     def symbols(self, y: Any) -> tuple[int, np.ndarray, np.ndarray] | None:
         """Return K, the classes or tokens of y without padding, row after row, (m,), and their number per row, (n,)."""
+        if self.num_classes is None:
+            return None
         values, known = np.asarray(y), self.is_known(y)
-        counts = known.reshape(len(values), -1).sum(axis=1)
-        return None if self.num_classes is None else (self.num_classes, values[known], counts)
+        return self.num_classes, values[known], known.reshape(len(values), -1).sum(axis=1)
 
     def count_tokens(self, y: Any) -> np.ndarray | None:
         """Return the number of tokens per row of y without padding, (n,); None where y has no tokens."""

@@ -13,8 +13,8 @@ from jax.flatten_util import ravel_pytree
 
 from .curvature import COLUMNS_TOGETHER, expected_loss, has_fisher_information, hessian, product
 from .density import Density
-from .distributions import moments_of
 from .gauss_newton import expected_hessian, is_by_rows
+from .marginals import moments_of
 from .programs import program
 from .rows import Data, Weights
 
@@ -58,6 +58,7 @@ class Surface:
         self.logits = jax.jit(self._all_logits)
         self.logit_slopes = jax.jit(self._logit_slopes, static_argnums=0)
         self.nonlinearity = jax.jit(self._nonlinearity)
+        self.reach = jax.jit(self._reach)
         self.parameter_slopes = jax.jit(self._parameter_slopes, static_argnums=0)
         self.validation_loss = jax.jit(
             jax.vmap(lambda u, data: -self._log_likelihood(u, data).sum(), in_axes=(0, None))
@@ -182,6 +183,17 @@ class Surface:
             return jnp.concatenate([leaf for leaf in leaves if jnp.issubdtype(leaf.dtype, jnp.floating)])
 
         return jax.jacfwd(parameters)(block)
+
+    def _reach(self, u: Weights, data: Data) -> Weights:
+        """The derivatives of a sum of the parameters of y, in factors without a pattern: 0 for weights of no effect."""
+
+        def total(u: Weights) -> Array:
+            leaves = jax.tree.leaves(self.density.observations(self.density.constrain(u, data), data))
+            real = [jnp.ravel(leaf) for leaf in leaves if jnp.issubdtype(leaf.dtype, jnp.floating)]
+            vector = jnp.concatenate(real)
+            return vector @ jnp.cos(jnp.arange(1.0, vector.size + 1))
+
+        return jax.grad(total)(u)
 
     def _nonlinearity(self, moving: dict[str, Array], u: Weights, data: Data) -> Array:
         """How far the logits are from linear in the sites that move, relative to how far a step takes them."""

@@ -13,6 +13,7 @@ A model is ``Model(network, observation, prior)``. All three parts are ordinary 
   - positive numbers: `LogNormal`, `Gamma`, `Weibull` and `Exponential`; shares: `Beta`;
   - `Censored` around a number or a positive number, of which only bounds may be known (`censored`).
 
+  Several observations by name, ``{"price": Normal(), "sold": Bernoulli()}``, share the network, and y has rows of each.
   A scale or a shape is a number, a NumPyro distribution (learned, with this prior), or ``"network"`` (an output);
 - the **prior** gives every weight a distribution: `gaussian`, `fan_in`, a NumPyro distribution, your own function of
   (site, shape), ``"flat"``, or a mapping from patterns of site names to any of these, where the first match counts;

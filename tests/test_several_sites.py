@@ -13,6 +13,8 @@ from numpyro.handlers import scale
 from scipy.special import logsumexp
 
 from flatprior.inference import MAP, MLE, NUTS, Fit, Laplace, Prior, compare, explain, fit, flat, log_density
+from flatprior.inference.rows import Data
+from flatprior.models import MLP, Bernoulli, Model, Normal, gaussian, priors
 
 RNG = np.random.default_rng(0)
 NUM_ROWS = 40
@@ -195,10 +197,7 @@ def test_a_site_may_have_a_weight_of_its_own() -> None:
 
 
 def test_minibatches_scale_all_sites(mode: Fit) -> None:
-    density = mode.density
-    from flatprior.inference.rows import Data
-
-    data = Data(X, Y)
+    density, data = mode.density, Data(X, Y)
     u = {name: jnp.asarray(value) for name, value in W.items()} | {"spread": jnp.log(0.7)}
     with jax.enable_x64(True):
         batches = [data.take(np.arange(i, NUM_ROWS, 4)) for i in range(4)]
@@ -253,3 +252,40 @@ def test_chains_of_two_sites_mix() -> None:
         laplace = fitted(Laplace(), shared)
     w, centre = result.draws["w"].reshape(-1, 2), laplace.draws["w"].reshape(-1, 2)
     assert (np.abs(w.mean(axis=0) - centre.mean(axis=0)) < centre.std(axis=0)).all()
+
+
+TWO = Model(MLP(), {"price": Normal(dist.HalfNormal(1.0)), "sold": Bernoulli()}, gaussian(2.0))
+
+
+def test_a_model_of_two_observations_is_two_models_of_one() -> None:
+    """The outputs are split in order, and each observation samples sites of its own name."""
+    w = {"w1": jnp.array([[0.5, 1.0], [-1.0, 2.0]]), "b1": jnp.array([0.1, 0.2]), "price/scale": jnp.array(0.7)}
+    price = {"w1": w["w1"][:, :1], "b1": w["b1"][:1], "scale": w["price/scale"]}
+    sold = {"w1": w["w1"][:, 1:], "b1": w["b1"][1:]}
+    parts = ("price", price), ("sold", sold)
+    with jax.enable_x64(True):
+        total = sum(
+            float(log_density(Model(MLP(), dict(TWO.observation.parts)[site], gaussian(2.0)), weights, X, Y[site]))
+            for site, weights in parts
+        )
+        assert log_density(TWO, w, X, Y) == pytest.approx(total, rel=1e-12)
+    table = priors(TWO, X).to_dataframe()
+    assert list(table.index) == ["w1", "b1", "price/scale"]
+    again = Model(MLP(), {"price": Normal(dist.HalfNormal(1.0)), "sold": Bernoulli()}, gaussian(2.0))
+    assert again == TWO
+    assert hash(again) == hash(TWO)
+    assert Model(MLP(), {"sold": Bernoulli(), "price": Normal(dist.HalfNormal(1.0))}, gaussian(2.0)) != TWO
+
+
+BAD_MODELS: dict[str, tuple[Any, type[Exception], str]] = {
+    "none": ({}, ValueError, "expected an observation, or several by name"),
+    "a class": ({"price": Normal}, TypeError, "expected an observation such as"),
+    "a number as name": ({1: Normal()}, TypeError, "expected names of observations, such as 'price'; got 1"),
+}
+
+
+@pytest.mark.parametrize("case", BAD_MODELS)
+def test_several_observations_are_checked(case: str) -> None:
+    observation, error, words = BAD_MODELS[case]
+    with pytest.raises(error, match=words):
+        Model(MLP(), observation)

@@ -14,9 +14,10 @@ from ..methods.gaussian import MAX_PARETO_K
 from ..response import Response
 from ..result import Fit, absent_classes
 from ..rows import count_rows
+from ..several import pairs_of
 from ..status import no_failure_warnings
 from .convergence import loo
-from .scores import Forecast, mean, standard_error
+from .scores import OF, Forecast, mean, standard_error
 from .table import Comparison, Entry, tabulate
 
 UNITS = "{rows} rows. elpd: log predictive density, nats per row; se and dse: standard errors of elpd and elpd_diff."
@@ -55,6 +56,10 @@ def compare(
       probable class (Naeini et al. 2015), for numbers the mean over nine central intervals, of 10% to 90%, of
       |coverage - probability|. Both are biased upwards by about 1 / sqrt(rows per bin).
     - ``kind``, ``status``, ``seconds_compile`` and ``seconds_run`` of the fit.
+
+    Where a row of y has values of several observed sites, elpd is that of whole rows, and each other score, and the
+    elpd of the site, is that of one site, as in ``rmse of price``; the printed table has a part of them. All that is
+    said here of fits is to be had for one site by ``compare({"MAP": result["price"]}, x, y["price"])``.
 
     Several fits under one name, of one model by one method under several keys, are one row: every score is their mean,
     ``keys`` their number, and the status the worst. ``keys_se`` is the standard error of elpd over keys: how far it
@@ -133,8 +138,10 @@ def compare(
 def check_comparable(caller: str, responses: Mapping[str, Response]) -> list[str]:
     """Raise if fits do not score the same y on one scale; return a note if their observations differ in family."""
     for (one, its), (other, theirs) in combinations(responses.items(), 2):
-        if mismatch := its.mismatch(theirs):
-            raise ValueError(f"{caller}: {one!r} has {mismatch[0]}, and {other!r} {mismatch[1]}. {mismatch[2]}")
+        for part, counterpart in pairs_of(its, theirs):
+            if mismatch := part.mismatch(counterpart):
+                at = f" at {part.site!r}" if part is not its else ""
+                raise ValueError(f"{caller}: {one!r} has {mismatch[0]}{at}, and {other!r} {mismatch[1]}. {mismatch[2]}")
     families: dict[str, list[str]] = {}
     for name, response in responses.items():
         families.setdefault(response.family, []).append(name)
@@ -181,13 +188,15 @@ def _seen(lists: Mapping[str, Sequence[Fit]], rows: str) -> list[str]:
 
 def _unseen(lists: Mapping[str, Sequence[Fit]], y: Any) -> list[str]:
     """Return a note for each fit whose rows lack a class of y."""
-    first = next(iter(lists.values()))[0]  # all fits have the same classes
-    notes, absent = [], set(absent_classes(first.structure.response, y))
-    for name, members in lists.items():
-        lacking = sorted(set(members[0].absent) - absent)
-        if lacking:
-            shown = ", ".join(map(str, lacking[:5])) + (", ..." if len(lacking) > 5 else "")
-            notes.append(UNSEEN.format(name=name, classes=shown))
+    first, notes = next(iter(lists.values()))[0].structure, []  # all fits have the same classes
+    for _, response, rows in first.by_site(y):
+        absent = set(absent_classes(response, rows))
+        of_site = f"{OF}{response.site}" if len(first.responses) > 1 else ""
+        for name, members in lists.items():
+            lacking = sorted(set(members[0][response.site].absent) - absent)
+            if lacking:
+                shown = ", ".join(map(str, lacking[:5])) + (", ..." if len(lacking) > 5 else "")
+                notes.append(UNSEEN.format(name=name, classes=shown + of_site))
     return notes
 
 

@@ -19,7 +19,8 @@ from ..methods.nuts import MIN_BFMI
 from ..reasons import Code, Reason
 from ..report import Report, columns_of
 from ..result import Fit, check_fit
-from ..rows import count_rows, take_rows
+from ..rows import Rows, count_rows, take_rows
+from .scores import OF
 
 NUM_PROBES = 50
 """The number of rows whose predictions are judged, evenly spread over those given."""
@@ -130,9 +131,9 @@ def diagnose(fit: Fit, x: Any, y: Any = None) -> Diagnosis:
         raise ValueError(f"diagnose: expected at least 4 draws per chain; got {draws}.")
     all_rows = as_rows("x", x)
     rows, probes = (_evenly_spaced(count_rows(all_rows), count) for count in (NUM_PROBES, _num_probes(fit)))
-    means = fit.predict(take_rows(all_rows, probes)).component_means
-    means = means.reshape(chains, draws, *means.shape[1:])
-    quantities: dict[str, np.ndarray] = {"predictions": means, "log density": fit.stats["lp"]}
+    means = _component_means(fit, take_rows(all_rows, probes))
+    quantities: dict[str, np.ndarray] = {f"predictions{of}": values for of, values in means.items()}
+    quantities["log density"] = fit.stats["lp"]
     pointwise = None
     if y is not None:
         pointwise = fit.log_likelihood(x, y)
@@ -145,9 +146,7 @@ def diagnose(fit: Fit, x: Any, y: Any = None) -> Diagnosis:
     nested = chains >= MANY_CHAINS and draws < LONG
     table = pd.DataFrame({name: _worst(values, nested=nested) for name, values in quantities.items()}).T
     table = table.astype({"quantities": int})
-    names = {"posterior": {"prediction": means}}
-    axes = ["row", "class"][: means.ndim - 2] if means.ndim < 5 else ["row", "token", "class"]
-    tree = arviz_base.from_dict(names, dims={"prediction": axes}, coords={"row": probes})
+    tree = _tree({f"prediction{of}": values for of, values in means.items()}, probes)
     modes = _equivalent_modes(fit, x, y) if y is not None else _permutations(fit)
     modes = 0.0 if given_others else modes  # units whose other weights are fixed cannot be exchanged
     per_chain = _per_chain(fit, pointwise)
@@ -163,6 +162,20 @@ def diagnose(fit: Fit, x: Any, y: Any = None) -> Diagnosis:
             f"same predictions, by permuted hidden units and flipped signs, and chains may be in different ones."
         )
     return Diagnosis(table, per_chain, tree, modes, findings, tuple(notes))
+
+
+def _component_means(fit: Fit, x: Rows) -> dict[str, np.ndarray]:
+    """Return the predictions of every draw, (chain, draw, ...), by " of " and the site where there are several."""
+    predictive, sites, shape = fit.predict(x), fit.structure.observed_sites, fit.stats["lp"].shape
+    means = {f"{OF}{site}" if len(sites) > 1 else "": predictive[site].component_means for site in sites}
+    return {of: values.reshape(*shape, *values.shape[1:]) for of, values in means.items()}
+
+
+def _tree(predictions: Mapping[str, np.ndarray], probes: np.ndarray) -> DataTree:
+    """Return predictions at probe rows for ArviZ."""
+    tokens = ["row", "token", "class"]
+    dims = {name: tokens if each.ndim == 5 else tokens[::2][: each.ndim - 2] for name, each in predictions.items()}
+    return arviz_base.from_dict({"posterior": dict(predictions)}, dims=dims, coords={"row": probes})
 
 
 def _num_probes(fit: Fit) -> int:
