@@ -2,8 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from functools import partial
+from dataclasses import dataclass, replace
 from typing import Any
 
 import arviz_base
@@ -14,12 +13,15 @@ from scipy.special import logsumexp
 from xarray import DataTree
 
 from ..arrays import as_rows
+from ..checks import check_labels, check_like
 from ..density import log_density
+from ..labels import labelled
 from ..methods.nuts import MIN_BFMI
 from ..reasons import Code, Reason
 from ..report import Report, columns_of
 from ..result import Fit, check_fit
-from ..rows import count_rows, take_rows
+from ..rows import Data, Weights, count_rows, take_rows
+from .scores import standard_error
 
 NUM_PROBES = 50
 """The number of rows whose predictions are judged, evenly spread over those given."""
@@ -175,13 +177,15 @@ def _evenly_spaced(num_rows: int, count: int) -> np.ndarray:
     return np.unique(np.linspace(0, num_rows - 1, min(count, num_rows)).round().astype(int))
 
 
-def loo(fit: Fit, x: Any, y: Any) -> Any:
+def loo(fit: Fit, x: Any, y: Any, *, weights: Any = None) -> Any:
     """Estimate the leave-one-out elpd by Pareto-smoothed importance sampling (Vehtari, Gelman & Gabry 2017).
 
     Args:
         fit: a fit of kind "chain".
         x: the training rows of the fit.
         y: the training rows of the fit.
+        weights: their weights, where they were fitted with weights. Of a row of weight w one of w equal rows is left
+            out, or all of it where w < 1; ``elpd_i`` is that of one row, and ``elpd`` their sum times the weights.
 
     Returns:
         ArviZ's `ELPDData`, pointwise, with Pareto's k of each row in ``pareto_k``: above 0.7 the estimate of that row
@@ -191,14 +195,41 @@ def loo(fit: Fit, x: Any, y: Any) -> Any:
         ValueError: when the fit is not of kind "chain", or these are not its rows, in their order.
     """
     _check_chains(fit, "loo")
-    if fit.was_fitted_to(x, y) is False:
+    if fit.counts is not None and fit.counts.weight is not None and weights is None:
+        raise TypeError("loo: expected the weights of the rows, since they were fitted with weights; got none.")
+    if fit.was_fitted_to(x, y, weights) is False:
         raise ValueError(
             "loo: expected the rows of the fit, in the order in which they were fitted; got others. LOO estimates from "
             "the rows of a fit how well it predicts others; compare({...}, x, y) measures it on these."
         )
     import arviz_stats  # a third of the time of importing this library, which only chains need
 
-    return arviz_stats.loo(fit.to_datatree(x, y), pointwise=True)  # type: ignore[attr-defined]
+    x, y, row_weights = labelled(x, y, weights).scored
+    tree = fit.to_datatree(x, y)
+    if row_weights is None:
+        return arviz_stats.loo(tree, pointwise=True)  # type: ignore[attr-defined]
+    left_out, site = np.minimum(row_weights, 1.0).astype(float), fit.structure.observed
+    tree["log_likelihood"][site] = tree["log_likelihood"][site] * left_out
+    return _weighted(arviz_stats.loo(tree, pointwise=True), tree, row_weights, left_out)  # type: ignore[attr-defined]
+
+
+def _weighted(result: Any, tree: DataTree, weights: np.ndarray, left_out: np.ndarray) -> Any:
+    """Return an `ELPDData` of rows, of which the parts `left_out` were left out, for rows that count as their weights.
+
+    The sums and their standard error are those of rows that occur as often as they count.
+    """
+    log_probs = next(iter(tree["log_likelihood"].data_vars.values())).to_numpy() / left_out
+    elpd_i, count = result.elpd_i / left_out, math.prod(log_probs.shape[:2])
+    known = logsumexp(log_probs, axis=(0, 1)) - math.log(count)
+    total = float(weights.sum(dtype=float))
+    return replace(
+        result,
+        elpd=float(weights @ elpd_i.to_numpy()),
+        se=total * standard_error(elpd_i.to_numpy(), weights) * math.sqrt((total - 1) / total),  # as ArviZ has it
+        p=float(weights @ (known - elpd_i.to_numpy())),
+        n_data_points=total,
+        elpd_i=elpd_i,
+    )
 
 
 def _check_chains(fit: Fit, name: str) -> None:
@@ -313,12 +344,14 @@ def _equivalent_modes(fit: Fit, x: Any, y: Any) -> float:
     with their signs flipped.
     """
     weights = {site: value[0, -1] for site, value in fit.draws.items()}
-    x, y = as_rows("x", x), as_rows("y", y)
+    data = check_labels(fit.model, check_like(fit.layout, x), y)
 
-    compiled = jax.jit(partial(log_density, fit.model))
+    @jax.jit
+    def compiled(changed: Weights, data: Data) -> jax.Array:
+        return log_density(fit.density.model_of(data), changed, data.x, data.y)
 
     def density(changed: Mapping[str, Any]) -> float:
-        return float(compiled(dict(changed), x, y))
+        return float(compiled(dict(changed), data))
 
     here, copies = density(weights), 0.0
     for units, axes in _layers(fit):
