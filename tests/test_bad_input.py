@@ -47,8 +47,11 @@ def put(array: np.ndarray, index: Any, value: float) -> np.ndarray:
     return array
 
 
-def fitted(model: Any = LINEAR, x: Any = X, y: Any = REAL, method: Any = None, key: Any = 0) -> Any:
-    return fit(model, MAP(num_steps=20, polish=False) if method is None else method, x, y, key=key, progress=False)
+def fitted(
+    model: Any = LINEAR, x: Any = X, y: Any = REAL, method: Any = None, key: Any = 0, weights: Any = None
+) -> Any:
+    method = MAP(num_steps=20, polish=False) if method is None else method
+    return fit(model, method, x, y, weights=weights, key=key, progress=False)
 
 
 # Models written by hand, each with a mistake that NumPyro takes without a word.

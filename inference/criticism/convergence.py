@@ -225,7 +225,7 @@ def _weighted(result: Any, tree: DataTree, weights: np.ndarray, left_out: np.nda
     return replace(
         result,
         elpd=float(weights @ elpd_i.to_numpy()),
-        se=total * standard_error(elpd_i.to_numpy(), weights) * math.sqrt((total - 1) / total),  # as ArviZ has it
+        se=total * standard_error(elpd_i.to_numpy(), weights),
         p=float(weights @ (known - elpd_i.to_numpy())),
         n_data_points=total,
         elpd_i=elpd_i,
