@@ -111,8 +111,8 @@ def check_labels(model: NumPyroModel, x: Rows, y: Any, name: str = "y") -> Data:
     check_finite("y", rows)
     density, data = Density.of(model, structure), Data(x, rows, known=known)
     check_bounds(density, data)
-    structure.response.check(rows)
     check_gaps(structure.response, known)
+    structure.response.check(rows)
     check_indices(density, data)
     return data
 
@@ -144,9 +144,9 @@ def check_labelled(model: NumPyroModel, given: Labelled) -> tuple[Density, Data]
     check_scales("x", given.x)
     structure = check_model(model, x, y)
     check_finite("y", y)
+    check_gaps(structure.response, given.known)
     structure.response.check(y)
     structure.response.check_not_all_padding(y)
-    check_gaps(structure.response, given.known)
     if not structure.response.is_discrete:
         check_scales("y", given.y)
         check_rounding(given.y)

@@ -252,6 +252,19 @@ def class_weights(y: Any) -> np.ndarray:
     return weights
 
 
+def whole_weights(caller: str, weights: np.ndarray | None) -> np.ndarray | None:
+    """Return weights as integers, where rows are repeated; raise ValueError unless they are whole numbers."""
+    if weights is None:
+        return None
+    bad = np.flatnonzero(weights != np.round(weights))
+    if bad.size:
+        raise ValueError(
+            f"{caller}: expected whole numbers as weights, how often each row occurs; got {weights[bad[0]]:.6g}. "
+            f"compare(..., weights=) takes all weights."
+        )
+    return weights.astype(int)
+
+
 def as_weights(weights: Any, num_rows: int) -> np.ndarray:
     """Return the weights of rows, (n,), in the default precision."""
     array = np.asarray(as_rows("weights", weights))

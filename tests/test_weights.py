@@ -28,7 +28,7 @@ from flatprior.inference import (
     tune,
 )
 from flatprior.inference.checks import check_problem
-from flatprior.inference.criticism import temperature_scaling
+from flatprior.inference.criticism import calibration, temperature_scaling
 from flatprior.inference.information import code_length
 from flatprior.inference.methods import prior_path
 from flatprior.inference.objective import likelihood_curve
@@ -71,7 +71,7 @@ def problem(kind: str) -> Problem:
 @pytest.fixture
 def fits(problem: Problem) -> Iterator[tuple[Fit, Fit]]:
     """The fits of the weighted and of the replicated rows."""
-    yield (
+    return (
         fit(problem.model, MAP(num_restarts=1), *problem.weighted, weights=problem.weights, key=0),
         fit(problem.model, MAP(num_restarts=1), *problem.replicated, key=0),
     )
@@ -100,7 +100,8 @@ def test_the_density_and_its_slope_are_those_of_replicated_rows(problem: Problem
 def test_a_fit_and_its_scores_are_those_of_replicated_rows(problem: Problem, fits: tuple[Fit, Fit]) -> None:
     weighted, replicated = fits
     same(weighted.draws, replicated.draws)
-    assert weighted.counts is not None and weighted.counts.weight == problem.weights.sum()
+    assert weighted.counts is not None
+    assert weighted.counts.weight == problem.weights.sum()
     tables = [
         compare({"fit": weighted}, *problem.weighted, weights=problem.weights).to_dataframe(),
         compare({"fit": replicated}, *problem.replicated).to_dataframe(),
@@ -119,6 +120,12 @@ def test_a_fit_and_its_scores_are_those_of_replicated_rows(problem: Problem, fit
     ]
     same(*(length.to_dataframe().to_numpy() for length in lengths))
     assert all(length.was_fitted for length in lengths)
+    if problem.model.observation != Poisson():
+        tables = [
+            calibration(weighted, *problem.weighted, weights=problem.weights, num_bins=4),
+            calibration(replicated, *problem.replicated, num_bins=4),
+        ]
+        same(*(table.to_dataframe().to_numpy() for table in tables))
     same(*(length.standard_error for length in lengths))
 
 
@@ -139,7 +146,8 @@ def test_the_objective_is_explained_as_that_of_replicated_rows(problem: Problem)
     replicated = explain(problem.model, *problem.replicated, at=at)
     numbers = ["nats", "constant", "nats_per_row"]
     same(weighted.to_dataframe()[numbers].to_numpy(), replicated.to_dataframe()[numbers].to_numpy())
-    assert weighted.value_difference < 1e-9 and "each times its own weight" in weighted.terms[0].name
+    assert weighted.value_difference < 1e-9
+    assert "each times its own weight" in weighted.terms[0].name
     assert "left out: 6 rows of weight 0" in str(weighted)
 
 
@@ -277,5 +285,6 @@ def test_weights_survive_a_file(tmp_path: Any) -> None:
     x, y = np.arange(6.0)[:, None], np.array([0, 1, 0, 1, 1, 0])
     fitted = fit(MODELS["binary"], MAP(), x, y, weights=[1, 2, 0, 1, 1, 1], key=0)
     again = Fit.load(fitted.save(tmp_path / "fit.nc"), MODELS["binary"])
-    assert again.counts == fitted.counts and "total weight 6" in repr(again)
+    assert again.counts == fitted.counts
+    assert "total weight 6" in repr(again)
     assert again.was_fitted_to(x, y, [1, 2, 0, 1, 1, 1])

@@ -13,7 +13,7 @@ from scipy.special import gammaln
 
 from ..arrays import as_rows, check_finite
 from ..checks import check_like
-from ..labels import labelled
+from ..labels import labelled, whole_weights
 from ..predictive import Predictive
 from ..report import Printed, Report, columns_of
 from ..response import Response
@@ -251,8 +251,8 @@ def code_length(fit: Fit, x: Any, y: Any, *, weights: Any = None) -> CodeLength:
     x, y, row_weights = labelled(check_like(fit.layout, x), y, weights).scored
     predictive = fit.predict(x)
     response, bits = predictive.response, row_bits(predictive, y)
-    if row_weights is not None:
-        times = _whole("code_length", row_weights)
+    times = whole_weights("code_length", row_weights)
+    if times is not None:
         bits, y = np.repeat(bits, times), jax.tree.map(lambda leaf: np.repeat(leaf, times, axis=0), y)
     symbols = Symbols.of("code_length", response, y)
     if symbols is None:
@@ -292,17 +292,6 @@ class Symbols:
     def base_rate(self) -> float:
         """The length of the adaptive code, in bits."""
         return adaptive_bits(self.values, self.num_classes)
-
-
-def _whole(caller: str, weights: np.ndarray) -> np.ndarray:
-    """Return weights as integers; raise ValueError where they are not whole numbers."""
-    bad = np.flatnonzero(weights != np.round(weights))
-    if bad.size:
-        raise ValueError(
-            f"{caller}: expected whole numbers as weights, how often each row is coded; got {weights[bad[0]]:.6g}. The "
-            f"weighted sum of the bits of the rows is no code: compare(..., weights=) has it as elpd."
-        )
-    return weights.astype(int)
 
 
 def row_bits(predictive: Predictive, y: Any) -> np.ndarray:
