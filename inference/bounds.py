@@ -22,6 +22,13 @@ INSIDE, LOWER, UPPER = range(3)
 
 def check_bounds(density: Density, data: Data) -> None:
     """Raise ValueError at the first value of y outside the support of its distribution in that row."""
+    names = (name for name, _, _ in density.structure.by_site(data.y))
+    for name, (of_site, some) in zip(names, density.by_site(data), strict=True):
+        _check_site(name, of_site, some)
+
+
+def _check_site(name: str, density: Density, data: Data) -> None:
+    """Raise ValueError as `check_bounds` does for one observed site, whose rows have this name."""
     support = of_one_value(density.structure.response.support)
     ends = [getattr(support, name, 0) for name in ("lower_bound", "upper_bound")]
     if len(jax.tree.leaves(data.y)) != 1 or not any(isinstance(end, jax.Array | np.ndarray) for end in ends):
@@ -42,7 +49,7 @@ def check_bounds(density: Density, data: Data) -> None:
         low, high = (f"{w} {known[n][index]:.7g}" if n in known else "" for w, n in (("from", LOWER), ("to", UPPER)))
         kind = "an integer" if support.is_discrete else "a number"
         raise ValueError(
-            f"y{index_in_words(index)}: expected {' '.join(filter(None, (kind, low, high)))}, the bounds of its "
+            f"{name}{index_in_words(index)}: expected {' '.join(filter(None, (kind, low, high)))}, the bounds of its "
             f"distribution in this row; got {values[index]:.7g}."
         )
 

@@ -4,7 +4,7 @@ import inspect
 import re
 import sysconfig
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
@@ -19,6 +19,7 @@ from .handlers import params_as_sites
 from .kinds import response_of
 from .response import Response
 from .rows import Rows, count_rows, signature
+from .several import check_keys
 from .sites import (
     NumPyroModel,
     abstract_trace,
@@ -36,6 +37,8 @@ from .words import gap_of, in_words
 
 INVALID = re.compile(r"(\w+) distribution got invalid (\w+) parameter")
 """NumPyro's message for an invalid parameter of a distribution."""
+BY_NAME = re.compile(r"does not support string indexing; got idx='(.+)'")
+"""JAX's message for an array that is taken for a mapping."""
 DUPLICATED = re.compile(r"all sites must have unique names but got `(.+)` duplicated")
 """NumPyro's message for two sites of one name."""
 
@@ -68,38 +71,53 @@ def _check_model(model: NumPyroModel, tree: Any, leaves: tuple[tuple[tuple[int, 
         sites, params = read_sites(model, x, y)
     observed = {name: site for name, site in sites.items() if is_observation(site)}
     latents = {name: site for name, site in sites.items() if is_latent(site)}
-    if len(observed) > 1:
-        check_given(observed, read_sites(model, x)[0])
-    if len(observed) != 1:
-        got = f"the observed sites {list(observed)}" if observed else "none"
-        raise ValueError(
-            f"Expected a model with one observed site; got {got}, among the sites {list(sites)}. Does the model pass "
-            f"obs=y to numpyro.sample?"
-        )
+    _check_observed(model, sites, observed, x, y)
     if not latents:
         others = [other for other, site in sites.items() if site["type"] in ("sample", "plate", "deterministic")]
         raise ValueError(
             f"Expected a model with latent sites to fit; got only {others}. Sample its weights; in a lifted "
             f"module, give some parameters a prior other than 'fixed'."
         )
-    ((observed_name, observed_site),) = observed.items()
-    check_observation(observed_name, observed_site, count_rows(x))
-    row_plates = {frame.name for frame in observed_site["cond_indep_stack"]}
+    for name, site in observed.items():
+        check_observation(name, site, count_rows(x))
+    row_plates = set().union(*map(_plates, observed.values()))
     for name, site in latents.items():
         if site["fn"].support.is_discrete:
             raise ValueError(f"Latent site {name!r} is discrete ({site['fn'].support}); expected continuous ones.")
         _check_transform(name, site["fn"].support)
-        inside = row_plates & {frame.name for frame in site["cond_indep_stack"]}
+        inside = row_plates & _plates(site)
         if inside:
             raise ValueError(
                 f"Latent site {name!r} is sampled inside the plate {inside.pop()!r} of the data: one weight per row. "
                 f"Sample it before the plate."
             )
-    response = _response_without_y(model, x, observed_name, latents)
-    structure = structure_of(sites, response, params=params, is_weighted=is_weighted(observed_site))
+    responses = _responses_without_y(model, x, tuple(observed), latents)
+    weighted = frozenset(name for name, site in observed.items() if is_weighted(site))
+    structure = structure_of(sites, responses, params=params, weighted=weighted)
     with translated_errors(x, y):
-        check_terms(params_as_sites(model), observed_name, structure.latents, x, y)
+        check_terms(params_as_sites(model), structure.observed_sites, structure.latents, x, y)
     return structure
+
+
+def _check_observed(model: NumPyroModel, sites: dict[str, Any], observed: dict[str, Any], x: Rows, y: Rows) -> None:
+    """Raise ValueError where no site observes y, or several do that are not the keys of y."""
+    if not observed:
+        raise ValueError(
+            f"Expected a model with an observed site; got none, among the sites {list(sites)}. Does the model pass "
+            f"obs=y to numpyro.sample?"
+        )
+    rows = set().union(*map(_plates, observed.values()))
+    lacking = [name for name, site in sites.items() if is_latent(site) and rows & _plates(site)]
+    if len(observed) > 1:
+        check_given(observed, read_sites(model, x)[0])
+    elif not (isinstance(y, Mapping) and set(y) == set(observed) and lacking):
+        return
+    check_keys((*observed, *lacking), y)
+
+
+def _plates(site: dict[str, Any]) -> set[str]:
+    """Return the names of the plates around a site."""
+    return {frame.name for frame in site["cond_indep_stack"]}
 
 
 def read_sites(model: NumPyroModel, x: Rows, y: Rows = None) -> tuple[dict[str, Any], frozenset[str]]:
@@ -127,11 +145,14 @@ def _check_transform(name: str, support: constraints.Constraint) -> None:
         return
 
 
-def structure_of(sites: dict[str, Any], response: Response, *, params: frozenset[str], is_weighted: bool) -> Structure:
-    """Return the structure of a model from the sites of its abstract trace, with or without y, and its response."""
-    latents = {name: site for name, site in sites.items() if is_latent(site) and name != response.site}
+def structure_of(
+    sites: dict[str, Any], responses: tuple[Response, ...], *, params: frozenset[str], weighted: frozenset[str]
+) -> Structure:
+    """Return the structure of a model from the sites of its abstract trace, with or without y, and its responses."""
+    observed = {response.site for response in responses}
+    latents = {name: site for name, site in sites.items() if is_latent(site) and name not in observed}
     return Structure(
-        response=response,
+        responses=responses,
         sites=tuple((name, np.shape(site["value"])) for name, site in latents.items()),
         dims=tuple((k, tuple(s["infer"]["event_dims"])) for k, s in latents.items() if "event_dims" in s["infer"]),
         real=frozenset(name for name, site in latents.items() if is_real(site["fn"].support)),
@@ -140,7 +161,7 @@ def structure_of(sites: dict[str, Any], response: Response, *, params: frozenset
         of_prior=frozenset(name for name, site in latents.items() if site["infer"].get("of_prior")),
         noncentred=frozenset(name for name, site in latents.items() if is_noncentred(site)),
         exchangeable=frozenset(name for name, site in latents.items() if site["infer"].get("exchangeable")),
-        is_weighted=is_weighted,
+        weighted=weighted,
     )
 
 
@@ -160,8 +181,10 @@ def _check_arguments(model: NumPyroModel) -> None:
         ) from error
 
 
-def _response_without_y(model: NumPyroModel, x: Rows, observed: str, latents: dict[str, Any]) -> Response:
-    """Return the response, read without y; raise where the model cannot predict, or for one number of rows only."""
+def _responses_without_y(
+    model: NumPyroModel, x: Rows, observed: tuple[str, ...], latents: dict[str, Any]
+) -> tuple[Response, ...]:
+    """Return the responses, read without y; raise where the model cannot predict, or for one number of rows only."""
     try:
         sites, num_rows = abstract_trace(params_as_sites(model), _with_extra_row(x)), count_rows(x) + 1
     except Exception:  # it may contain arrays with one value per row, and predict these rows only
@@ -176,9 +199,10 @@ def _response_without_y(model: NumPyroModel, x: Rows, observed: str, latents: di
                 f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}{_user_line(error)}. Take "
                 f"sizes from x, such as x.shape[0], and pass obs=y whether it is None or not."
             ) from error
-    others = [name for name, site in sites.items() if is_latent(site) and name not in (observed, *latents)]
-    if observed not in sites or others:
-        extra = f"it has the sites {others} as well" if others else f"it has no site {observed!r}"
+    others = [name for name, site in sites.items() if is_latent(site) and name not in (*observed, *latents)]
+    missing = [name for name in observed if name not in sites]
+    if missing or others:
+        extra = f"it has the sites {others} as well" if others else f"it has no site {missing[0]!r}"
         raise ValueError(
             f"Expected the model to have the same sites without y, model(x), as with it; without y {extra}. Sample the "
             f"same sites either way, and pass obs=y, which may be None."
@@ -190,13 +214,17 @@ def _response_without_y(model: NumPyroModel, x: Rows, observed: str, latents: di
                 f"Latent site {name!r} has shape {then} for {count_rows(x)} rows and {now} for {num_rows}: one "
                 f"weight per row. Weights are shared by all rows; make an effect of single rows part of the likelihood."
             )
-    d = sites[observed]["fn"]
+    return tuple(_response(name, sites[name]["fn"], num_rows) for name in observed)
+
+
+def _response(name: str, d: dist.Distribution, num_rows: int) -> Response:
+    """Return the response of an observed site; raise where its distribution is not one for each row of x."""
     if unmasked(d).batch_shape != (num_rows,):
         raise ValueError(
-            f"Observed site {observed!r}: expected a distribution for each row of x, batch shape {(num_rows,)} without "
+            f"Observed site {name!r}: expected a distribution for each row of x, batch shape {(num_rows,)} without "
             f"y; got {unmasked(d).batch_shape}. Sample it in a plate, `with numpyro.plate('row', x.shape[0]):`."
         )
-    return response_of(observed, unmasked(d))
+    return response_of(name, unmasked(d))
 
 
 def _with_extra_row(x: Rows) -> Rows:
@@ -233,7 +261,12 @@ def _clear(error: Exception) -> Exception | None:
             f"a Python value{line} ({type(error).__name__}). For `if a > 0` write jnp.where(a > 0, ..., ...), for "
             f"np.exp jnp.exp, and take sizes from shapes."
         )
-    duplicated, invalid = DUPLICATED.search(message), INVALID.search(message)
+    duplicated, invalid, by_name = (each.search(message) for each in (DUPLICATED, INVALID, BY_NAME))
+    if by_name:
+        return TypeError(
+            f"Expected rows under the name {by_name[1]!r}, which the model takes{line}; got one array. Give a dict of "
+            f"arrays: y, of a model that observes several sites, has the rows of each under its name."
+        )
     if duplicated:
         return ValueError(
             f"Expected each site to have a name of its own; got {duplicated[1]!r} twice{line}. Give each of two "

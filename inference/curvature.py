@@ -47,14 +47,18 @@ def expected_loss(density: Density, u: Weights, centre: Weights, data: Data) -> 
 
 
 def expected_misfit(density: Density, u: Weights, centre: Weights, data: Data) -> Array:
-    """Return the part of `expected_loss` that is the likelihood, a sum over rows."""
-    here, scale = density.scaled_observation(density.constrain(u, data), data)
-    there = density.observation(density.constrain(centre, data), data)
-    return jnp.sum(scale * divergence(there, here))
+    """Return the part of `expected_loss` that is the likelihood, a sum over rows and observed sites."""
+
+    def of_site(density: Density, data: Data) -> Array:
+        here, scale = density.scaled_observation(density.constrain(u, data), data)
+        there = density.observation(density.constrain(centre, data), data)
+        return jnp.sum(scale * divergence(there, here))
+
+    return sum((of_site(*part) for part in density.by_site(data)), jnp.zeros(()))
 
 
 def has_fisher_information(density: Density, data: Data) -> bool:
-    """Return whether the Fisher information of the observed site is known."""
+    """Return whether the Fisher information of all observed sites is known."""
     return _has_fisher_information(density, *signature(data))
 
 
@@ -63,8 +67,7 @@ def _has_fisher_information(density: Density, tree: Any, leaves: Any) -> bool:
     data = jax.tree.unflatten(tree, [jax.ShapeDtypeStruct(shape, dtype) for shape, dtype in leaves])
 
     def from_itself(weights: Weights, data: Data) -> Array:
-        d = density.observation(weights, data)
-        return divergence(d, d)
+        return sum((divergence(d, d) for d in density.observations(weights, data).values()), jnp.zeros(()))
 
     weights = {site: jax.ShapeDtypeStruct(shape, jnp.result_type(float)) for site, shape in density.structure.sites}
     try:

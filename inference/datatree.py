@@ -20,8 +20,8 @@ def to_datatree(
     columns: tuple[str, ...] | None,
     *,
     attrs: dict[str, Any],
-    pointwise: np.ndarray | None = None,
-    predicted: np.ndarray | None = None,
+    pointwise: Mapping[str, np.ndarray] | None = None,
+    predicted: Mapping[str, np.ndarray] | None = None,
     x: Rows = None,
     y: Rows = None,
 ) -> DataTree:
@@ -32,12 +32,13 @@ def to_datatree(
         structure: the structure of the model, with the names of dimensions.
         columns: the names of the features, where x was a data frame.
         attrs: the attributes of the tree. Those of kind "prior" have draws from the prior.
-        pointwise: the log likelihood, (chain, draw, n).
-        predicted: draws of y, (chain, draw, n).
+        pointwise: the log likelihood of each observed site, (chain, draw, n).
+        predicted: draws of y at each observed site, (chain, draw, n).
         x: n rows, or None.
         y: n rows, or None.
     """
-    names = names_in_tree([*outcome.draws, structure.observed])
+    names = names_in_tree([*outcome.draws, *structure.observed_sites])
+    observed = [] if y is None else [(names[response.site], rows) for _, response, rows in structure.by_site(y)]
     structure = renamed(structure, names)
     group = "prior" if attrs["kind"] == "prior" else "posterior"
     groups: dict[str, Any] = {group: {names[site]: draws for site, draws in outcome.draws.items()}}
@@ -46,13 +47,14 @@ def to_datatree(
     if outcome.sample_stats:
         groups["sample_stats"] = dict(outcome.sample_stats)
     if pointwise is not None:
-        groups["log_likelihood"] = {structure.observed: pointwise}
-        groups["observed_data"] = _named(structure.observed, y, dims)
+        groups["log_likelihood"] = {names[site]: values for site, values in pointwise.items()}
+        groups["observed_data"] = {key: leaf for part in observed for key, leaf in _named(*part, dims).items()}
     if predicted is not None:
-        groups[f"{group}_predictive"] = {structure.observed: predicted}
+        groups[f"{group}_predictive"] = {names[site]: values for site, values in predicted.items()}
     if x is not None:
         groups["constant_data"] = _named("x", x, dims)
-        dims[structure.observed] = ["row", *dims.get(structure.observed, [])[1:]]
+        for site in structure.observed_sites:
+            dims[site] = ["row", *dims.get(site, [])[1:]]
     tree = from_dict(groups, dims=dims, coords=coords)
     tree.attrs.update(attrs)
     tree[group].attrs.update(attrs)
@@ -75,8 +77,8 @@ def renamed(structure: Structure, names: Mapping[str, str]) -> Structure:
     """Return the structure of a model under other names of its sites."""
     sites = tuple((names[site], shape) for site, shape in structure.sites)
     dims = tuple((names[site], dims) for site, dims in structure.dims)
-    response = replace(structure.response, site=names.get(structure.observed, structure.observed))
-    return replace(structure, response=response, sites=sites, dims=dims)
+    responses = tuple(replace(each, site=names.get(each.site, each.site)) for each in structure.responses)
+    return replace(structure, responses=responses, sites=sites, dims=dims)
 
 
 def _named(name: str, rows: Rows, dims: dict[str, list[str]]) -> dict[str, np.ndarray]:

@@ -19,6 +19,7 @@ from numpyro.infer.util import constrain_fn, potential_energy
 from .distributions import where_known
 from .handlers import counted, flat, noncentred, params_as_sites, scaled
 from .rows import Data, Rows, Weights
+from .several import observing
 from .sites import NumPyroModel, log_prob, mask_of, undrawn, unmasked
 from .structure import Structure
 
@@ -60,6 +61,17 @@ class Density:
         """Return the density without sites of the prior alone, of which a maximum likelihood fit has no draws."""
         return Density(self.model, self.structure.given(sites))
 
+    def of_site(self, site: str) -> "Density":
+        """Return the density of one of the observed sites: that of a model of which the others are no part."""
+        others = tuple(name for name in self.structure.observed_sites if name != site)
+        return Density(observing(self.model, site, others), self.structure.of_site(site)) if others else self
+
+    def by_site(self, data: Data) -> list[tuple["Density", Data]]:
+        """Return the density of each observed site, with its data."""
+        if len(self.structure.responses) == 1:
+            return [(self, data)]
+        return [(self.of_site(site), data.of_site(site)) for site in self.structure.observed_sites]
+
     def noncentred(self) -> "Density":
         """Return the density over coordinates in which `Structure.noncentred` are standardised by their prior.
 
@@ -78,7 +90,7 @@ class Density:
         """Return the model in which rows have the weights of the data, and values of y that are not known none."""
         if data.weights is None and data.known is None:
             return self.model
-        return counted(self.model, self.structure.observed, data.weights, data.known)
+        return counted(self.model, self.structure.observed_sites, data.weights, data.known)
 
     def is_weighted(self, data: Data) -> bool:
         """Return whether rows have weights, those of the data or of a `scale` handler in the model."""
@@ -121,7 +133,7 @@ class Density:
 
     def prior_potential(self, u: Weights, data: Data) -> Array:
         """Return the part of `potential` that is not the likelihood."""
-        prior = block(self.model_of(data), hide=[self.structure.observed])
+        prior = block(self.model_of(data), hide=list(self.structure.observed_sites))
         return potential_energy(prior, (data.x, data.y), data.given, u)
 
     def priors(self, weights: Weights, data: Data) -> dict[str, dist.Distribution]:
@@ -144,38 +156,61 @@ class Density:
         return {site: _drop(traced[site]) for site in self.structure.latents if site not in self.structure.flat}
 
     def log_likelihood(self, u: Weights, data: Data) -> Float[Array, " n"]:
-        """Return what every row adds to the density at w(u) in nats, (n,): log p(y_i | x_i, w), times its weight."""
+        """Return what every row adds to the density at w(u) in nats, (n,): log p(y_i | x_i, w), times its weight.
+
+        Of several observed sites it is the sum over the sites.
+        """
         weights = self.constrain(u, data)
-        log_probs = self.row_log_probs(weights, data)
-        return self.row_weights(weights, data) * log_probs if self.is_weighted(data) else log_probs
+        if not self.is_weighted(data):
+            return self.row_log_probs(weights, data)
+        parts = self.by_site(data)
+        return sum(
+            (part.row_weights(weights, some) * part.row_log_probs(weights, some) for part, some in parts),
+            jnp.zeros(data.num_rows),
+        )
 
     def row_log_probs(self, weights: Weights, data: Data) -> Float[Array, " n"]:
-        """Return log p(y_i | x_i, w) of every row in nats, (n,)."""
-        site = self._sites(weights, data, data.y)[self.structure.observed]
-        return site["fn"].log_prob(site["value"])
+        """Return log p(y_i | x_i, w) of every row in nats, (n,), the sum over observed sites."""
+        traced = self._sites(weights, data, data.y)
+        sites = [traced[name] for name in self.structure.observed_sites]
+        log_probs = [site["fn"].log_prob(site["value"]) for site in sites]
+        return log_probs[0] if len(log_probs) == 1 else jnp.sum(jnp.stack(log_probs), axis=0)
 
     def row_weights(self, weights: Weights, data: Data) -> Float[Array, " n"]:
         """Return the weight of each row in the density, (n,): of the data times that of a `scale` handler, or 1."""
-        scale = self._sites(weights, data, None)[self.structure.observed]["scale"]
+        scale = self._observed(weights, data, None)["scale"]
         return jnp.broadcast_to(1.0 if scale is None else scale, (data.num_rows,))
 
     def observed(self, weights: Weights, data: Data) -> Array:
         """Return y as the model observes it."""
-        return self._sites(weights, data, data.y)[self.structure.observed]["value"]
+        return self._observed(weights, data, data.y)["value"]
 
     def observation(self, weights: Weights, data: Data) -> dist.Distribution:
         """Return p(y | x, w), the distribution of the observed site."""
         return self.scaled_observation(weights, data)[0]
 
+    def observations(self, weights: Weights, data: Data) -> dict[str, dist.Distribution]:
+        """Return p(y | x, w) of each observed site, by site."""
+        traced = self._sites(weights, data, None)
+        return {name: unmasked(traced[name]["fn"]) for name in self.structure.observed_sites}
+
     def scaled_observation(self, weights: Weights, data: Data) -> tuple[dist.Distribution, Array]:
         """Return p(y | x, w), and the weight of each row in the density: 1 without weights and masks of rows."""
-        site = self._sites(weights, data, None)[self.structure.observed]
+        site = self._observed(weights, data, None)
         weight = jnp.asarray(1.0 if site["scale"] is None else site["scale"])
         d, weight = unmasked(site["fn"]), weight * mask_of(site["fn"])
         if data.known is None:
             return d, weight
         d = where_known(d, data.known)
         return unmasked(d), weight * mask_of(d)
+
+    def draw_y(self, weights: Weights, data: Data, key: Array) -> Rows:
+        """Draw one y from p(y | x, w) in every row; of several observed sites, by site."""
+        observations = self.observations(weights, data)
+        if len(observations) == 1:
+            return next(iter(observations.values())).sample(key)
+        keys = jax.random.split(key, len(observations))
+        return {name: d.sample(each) for (name, d), each in zip(observations.items(), keys, strict=True)}
 
     def deterministic(self, weights: Weights, data: Data) -> Weights:
         """Return the values of the sites of `numpyro.deterministic`."""
@@ -192,6 +227,11 @@ class Density:
         sites = trace(model).get_trace(data.x, data.y, **data.given)
         weights = {site: sites[site]["value"] for site in self.structure.latents}
         return own.standardised(weights, data.x, **data.given) if isinstance(own, noncentred) else weights
+
+    def _observed(self, weights: Weights, data: Data, y: Rows) -> dict[str, Any]:
+        """Return the observed site of a density that has one; see `by_site`."""
+        (name,) = self.structure.observed_sites
+        return self._sites(weights, data, y)[name]
 
     def _sites(self, weights: Weights, data: Data, y: Rows) -> dict[str, Any]:
         model = seed(substitute(undrawn(self.model_of(data)), data=weights), jax.random.key(0))

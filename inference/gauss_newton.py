@@ -38,7 +38,7 @@ def _runs_by_rows(density: Density, tree: Any, leaves: Any) -> bool:
     data = jax.tree.unflatten(tree, [jax.ShapeDtypeStruct((1, *shape[1:]), dtype) for shape, dtype in leaves])
     weights = {site: jax.ShapeDtypeStruct(shape, jnp.result_type(float)) for site, shape in density.structure.sites}
     try:
-        parameters = jax.eval_shape(lambda *at: real_numbers(density.observation(*at))[0], weights, data)
+        parameters = jax.eval_shape(lambda *at: real_numbers(density.observations(*at))[0], weights, data)
     except (TypeError, ValueError, IndexError):  # raised by the model, which expects more than one row
         return False
     return parameters.size <= MAX_PARAMETERS
@@ -57,9 +57,15 @@ def expected_hessian(density: Density, u: Weights, data: Data, prior_power: Arra
 def gauss_newton(density: Density, u: Weights, data: Data) -> Float[Array, "d d"]:
     """Return the Gauss-Newton matrix of the negative log likelihood in nats, at weights in unconstrained coordinates.
 
-    The order of its rows and columns is that of `ravel_pytree(u)`. The memory is that of the derivatives of
-    `ROWS_TOGETHER` rows.
+    Of several observed sites it is the sum over the sites. The order of its rows and columns is that of
+    `ravel_pytree(u)`. The memory is that of the derivatives of `ROWS_TOGETHER` rows.
     """
+    first, *rest = (_of_site(part, u, some) for part, some in density.by_site(data))
+    return sum(rest, first)
+
+
+def _of_site(density: Density, u: Weights, data: Data) -> Float[Array, "d d"]:
+    """Return `gauss_newton` of a density that has one observed site."""
     vector, unravel = ravel_pytree(u)
 
     def factors(row: Array) -> tuple[Array, Array]:

@@ -248,13 +248,13 @@ class counted:  # noqa: N801
 
     Args:
         model: a NumPyro model.
-        observed: the name of its observed site.
+        observed: the names of its observed sites.
         weights: the weight of each row, (n,), or None.
-        known: which values of y are known, as booleans in its shape, or None.
+        known: which values of y are known, as booleans in its shape, or None; of several observed sites by site.
     """
 
     model: NumPyroModel
-    observed: str
+    observed: tuple[str, ...]
     weights: Array | None
     known: Rows
 
@@ -267,16 +267,17 @@ class counted:  # noqa: N801
 class _Count(Messenger):
     """The handler of `counted`, for one call of a model."""
 
-    def __init__(self, observed: str, weights: Array | None, known: Rows) -> None:
+    def __init__(self, observed: tuple[str, ...], weights: Array | None, known: Rows) -> None:
         super().__init__()
-        self.observed, self.weights, self.known = observed, weights, known
+        self.observed, self.weights = observed, weights
+        self.known = {} if known is None else {observed[0]: known} if len(observed) == 1 else known
 
     def process_message(self, msg: dict[str, Any]) -> None:
         if msg["type"] != "sample":
             return
-        is_y = msg["name"] == self.observed
-        if is_y and self.known is not None and msg["is_observed"]:
-            msg["fn"] = where_known(msg["fn"], self.known)
+        is_y = msg["name"] in self.observed
+        if msg["name"] in self.known and msg["is_observed"]:
+            msg["fn"] = where_known(msg["fn"], self.known[msg["name"]])
         if self.weights is not None and (is_y or self._is_over_rows(msg["fn"])):
             msg["scale"] = self.weights if msg["scale"] is None else msg["scale"] * self.weights
 

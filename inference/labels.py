@@ -14,6 +14,7 @@ import numpy as np
 from .arrays import as_numbers, as_rows, in_default_precision, is_array, widened
 from .response import Response
 from .rows import Rows, count_rows
+from .structure import Structure
 from .words import index_in_words
 
 LARGEST = np.iinfo(np.int32).max
@@ -189,12 +190,18 @@ def with_gaps(y: Rows, known: Rows) -> Rows:
     return jax.tree.map(lambda leaf, each: leaf if each.all() else np.where(each, leaf, np.nan), y, known)
 
 
-def check_gaps(response: Response, known: Rows) -> None:
+def check_gaps(structure: Structure, known: Rows) -> None:
     """Raise ValueError where values of y are missing that only the model, or the whole of a row, gives a meaning."""
-    if known is None:
-        return
+    for name, response, part in structure.by_site(known) if known is not None else []:
+        _check_gaps(name, response, part)
+
+
+def _check_gaps(name: str, response: Response, known: Rows) -> None:
+    """Raise ValueError as `check_gaps` does for one observed site, whose rows have this name."""
     if len(jax.tree.leaves(known)) > 1:
-        raise ValueError("y: expected all values, since only the model knows which it observes; got missing values.")
+        raise ValueError(
+            f"{name}: expected all values, since only the model knows which it observes; got missing values."
+        )
     (by_row,) = (leaf.reshape(len(leaf), -1) for leaf in jax.tree.leaves(known))
     partly = by_row.any(axis=1) & ~by_row.all(axis=1)
     if partly.any() and not response.has_marginals:
@@ -202,8 +209,8 @@ def check_gaps(response: Response, known: Rows) -> None:
         cure = f"Write {response.padding} where a row has no token." if response.padding is not None else ""
         cure = cure or "Values of a row may be missing one by one where they are independent, or jointly Normal."
         raise ValueError(
-            f"y, row {row}: expected all values of the row, or none; got {by_row[row].sum()} of {by_row.shape[1]}, "
-            f"from which {response.family} has no density. {cure}"
+            f"{name}, row {row}: expected all values of the row, or none; got {by_row[row].sum()} of "
+            f"{by_row.shape[1]}, from which {response.family} has no density. {cure}"
         )
 
 

@@ -100,7 +100,7 @@ def _as_given(values: np.ndarray, index: int, size: int) -> tuple[int, tuple[int
 def _lookups(density: Density, tree: Any, leaves: Any, in_double: bool) -> tuple[_Lookup, ...]:
     """Return what a model looks up by indices from rows alone, for rows of these shapes."""
     has_y = jax.tree.unflatten(tree, leaves).y is not None
-    program = traced(density.row_log_probs if has_y else density.observation, density, tree, leaves)
+    program = traced(density.row_log_probs if has_y else density.observations, density, tree, leaves)
     if not _has_lookups(program.jaxpr):
         return ()
     places: list[_Place] = []

@@ -33,15 +33,35 @@ from .words import named_gaps
 
 def log_likelihood(density: Density, draws: Weights, data: Data) -> np.ndarray:
     """Return log p(y_i | x_i, w_s) in nats, (draw, n), times the weight of the row where rows have weights."""
-    return log_probs_over_rows(by_row, density, draws, data).T * _row_weights(density, draws, data)
+    if not density.is_weighted(data):
+        return log_probs_over_rows(by_row, density, draws, data).T
+    first, *rest = (
+        log_probs_over_rows(by_row, part, draws, some).T * _row_weights(part, draws, some)
+        for part, some in density.by_site(data)
+    )
+    return sum(rest, first)
 
 
 def _row_weights(density: Density, draws: Weights, data: Data) -> np.ndarray:
-    """Return the weight of each row in the density, (n,), or 1; it does not depend on the draw."""
+    """Return the weight of each row in the density, (n,), or 1; it does not depend on the draw.
+
+    Raises:
+        ValueError: when a row has different weights at several observed sites.
+    """
     if not density.is_weighted(data):
         return np.ones((), jax.dtypes.canonicalize_dtype(float))
-    first = {site: value[:1] for site, value in draws.items()}
-    return over_rows(Density.row_weights, by_row, density, first, replace(data, y=None, known=None))[:, 0]
+    draw = {site: value[:1] for site, value in draws.items()}
+    by_site = [
+        over_rows(Density.row_weights, by_row, part, draw, some)[:, 0]
+        for part, some in density.by_site(replace(data, y=None, known=None))
+    ]
+    if any((weights != by_site[0]).any() for weights in by_site):
+        raise ValueError(
+            f"log_prob: expected each row to have one weight, since the sites of a row share a draw; the model weights "
+            f"{', '.join(map(repr, sorted(density.structure.weighted)))} by numpyro.handlers.scale, and not all sites "
+            f"alike. Ask for one site, or for log_likelihood, which is a sum over sites for each draw."
+        )
+    return by_site[0]
 
 
 def log_probs_over_rows(summary: Summary, density: Density, draws: Weights, data: Data) -> np.ndarray:
@@ -94,6 +114,10 @@ class Predictive:
     not from samples of y, one chunk of rows at a time: they use about 256 MiB (`chunks.WORKING_BYTES`) beside x, the
     draws and the result. All results are NumPy arrays with n rows, in units of y.
 
+    Where the model has several observed sites, ``predictive["a"]`` is the predictive distribution of site a alone, with
+    all summaries. Those of all sites together are `log_prob`, the log of the mean over draws of the product over sites,
+    and `sample`, by site: what a row has at one site is not independent of the others, as they share the weights.
+
     For rows of tokens, `log_prob` is that of whole rows, and the mixture is over rows: draws that predicted the first
     tokens of a row well have more weight in its last ones. `probs` are those of each token alone, given x, with equal
     weights of all draws. `sample` draws the tokens that follow those of x; `generate` continues a text from its own
@@ -111,6 +135,15 @@ class Predictive:
     x: Rows
     at: Weights = field(default_factory=dict)
     """The weights around which the density is linearised, where it is that of a `tangent.tangent`."""
+
+    def __getitem__(self, site: str) -> "Predictive":
+        """Return the predictive distribution of one observed site alone, where the model has several.
+
+        Raises:
+            KeyError: when there is no such observed site.
+        """
+        self.density.structure.check_site(site)
+        return replace(self, density=self.density.of_site(site))
 
     @property
     def mean(self) -> np.ndarray:
@@ -163,8 +196,8 @@ class Predictive:
         self.response.expect("probs")
         return np.moveaxis(self._over_rows(class_log_probs, exp_by_row), 1, 0)
 
-    def component_samples(self, key: Any) -> np.ndarray:
-        """Draw one y from p(y | x, w_s) for every draw of the weights, (draw, n), or (draw, n, T)."""
+    def component_samples(self, key: Any) -> Any:
+        """Draw one y from p(y | x, w_s) for every draw of the weights, (draw, n), or (draw, n, T), as `sample` does."""
         return self._sampled(np.arange(count_draws(self.draws)), as_key(key))
 
     def log_prob(self, y: Any) -> np.ndarray:
@@ -209,20 +242,24 @@ class Predictive:
         values = self._over_rows(Density.observation, summary, extra=jnp.asarray(levels))
         return values[:, 0] if np.ndim(q) == 0 else values.T
 
-    def sample(self, key: Any, shape: tuple[int, ...] = ()) -> np.ndarray:
-        """Draw y, (*shape, n), or (*shape, n, T). The rows of a sample share one draw of the weights: it is joint."""
+    def sample(self, key: Any, shape: tuple[int, ...] = ()) -> Any:
+        """Draw y, (*shape, n), or (*shape, n, T). The rows of a sample share one draw of the weights: it is joint.
+
+        Several observed sites share it too, and the result is a dict by site.
+        """
         num_draws = count_draws(self.draws)
         count = int(np.prod(shape, dtype=int))
         key_draw, key_sample = jax.random.split(as_key(key))
         samples = self._sampled(jax.random.randint(key_draw, (count,), 0, num_draws), key_sample)
-        return samples.reshape(*shape, *samples.shape[1:])
+        return jax.tree.map(lambda leaf: leaf.reshape(*shape, *leaf.shape[1:]), samples)
 
-    def _sampled(self, chosen: Any, key: Array) -> np.ndarray:
+    def _sampled(self, chosen: Any, key: Array) -> Any:
         """Draw one y at each of some draws of the weights, given by their numbers, (sample, n)."""
-        _, together = sizes(Density.observation, self.density, self.draws, self.data())
+        _, together = sizes(Density.observations, self.density, self.draws, self.data())
         keys = jax.random.split(key, len(chosen))
         with named_gaps():
-            return np.asarray(_sample(self.density, together, self.draws, jnp.asarray(chosen), keys, self.data()))
+            samples = _sample(self.density, together, self.draws, jnp.asarray(chosen), keys, self.data())
+        return jax.tree.map(np.asarray, samples)
 
     @property
     def response(self) -> Response:
@@ -265,11 +302,11 @@ def _warn_if_nan(values: Any, draws: Weights) -> Any:
 
 
 @partial(jax.jit, static_argnums=(0, 1))
-def _sample(density: Density, together: int, draws: Weights, chosen: Array, keys: Array, data: Data) -> Array:
+def _sample(density: Density, together: int, draws: Weights, chosen: Array, keys: Array, data: Data) -> Rows:
     several, one = apart(draws)
 
-    def sample(pair: tuple[Array, Array]) -> Array:
+    def sample(pair: tuple[Array, Array]) -> Rows:
         index, key = pair
-        return density.observation(take_rows(several, index) | one, data).sample(key)
+        return density.draw_y(take_rows(several, index) | one, data, key)
 
     return jax.lax.map(sample, (chosen, keys), batch_size=together)

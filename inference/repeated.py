@@ -54,7 +54,8 @@ def check_one_density(model: NumPyroModel, structure: Structure, x: Rows, y: Row
         ValueError: in both cases.
     """
     tree, leaves = signature((x, y))
-    known = _known_calls(model, structure.sites, structure.observed, tree, leaves, jax.config.jax_enable_x64)
+    observed = structure.observed_sites
+    known = _known_calls(model, structure.sites, observed, tree, leaves, jax.config.jax_enable_x64)
     if _is_value(model):
         return
     again = _call(model, structure.sites, tree, leaves)
@@ -70,7 +71,7 @@ def check_one_density(model: NumPyroModel, structure: Structure, x: Rows, y: Row
 
 @lru_cache(maxsize=256)
 def _known_calls(
-    model: NumPyroModel, sites: Any, observed: str, tree: Any, leaves: Any, in_double: bool
+    model: NumPyroModel, sites: Any, observed: tuple[str, ...], tree: Any, leaves: Any, in_double: bool
 ) -> list[_Call]:
     """Return a list with the last call of a model that has been called twice; later calls replace it."""
     first, second = (_call(model, sites, tree, leaves) for _ in range(2))
@@ -80,9 +81,10 @@ def _known_calls(
             f"Expected a model with one density; in a second call with the same weights and rows, {changed}. Only one "
             f"of the two would be compiled. Draw random values by numpyro.sample, and pass values that change in x."
         )
-    if observed not in first.depends_on_y:
+    unused = [name for name in observed if name not in first.depends_on_y]
+    if unused:
         raise ValueError(
-            f"Observed site {observed!r}: expected its value to come from y; the model never uses its argument y. "
+            f"Observed site {unused[0]!r}: expected its value to come from y; the model never uses its argument y. "
             f"Does it pass obs=y to numpyro.sample?"
         )
     return [second]

@@ -31,7 +31,7 @@ from .distributions import of_one_value
 from .rows import Rows
 from .words import in_words, index_in_words
 
-type Kind = Literal["binary", "classes", "tokens", "counts", "numbers"]
+type Kind = Literal["binary", "classes", "tokens", "counts", "numbers", "several"]
 type Summary = Literal["probs", "mean", "variance", "cdf", "quantile"]
 type Missing = dict[Summary, str]
 """The reason why a summary of a predictive distribution does not exist, by summary, as the end of a sentence."""
@@ -42,8 +42,6 @@ class Response(ABC):
     """The description of y; see the module. Compared and hashed by value: equal responses share compiled code."""
 
     kind: ClassVar[Kind]
-    is_discrete: ClassVar[bool]
-    """Whether y has probabilities instead of a density."""
 
     site: str
     """The name of the observed site."""
@@ -66,6 +64,11 @@ class Response(ABC):
     """The values that y can have. Its bounds may be arrays, which cannot be hashed."""
 
     # Each kind of y implements these; what follows them holds for all kinds.
+
+    @property
+    @abstractmethod
+    def is_discrete(self) -> bool:
+        """Whether y has probabilities instead of a density."""
 
     @classmethod
     @abstractmethod
@@ -142,7 +145,7 @@ class Response(ABC):
         """Return the number of tokens per row of y without padding, (n,); None where y has no tokens."""
         return self.is_known(y).sum(axis=tuple(range(1, np.ndim(y)))) if self.kind == "tokens" else None
 
-    def check(self, y: Rows) -> None:
+    def check(self, y: Rows, name: str = "y") -> None:
         """Raise ValueError at the first value that y cannot have, with its position and the cure."""
         leaves = jax.tree.leaves(y)
         if len(leaves) > 1:
@@ -162,12 +165,12 @@ class Response(ABC):
             if self.padding is not None:
                 words = f"a token, from 0 to {(self.num_classes or 0) - 1}, or {self.padding} for padding"
             cure = "" if is_soft else self._cure(values)
-            raise ValueError(f"y{index_in_words(index)}: expected {words}; got {got}. {cure}".rstrip())
+            raise ValueError(f"{name}{index_in_words(index)}: expected {words}; got {got}. {cure}".rstrip())
 
-    def check_not_all_padding(self, y: Rows) -> None:
+    def check_not_all_padding(self, y: Rows, name: str = "y") -> None:
         """Raise ValueError where rows of tokens contain only padding, which any weights would fit."""
         if not any(self.is_known(leaf).any() for leaf in jax.tree.leaves(y)):
-            raise ValueError(f"y: expected tokens to fit; got only padding, {self.padding}.")
+            raise ValueError(f"{name}: expected tokens to fit; got only padding, {self.padding}.")
 
     def mismatch(self, other: "Response") -> tuple[str, str, str] | None:
         """Return a property in which two responses differ, so cannot be compared: both values, and the cure."""

@@ -1,8 +1,8 @@
 """The result of a fit: draws of the weights, and predictions from them."""
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass, fields, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields, replace
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ from .method import Kind, Method, Outcome
 from .predictive import Predictive, log_likelihood
 from .response import Response
 from .rows import Data, Rows, Weights
-from .saved import Parts, read, write
+from .saved import Parts, Seen, read, write
 from .sites import NumPyroModel
 from .status import Status, warn_if_failed
 from .structure import Structure
@@ -51,6 +51,23 @@ class Fit:
     """The classes, or kinds of tokens, that occur in none of these rows: only the prior informs their probabilities."""
     counts: RowCounts | None = None
     """The rows that were fitted, counted, and those that were left out; None for `Prior`, which fits none."""
+    seen: Mapping[str, Seen] = field(default_factory=dict)
+    """The same three for each of several observed sites, by site."""
+
+    def __getitem__(self, site: str) -> "Fit":
+        """Return the fit as one of the model of one observed site alone, where the model has several.
+
+        Its draws are those of the fit, so they have seen all sites; its y, its predictions and its scores are those of
+        this site. So every function of a fit can be asked about it: ``calibration(fit["a"], x, y["a"])``.
+
+        Raises:
+            KeyError: when there is no such observed site.
+        """
+        self.structure.check_site(site)
+        if len(self.structure.responses) == 1:
+            return self
+        seen = self.seen.get(site, Seen())
+        return replace(self, density=self.density.of_site(site), **vars(seen), seen={})
 
     @property
     def model(self) -> NumPyroModel:
@@ -116,7 +133,8 @@ class Fit:
     def log_likelihood(self, x: Any, y: Any, *, weights: Any = None) -> np.ndarray:
         """Return what each row adds to the log likelihood in nats, for every draw, (chain, draw, n).
 
-        It is log p(y_i | x_i, w), times the weight of the row where it has one, and 0 in rows without y. This uses
+        It is log p(y_i | x_i, w), times the weight of the row where it has one, and 0 in rows without y; of several
+        observed sites the sum. This uses
         about 256 MiB (`chunks.WORKING_BYTES`) in addition to x, the draws and the result.
 
         Args:
@@ -164,9 +182,8 @@ class Fit:
         """
         if (x is None) != (y is None and key is None):
             raise TypeError("to_datatree: expected x together with y, key or both, or none of them.")
-        pointwise = None if y is None else self.log_likelihood(x, y)
-        samples = None if key is None else self.predict(x).component_samples(key)
-        predicted = None if samples is None else samples.reshape(*self._chains_and_draws, *samples.shape[1:])
+        pointwise = None if y is None else self._by_site(lambda fit, rows: fit.log_likelihood(x, rows), y)
+        predicted = None if key is None else self._component_samples(x, key)
         computed = deterministic_draws(self.density, self.layout, self.draws)
         return to_datatree(
             replace(self.outcome, draws={**self.draws, **computed}),
@@ -195,10 +212,8 @@ class Fit:
         Raises:
             TypeError: when x is a pytree with containers other than dicts, tuples and lists.
         """
-        of_rows = self.rows, self.absent, self.counts
-        return write(
-            path, Parts(self.density, self.method, self.layout, self.outcome, self.seconds, *of_rows), self._attrs()
-        )
+        known = {field.name: getattr(self, field.name) for field in fields(Parts)}
+        return write(path, Parts(**known), self._attrs())
 
     @classmethod
     def load(cls, path: str | PathLike[str], model: NumPyroModel) -> "Fit":
@@ -229,6 +244,17 @@ class Fit:
         """
         parts = read(path, model)
         return cls(**{field.name: getattr(parts, field.name) for field in fields(parts)})
+
+    def _by_site(self, function: Callable[["Fit", Any], np.ndarray], y: Any) -> dict[str, np.ndarray]:
+        """Return the values of a function of a fit and its rows of y, for each observed site."""
+        parts = self.structure.by_site(y)
+        return {response.site: function(self[response.site], rows) for _, response, rows in parts}
+
+    def _component_samples(self, x: Any, key: Any) -> dict[str, np.ndarray]:
+        """Return one y for each draw, (chain, draw, n), by observed site."""
+        samples = self.predict(x).component_samples(key)
+        by_site = {response.site: values for _, response, values in self.structure.by_site(samples)}
+        return {site: values.reshape(*self._chains_and_draws, *values.shape[1:]) for site, values in by_site.items()}
 
     def _attrs(self) -> dict[str, Any]:
         """Return the attributes of the fit in files and trees."""
@@ -274,6 +300,19 @@ class Fit:
         rows = check_like(self.layout, x)
         check_indices(self.density, Data(rows))
         return jax.device_put(rows)
+
+
+def seen_of(structure: Structure, data: Data) -> dict[str, Seen]:
+    """Return the rows of each of several observed sites that have a label there; nothing where there is one site."""
+    if len(structure.responses) == 1:
+        return {}
+    seen = {}
+    for response in structure.responses:
+        of_site = data.of_site(response.site)
+        given = labelled(of_site.x, with_gaps(of_site.y, of_site.known), of_site.weights)
+        x, y, _ = given.scored
+        seen[response.site] = Seen(digest_of_rows(x, y), absent_classes(response, y), given.counts)
+    return seen
 
 
 def absent_classes(response: Response, y: Rows) -> tuple[int, ...]:

@@ -53,6 +53,11 @@ class Data:
         x, y, weights, known = (take_rows(each, rows) for each in (self.x, self.y, self.weights, self.known))
         return replace(self, x=x, y=y, weights=weights, known=known)
 
+    def of_site(self, site: str) -> "Data":
+        """Return the data of one of several observed sites, whose rows are in y under its name."""
+        y, known = (None if rows is None else rows[site] for rows in (self.y, self.known))
+        return replace(self, y=y, known=known)
+
 
 jax.tree_util.register_dataclass(Data, ["x", "y", "fixed", "at", "start", "weights", "known"], [])
 

@@ -11,7 +11,7 @@ from .checks import Layout, as_key, check_labelled
 from .fingerprint import digest_of_rows
 from .labels import labelled, with_gaps
 from .method import Method
-from .result import Fit, absent_classes
+from .result import Fit, absent_classes, seen_of
 from .sites import NumPyroModel
 from .store import Store, held, identity
 
@@ -34,7 +34,7 @@ def fit(
 
     Args:
         model: a NumPyro model ``model(x, y=None)``: a `flatprior.models.Model` or any function of NumPyro primitives
-            with one observed site, one log probability per row, and continuous latent sites shared by all rows.
+            with one log probability per row at each observed site, and continuous latent sites shared by all rows.
         method: `MLE`, `MAP`, `Ensemble`, `Laplace`, `NUTS`, `MCLMC`, `Conditional` or `Prior`, with its settings.
         x: n rows: an array, a data frame, or a pytree (dict or tuple) of arrays with n rows first. The model sees them
             in the types in which they are passed, booleans and narrow integers among them; only 64-bit numbers become
@@ -79,7 +79,8 @@ def fit(
     with stopwatch() as seconds, ExitStack() as folder:
         given = labelled(x, y, weights)
         density, data = check_labelled(model, given)
-        rows, data = digest_of_rows(data.x, with_gaps(data.y, data.known)), jax.device_put(data)
+        rows, seen = digest_of_rows(data.x, with_gaps(data.y, data.known)), seen_of(density.structure, data)
+        data = jax.device_put(data)
         store = {}
         if resume is not None:
             folder.enter_context(held(resume))
@@ -90,4 +91,4 @@ def fit(
     if method.kind == "prior":
         return Fit(density, method, Layout.of(x, data.x), outcome, seconds)
     absent = absent_classes(density.structure.response, data.y)
-    return Fit(density, method, Layout.of(x, data.x), outcome, seconds, rows, absent, given.counts)
+    return Fit(density, method, Layout.of(x, data.x), outcome, seconds, rows, absent, given.counts, seen)

@@ -7,7 +7,7 @@ parts of a fit and a digest of everything.
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -60,6 +60,18 @@ class SavedMethod:
 
 
 @dataclass(frozen=True)
+class Seen:
+    """What a fit has seen of one of several observed sites."""
+
+    rows: str | None = None
+    """The digest of the rows of x and of this site; None where it is not known."""
+    absent: tuple[int, ...] = ()
+    """The classes that occur in none of these rows."""
+    counts: RowCounts | None = None
+    """These rows, counted."""
+
+
+@dataclass(frozen=True)
 class Parts:
     """The parts of a fit."""
 
@@ -74,6 +86,8 @@ class Parts:
     """The classes that occur in none of these rows."""
     counts: RowCounts | None
     """The rows that were fitted, and those that were left out, counted."""
+    seen: Mapping[str, Seen]
+    """The same three for each of several observed sites."""
 
 
 def write(path: str | os.PathLike[str], parts: Parts, attrs: Mapping[str, Any]) -> Path:
@@ -92,7 +106,7 @@ def write(path: str | os.PathLike[str], parts: Parts, attrs: Mapping[str, Any]) 
     at = {names[site]: np.asarray(value) for site, value in outcome.linearized_at.items()}
     tree["linearized_at"] = DataTree(_dataset(at))
     y, densities = probe(model, structure, layout, _first(outcome.draws))
-    tree["probe"] = DataTree(_dataset({"y": y}))
+    tree["probe"] = DataTree(_dataset({f"y{i}": value for i, value in enumerate(y)}))
     about = {
         "version": VERSION,
         "model": str(model),
@@ -104,17 +118,20 @@ def write(path: str | os.PathLike[str], parts: Parts, attrs: Mapping[str, Any]) 
         "log_evidence": outcome.log_evidence,
         "status": [list(map(_reason_to_json, each)) for each in (outcome.status.failures, outcome.status.warnings)],
         "method": asdict(_as_saved(parts.method)),
-        "observed": structure.observed,
+        "observed": list(structure.observed_sites),
         "sites": [[site, list(shape)] for site, shape in structure.sites],
         "layout": _layout_to_json(layout),
         "seconds": [parts.seconds.compile, parts.seconds.run],
         "rows": parts.rows,
         "absent": list(parts.absent),
-        "counts": None if parts.counts is None else asdict(parts.counts),
+        "counts": _counts_to_json(parts.counts),
+        "seen": {
+            site: [seen.rows, list(seen.absent), _counts_to_json(seen.counts)] for site, seen in parts.seen.items()
+        },
         "densities": densities,
     }
     arrays = outcome.draws, outcome.sample_stats, outcome.stats, outcome.linearized_at
-    about["digest"] = _digest(about, *arrays, {"the probe": y})
+    about["digest"] = _digest(about, *arrays, _named(y))
     tree.attrs[ATTRIBUTE] = json.dumps(about)
     return atomic_write(path, lambda file: tree.to_netcdf(file, engine="netcdf4"))
 
@@ -154,8 +171,8 @@ def read(path: str | os.PathLike[str], model: NumPyroModel) -> Parts:
         if about[kind]
     }
     draws, sample_stats, stats, linearized_at = (arrays.get(kind, {}) for kind in groups)
-    y = tree["probe"]["y"].to_numpy()
-    if written != _digest(about, draws, sample_stats, stats, linearized_at, {"the probe": y}):
+    y = [tree["probe"][f"y{i}"].to_numpy() for i in range(len(about["observed"]))]
+    if written != _digest(about, draws, sample_stats, stats, linearized_at, _named(y)):
         raise ValueError(f"{path}: the file is damaged: its digest does not agree with its contents.")
     layout = _layout_from_json(about["layout"])
     structure = _check_model(path, model, about, layout, draws, y)
@@ -163,14 +180,18 @@ def read(path: str | os.PathLike[str], model: NumPyroModel) -> Parts:
     status, evidence = Status(failures, warnings), about["log_evidence"]
     outcome = Outcome(draws, status, sample_stats, stats, evidence, linearized_at)
     method, seconds, rows = SavedMethod(**about["method"]), Seconds(*about["seconds"]), about.get("rows")
-    absent, counts = tuple(about.get("absent", ())), about.get("counts")
-    counts = None if counts is None else RowCounts(**counts)
-    return Parts(Density.of(model, structure), method, layout, outcome, seconds, rows, absent, counts)
+    absent, counts = tuple(about.get("absent", ())), _counts_from_json(about["counts"])
+    seen = {site: Seen(of, tuple(lacking), _counts_from_json(c)) for site, (of, lacking, c) in about["seen"].items()}
+    return Parts(Density.of(model, structure), method, layout, outcome, seconds, rows, absent, counts, seen)
 
 
 def probe(
-    model: NumPyroModel, structure: Structure, layout: Layout, weights: Mapping[str, np.ndarray], y: Any = None
-) -> tuple[np.ndarray, dict[str, float]]:
+    model: NumPyroModel,
+    structure: Structure,
+    layout: Layout,
+    weights: Mapping[str, np.ndarray],
+    y: Sequence[np.ndarray] | None = None,
+) -> tuple[list[np.ndarray], dict[str, float]]:
     """Return rows of y from the model at one draw, for rows of x that are always the same, and their log densities.
 
     Args:
@@ -178,10 +199,10 @@ def probe(
         structure: its structure.
         layout: the layout of x.
         weights: one draw.
-        y: the rows of y; by default they are drawn.
+        y: the rows of each observed site; by default they are drawn.
 
     Returns:
-        y, and the summed log density of each site in nats: of the latent sites at the draw, and of y.
+        The rows of each observed site, and the summed log density of each site in nats.
     """
     rng = np.random.default_rng(0)
 
@@ -192,13 +213,13 @@ def probe(
     x = jax.tree.unflatten(layout.tree, list(map(leaf, layout.shapes, layout.dtypes)))
 
     @partial(jax.jit, static_argnums=0)
-    def run(model: NumPyroModel, values: Weights, x: Rows) -> tuple[Any, dict[str, Any]]:
+    def run(model: NumPyroModel, values: Weights, x: Rows) -> tuple[list[Any], dict[str, Any]]:
         sites = trace(seed(substitute(model, data=values), jax.random.key(0))).get_trace(x)
-        used = {name: sites[name] for name in (*structure.latents, structure.observed)}
+        used = {name: sites[name] for name in (*structure.latents, *structure.observed_sites)}
         densities = {name: jnp.sum(unmasked(site["fn"]).log_prob(site["value"])) for name, site in used.items()}
-        return used[structure.observed]["value"], densities
+        return [used[name]["value"] for name in structure.observed_sites], densities
 
-    given = dict(weights) if y is None else {**weights, structure.observed: y}
+    given = dict(weights) if y is None else {**weights, **dict(zip(structure.observed_sites, y, strict=True))}
     given = jax.tree.map(jnp.asarray, given)
     try:
         result = run(model, given, x)
@@ -214,22 +235,23 @@ def _check_model(
     about: Mapping[str, Any],
     layout: Layout,
     draws: Mapping[str, np.ndarray],
-    y: np.ndarray,
+    y: Sequence[np.ndarray],
 ) -> Structure:
     """Return the structure of the model; raise where it is not the one that was fitted."""
     sites = tuple((site, tuple(shape)) for site, shape in about["sites"])
     cure = f"Give the model that was fitted: {about['model']}."
     traced, params = read_sites(model, layout.abstract(PROBE_ROWS))
-    name = about["observed"]
+    observed = about["observed"]
     structure = None
-    if name in traced:
-        response, weighted = response_of(name, unmasked(traced[name]["fn"])), is_weighted(traced[name])
-        structure = structure_of(traced, response, params=params, is_weighted=weighted)
+    if all(name in traced for name in observed):
+        responses = tuple(response_of(name, unmasked(traced[name]["fn"])) for name in observed)
+        weighted = frozenset(name for name in observed if is_weighted(traced[name]))
+        structure = structure_of(traced, responses, params=params, weighted=weighted)
         structure = structure.given(structure.of_prior - dict(sites).keys())
     if structure is None or structure.sites != sites:
         got = f"the sites {list(traced)}" if structure is None else dict(structure.sites)
         raise ValueError(
-            f"{path}: expected a model with the observed site {name!r} and the latent sites "
+            f"{path}: expected a model with the observed site {', '.join(map(repr, observed))} and the latent sites "
             f"{dict(sites)}; got {got}. {cure}"
         )
     _, now = probe(Density.of(model, structure).model, structure, layout, _first(draws), y)
@@ -264,6 +286,19 @@ def _first(draws: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
 
 def _dataset(arrays: Mapping[str, np.ndarray]) -> Dataset:
     return Dataset({name: ([f"{name}_dim{i}" for i in range(np.ndim(a))], a) for name, a in arrays.items()})
+
+
+def _counts_to_json(counts: RowCounts | None) -> dict[str, Any] | None:
+    return None if counts is None else asdict(counts)
+
+
+def _counts_from_json(saved: Mapping[str, Any] | None) -> RowCounts | None:
+    return None if saved is None else RowCounts(**saved)
+
+
+def _named(y: Sequence[np.ndarray]) -> dict[str, np.ndarray]:
+    """Return the rows of the probe under names, for the digest."""
+    return {f"the probe {i}": value for i, value in enumerate(y)}
 
 
 def _digest(about: Mapping[str, Any], *arrays: Mapping[str, np.ndarray]) -> str:

@@ -75,11 +75,12 @@ def check_scales(name: str, rows: Rows) -> None:
                 )
 
 
-def check_rounding(y: Rows) -> None:
+def check_rounding(y: Rows, name: str = "y") -> None:
     """Raise ValueError where the precision of the fit rounds the numbers of y too coarsely.
 
     Args:
         y: rows in the precision in which they were passed.
+        name: what they are called.
     """
     for leaf in jax.tree.leaves(y):
         sample, dtype = _sampled(np.asarray(leaf)), _real_type(leaf)
@@ -89,8 +90,8 @@ def check_rounding(y: Rows) -> None:
         if bad.size:
             column = bad[0]
             raise ValueError(
-                f"y{f', column {column}' if np.ndim(leaf) > 1 else ''}: expected |mean| < {limit:,.0f} sd in {dtype}; "
-                f"got mean {mean[column]:.4g}, sd {spread[column]:.4g}. They would be rounded to multiples of "
+                f"{name}{f', column {column}' if np.ndim(leaf) > 1 else ''}: expected |mean| < {limit:,.0f} sd in "
+                f"{dtype}; got mean {mean[column]:.4g}, sd {spread[column]:.4g}. They would be rounded to multiples of "
                 f"{mean[column] * float(jnp.finfo(dtype).eps):.2g}. Subtract the mean first."
             )
 

@@ -16,7 +16,7 @@ NumPyroModel = Callable[..., Any]
 """A NumPyro model ``model(x, y=None)``."""
 
 
-def abstract_trace(model: NumPyroModel, x: Rows, y: Rows | None = None) -> dict[str, Any]:
+def abstract_trace(model: NumPyroModel, x: Rows, y: Rows | None = None, **given: Any) -> dict[str, Any]:
     """Return the sites of a model, with shapes and types but without values: nothing is computed.
 
     Observed sites have the shape of their log probability as ``log_prob_shape``.
@@ -24,7 +24,7 @@ def abstract_trace(model: NumPyroModel, x: Rows, y: Rows | None = None) -> dict[
     sites: dict[str, Any] = {}
 
     def run(x: Rows, y: Rows | None) -> list[Array]:
-        sites.update(trace(seed(undrawn(model), jax.random.key(0))).get_trace(x, y))
+        sites.update(trace(seed(undrawn(model), jax.random.key(0))).get_trace(x, y, **given))
         for site in sites.values():
             if is_observation(site):
                 site["log_prob_shape"] = jnp.shape(_log_prob_of_labels(site))

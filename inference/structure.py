@@ -3,16 +3,19 @@
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from typing import Any
 
 from .response import Response
+from .rows import Rows
+from .several import check_keys, response_of_sites
 
 
 @dataclass(frozen=True)
 class Structure:
-    """The sites and the response of a model, read from an abstract trace. Equal structures share compiled code."""
+    """The sites and the responses of a model, read from an abstract trace. Equal structures share compiled code."""
 
-    response: Response
-    """The description of y."""
+    responses: tuple[Response, ...]
+    """The description of y: of the value of each observed site, in the order in which the model observes them."""
     sites: tuple[tuple[str, tuple[int, ...]], ...]
     """The latent sites and their shapes, in the order in which the model samples them."""
     dims: tuple[tuple[str, tuple[str, ...]], ...]
@@ -32,13 +35,44 @@ class Structure:
     exchangeable: frozenset[str] = frozenset()
     """The latent sites that state ``infer["exchangeable"]``: their elements belong to units that can be exchanged
     without changing the density, such as the hidden units of a network, so that chains need not agree on them."""
-    is_weighted: bool = False
-    """Whether the model weights rows, by a `scale` handler around the observed site."""
+    weighted: frozenset[str] = frozenset()
+    """The observed sites whose rows the model weights, by a `scale` handler around the site or a mask."""
 
     @property
-    def observed(self) -> str:
-        """The name of the observed site."""
-        return self.response.site
+    def response(self) -> Response:
+        """The description of y, as a whole: that of the observed site, or `Several`."""
+        return response_of_sites(self.responses)
+
+    @property
+    def observed_sites(self) -> tuple[str, ...]:
+        """The names of the observed sites."""
+        return tuple(response.site for response in self.responses)
+
+    @property
+    def is_weighted(self) -> bool:
+        """Whether the model weights rows of any observed site."""
+        return bool(self.weighted)
+
+    def of_site(self, site: str) -> "Structure":
+        """Return the structure of the model of which one observed site alone is observed; see `several.observing`."""
+        responses = tuple(response for response in self.responses if response.site == site)
+        return replace(self, responses=responses, weighted=self.weighted & {site})
+
+    def check_site(self, site: Any) -> None:
+        """Raise KeyError unless there is an observed site of this name."""
+        if site not in self.observed_sites:
+            raise KeyError(f"Expected one of the observed sites {list(self.observed_sites)}; got {site!r}.")
+
+    def by_site(self, y: Rows) -> list[tuple[str, Response, Rows]]:
+        """Return what y is called, its response and its rows, for each observed site: several have keys in y.
+
+        Raises:
+            ValueError: when the keys of y are not the names of the several observed sites.
+        """
+        if len(self.responses) == 1:
+            return [("y", self.responses[0], y)]
+        check_keys(self.observed_sites, y)
+        return [(f"y[{response.site!r}]", response, y[response.site]) for response in self.responses]
 
     @property
     def latents(self) -> dict[str, tuple[int, ...]]:
@@ -80,7 +114,8 @@ class Structure:
         if self.is_weighted:
             raise TypeError(
                 f"{caller}: expected a model in which every row counts once; a scale handler weights the rows of "
-                f"{self.observed!r}, and a row with a weight has no code. compare and log_likelihood count the weights."
+                f"{', '.join(map(repr, sorted(self.weighted)))}, and a row with a weight has no code. compare and "
+                f"log_likelihood count the weights."
             )
 
     def check_proper(self, caller: str, *, improper_ok: bool) -> None:

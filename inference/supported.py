@@ -5,6 +5,7 @@ Handlers and primitives that are not named here work as NumPyro means them: `sam
 `mask`, `lift`, `reparam`, `scope`, `do`, `infer_config` or `trace`. tests/test_handlers.py has a model for each.
 """
 
+from collections.abc import Collection
 from typing import Any
 
 import jax
@@ -12,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.interpreters.partial_eval import convert_constvars_jaxpr, dce_jaxpr
 from numpyro.contrib.control_flow.cond import cond_wrapper
+from numpyro.distributions import Distribution
 from numpyro.handlers import seed, substitute, trace
 from numpyro.primitives import Messenger
 
@@ -156,7 +158,11 @@ def check_containers(model: NumPyroModel, params: dict[str, Any], x: Rows, y: Ro
 
 
 def check_terms(
-    model: NumPyroModel, observed: str, latents: dict[str, tuple[int, ...]], x: Rows, y: Rows | None
+    model: NumPyroModel,
+    observed: Collection[str],
+    latents: dict[str, tuple[int, ...]],
+    x: Rows,
+    y: Rows | None,
 ) -> None:
     """Raise ValueError where the density of the model is not that of rows that are independent given the weights."""
     dtype = jax.dtypes.canonicalize_dtype(float)
@@ -165,36 +171,61 @@ def check_terms(
     def run(key: Any, y: Rows | None, weights: Any, x: Rows) -> dict[str, Any]:
         sites = trace(seed(substitute(model, data=weights), key)).get_trace(x, y)
         samples = {name: site for name, site in sites.items() if site["type"] == "sample"}
-        site = samples[observed]
+        scales = {
+            name: jnp.asarray(1.0 if samples[name]["scale"] is None else samples[name]["scale"]) for name in observed
+        }
         return {
-            "weights": jnp.asarray(1.0 if site["scale"] is None else site["scale"]) * mask_of(site["fn"]),
-            "parameters": [jnp.asarray(leaf) for leaf in jax.tree.leaves(unmasked(site["fn"]))],
+            "weights": {name: scale * mask_of(samples[name]["fn"]) for name, scale in scales.items()},
+            "parameters": {name: _leaves(unmasked(samples[name]["fn"])) for name in observed},
             "factors": {name: s["fn"].log_prob(s["value"]) for name, s in samples.items() if is_factor(s["fn"])},
             "sites": {name: s["fn"].log_prob(s["value"]) for name, s in samples.items()},
         }
 
     key = jax.random.key(0)
     closed, out = jax.make_jaxpr(run, return_shape=True)(key, y, weights, x)
-    reached = _Reached(closed, out, {"key": key, "y": y, "weights": weights, "x": x})
-    if "weights" in reached.by(("weights",)) or "y" in reached.by(("weights",)):
-        raise ValueError(
-            f"Observed site {observed!r}: expected weights of rows, by numpyro.handlers.scale or a mask, that are "
-            f"constant or computed from x; got ones that depend on y or on a latent site. A power of the likelihood "
-            f"that is inferred is no density of y."
-        )
-    if "y" in reached.by(("parameters",)):
-        raise ValueError(
-            f"Observed site {observed!r}: expected rows that are independent given x and the weights; the parameters "
-            f"of its distribution depend on y, as in an autoregression (an observed site inside scan), and "
-            f"predictions have no y. Pass what the prediction of a row may use, such as earlier values, in x."
-        )
+    of_y = {"y": y} if len(observed) == 1 else {f"y[{name!r}]": y[name] for name in sorted(observed)}
+    reached = _Reached(closed, out, {"key": key, **of_y, "weights": weights, "x": x})
+    for name in observed:
+        _check_site(name, reached, set(of_y))
     for name in out["factors"]:
-        if "y" in reached.by(("factors", name)):
+        if reached.by(("factors", name)) & set(of_y):
             raise ValueError(
                 f"Factor {name!r}: expected a numpyro.factor that does not depend on y; this one is a part of the "
                 f"likelihood that predictions and scores cannot see. Make it the log_prob of the observed distribution."
             )
     _check_not_random({name for name in out["sites"] if "key" in reached.by(("sites", name))})
+
+
+def _check_site(name: str, reached: "_Reached", of_y: set[str]) -> None:
+    """Raise ValueError where the weights, parameters or value of an observed site depend on what they must not.
+
+    Args:
+        name: the name of the site.
+        reached: what the weights, parameters and log probabilities of sites depend on.
+        of_y: the names of y, or of its rows at each of several sites.
+    """
+    if reached.by(("weights", name)) & {"weights", *of_y}:
+        raise ValueError(
+            f"Observed site {name!r}: expected weights of rows, by numpyro.handlers.scale or a mask, that are "
+            f"constant or computed from x; got ones that depend on y or on a latent site. A power of the "
+            f"likelihood that is inferred is no density of y."
+        )
+    if reached.by(("parameters", name)) & of_y:
+        raise ValueError(
+            f"Observed site {name!r}: expected rows that are independent given x and the weights; the parameters "
+            f"of its distribution depend on y, as in an autoregression (an observed site inside scan), and "
+            f"predictions have no y. Pass what the prediction of a row may use, such as earlier values, in x."
+        )
+    foreign = reached.by(("sites", name)) & of_y - {"y", f"y[{name!r}]"}
+    if foreign:
+        raise ValueError(
+            f"Observed site {name!r}: expected its value to come from y[{name!r}] alone; got one that depends on "
+            f"{', '.join(sorted(foreign))}. The rows of an observed site have its name in y."
+        )
+
+
+def _leaves(d: Distribution) -> list[Any]:
+    return [jnp.asarray(leaf) for leaf in jax.tree.leaves(d)]
 
 
 def _check_not_random(random: set[str]) -> None:

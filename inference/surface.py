@@ -58,6 +58,7 @@ class Surface:
         self.logits = jax.jit(self._all_logits)
         self.logit_slopes = jax.jit(self._logit_slopes, static_argnums=0)
         self.nonlinearity = jax.jit(self._nonlinearity)
+        self.reach = jax.jit(self._reach)
         self.parameter_slopes = jax.jit(self._parameter_slopes, static_argnums=0)
         self.validation_loss = jax.jit(
             jax.vmap(lambda u, data: -self._log_likelihood(u, data).sum(), in_axes=(0, None))
@@ -65,6 +66,12 @@ class Surface:
         self.constrain = jax.jit(density.constrain)
         self.prior_drops = jax.jit(density.prior_drops)
         self.responses = jax.jit(self._responses)
+
+    def by_site(self, data: Data) -> list[tuple["Surface", Data]]:
+        """Return the surface of each observed site, with its data."""
+        if len(self.density.structure.responses) == 1:
+            return [(self, data)]
+        return [(surface_of(part, some, self.rows_together), some) for part, some in self.density.by_site(data)]
 
     def logits_shape(self, u: Weights, data: Data) -> tuple[int, int] | None:
         """The shape of `logits`; None where y is no class, or its distribution has no logits. Traced once."""
@@ -142,6 +149,8 @@ class Surface:
 
     def _logits(self, u: Weights, data: Data) -> Array | None:
         """The logits of the classes, (n, classes), or of all tokens, (n T, classes); None where there are none."""
+        if len(self.density.structure.responses) > 1:  # each has its own; see `by_site`
+            return None
         weights = self.density.constrain(u, data)
         return self.density.structure.response.logits(self.density.observation(weights, data))
 
@@ -168,11 +177,22 @@ class Surface:
 
         def parameters(block: Array) -> Array:
             moved = {**u, **dict(zip(sites, unravel(block), strict=True))}
-            distribution = self.density.observation(self.density.constrain(moved, data), data)
-            leaves = [jnp.ravel(leaf) for leaf in jax.tree.leaves(distribution)]
+            distributions = self.density.observations(self.density.constrain(moved, data), data)
+            leaves = [jnp.ravel(leaf) for leaf in jax.tree.leaves(distributions)]
             return jnp.concatenate([leaf for leaf in leaves if jnp.issubdtype(leaf.dtype, jnp.floating)])
 
         return jax.jacfwd(parameters)(block)
+
+    def _reach(self, u: Weights, data: Data) -> Weights:
+        """The derivatives of a sum of the parameters of y, in factors without a pattern: 0 for weights of no effect."""
+
+        def total(u: Weights) -> Array:
+            leaves = jax.tree.leaves(self.density.observations(self.density.constrain(u, data), data))
+            real = [jnp.ravel(leaf) for leaf in leaves if jnp.issubdtype(leaf.dtype, jnp.floating)]
+            vector = jnp.concatenate(real)
+            return vector @ jnp.cos(jnp.arange(1.0, vector.size + 1))
+
+        return jax.grad(total)(u)
 
     def _nonlinearity(self, moving: dict[str, Array], u: Weights, data: Data) -> Array:
         """How far the logits are from linear in the sites that move, relative to how far a step takes them."""
@@ -255,7 +275,8 @@ def known_curvature(density: Density, data: Data, curvature: Curvature | None) -
     if curvature == "ggn" and not is_known:
         raise ValueError(
             f"Laplace: curvature='ggn' needs the Fisher information of the observed site "
-            f"{density.structure.observed!r}, for which NumPyro has no KL divergence. Give curvature='hessian'."
+            f"{', '.join(map(repr, density.structure.observed_sites))}, for which NumPyro has no KL divergence. Give "
+            f"curvature='hessian'."
         )
     return curvature or ("ggn" if is_known else "hessian")
 

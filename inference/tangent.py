@@ -18,7 +18,7 @@ from .density import Density
 from .distributions import constrained, unconstrained
 from .fingerprint import ByValue
 from .rows import Data, Rows, Weights, signature
-from .sites import NumPyroModel, is_factor
+from .sites import NumPyroModel, central_value, is_factor
 
 PRODUCTS = ("dot_general", "conv_general_dilated")
 """The operations that multiply the units of one layer by the weights of the next."""
@@ -42,8 +42,11 @@ class tangent:  # noqa: N801
         """Run the NumPyro model; `at` has all latent sites, in the coordinates of the model."""
         if at is None:
             return self.model(x, y, **given)
-        with _Linearize(self.model, at, x, y, given):
-            return self.model(x, y, **given)
+        linear = _Linearize(self.model, at, x, y, given)
+        with linear:
+            value = self.model(x, y, **given)
+        linear.check_complete()
+        return value
 
 
 class _Linearize(Messenger):
@@ -59,12 +62,18 @@ class _Linearize(Messenger):
         name = msg["name"]
         if msg["type"] != "sample" or name in self.at or is_factor(msg["fn"]):
             return
-        unseen = sorted(set(self.at) - set(self.sites))
-        is_latent = not msg["is_observed"] and self.arguments[1] is not None
-        if is_latent or unseen:
-            what = f"{name!r} is missing in {sorted(self.at)}" if is_latent else f"there is no {unseen} before {name!r}"
-            raise ValueError(f"linearized: expected at to have all latent sites of the model, and no others; {what}.")
+        if not msg["is_observed"] and self.arguments[1] is not None:
+            self._refuse(f"{name!r} is missing in {sorted(self.at)}")
         msg["fn"] = self._linear(name)
+
+    def check_complete(self) -> None:
+        """Raise ValueError where the point has sites that the model does not sample."""
+        unseen = sorted(set(self.at) - set(self.sites))
+        if unseen:
+            self._refuse(f"there is no {unseen} in the model")
+
+    def _refuse(self, what: str) -> None:
+        raise ValueError(f"linearized: expected at to have all latent sites of the model, and no others; {what}.")
 
     def postprocess_message(self, msg: dict[str, Any]) -> None:
         if msg["type"] == "sample" and msg["name"] in self.at:
@@ -75,7 +84,7 @@ class _Linearize(Messenger):
             self.sites[msg["name"]] = transform, transform.inv(jnp.asarray(msg["value"], float))
 
     def _linear(self, observed: str) -> Distribution:
-        """Return the distribution of the observed site with parameters linear in the weights of this call."""
+        """Return the distribution of an observed site with parameters linear in the weights that precede it."""
         here = {site: u for site, (_, u) in self.sites.items()}
         centre = {site: transform.inv(jnp.asarray(self.at[site], float)) for site, (transform, _) in self.sites.items()}
         moves = {site: (u - centre[site]).astype(centre[site].dtype) for site, u in here.items()}
@@ -91,8 +100,10 @@ class _Linearize(Messenger):
         """Return the distribution of the observed site of the model at weights."""
 
         def values(site: dict[str, Any]) -> Array | None:
-            is_drawn = site["name"] == observed and site["type"] == "sample" and not site["is_observed"]
-            return jnp.zeros(site["fn"].shape()) if is_drawn else weights.get(site["name"])
+            is_drawn = site["name"] not in weights and site["type"] == "sample" and not site["is_observed"]
+            if is_drawn and site["name"] == observed:
+                return jnp.zeros(site["fn"].shape())
+            return central_value(site) if is_drawn else weights.get(site["name"])
 
         with block(), trace() as sites, seed(rng_seed=jax.random.key(0)), substitute(substitute_fn=values):
             self.model(*self.arguments, **self.given)
@@ -198,7 +209,7 @@ def _has_hidden_units(density: Density, tree: Any, leaves: Any) -> bool:
     like = {site: jax.ShapeDtypeStruct(shape, jnp.result_type(float)) for site, shape in density.structure.sites}
 
     def parameters(weights: Weights, x: Rows, others: Data) -> list[Any]:
-        return jax.tree.leaves(density.observation(weights, replace(others, x=x)))
+        return jax.tree.leaves(density.observations(weights, replace(others, x=x)))
 
     arguments = like, data.x, replace(data, x=None, y=None)
     program = jax.make_jaxpr(parameters)(*arguments).jaxpr

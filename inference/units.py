@@ -59,36 +59,34 @@ class Standardized:
 
     model: NumPyroModel
     """The model of the standardised x and y."""
-    site: str
-    """The name of its observed site."""
     x: tuple[Units | None, ...]
     """The units of each leaf of x; None where a leaf stays as it is."""
-    y: Units | None
-    """The units of y; None where y stays as it is."""
+    y: tuple[tuple[str, Units], ...]
+    """The units of y, by observed site; sites whose y stays as it is are left out."""
 
     def __call__(self, x: Rows, y: Rows | None = None, **given: Weights) -> Any:
         """Run the NumPyro model, with x and y in the user's units."""
         leaves, tree = jax.tree.flatten(x)
         pairs = zip(leaves, self.x, strict=True)
         x = jax.tree.unflatten(tree, [leaf if units is None else units.standardize(leaf) for leaf, units in pairs])
-        with _Observed(self.site, self.y):
+        with _Observed(dict(self.y)):
             return self.model(x, y, **given)
 
     def __repr__(self) -> str:
-        units = [f"x {units}" for units in self.x if units] + [f"y {self.y}"] * (self.y is not None)
+        units = [f"x {units}" for units in self.x if units] + [f"{site} {units}" for site, units in self.y]
         return f"standardize({self.model!r}; {'; '.join(units)})"
 
 
 class _Observed(Messenger):
-    """Replaces the distribution of the observed site, that of a standardised y, by that of y."""
+    """Replaces the distributions of observed sites, those of a standardised y, by those of y."""
 
-    def __init__(self, site: str, units: Units | None) -> None:
+    def __init__(self, units: dict[str, Units]) -> None:
         super().__init__()
-        self.site, self.units = site, units
+        self.units = units
 
     def process_message(self, msg: dict[str, Any]) -> None:
-        if self.units is not None and msg["type"] == "sample" and msg["name"] == self.site:
-            msg["fn"] = affine(msg["fn"], *self.units.arrays(msg["fn"].event_shape))
+        if msg["type"] == "sample" and msg["name"] in self.units:
+            msg["fn"] = affine(msg["fn"], *self.units[msg["name"]].arrays(msg["fn"].event_shape))
 
 
 def standardize(model: NumPyroModel, x: Any, y: Any) -> Standardized:
@@ -137,24 +135,25 @@ def standardize(model: NumPyroModel, x: Any, y: Any) -> Standardized:
     check_pair(x, y)
     check_finite("x", x)
     check_finite("y", y)
-    response = check_model(model, x, y).response
+    responses = check_model(model, x, y).responses
     of_x = tuple(Units.of(leaf) if jnp.issubdtype(leaf.dtype, jnp.floating) else None for leaf in jax.tree.leaves(x))
-    if response.is_discrete or not (is_real(response.support) or _is_positive(response.support)):
-        return Standardized(model, response.site, of_x, None)
-    observed = _observed_value(model, response.site, x, y)
-    return Standardized(model, response.site, of_x, Units.of(observed, is_centred=is_real(response.support)))
+    moved = [its for its in responses if not its.is_discrete and (is_real(its.support) or _is_positive(its.support))]
+    values = _observed_values(model, tuple(its.site for its in moved), x, y) if moved else {}
+    of_y = tuple((its.site, Units.of(values[its.site], is_centred=is_real(its.support))) for its in moved)
+    return Standardized(model, of_x, of_y)
 
 
 def _is_positive(support: constraints.Constraint) -> bool:
     return of_one_value(support) in (constraints.positive, constraints.nonnegative)
 
 
-def _observed_value(model: NumPyroModel, site: str, x: Rows, y: Rows) -> Array:
-    """Return the value of the observed site, which may be a part of y, or a function of it."""
+def _observed_values(model: NumPyroModel, sites: tuple[str, ...], x: Rows, y: Rows) -> dict[str, Array]:
+    """Return the values of observed sites, which may be parts of y, or functions of it."""
 
     @jax.jit
-    def value(x: Rows, y: Rows) -> Array:
+    def values(x: Rows, y: Rows) -> dict[str, Array]:
         seeded = seed(undrawn(params_as_sites(model)), jax.random.key(0))
-        return jnp.asarray(trace(seeded).get_trace(x, y)[site]["value"], float)
+        traced = trace(seeded).get_trace(x, y)
+        return {site: jnp.asarray(traced[site]["value"], float) for site in sites}
 
-    return value(x, y)
+    return values(x, y)

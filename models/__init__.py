@@ -7,11 +7,12 @@ A model is ``Model(network, observation, prior)``. All three parts are ordinary 
 - the **observation** is the distribution of y given eta; its negative log likelihood is the loss:
 
   - classes: `Bernoulli`, `Categorical`, and `CategoricalSequence` for rows of tokens, whose x and y come from
-    `next_token_rows`;
+    `next_token_rows`; `Ordinal` for classes with an order;
   - numbers: `Normal`, and `StudentT` where there may be outliers;
   - counts: `Poisson` and `NegativeBinomial`;
   - positive numbers: `LogNormal`, `Gamma`, `Weibull` and `Exponential`; shares: `Beta`.
 
+  Several observations by name, ``{"price": Normal(), "sold": Bernoulli()}``, share the network, and y has rows of each.
   A scale or a shape is a number, a NumPyro distribution (learned, with this prior), or ``"network"`` (an output);
 - the **prior** gives every weight a distribution: `gaussian`, `fan_in`, a NumPyro distribution, your own function of
   (site, shape), ``"flat"``, or a mapping from patterns of site names to any of these, where the first match counts;
@@ -37,6 +38,7 @@ from .lift import Lift
 from .model import Model
 from .network import MLP
 from .numbers import Normal, StudentT
+from .ordinal import Ordinal
 from .positive import Beta, Exponential, Gamma, LogNormal, Weibull
 from .prior import fan_in, gaussian
 from .table import priors
@@ -55,6 +57,7 @@ __all__ = [
     "Model",
     "NegativeBinomial",
     "Normal",
+    "Ordinal",
     "Poisson",
     "StudentT",
     "Weibull",

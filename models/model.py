@@ -1,5 +1,6 @@
 """A NumPyro model made of a network, an observation and a prior."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from inspect import signature
 from typing import Any, Protocol
@@ -9,6 +10,7 @@ from jaxtyping import PyTree, Shaped
 from numpyro.handlers import trace
 from numpyro.primitives import Messenger
 
+from .heads import Observation, as_observation
 from .modules import library_of
 from .observation import AnyArray
 from .prior import UNIT, Prior, as_prior
@@ -21,15 +23,6 @@ class Network(Protocol):
     def __call__(self, x: AnyArray, num_outputs: int = 1, *, prior: Prior = ...) -> Array: ...
 
 
-class Observation(Protocol):
-    """The distribution of y given eta: states the number of outputs it needs, and samples or observes y when called."""
-
-    @property
-    def num_outputs(self) -> int: ...
-
-    def __call__(self, eta: Array, y: AnyArray | None = None) -> AnyArray: ...
-
-
 @compared_by_value
 @dataclass(frozen=True, eq=False)
 class Model:
@@ -40,7 +33,9 @@ class Model:
     Args:
         network: the map from x to outputs; `MLP`, `Lift` of a module, or any function ``network(x, num_outputs,
             prior=prior)`` that samples its weights.
-        observation: the distribution of y given the outputs.
+        observation: the distribution of y given the outputs; or several by name, of which each has outputs of its own:
+            with ``{"price": Normal(), "sold": Bernoulli()}`` y is a dict with rows of both, and its log probability is
+            the sum.
         prior: the prior of the weights; see `flatprior.models`. By default every weight is Normal(0, 1), including
             every parameter of a lifted module, whatever its role; `priors` then prints "default".
 
@@ -54,7 +49,7 @@ class Model:
     """
 
     network: Network
-    observation: Observation
+    observation: Observation | Mapping[str, Observation]
     prior: Prior = UNIT
 
     def __post_init__(self) -> None:
@@ -63,24 +58,24 @@ class Model:
         if library_of(self.network) and "prior" not in signature(self.network).parameters:
             name = type(self.network).__name__
             raise TypeError(f"Model: expected a network, which samples its weights; got a module. Use Lift({name}).")
-        if isinstance(self.observation, type) or not hasattr(self.observation, "num_outputs"):
-            raise TypeError(f"Model: expected an observation such as Bernoulli(); got {self.observation!r}.")
+        object.__setattr__(self, "observation", as_observation(self.observation))
         object.__setattr__(self, "prior", as_prior(self.prior))
 
-    def __call__(self, x: PyTree[Shaped[AnyArray, "n ..."]], y: Shaped[AnyArray, "..."] | None = None) -> AnyArray:
+    def __call__(self, x: PyTree[Shaped[AnyArray, "n ..."]], y: PyTree[Shaped[AnyArray, "..."]] | None = None) -> Any:
         """The NumPyro model: sample the weights, then sample or observe y.
 
         Args:
             x: n rows of features; or a pytree of such arrays, if the network takes one.
-            y: n observations, or None to sample them.
+            y: n observations, by name where there are several, or None to sample them.
 
         Raises:
             ValueError: when a site of the observation has the same name as a weight.
         """
+        observation = as_observation(self.observation)
         with trace() as sites:
-            eta = self.network(x, self.observation.num_outputs, prior=self.prior)
+            eta = self.network(x, observation.num_outputs, prior=self.prior)
         with _DistinctNames(self.network, [name for name, site in sites.items() if site["type"] != "plate"]):
-            return self.observation(eta, y)
+            return observation(eta, y)
 
 
 class _DistinctNames(Messenger):

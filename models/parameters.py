@@ -54,7 +54,7 @@ def _kind(*args: Any) -> dict[str, Kind]:
     return {"kind": Kind(*args)}
 
 
-POSITIVE = (constraints.positive, constraints.nonnegative)
+POSITIVE = (constraints.positive, constraints.nonnegative, constraints.softplus_positive)
 SCALE = _kind("a positive number", POSITIVE, "HalfNormal(1.0)", math.inf, lambda eta: jax.nn.softplus(eta) + FLOOR)
 """The metadata of a field that is a scale, in units of y or of log y."""
 CONCENTRATION = _kind("a positive number", POSITIVE, "LogNormal(1.0, 2.0)", math.inf, lambda eta: jnp.exp(eta) + FLOOR)
@@ -130,6 +130,12 @@ def values_of(
         else:
             values[each.name] = each.metadata["kind"].of_output(next(rest)) if _is_output(value) else value
     return values
+
+
+def of_output(observation: Any, name: str, output: Array) -> Array:
+    """Return the values of a parameter that are outputs of the network."""
+    kind = next(each.metadata["kind"] for each in _fields(observation) if each.name == name)
+    return jnp.asarray(kind.of_output(output))
 
 
 def _fields(observation: Any) -> tuple[Field[Any], ...]:

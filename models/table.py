@@ -14,6 +14,7 @@ import numpyro.distributions as dist
 import pandas as pd
 from numpyro.handlers import seed, substitute, trace
 
+from .heads import Heads
 from .prior import FIXED, FLAT
 
 IN_THE_MODEL = "the model"
@@ -111,12 +112,20 @@ def _abstract_sites(model: Callable[..., Any], x: Any) -> dict[str, Any]:
 
     def run(x: Any) -> list[Any]:
         free = trace(seed(filled, jax.random.key(0))).get_trace(x)
-        y = [site["value"] for site in free.values() if site["type"] == "sample"][-1:]  # the observed site comes last
-        sites.update(trace(seed(filled, jax.random.key(0))).get_trace(x, *y))
+        values = {name: site["value"] for name, site in free.items() if site["type"] == "sample"}
+        sites.update(trace(seed(filled, jax.random.key(0))).get_trace(x, _observed(model, values)))
         return []
 
     jax.eval_shape(run, jax.tree.map(np.asarray, x))
     return sites
+
+
+def _observed(model: Callable[..., Any], values: dict[str, Any]) -> Any:
+    """The y of a model, from the values of all its sites."""
+    observation = getattr(model, "observation", None)
+    if isinstance(observation, Heads):
+        return {name: values[name] for name, _ in observation.parts}
+    return list(values.values())[-1] if values else None  # the observed site comes last
 
 
 def _central_value(site: dict[str, Any]) -> jax.Array | None:

@@ -461,9 +461,13 @@ DATA: dict[str, Case] = {
 }
 
 MISTAKES: dict[str, Case] = {
-    "obs forgotten": (lambda: fitted(forgets_obs), ValueError, r"one observed site; got none.*obs=y"),
-    "only a factor": (lambda: fitted(only_a_factor), ValueError, "one observed site; got none"),
-    "two observed sites": (lambda: fitted(observes_twice), ValueError, r"got the observed sites \['y', 'again'\]"),
+    "obs forgotten": (lambda: fitted(forgets_obs), ValueError, r"an observed site; got none.*obs=y"),
+    "only a factor": (lambda: fitted(only_a_factor), ValueError, "an observed site; got none"),
+    "two observed sites": (
+        lambda: fitted(observes_twice),
+        ValueError,
+        r"{'y': ..., 'again': ...}; got one array.*obs=y\['y'\]",
+    ),
     "a discrete weight": (lambda: fitted(discrete), ValueError, "Latent site 'k' is discrete"),
     "weights inside the plate": (
         lambda: fitted(weights_inside_the_plate),
@@ -799,7 +803,7 @@ WORST: dict[str, tuple[Any, Any, Any, str]] = {
     "NaN in x": (LINEAR, put(X, (7, 1), np.nan), REAL, "x, row 7, column 1: expected finite numbers"),
     "label out of range": (SOFTMAX, X, put(CLASSES, 5, 3).astype(int), "y, row 5: expected an integer from 0 to 2"),
     "mismatched rows": (LINEAR, X, REAL[:-1], "Expected as many rows in y as in x, 20"),
-    "no observed site": (forgets_obs, X, REAL, "one observed site; got none"),
+    "no observed site": (forgets_obs, X, REAL, "an observed site; got none"),
     "Python state": (noise_of_numpy, X, REAL, "one density; in a second call"),
 }
 
@@ -886,7 +890,7 @@ TAKEN: dict[str, tuple[Any, Any, Any]] = {
 @pytest.mark.parametrize("name", TAKEN)
 def test_what_is_unusual_but_clear_is_taken(name: str) -> None:
     density, rows = check_problem(*TAKEN[name])
-    assert density.structure.observed == "y"
+    assert density.structure.observed_sites == ("y",)
     assert len(rows.x) == len(rows.y) == len(TAKEN[name][1])
 
 

@@ -114,7 +114,7 @@ def components(common_fit: CommonFit, problem: FindProblem) -> Callable[[str, st
         def one(weights: Any) -> dict[str, Array]:
             handlers = numpyro.handlers
             trace = handlers.trace(handlers.seed(handlers.substitute(model, weights), 0)).get_trace(x)
-            site = trace[result.structure.observed]["fn"]
+            site = trace[result.structure.response.site]["fn"]
             values = {"log_prob": site.log_prob(y), **parameters(site)}
             values |= {moment: getattr(site, moment) for moment in ("mean", "variance") if moment in EXISTS[name]}
             return {key: jnp.broadcast_to(value, (len(y), *jnp.shape(value)[1:])) for key, value in values.items()}
@@ -321,7 +321,7 @@ def test_to_datatree_names_its_groups_and_dimensions(
 ) -> None:
     _, x, y = model_x_y
     tree = result.to_datatree(x, y)
-    site, group = result.structure.observed, "prior" if method == "Prior" else "posterior"
+    site, group = result.structure.response.site, "prior" if method == "Prior" else "posterior"
     assert {group, "log_likelihood", "observed_data", "constant_data"} <= set(tree.children)
     assert ("sample_stats" in tree.children) == (KINDS[method] == "chain")
     assert tree["log_likelihood"][site].dims == ("chain", "draw", "row")

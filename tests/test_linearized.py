@@ -148,7 +148,7 @@ BAD: dict[str, tuple[Callable[[dict[str, Any]], Any], type[Exception], str]] = {
     "nothing": (lambda at: {}, TypeError, "expected a fit, or latent site -> value"),
     "a number": (lambda at: 1.0, TypeError, r"as at; got 1\.0"),
     "a site less": (lambda at: {s: v for s, v in at.items() if s != "w1"}, ValueError, r"'w1' is missing in \['b1', "),
-    "a site more": (lambda at: {**at, "w3": 1.0}, ValueError, r"there is no \['w3'\] before 'y'"),
+    "a site more": (lambda at: {**at, "w3": 1.0}, ValueError, r"there is no \['w3'\] in the model"),
     "another shape": (lambda at: {**at, "w2": at["w2"][:, 0]}, ValueError, r"at\['w2'\] of shape \(3, 1\); got \(3,\)"),
 }
 

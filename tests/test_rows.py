@@ -231,7 +231,7 @@ def test_no_y_is_broadcast(name: str, data: st.DataObject) -> None:
     np.testing.assert_array_equal(rows.y, y)
     soft = name == "Categorical" and y.ndim == 2
     assert y.shape == (len(x), 3) if soft else y.shape == (len(x),)
-    site = abstract_trace(MODELS[name], rows.x, rows.y)[density.structure.observed]
+    site = abstract_trace(MODELS[name], rows.x, rows.y)[density.structure.response.site]
     assert site["log_prob_shape"] == (len(x),)
 
 

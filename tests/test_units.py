@@ -169,8 +169,8 @@ def positive(x: Array, y: Array | None = None) -> None:
 def test_a_positive_y_is_only_divided() -> None:
     y = np.float32(80_000 * RNG.gamma(4.0, 0.25, size=60))
     units = standardize(positive, AREA, y)
-    assert units.y is not None
-    assert units.y.mean == (0.0,)
+    ((site, of_y),) = units.y
+    assert (site, of_y.mean) == ("y", (0.0,))
     result = fit(units, MAP(num_steps=50), AREA, y, key=0, progress=False)
     assert result.status.level == "ok"
     assert result.predict(AREA).mean.mean() == pytest.approx(y.mean(), rel=0.1)

@@ -205,20 +205,20 @@ def loo(fit: Fit, x: Any, y: Any, *, weights: Any = None) -> Any:
     import arviz_stats  # a third of the time of importing this library, which only chains need
 
     x, y, row_weights = labelled(x, y, weights).scored
-    tree = fit.to_datatree(x, y)
-    if row_weights is None:
-        return arviz_stats.loo(tree, pointwise=True)  # type: ignore[attr-defined]
-    left_out, site = np.minimum(row_weights, 1.0).astype(float), fit.structure.observed
-    tree["log_likelihood"][site] = tree["log_likelihood"][site] * left_out
-    return _weighted(arviz_stats.loo(tree, pointwise=True), tree, row_weights, left_out)  # type: ignore[attr-defined]
+    log_probs = fit.log_likelihood(x, y)
+    left_out = np.ones(log_probs.shape[-1]) if row_weights is None else np.minimum(row_weights, 1.0).astype(float)
+    rows = arviz_base.from_dict({"log_likelihood": {"rows": left_out * log_probs}}, dims={"rows": ["row"]})
+    tree = fit.to_datatree()
+    tree["log_likelihood"] = rows["log_likelihood"]
+    result = arviz_stats.loo(tree, pointwise=True)  # type: ignore[attr-defined]
+    return result if row_weights is None else _weighted(result, log_probs, row_weights, left_out)
 
 
-def _weighted(result: Any, tree: DataTree, weights: np.ndarray, left_out: np.ndarray) -> Any:
+def _weighted(result: Any, log_probs: np.ndarray, weights: np.ndarray, left_out: np.ndarray) -> Any:
     """Return an `ELPDData` of rows, of which the parts `left_out` were left out, for rows that count as their weights.
 
     The sums and their standard error are those of rows that occur as often as they count.
     """
-    log_probs = next(iter(tree["log_likelihood"].data_vars.values())).to_numpy() / left_out
     elpd_i, count = result.elpd_i / left_out, math.prod(log_probs.shape[:2])
     known = logsumexp(log_probs, axis=(0, 1)) - math.log(count)
     total = float(weights.sum(dtype=float))

@@ -278,9 +278,9 @@ def _likelihood_lost(surface: Surface, end: Ending, data: Data) -> float:
 
     For classes it is 0 as well: where they are nearly separable the maximum is far, and a prior is there to prevent it.
     """
-    response = surface.density.structure.response
+    has_classes = any(response.num_classes is not None for response in surface.density.structure.responses)
     problems = second_order_of(surface.density, data)
-    if not end.polished or response.num_classes is not None or surface.density.structure.num_weights > HESSIAN_WEIGHTS:
+    if not end.polished or has_classes or surface.density.structure.num_weights > HESSIAN_WEIGHTS:
         return 0.0
     maximum = problems[-1].minimise(end.u, data, 0.0, max_steps=MAX_STEPS)
     if not maximum.decrement <= MAX_GAIN:

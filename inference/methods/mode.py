@@ -14,6 +14,9 @@ fit with a maximum satisfies:
   found, and the density of a row is more than 100 times that of y spread over its standard deviation or the model is
   small, 200 steps of L-BFGS follow in float64. There is no maximum if they reach residuals as small as the rounding of
   y, or if they increase that density 10 times and 200 further steps lower the loss by another nat.
+
+Of several observed sites each is judged, by the rows of the site and the weights that no other site depends on; the
+loss, which must keep falling, is that of all.
 """
 
 import math
@@ -29,6 +32,7 @@ from scipy.special import softmax
 from ..reasons import Code, Reason
 from ..rows import Data, Weights, in_double
 from ..surface import LBFGS_STEPS, Surface
+from .heads import Head, first, heads_of
 from .optimizer import LEARNING_RATE
 
 MAX_GAIN = 0.1
@@ -54,25 +58,32 @@ MISSED = 0.1
 
 def no_maximum(surface: Surface, u: Weights, data: Data, prior_power: Array | None = None) -> tuple[Reason, ...]:
     """Return a reason if the classes are separable and no prior bounds the weights: the first rule above."""
-    structure, num_rows = surface.density.structure, data.num_rows
+    if not any(response.is_discrete for response in surface.density.structure.responses):
+        return ()
+    return first(_separable(surface, head, u, data, prior_power) for head in heads_of(surface, u, data))
+
+
+def _separable(surface: Surface, head: Head, u: Weights, data: Data, prior_power: Array | None) -> tuple[Reason, ...]:
+    """Return a reason if the classes of one site are separable, by the loss of all of them."""
+    structure = head.surface.density.structure
     if not structure.response.is_discrete:
         return ()
-    log_probs, loss_per_row = jax.device_get(surface.log_likelihood_and_loss(u, data, prior_power))
+    log_probs, loss_per_row = jax.device_get(head.surface.log_likelihood_and_loss(u, head.data, prior_power))
     if not (log_probs > -math.log(2)).all():
         return ()
     is_saturated = not log_probs.any()  # every probability is rounded to 1, and the loss cannot fall
-    here = float(loss_per_row) * num_rows
-    sites = [site for site in structure.latents if site in structure.real]
+    sites = [site for site in structure.latents if site in structure.real and head.own[site].any()]
 
     def loss(factor: float, moving: list[str]) -> float:
-        there = {site: factor * value if site in moving else value for site, value in u.items()}
-        return float(surface.loss(there, data, prior_power)) * num_rows
+        there = {site: np.where(head.own[site], factor, 1.0).astype(value.dtype) * value for site, value in u.items()}
+        return float(surface.loss({**u, **{site: there[site] for site in moving}}, data, prior_power)) * data.num_rows
 
+    here = float(loss_per_row) * data.num_rows if head.surface is surface else loss(1.0, [])
     for i in range(len(sites)):
         further, furthest = (loss(factor, sites[i:]) for factor in RAY_FACTORS)
         if (further < here or is_saturated) and furthest <= further:
             code = Code.SATURATED if is_saturated else Code.SEPARABLE
-            evidence = _evidence(data)
+            evidence = _evidence(head.data)
             return (Reason.of(code, evidence=evidence, factor=RAY_FACTORS[0], here=here, further=abs(further)),)
     return ()
 
@@ -86,30 +97,43 @@ def _evidence(data: Data) -> str:
 
 def quasi_separable(surface: Surface, u: Weights, data: Data) -> tuple[Reason, ...]:
     """Return a reason if some rows are separable from a class, at a point that counts as a mode: the second rule."""
-    structure, observed = surface.density.structure, np.asarray(jax.tree.leaves(data.y)[0])
-    shape = surface.logits_shape(u, data)
+    if not any(response.num_classes is not None for response in surface.density.structure.responses):
+        return ()
+    return first(_quasi_separable(surface, head, u, data) for head in heads_of(surface, u, data))
+
+
+def _quasi_separable(surface: Surface, head: Head, u: Weights, data: Data) -> tuple[Reason, ...]:
+    """Return a reason if some rows are separable from a class of one site, by the log probabilities of all sites."""
+    part, some = head.surface, head.data
+    structure, observed = part.density.structure, np.asarray(jax.tree.leaves(some.y)[0])
+    shape = part.logits_shape(u, some)
     if shape is None or shape[0] != observed.size:
         return ()
     labels = observed.ravel()  # for rows of tokens all tokens, one after the other
     is_known = structure.response.is_known(observed).ravel()
+    if some.known is not None:
+        is_known &= np.asarray(some.known).ravel()
     labels, known = labels[is_known], np.flatnonzero(is_known)
     absent = sorted(set(range(shape[1])) - set(labels.tolist()))
-    sites = [site for site in structure.latents if site in structure.real & structure.flat]
+    sites = [site for site in structure.latents if site in structure.real & structure.flat and head.own[site].any()]
     blocks = _blocks({site: u[site].size for site in sites}, labels.size, shape[1], bool(absent))
     if not blocks:
         return ()
-    probs = softmax(np.asarray(surface.logits(u, data), float)[known], axis=-1)
+    probs = softmax(np.asarray(part.logits(u, some), float)[known], axis=-1)
     if (probs > MAX_PROBABILITY).all():
         return ()
-    sites = next((block for block in blocks if _is_linear(surface, block, u, data)), [])
+    sites = next((block for block in blocks if _is_linear(head, block, u)), [])
     if not sites:
         return ()
-    slopes = np.asarray(surface.logit_slopes(tuple(sites), u, data), float)[known]
+    own = np.concatenate([np.broadcast_to(head.own[site], u[site].shape).ravel() for site in sites])
+    slopes = np.asarray(part.logit_slopes(tuple(sites), u, some), float)[known][..., own]
     recession = _recession(slopes, probs, labels)
     if recession is None:
         return ()
+    direction = np.zeros(own.size)
+    direction[own] = recession.direction
     rows = np.unique(known[recession.rows] // (observed.size // len(observed)))
-    return _along(surface, {site: u[site] for site in sites}, recession.direction, u, data, rows, absent)
+    return _along(surface, {site: u[site] for site in sites}, direction, u, data, rows, absent)
 
 
 def _along(
@@ -150,10 +174,10 @@ def _blocks(sizes: dict[str, int], num_rows: int, num_classes: int, is_absent: b
     return [names[i:] for i in range(first, len(names))]
 
 
-def _is_linear(surface: Surface, block: list[str], u: Weights, data: Data) -> bool:
-    """Return whether the logits are linear in the weights of some sites."""
-    moving = {site: np.array(site in block) for site in u}
-    return float(surface.nonlinearity(moving, u, data)) < 1e-3
+def _is_linear(head: Head, block: list[str], u: Weights) -> bool:
+    """Return whether the logits of a site are linear in its own weights among some sites."""
+    moving = {site: np.array(site in block) & head.own[site] for site in u}
+    return float(head.surface.nonlinearity(moving, u, head.data)) < 1e-3
 
 
 class _Recession(NamedTuple):
@@ -206,19 +230,28 @@ def is_unbounded(
         prior_power: the factor of the log prior.
         is_suspect: examine also a point whose rows are not remarkably dense yet.
     """
-    values = _numbers(surface, data)
+    heads = heads_of(surface, u, data)
+    return first(_grows(surface, head, u, data, prior_power, is_suspect=is_suspect) for head in heads)
+
+
+def _grows(
+    surface: Surface, head: Head, u: Weights, data: Data, prior_power: Array | None, *, is_suspect: bool
+) -> tuple[Reason, ...]:
+    """Return a reason if the density of a row at one site grows without bound, as the loss of all sites falls."""
+    part, some = head.surface, head.data
+    values = _numbers(part, some)
     if values is None:
         return ()
-    times, _ = _densest_row(surface, u, data, values)
+    times, _ = _densest_row(part, u, some, values)
     if times < MAX_DENSITY and not (is_suspect or (times and np.ptp(values, axis=0).min() == 0)):
         return ()
     exact = _density_of_exact(values)
     with jax.enable_x64(True):  # float32 is too coarse for so small a scale
-        u, data, prior_power = jax.tree.map(in_double, (u, data, prior_power))
+        u, data, some, prior_power = jax.tree.map(in_double, (u, data, some, prior_power))
         here = float(surface.loss(u, data, prior_power)) * data.num_rows
         u, lowest = surface.lbfgs(u, data, prior_power)
         further = float(lowest)
-        again, row = _densest_row(surface, u, data, values)
+        again, row = _densest_row(part, u, some, values)
         if not (again > 10 * max(times, 1.0) and further < here - math.log(10)):
             return ()
         is_exact = again >= exact
@@ -230,11 +263,15 @@ def is_unbounded(
 
 def is_exact(surface: Surface, u: Weights, data: Data) -> bool:
     """Return whether a row is so dense, at a point in float64, that only the rounding of y ends the growth."""
-    values = _numbers(surface, data)
-    if values is None:
-        return False
-    with jax.enable_x64(True):
-        return _densest_row(surface, u, jax.tree.map(in_double, data), values)[0] >= MISSED * _density_of_exact(values)
+    for part, some in surface.by_site(data):
+        values = _numbers(part, some)
+        if values is None:
+            continue
+        with jax.enable_x64(True):
+            densest, _ = _densest_row(part, u, jax.tree.map(in_double, some), values)
+        if densest >= MISSED * _density_of_exact(values):
+            return True
+    return False
 
 
 def _density_of_exact(values: np.ndarray) -> float:
@@ -264,7 +301,10 @@ def _densest_row(surface: Surface, u: Weights, data: Data, values: np.ndarray) -
 
     It is 0 where no density is finite.
     """
-    log_probs = np.asarray(surface.log_likelihood(u, data), float)
+    log_probs = np.array(surface.log_likelihood(u, data), float)
+    if data.known is not None:
+        known = np.asarray(jax.tree.leaves(data.known)[0])
+        log_probs[~known.reshape(len(known), -1).any(axis=1)] = np.nan
     if np.isnan(log_probs).all():
         return 0.0, 0
     row = int(np.nanargmax(log_probs))

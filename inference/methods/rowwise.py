@@ -86,33 +86,9 @@ class RowwiseSurface:
         """
 
         def of_row(row: Data) -> Array:
-            def parameters(u: Array) -> Array:
-                return real_numbers(self._coordinates(u, like, row))[0]
-
-            values, vectors = jnp.linalg.eigh(self._fisher(u, like, row))
-            roots = (vectors * jnp.sqrt(jnp.maximum(values, 0.0))).T
-            _, back = jax.vjp(parameters, u)
-
-            def add(sums: Array, root: Array) -> tuple[Array, None]:
-                return sums + back(root)[0] ** 2, None
-
-            return jax.lax.scan(add, jnp.zeros_like(u), roots)[0]
+            return sum((_diagonal_of_row(part, u, like, one) for part, one in self.density.by_site(row)), 0 * u)
 
         return self._summed(of_row, data, rows_together=1)
-
-    def _coordinates(self, u: Array, like: Weights, data: Data) -> Any:
-        return unconstrained(self.density.observation(self.density.constrain(by_site(u, like), data), data))
-
-    def _fisher(self, u: Array, like: Weights, data: Data) -> Array:
-        """Return the Fisher information of the coordinates of the parameters of y in one row, with its weight."""
-        centre = self._coordinates(u, like, data)
-        numbers, rebuild = real_numbers(centre)
-        weight = self.density.scaled_observation(self.density.constrain(by_site(u, like), data), data)[1]
-
-        def expected(there: Array) -> Array:
-            return jnp.sum(weight * divergence(constrained(centre), constrained(rebuild(there))))
-
-        return jax.hessian(expected)(numbers)
 
     def _summed(self, function: Callable[[Data], Any], data: Data, rows_together: int | None = None) -> Any:
         """Return the sum over rows of a function of some rows."""
@@ -128,6 +104,38 @@ class RowwiseSurface:
         if count * size == data.num_rows:
             return sums
         return jax.tree.map(jnp.add, sums, function(data.take(jnp.arange(count * size, data.num_rows))))
+
+
+def _diagonal_of_row(density: Density, u: Array, like: Weights, row: Data) -> Float[Array, " d"]:
+    """Return the diagonal of the Gauss-Newton matrix of one row of a density with one observed site."""
+
+    def parameters(u: Array) -> Array:
+        return real_numbers(_coordinates(density, u, like, row))[0]
+
+    values, vectors = jnp.linalg.eigh(_fisher(density, u, like, row))
+    roots = (vectors * jnp.sqrt(jnp.maximum(values, 0.0))).T
+    _, back = jax.vjp(parameters, u)
+
+    def add(sums: Array, root: Array) -> tuple[Array, None]:
+        return sums + back(root)[0] ** 2, None
+
+    return jax.lax.scan(add, jnp.zeros_like(u), roots)[0]
+
+
+def _coordinates(density: Density, u: Array, like: Weights, data: Data) -> Any:
+    return unconstrained(density.observation(density.constrain(by_site(u, like), data), data))
+
+
+def _fisher(density: Density, u: Array, like: Weights, data: Data) -> Array:
+    """Return the Fisher information of the coordinates of the parameters of y in one row, with its weight."""
+    centre = _coordinates(density, u, like, data)
+    numbers, rebuild = real_numbers(centre)
+    weight = density.scaled_observation(density.constrain(by_site(u, like), data), data)[1]
+
+    def expected(there: Array) -> Array:
+        return jnp.sum(weight * divergence(constrained(centre), constrained(rebuild(there))))
+
+    return jax.hessian(expected)(numbers)
 
 
 def rowwise_surface_of(density: Density, data: Data, rows_together: int) -> RowwiseSurface:

@@ -26,6 +26,7 @@ from ..reasons import Code, Reason
 from ..rows import Data, Rows, Weights
 from ..structure import Structure
 from ..surface import Surface, surface_of
+from .heads import first
 from .optimizer import LEARNING_RATE
 
 RAW = 30.0
@@ -44,21 +45,33 @@ RARE = 1e-6
 
 def raw_units(surface: Surface, u: Weights, data: Data) -> tuple[Reason, ...]:
     """Return a reason if x or y are in raw units, and too far from the model's for a descent that ended at u."""
-    response = surface.density.structure.response
     some = _sampled(data)
-    found = [_rawest_column(some.x, "x"), None if response.is_discrete else _rawest_column(some.y, "y")]
+    of_y = [(rows, name) for name, its, rows in surface.density.structure.by_site(some.y) if not its.is_discrete]
+    found = [_rawest_column(rows, name) for rows, name in ((some.x, "x"), *of_y)]
     raw = max((each for each in found if each is not None), key=lambda each: each["factor"], default=None)
-    if raw is None or not response.has_moments:
+    if raw is None or not any(_is_out_of_reach(part, u, rows) for part, rows in surface.by_site(data)):
         return ()
+    return (Reason.of(Code.UNITS, **raw),)
+
+
+def _is_out_of_reach(surface: Surface, u: Weights, data: Data) -> bool:
+    """Return whether y is far beyond what the weights change in its mean, or a step throws this far beyond y."""
+    if not surface.density.structure.response.has_moments:
+        return False
     with np.errstate(all="ignore"):
         at = jax.tree.map(lambda leaf: np.asarray(leaf, float), surface.responses(u, data))
         far, move = _size(at.observed - at.mean), _size(at.moves)
         is_steep = not LEARNING_RATE * move <= STEEP * at.observed.std(axis=0).max()
-    return (Reason.of(Code.UNITS, **raw),) if far > FAR * move or is_steep else ()
+    return far > FAR * move or is_steep
 
 
 def saturated(surface: Surface, u: Weights, data: Data) -> tuple[Reason, ...]:
     """Return a reason if a network ended with saturated units, since x is in raw units."""
+    return first(_saturated(part, u, some) for part, some in surface.by_site(data))
+
+
+def _saturated(surface: Surface, u: Weights, data: Data) -> tuple[Reason, ...]:
+    """Return a reason as `saturated` does, by one observed site."""
     response = surface.density.structure.response
     if response.is_discrete or not response.has_moments:
         return ()

@@ -50,7 +50,7 @@ def plot_decision(
         raise TypeError(f"plot_decision: expected two axes; got {len(pair)}.")
     across, up = (np.linspace(*reach_of(column), num_points) for column in rows.T)
     at = rows_at(fit, np.stack(np.meshgrid(across, up), axis=-1).reshape(-1, 2))
-    predictive, site = fit.predict(at), fit.structure.observed
+    predictive, site = fit.predict(at), fit.structure.response.site
     is_class = predictive.response.is_class
     if is_class:
         _draw_regions(pair[0], across, up, predictive)

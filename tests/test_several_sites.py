@@ -1,0 +1,291 @@
+"""Models that observe several sites: the log probability of a row is the sum over its sites, and each can be asked."""
+
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import numpyro
+import numpyro.distributions as dist
+import pytest
+from numpyro.handlers import scale
+from scipy.special import logsumexp
+
+from flatprior.inference import MAP, MLE, NUTS, Fit, Laplace, Prior, compare, explain, fit, flat, log_density
+from flatprior.inference.rows import Data
+from flatprior.models import MLP, Bernoulli, Model, Normal, gaussian, priors
+
+RNG = np.random.default_rng(0)
+NUM_ROWS = 40
+X = RNG.normal(size=(NUM_ROWS, 2))
+PRICE = X @ [1.0, -1.0] + 0.5 * RNG.normal(size=NUM_ROWS)
+SOLD = (RNG.random(NUM_ROWS) < 1 / (1 + np.exp(-X[:, 0]))).astype(int)
+Y = {"price": PRICE, "sold": SOLD}
+NAMES = tuple(Y)
+
+
+def rows_of(y: Any, site: str) -> Any:
+    return None if y is None else y[site]
+
+
+def observe_price(x: Any, y: Any = None) -> None:
+    w, b = (numpyro.sample(name, dist.Normal(0, 2).expand(shape)) for name, shape in (("w", [2]), ("b", [])))
+    spread = numpyro.sample("spread", dist.HalfNormal(1.0))
+    with numpyro.plate("row", x.shape[0]):
+        numpyro.sample("price", dist.Normal(x @ w + b, spread), obs=y)
+
+
+def observe_sold(x: Any, y: Any = None) -> None:
+    v, c = (numpyro.sample(name, dist.Normal(0, 2).expand(shape)) for name, shape in (("v", [2]), ("c", [])))
+    with numpyro.plate("row", x.shape[0]):
+        numpyro.sample("sold", dist.Bernoulli(logits=x @ v + c), obs=y)
+
+
+def house(x: Any, y: Any = None) -> None:
+    """Two heads with weights of their own: its fits are those of `observe_price` and `observe_sold`."""
+    observe_price(x, rows_of(y, "price"))
+    observe_sold(x, rows_of(y, "sold"))
+
+
+HEADS = {"price": observe_price, "sold": observe_sold}
+LATENTS = {"price": ("w", "b", "spread"), "sold": ("v", "c")}
+W = {"w": jnp.array([0.5, -1.0]), "b": jnp.array(0.1), "spread": jnp.array(0.7), "v": jnp.ones(2), "c": jnp.array(0.2)}
+
+
+def shared(x: Any, y: Any = None) -> None:
+    """One slope for both sites."""
+    w = numpyro.sample("w", dist.Normal(0, 2).expand([2]))
+    with numpyro.plate("row", x.shape[0]):
+        numpyro.sample("price", dist.Normal(x @ w, 0.5), obs=rows_of(y, "price"))
+        numpyro.sample("sold", dist.Bernoulli(logits=x @ w), obs=rows_of(y, "sold"))
+
+
+def fitted(method: Any, model: Any = house, y: Any = None, **settings: Any) -> Fit:
+    return fit(model, method, X, Y if y is None else y, key=0, progress=False, **settings)
+
+
+@pytest.fixture(scope="module")
+def mode() -> Fit:
+    return fitted(MAP(num_steps=200))
+
+
+@pytest.fixture(scope="module")
+def draws() -> Fit:
+    return fitted(Prior(num_samples=6), shared)
+
+
+def test_the_density_is_the_prior_and_the_sum_over_sites() -> None:
+    with jax.enable_x64(True):
+        parts = [log_density(HEADS[s], {k: W[k] for k in LATENTS[s]}, X, Y[s]) for s in NAMES]
+        assert log_density(house, W, X, Y) == pytest.approx(float(sum(parts)), rel=1e-14)
+
+
+@pytest.mark.parametrize("method", [MLE(), MAP()], ids=["MLE", "MAP"])
+def test_heads_with_weights_of_their_own_are_two_fits(method: Any) -> None:
+    with jax.enable_x64(True):
+        both = fitted(method)
+        assert both.status.level == "ok"
+        for site in NAMES:
+            alone = fit(HEADS[site], method, X, Y[site], key=0, progress=False)
+            for name in LATENTS[site]:
+                np.testing.assert_allclose(both.draws[name], alone.draws[name], rtol=1e-8, atol=1e-8)
+            np.testing.assert_allclose(
+                both.predict(X)[site].log_prob(Y[site]), alone.predict(X).log_prob(Y[site]), rtol=1e-7
+            )
+
+
+def test_the_posterior_of_conjugate_sites_is_that_of_all_their_rows() -> None:
+    def model(x: Any, y: Any = None) -> None:
+        w = numpyro.sample("w", dist.Normal(0, 2))
+        with numpyro.plate("row", x.shape[0]):
+            numpyro.sample("first", dist.Normal(w * x[:, 0], 0.5), obs=rows_of(y, "first"))
+            numpyro.sample("second", dist.Normal(w * x[:, 1], 2.0), obs=rows_of(y, "second"))
+
+    y = {"first": PRICE, "second": PRICE**2}
+    precision = 1 / 4 + (X[:, 0] ** 2).sum() / 0.25 + (X[:, 1] ** 2).sum() / 4
+    mean = ((X[:, 0] * y["first"]).sum() / 0.25 + (X[:, 1] * y["second"]).sum() / 4) / precision
+    with jax.enable_x64(True):
+        for curvature in ("ggn", "hessian"):
+            result = fitted(Laplace(num_samples=4000, curvature=curvature), model, y)
+            w = result.draws["w"].ravel()
+            assert abs(w.mean() - mean) < 4 / np.sqrt(precision * w.size)
+            assert abs(w.var() * precision - 1) < 4 * np.sqrt(2 / w.size)
+            prior = dist.Normal(0, 2).log_prob(mean) - dist.Normal(mean, precision**-0.5).log_prob(mean)
+            at_mean = [dist.Normal(mean * X[:, i], s).log_prob(y[k]).sum() for i, (k, s) in enumerate(SCALES.items())]
+            assert result.log_evidence == pytest.approx(float(prior + sum(at_mean)), rel=1e-10)
+
+
+SCALES = {"first": 0.5, "second": 2.0}
+
+
+def test_a_row_has_the_log_mean_of_products_and_a_site_its_own(draws: Fit) -> None:
+    by_site = {site: draws[site].log_likelihood(X, Y[site])[0] for site in NAMES}
+    whole = draws.predict(X)
+    np.testing.assert_allclose(draws.log_likelihood(X, Y)[0], sum(by_site.values()), rtol=1e-4, atol=1e-4)
+    expected = logsumexp(sum(by_site.values()), axis=0) - np.log(6)
+    np.testing.assert_allclose(whole.log_prob(Y), expected, rtol=1e-4, atol=1e-4)
+    for site in NAMES:
+        np.testing.assert_allclose(
+            whole[site].log_prob(Y[site]), logsumexp(by_site[site], axis=0) - np.log(6), rtol=1e-4, atol=1e-4
+        )
+    w = draws.draws["w"][0]
+    np.testing.assert_allclose(whole["price"].mean, (X @ w.T).mean(axis=1), rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(whole["sold"].probs, (1 / (1 + np.exp(-X @ w.T))).mean(axis=1), rtol=1e-4, atol=1e-5)
+
+
+def test_the_sites_of_a_sample_share_a_draw(draws: Fit) -> None:
+    samples = draws.predict(X).sample(0, (2, 3))
+    assert {site: values.shape for site, values in samples.items()} == dict.fromkeys(NAMES, (2, 3, NUM_ROWS))
+    components = draws.predict(X).component_samples(0)
+    residuals = components["price"] - draws.draws["w"][0] @ X.T
+    assert abs(residuals.std() / 0.5 - 1) < 4 / np.sqrt(2 * residuals.size)
+    assert set(np.unique(components["sold"])) <= {0, 1}
+
+
+def test_rows_without_one_site_have_the_other() -> None:
+    """A missing value at one site removes its term alone."""
+    gaps = {
+        "price": np.where(np.arange(NUM_ROWS) < 10, np.nan, PRICE),
+        "sold": np.where(SOLD & (X[:, 1] > 0), np.nan, SOLD),
+    }
+    with jax.enable_x64(True):
+        both = fitted(MAP(), y=gaps)
+        missing = np.isnan(gaps["price"]).astype(int) + np.isnan(gaps["sold"])
+        assert both.counts is not None
+        assert (both.counts.unlabelled, both.counts.missing) == ((missing == 2).sum(), (missing == 1).sum())
+        for site in NAMES:
+            known = ~np.isnan(gaps[site])
+            alone = fit(HEADS[site], MAP(), X[known], Y[site][known], key=0, progress=False)
+            for name in LATENTS[site]:
+                np.testing.assert_allclose(both.draws[name], alone.draws[name], rtol=1e-8, atol=1e-8)
+            assert both[site].was_fitted_to(X, gaps[site])
+            assert both[site].counts.rows == known.sum()
+            assert not both[site].log_likelihood(X, gaps[site])[..., ~known].any()
+        assert both.was_fitted_to(X, gaps)
+
+
+def test_weighted_rows_count_at_all_sites() -> None:
+    weights = RNG.integers(1, 4, size=NUM_ROWS)
+    again = np.repeat(np.arange(NUM_ROWS), weights)
+    with jax.enable_x64(True):
+        weighted = fitted(MAP(), weights=weights)
+        repeated = fit(house, MAP(), X[again], {site: Y[site][again] for site in NAMES}, key=0, progress=False)
+        for name in W:
+            np.testing.assert_allclose(weighted.draws[name], repeated.draws[name], rtol=1e-8, atol=1e-8)
+        whole = weighted.log_likelihood(X, Y, weights=weights)
+        np.testing.assert_allclose(whole, weights * weighted.log_likelihood(X, Y), rtol=1e-12)
+
+
+def test_a_site_may_have_a_weight_of_its_own() -> None:
+    def weighted(x: Any, y: Any = None) -> None:
+        observe_price(x, rows_of(y, "price"))
+        with scale(scale=3.0):
+            observe_sold(x, rows_of(y, "sold"))
+
+    result = fitted(MAP(num_steps=100), weighted)
+    by_site = {site: result[site].log_likelihood(X, Y[site]) for site in NAMES}
+    np.testing.assert_allclose(result.log_likelihood(X, Y), sum(by_site.values()), rtol=1e-4, atol=1e-4)
+    alone = result["sold"].predict(X)
+    np.testing.assert_allclose(
+        alone.log_prob(SOLD), 3 * np.log(np.where(SOLD, alone.probs, 1 - alone.probs)), rtol=1e-4
+    )
+    with pytest.raises(
+        ValueError, match=r"log_prob: expected each row to have one weight.*'sold'.*not all sites alike"
+    ):
+        result.predict(X).log_prob(Y)
+
+
+def test_minibatches_scale_all_sites(mode: Fit) -> None:
+    density, data = mode.density, Data(X, Y)
+    u = {name: jnp.asarray(value) for name, value in W.items()} | {"spread": jnp.log(0.7)}
+    with jax.enable_x64(True):
+        batches = [data.take(np.arange(i, NUM_ROWS, 4)) for i in range(4)]
+        mean = np.mean([density.loss(u, batch, NUM_ROWS) for batch in batches])
+        assert mean == pytest.approx(float(density.loss(u, data)), rel=1e-12)
+
+
+def test_a_fit_is_saved_with_its_sites(mode: Fit, tmp_path: Path) -> None:
+    again = Fit.load(mode.save(tmp_path / "house.nc"), house)
+    assert again.seen == mode.seen
+    for site in NAMES:
+        assert again[site].was_fitted_to(X, Y[site])
+        np.testing.assert_array_equal(again.predict(X)[site].log_prob(Y[site]), mode.predict(X)[site].log_prob(Y[site]))
+    with pytest.raises(ValueError, match=r"observed site 'price', 'sold'.*got the sites"):
+        Fit.load(tmp_path / "house.nc", observe_price)
+
+
+def test_arviz_has_a_variable_for_each_site(mode: Fit) -> None:
+    tree = mode.to_datatree(X, Y, key=0)
+    for group in ("log_likelihood", "observed_data", "posterior_predictive"):
+        assert set(tree[group].data_vars) == set(NAMES)
+    total = sum(tree["log_likelihood"][site].to_numpy() for site in NAMES)
+    np.testing.assert_allclose(total, mode.log_likelihood(X, Y), rtol=1e-4, atol=1e-4)
+
+
+def test_each_site_has_a_loss_of_its_own() -> None:
+    explanation = explain(house, X, Y, at=W)
+    losses = [term for term in explanation.terms if term.role == "loss"]
+    assert [(term.site, term.distribution.split("(")[0]) for term in losses] == [
+        ("price", "Normal"),
+        ("sold", "Bernoulli"),
+    ]
+    assert explanation.value_difference < 1e-10
+    flat_nats = -float(log_density(flat(house), W, X, Y))
+    assert explanation.loss == pytest.approx(flat_nats, rel=1e-5)
+
+
+def test_a_fit_of_one_site_has_its_rows(mode: Fit) -> None:
+    assert mode["sold"].was_fitted_to(X, SOLD)
+    assert "Fitted to these rows" in str(compare({"sold": mode["sold"]}, X, SOLD))
+    with pytest.raises(KeyError, match=r"one of the observed sites \['price', 'sold'\]; got 'other'"):
+        mode["other"]
+    with pytest.raises(KeyError, match="got 'other'"):
+        mode.predict(X)["other"]
+    single = fit(observe_sold, MAP(num_steps=100), X, SOLD, key=0, progress=False)
+    assert single["sold"] is single
+
+
+def test_chains_of_two_sites_mix() -> None:
+    result = fitted(NUTS(num_warmup=200, num_samples=150, num_chains=2), shared)
+    with jax.enable_x64(True):
+        laplace = fitted(Laplace(), shared)
+    w, centre = result.draws["w"].reshape(-1, 2), laplace.draws["w"].reshape(-1, 2)
+    assert (np.abs(w.mean(axis=0) - centre.mean(axis=0)) < centre.std(axis=0)).all()
+
+
+TWO = Model(MLP(), {"price": Normal(dist.HalfNormal(1.0)), "sold": Bernoulli()}, gaussian(2.0))
+
+
+def test_a_model_of_two_observations_is_two_models_of_one() -> None:
+    """The outputs are split in order, and each observation samples sites of its own name."""
+    w = {"w1": jnp.array([[0.5, 1.0], [-1.0, 2.0]]), "b1": jnp.array([0.1, 0.2]), "price/scale": jnp.array(0.7)}
+    price = {"w1": w["w1"][:, :1], "b1": w["b1"][:1], "scale": w["price/scale"]}
+    sold = {"w1": w["w1"][:, 1:], "b1": w["b1"][1:]}
+    parts = ("price", price), ("sold", sold)
+    with jax.enable_x64(True):
+        total = sum(
+            float(log_density(Model(MLP(), dict(TWO.observation.parts)[site], gaussian(2.0)), weights, X, Y[site]))
+            for site, weights in parts
+        )
+        assert log_density(TWO, w, X, Y) == pytest.approx(total, rel=1e-12)
+    table = priors(TWO, X).to_dataframe()
+    assert list(table.index) == ["w1", "b1", "price/scale"]
+    again = Model(MLP(), {"price": Normal(dist.HalfNormal(1.0)), "sold": Bernoulli()}, gaussian(2.0))
+    assert again == TWO
+    assert hash(again) == hash(TWO)
+    assert Model(MLP(), {"sold": Bernoulli(), "price": Normal(dist.HalfNormal(1.0))}, gaussian(2.0)) != TWO
+
+
+BAD_MODELS: dict[str, tuple[Any, type[Exception], str]] = {
+    "none": ({}, ValueError, "expected an observation, or several by name"),
+    "a class": ({"price": Normal}, TypeError, "expected an observation such as"),
+    "a number as name": ({1: Normal()}, TypeError, "expected names of observations, such as 'price'; got 1"),
+}
+
+
+@pytest.mark.parametrize("case", BAD_MODELS)
+def test_several_observations_are_checked(case: str) -> None:
+    observation, error, words = BAD_MODELS[case]
+    with pytest.raises(error, match=words):
+        Model(MLP(), observation)
