@@ -1,15 +1,18 @@
 """Functions of draws and rows, in bounded memory."""
 
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+from jax import Array
 
 from .density import Density
 from .rows import Data, Rows, Weights, signature
+from .status import warn_of_precision
 
 WORKING_BYTES = 2**28
 """The device memory that a prediction may use in addition to x, the draws and its result: about 256 MiB."""
@@ -60,6 +63,39 @@ def over_rows(
             with np.errstate(over="ignore"):  # a log density may be infinite in the type of the result
                 into[start : start + chunk] = np.asarray(leaf)[: num_rows - start]
     return whole
+
+
+@dataclass(frozen=True)
+class InDouble:
+    """A function of draws and rows, evaluated in float64 at the same numbers, which are widened a chunk at a time."""
+
+    per_draw: PerDraw
+
+    def __call__(self, density: Density, weights: Weights, data: Data) -> Any:
+        return self.per_draw(density, *jax.tree.map(self._widened, (weights, data)))
+
+    def _widened(self, leaf: Array) -> Array:
+        return leaf.astype(jnp.float64) if jnp.issubdtype(leaf.dtype, jnp.floating) else leaf
+
+
+def over_rows_in_double(
+    per_draw: PerDraw, summary: Summary, density: Density, draws: Weights, data: Data, extra: Any = None
+) -> Any:
+    """Evaluate `over_rows` in float64, and return the result in the default precision.
+
+    Warns:
+        PrecisionWarning: where that is not possible, as for a network that fixes the type of its state.
+    """
+    dtype, where = jax.dtypes.canonicalize_dtype(float), (density, draws, data, extra)
+    if dtype == np.float64:
+        return over_rows(per_draw, summary, *where)
+    try:
+        with jax.enable_x64(True):
+            return over_rows(InDouble(per_draw), summary, *where, dtype=dtype)
+    except TypeError as error:
+        values = over_rows(per_draw, summary, *where)
+        warn_of_precision(error)
+        return values
 
 
 @partial(jax.jit, static_argnums=(0, 1, 2, 3))

@@ -34,6 +34,17 @@ class Padded(Protocol):
     """The value of y where there is no token."""
 
 
+@runtime_checkable
+class TakesIntervals(Protocol):
+    """A distribution whose y may also be bounds of the value, (..., 2): a lower and an upper one."""
+
+    takes_intervals: bool
+
+
+CENSORED = dist.LeftCensoredDistribution | dist.RightCensoredDistribution | dist.IntervalCensoredDistribution
+"""Distributions in which y may be a bound of the value that their base distribution describes."""
+
+
 def stated_loss(d: Distribution) -> str | None:
     """Return the name of a distribution's negative log probability; None where it does not state one."""
     return d.loss if isinstance(d, NamesLoss) else None
@@ -70,20 +81,6 @@ def of_one_value(support: constraints.Constraint) -> constraints.Constraint:
 def log_probs_of_values(d: Distribution, num_classes: int) -> Array:
     """Return log p(y = k) for k = 0, ..., num_classes - 1, (n, num_classes)."""
     return d.log_prob(jnp.arange(num_classes)[:, None]).T
-
-
-def moments_of(d: Distribution) -> tuple[Array, Array]:
-    """Return mean and variance in the shape of y: distributions omit axes along which they do not vary."""
-    return jnp.broadcast_to(d.mean, d.shape()), jnp.broadcast_to(d.variance, d.shape())
-
-
-def cdf_of(d: Distribution, y: Array) -> Array:
-    """Return P(Y <= y), also for y outside of the support, where the formula of a distribution may be NaN."""
-    support = of_one_value(d.support)
-    low, high = getattr(support, "lower_bound", None), getattr(support, "upper_bound", None)
-    cdf = d.cdf(y if low is None and high is None else jnp.clip(y, low, high))
-    cdf = cdf if low is None else jnp.where(y < low, 0.0, cdf)
-    return cdf if high is None else jnp.where(y >= high, 1.0, cdf)
 
 
 def implements(d: Distribution, use: Callable[[Any], Any]) -> bool:
@@ -232,6 +229,10 @@ def affine(d: Distribution, shift: ArrayLike, factor: ArrayLike) -> Distribution
             return affine(d.base_dist, shift, factor).expand(d.batch_shape)
         case dist.MaskedDistribution():
             return affine(d.base_dist, shift, factor).mask(d._mask)
+        case dist.LeftCensoredDistribution() | dist.RightCensoredDistribution():
+            return type(d)(affine(d.base_dist, shift, factor), d.censored)  # the probability of a bound has no unit
+        case dist.IntervalCensoredDistribution():
+            return type(d)(affine(d.base_dist, shift, factor), d.left_censored, d.right_censored)
     return Affine(d, shift, factor)
 
 

@@ -12,7 +12,8 @@ from jax import Array
 from .checks import as_key, check_positive_integer
 from .chunks import sizes
 from .density import Density
-from .predictive import Predictive, class_log_probs, log_likelihood
+from .pointwise import class_log_probs, log_likelihood
+from .predictive import Predictive
 from .result import Fit, check_fit
 from .rows import Data, Weights, count_rows, take_rows
 from .status import warn_if_failed

@@ -5,17 +5,16 @@ from typing import Any, Self, final
 
 import jax
 import jax.numpy as jnp
-import numpyro.distributions as dist
 from jax import Array
 from numpyro.distributions import Distribution, constraints
 
 from .distributions import Padded, cancels, has_marginals, implements, log_probs_of_values, num_values, stated_logits
+from .marginals import CATEGORICALS, cdf_of, is_censored, is_ordered, moments_of
 from .response import Missing, Response
 from .sites import element, unmasked
 from .words import title
 
-CATEGORICALS = dist.CategoricalLogits | dist.CategoricalProbs
-NO_QUANTILE: Missing = {"quantile": "y is discrete; use probs, or sample."}
+NO_ORDER = "y is a class, and classes have no order; use probs."
 NO_MOMENTS: Missing = {
     "mean": "y is a class, and classes have no mean; use probs.",
     "variance": "y is a class, and classes have no variance; use probs.",
@@ -34,7 +33,7 @@ class Binary(Response):
 
     @property
     def missing(self) -> Missing:
-        return {**NO_QUANTILE, "cdf": "y is 0 or 1; use probs."}
+        return dict.fromkeys(("cdf", "quantile"), "y is 0 or 1; use probs.")
 
     def class_log_probs(self, d: Distribution) -> Array:
         return log_probs_of_values(d, 2)
@@ -53,12 +52,14 @@ class Classes(Response):
     @classmethod
     def read(cls, d: Distribution, facts: Mapping[str, Any]) -> Self | None:
         num_classes = num_values(d.support)
-        return None if num_classes is None else cls(**facts, num_classes=num_classes)
+        if num_classes is None:
+            return None
+        return cls(**{**facts, "has_cdf": is_ordered(d)}, num_classes=num_classes)
 
     @property
     def missing(self) -> Missing:
-        missing: Missing = NO_QUANTILE | ({} if self.has_moments else NO_MOMENTS)
-        return missing if self.has_cdf else missing | {"cdf": "y is a class, and classes have no order; use probs."}
+        missing: Missing = {} if self.has_moments else {**NO_MOMENTS}
+        return missing if self.has_cdf else missing | dict.fromkeys(("cdf", "quantile"), NO_ORDER)
 
     def class_log_probs(self, d: Distribution) -> Array:
         return log_probs_of_values(d, self.num_classes or 0)
@@ -84,7 +85,9 @@ class Tokens(Response):
 
     @property
     def missing(self) -> Missing:
-        return {**NO_QUANTILE, **NO_MOMENTS, "cdf": "y is tokens, which have no order; use probs or log_prob."}
+        missing = dict.fromkeys(("cdf", "quantile"), "y is tokens, which have no order; use probs or log_prob.")
+        mode = "the most probable row of tokens is not known; probs.argmax(axis=-1) is the most probable token of each."
+        return {**NO_MOMENTS, **missing, "mode": mode}
 
     def class_log_probs(self, d: Distribution) -> Array:
         return jax.nn.log_softmax(jnp.broadcast_to(element(d).logits, (*d.shape(), self.num_classes or 0)))
@@ -98,9 +101,15 @@ def _missing_of_numbers(response: Response) -> Missing:
     """Return the summaries that do not exist where y has no classes."""
     family = response.family
     missing: Missing = {"probs": f"y can be {response.support!r}, not one of a finite set of values."}
+    if not response.is_discrete:
+        missing["mode"] = (
+            "y is continuous, and its density over draws may have many maxima, which change with the units of y; use "
+            "quantile(0.5) or interval()."
+        )
+    elif response.event_shape:
+        missing["mode"] = "y is a vector, whose elements depend on one another given x; use quantile(0.5)."
     if not response.has_moments:
         missing |= dict.fromkeys(("mean", "variance"), f"{family} has no mean and variance; use sample.")
-        missing |= {"quantile": missing["mean"]} if response.is_discrete else {}
     return missing if response.has_cdf else missing | dict.fromkeys(("cdf", "quantile"), f"{family} has no cdf.")
 
 
@@ -152,8 +161,9 @@ def response_of(site: str, d: Distribution) -> Response:
         "site": site,
         "family": title(element(d)),
         "event_shape": d.event_shape,
-        "has_moments": not isinstance(element(d), CATEGORICALS) and implements(d, lambda d: (d.mean, d.variance)),
-        "has_cdf": implements(d, lambda d: d.cdf(jnp.zeros(d.shape()))),
+        "has_moments": not isinstance(element(d), CATEGORICALS) and implements(d, moments_of),
+        "has_cdf": implements(d, lambda d: cdf_of(d, jnp.zeros(d.shape()))),
+        "is_censored": is_censored(d),
         "has_marginals": has_marginals(d),
         "needs_double": cancels(d),
         "support": d.support,

@@ -5,6 +5,7 @@ as `over_rows` expects of a summary.
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import jax
@@ -12,7 +13,8 @@ import jax.numpy as jnp
 import numpyro.distributions as dist
 from jax import Array
 
-from .distributions import cdf_of, moments_of
+from .distributions import of_one_value
+from .marginals import cdf_of, interval_of, sums_pmf, values_of
 from .rows import Rows
 
 BISECTIONS = {"float32": 32, "float64": 64}
@@ -20,6 +22,9 @@ BISECTIONS = {"float32": 32, "float64": 64}
 
 ROUNDING = 64
 """The rounding error of a cdf, in units of the machine epsilon."""
+
+MAX_TERMS = 2**20
+"""The most integers whose probabilities are added or compared."""
 
 
 def by_row(values: Array, y: Rows, extra: Any) -> Array:
@@ -60,8 +65,37 @@ def means_by_row(moments: tuple[Array, Array], y: Rows, extra: Any) -> Array:
 
 
 def mean_cdf(components: dist.Distribution, y: Rows, extra: Any) -> Array:
-    """Return P(Y <= y) of the mixture."""
+    """Return P(Y <= y) of the mixture; where y is a lower and an upper bound, (n, 2), at each of them."""
+    shape, _ = _shape_and_type(components)
+    if jnp.ndim(y) > len(shape):
+        return jnp.stack([mean_cdf(components, y[..., i], extra) for i in range(2)], axis=-1)
     return jax.vmap(lambda d: cdf_of(d, y))(components).mean(axis=0)
+
+
+def mean_interval(components: dist.Distribution, y: Rows, extra: Any) -> tuple[Array, Array]:
+    """Return the ends of the interval in which the transform of y is uniform, for the mixture."""
+    low, high = jax.vmap(lambda d: interval_of(d, y))(components)
+    return low.mean(axis=0), high.mean(axis=0)
+
+
+def ordered_interval(log_probs: Array, y: Rows, extra: Any) -> tuple[Array, Array]:
+    """Return P(Y < y) and P(Y <= y) of a y that is one of several ordered classes, (n,) each."""
+    probs = jnp.exp(log_probs).mean(axis=0)
+    classes, observed = jnp.arange(probs.shape[-1]), jnp.asarray(y)[:, None]
+    low, high = (jnp.where(is_in, probs, 0.0).sum(axis=-1) for is_in in (classes < observed, classes <= observed))
+    return low, high
+
+
+def ordered_cdf(log_probs: Array, y: Rows, extra: Any) -> Array:
+    """Return P(Y <= y) of a y that is one of several ordered classes, (n,)."""
+    return ordered_interval(log_probs, y, extra)[1]
+
+
+def ordered_quantiles(log_probs: Array, y: Rows, levels: Array) -> Array:
+    """Return the smallest classes k with P(Y <= k) >= level, (n, level)."""
+    cdf = jnp.cumsum(jnp.exp(log_probs).mean(axis=0), axis=-1)
+    is_below = cdf[:, :-1, None] < levels.astype(cdf.dtype) - ROUNDING * jnp.finfo(cdf.dtype).eps
+    return is_below.sum(axis=1)
 
 
 def quantiles(components: dist.Distribution, y: Rows, levels: Array) -> Array:
@@ -71,8 +105,7 @@ def quantiles(components: dist.Distribution, y: Rows, levels: Array) -> Array:
     heavy tails do not have, and no bounds, and resolves the tail of a LogNormal at 1e-9 as well as that at 1e9. NaN
     where the cdf is NaN, as for draws that are not finite.
     """
-    zeros = jax.eval_shape(jax.vmap(lambda d: jnp.zeros(d.shape())), components)
-    shape, dtype = zeros.shape[1:], zeros.dtype
+    shape, dtype = _shape_and_type(components)
     largest = _place_of(jnp.full(shape, jnp.finfo(dtype).max))
 
     def one(level: Array) -> Array:
@@ -84,7 +117,13 @@ def quantiles(components: dist.Distribution, y: Rows, levels: Array) -> Array:
         is_found = mean_cdf(components, value, None) >= level - ROUNDING * jnp.finfo(dtype).eps
         return jnp.where(is_found, value, jnp.nan)
 
-    return jax.lax.map(one, levels.astype(dtype)).T
+    return jnp.moveaxis(jax.lax.map(one, levels.astype(dtype)), 0, -1)
+
+
+def _shape_and_type(components: dist.Distribution) -> tuple[tuple[int, ...], Any]:
+    """Return the shape of the values that a mixture describes, (n, ...), and the type of their real numbers."""
+    zeros = jax.eval_shape(jax.vmap(lambda d: jnp.zeros(values_of(d).shape())), components)
+    return zeros.shape[1:], zeros.dtype
 
 
 def _place_of(values: Array) -> Array:
@@ -99,25 +138,68 @@ def _number_at(places: Array, dtype: Any) -> Array:
 
 
 def integer_quantiles(components: dist.Distribution, y: Rows, levels: Array) -> Array:
-    """Return the smallest integers k with P(Y <= k) >= level, (n, ..., level), by bisection of the cdf."""
-    moments = mixed_moments(jax.vmap(moments_of)(components), None, None)
-
-    def one(level: Array) -> Array:
-        def is_below(value: Array) -> Array:
-            return ~(mean_cdf(components, value, None) >= level)  # also where the cdf is NaN, below the support
-
-        low, high = _bracket(moments, level)
-        ends = jnp.floor(low) - 1, jnp.ceil(high)
-        middle_of = lambda low, high: jnp.floor((low + high) / 2)  # noqa: E731
-        return _bisect(is_below, middle_of, *ends, BISECTIONS[str(low.dtype)])[1]
-
-    return jax.lax.map(one, levels.astype(moments[0].dtype)).T
+    """Return the smallest integers k with P(Y <= k) >= level, (n, ..., level); see `_integer_quantile`."""
+    _, dtype = _shape_and_type(components)
+    return jnp.moveaxis(jax.lax.map(partial(_integer_quantile, components), levels.astype(dtype)), 0, -1)
 
 
-def _bracket(moments: tuple[Array, Array], level: Array) -> tuple[Array, Array]:
-    """Return two values with a quantile between them, by Cantelli's inequality around the mean."""
-    mean, sd = moments[0], jnp.sqrt(moments[1])
-    return mean - sd * jnp.sqrt((1 - level) / level), mean + sd * jnp.sqrt(level / (1 - level))
+def _integer_quantile(components: dist.Distribution, level: Array) -> Array:
+    """Return the smallest integer k with P(Y <= k) >= level, (n, ...), by doubling and bisection.
+
+    NaN where the cdf is NaN, and beyond 2^53, or 2^24 in float32; or, where the cdf is a sum of probabilities, 2^20.
+    """
+    shape, dtype = _shape_and_type(components)
+    limit = MAX_TERMS if sums_pmf(components) else 2.0 ** (jnp.finfo(dtype).nmant + 1)
+    level = jnp.maximum(level - ROUNDING * jnp.finfo(dtype).eps, jnp.finfo(dtype).tiny)
+    lowest = getattr(of_one_value(components.support), "lower_bound", -limit)
+
+    def is_open(bracket: tuple[Array, Array]) -> Array:
+        low, high = bracket
+        return ((high - low > 1) & (low < limit)).any()
+
+    def narrowed(bracket: tuple[Array, Array]) -> tuple[Array, Array]:
+        low, high = bracket
+        value = jnp.where(jnp.isfinite(high), jnp.floor((low + high) / 2), 2 * jnp.maximum(low, 0) + 15)
+        below = ~(mean_cdf(components, value, None) >= level)  # also where the cdf is NaN
+        return jnp.where(below, value, low), jnp.where(below, high, value)
+
+    ends = jnp.full(shape, jnp.min(jnp.asarray(lowest)) - 1, dtype), jnp.full(shape, jnp.inf, dtype)
+    _, high = jax.lax.while_loop(is_open, narrowed, ends)
+    return jnp.where(jnp.isfinite(high), high, jnp.nan)
+
+
+def integer_modes(components: dist.Distribution, y: Rows, extra: Any) -> Array:
+    """Return the most probable integers, (n,), the smallest of several; NaN where more than 2^20 would be compared.
+
+    Let p be the probability of the median. An integer k with P(Y <= k) < p or P(Y >= k) < p is less probable than the
+    median, so only the integers between the quantiles of p and 1 - p are compared.
+    """
+
+    def probability(value: Array) -> Array:
+        return jnp.exp(jax.vmap(lambda d: d.log_prob(value))(components)).mean(axis=0)
+
+    def quantile(tail: Array, place: Array) -> tuple[Array, Array]:
+        """Return the tail, that of the median at first, and the quantile at 1/2, the tail, or 1 minus the tail."""
+        value = _integer_quantile(
+            components, jnp.select([place == 0, place == 1], [jnp.full_like(tail, 0.5), tail], 1 - tail)
+        )
+        found = jnp.clip(probability(value), jnp.finfo(tail.dtype).eps, 0.5)
+        return jnp.where(place == 0, found, tail), value
+
+    shape, dtype = _shape_and_type(components)
+    _, (_, low, high) = jax.lax.scan(quantile, jnp.zeros(shape, dtype), jnp.arange(3))
+    is_near = high - low <= MAX_TERMS
+
+    def compared(state: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
+        step, best, mode = state
+        value = jnp.minimum(low + step, high)
+        found = probability(value)
+        return step + 1, jnp.maximum(best, found), jnp.where(found > best, value, mode)
+
+    last = jnp.where(is_near, high - low, 0).max()
+    start = jnp.zeros((), dtype), jnp.zeros(shape, dtype), jnp.full(shape, jnp.nan, dtype)
+    _, _, mode = jax.lax.while_loop(lambda state: state[0] <= last, compared, start)
+    return jnp.where(is_near, mode, jnp.nan)
 
 
 def _bisect(

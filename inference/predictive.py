@@ -8,102 +8,29 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
-from jaxtyping import Float
 
 from .checks import as_key, check_labels
-from .chunks import PerDraw, Summary, apart, count_draws, over_rows, sizes
+from .chunks import PerDraw, Summary, apart, count_draws, over_rows, over_rows_in_double, sizes
 from .density import Density
-from .distributions import moments_of
 from .mixture import (
-    by_row,
     exp_by_row,
+    integer_modes,
     integer_quantiles,
     log_mean_exp,
     mean_cdf,
     mean_exp,
+    mean_interval,
     means_by_row,
     mixed_moments,
+    ordered_cdf,
+    ordered_interval,
+    ordered_quantiles,
     quantiles,
 )
+from .pointwise import class_log_probs, log_probs_over_rows, moments, row_weights, warn_if_nan
 from .response import Response
 from .rows import Data, Rows, Weights, take_rows
-from .status import warn_of_nan, warn_of_precision
 from .words import named_gaps
-
-
-def log_likelihood(density: Density, draws: Weights, data: Data) -> np.ndarray:
-    """Return log p(y_i | x_i, w_s) in nats, (draw, n), times the weight of the row where rows have weights."""
-    if not density.is_weighted(data):
-        return log_probs_over_rows(by_row, density, draws, data).T
-    first, *rest = (
-        log_probs_over_rows(by_row, part, draws, some).T * _row_weights(part, draws, some)
-        for part, some in density.by_site(data)
-    )
-    return sum(rest, first)
-
-
-def _row_weights(density: Density, draws: Weights, data: Data) -> np.ndarray:
-    """Return the weight of each row in the density, (n,), or 1; it does not depend on the draw.
-
-    Raises:
-        ValueError: when a row has different weights at several observed sites.
-    """
-    if not density.is_weighted(data):
-        return np.ones((), jax.dtypes.canonicalize_dtype(float))
-    draw = {site: value[:1] for site, value in draws.items()}
-    by_site = [
-        over_rows(Density.row_weights, by_row, part, draw, some)[:, 0]
-        for part, some in density.by_site(replace(data, y=None, known=None))
-    ]
-    if any((weights != by_site[0]).any() for weights in by_site):
-        raise ValueError(
-            f"log_prob: expected each row to have one weight, since the sites of a row share a draw; the model weights "
-            f"{', '.join(map(repr, sorted(density.structure.weighted)))} by numpyro.handlers.scale, and not all sites "
-            f"alike. Ask for one site, or for log_likelihood, which is a sum over sites for each draw."
-        )
-    return by_site[0]
-
-
-def log_probs_over_rows(summary: Summary, density: Density, draws: Weights, data: Data) -> np.ndarray:
-    """Return a summary over draws of log p(y_i | x_i, w_s) in nats, rows first.
-
-    Where y has probabilities or densities that cancel in float32, the model and the summary are evaluated in float64,
-    at the given draws and rows; the result has the default precision.
-
-    Warns:
-        PrecisionWarning: where that is not possible, as for a network that fixes the type of its state.
-        UndefinedPredictionWarning: when the result is NaN in some rows although the draws are finite.
-    """
-    dtype, where = jax.dtypes.canonicalize_dtype(float), (summary, density, draws, data)
-    if density.structure.response.needs_double and dtype != np.float64:
-        try:
-            with jax.enable_x64(True):
-                values = over_rows(_row_log_probs_in_double, *where, dtype=dtype)
-        except TypeError as error:
-            values = over_rows(Density.row_log_probs, *where)
-            warn_of_precision(error)
-    else:
-        values = over_rows(Density.row_log_probs, *where)
-    return _warn_if_nan(values, draws)
-
-
-def _row_log_probs_in_double(density: Density, weights: Weights, data: Data) -> Array:
-    """Return `Density.row_log_probs` of the same numbers in float64: widened here, a chunk at a time."""
-
-    def widened(leaf: Array) -> Array:
-        return leaf.astype(jnp.float64) if jnp.issubdtype(leaf.dtype, jnp.floating) else leaf
-
-    return density.row_log_probs(*jax.tree.map(widened, (weights, data)))
-
-
-def class_log_probs(density: Density, weights: Weights, data: Data) -> Float[Array, "n *t k"]:
-    """Return log p(y = k | x, w), (n, num_classes), or that of each token, (n, T, num_classes)."""
-    return density.structure.response.class_log_probs(density.observation(weights, data))
-
-
-def moments(density: Density, weights: Weights, data: Data) -> tuple[Array, Array]:
-    """Return E[y | x, w] and Var[y | x, w] in the shape of y."""
-    return moments_of(density.observation(weights, data))
 
 
 @dataclass(frozen=True, eq=False)
@@ -164,6 +91,28 @@ class Predictive:
         return self._moments("variance")[1]
 
     @property
+    def std(self) -> np.ndarray:
+        """The standard deviation of y given x, (n,), in units of y: the square root of `variance`.
+
+        Raises:
+            NotImplementedError: when y is a class.
+        """
+        self.response.expect("variance", "std")
+        return np.sqrt(self.variance)
+
+    @property
+    def mode(self) -> np.ndarray:
+        """The most probable value of y, (n,): of classes, or of counts; the smallest of several.
+
+        Raises:
+            NotImplementedError: when y is continuous, tokens or a vector.
+        """
+        self.response.expect("mode")
+        if self.response.is_class:
+            return self.class_probs.argmax(axis=1)
+        return self._over_rows(Density.observation, integer_modes)
+
+    @property
     def probs(self) -> np.ndarray:
         """p(y = 1 | x), (n,), for a binary y; p(y = k | x), (n, num_classes), for classes.
 
@@ -212,35 +161,76 @@ class Predictive:
         """
         data = self._checked(y)
         log_probs = log_probs_over_rows(log_mean_exp, self.density, self.draws, data)
-        return log_probs * _row_weights(self.density, self.draws, data)
+        return log_probs * row_weights(self.density, self.draws, data)
 
     def cdf(self, y: Any) -> np.ndarray:
-        """Return P(Y <= y | x, data), (n,): the probability integral transform of y, NaN where y is missing.
+        """Return P(Y <= y | x, data), (n,); for vectors that of each element by itself, (n, d). NaN where y is missing.
+
+        Where y can be censored, Y is the value itself, of which y may be a bound.
 
         Raises:
-            NotImplementedError: when the distribution of the site has no `cdf`.
+            NotImplementedError: when y is a class without an order, or its cdf is unknown.
         """
         self.response.expect("cdf")
-        data = self._checked(y)
-        values = self._over_rows(Density.observation, mean_cdf, data.y)
-        return values if data.known is None else np.where(data.known, values, np.nan)
+        return self._at(y, (class_log_probs, ordered_cdf), (Density.observation, mean_cdf))
+
+    def pit(self, y: Any) -> tuple[np.ndarray, np.ndarray]:
+        """Return the interval of the probability integral transform of y: its lower and its upper ends, (n,) each.
+
+        If the predictions are right, a number drawn uniformly from each interval is uniform between 0 and 1. Where y is
+        continuous both ends are P(Y <= y); where it is discrete they are P(Y < y) and P(Y <= y) (Czado, Gneiting & Held
+        2009). Where y is a bound, they are the probabilities of the values that it leaves open: P(Y <= y) and 1 for a
+        right-censored y. For vectors, (n, d), they are those of each element by itself. NaN where y is missing.
+
+        Raises:
+            NotImplementedError: when y is a class without an order, or its cdf is unknown.
+        """
+        self.response.expect("cdf", "pit")
+        low, high = self._at(y, (class_log_probs, ordered_interval), (Density.observation, mean_interval))
+        return low, high
+
+    def _at(self, y: Any, *summaries: tuple[PerDraw, Summary]) -> Any:
+        """Return a summary at y, that of classes or that of others, NaN where y is missing."""
+        data, is_class = self._checked(y), self.response.is_class
+        per_draw, summary = summaries[0 if is_class else 1]
+        result = self._over_rows(per_draw, summary, self.response.labels(data.y) if is_class else data.y)
+        if data.known is None:
+            return result
+        return jax.tree.map(lambda values: np.where(_of_values(data.known, values), values, np.nan), result)
 
     def quantile(self, q: Any) -> np.ndarray:
         """Return the q-quantile of y, (n,), or (len(q), n) for an array of q, to the precision of the type.
 
-        For counts it is the smallest k with P(Y <= k) >= q.
+        For counts and ordered classes it is the smallest k with P(Y <= k) >= q. For vectors, (n, d), it is that of each
+        element by itself.
 
         Raises:
             ValueError: when q is not between 0 and 1.
-            NotImplementedError: when y is a class, or its distribution has no `cdf`.
+            NotImplementedError: when y is a class without an order, or its cdf is unknown.
         """
         levels = np.atleast_1d(np.asarray(q, float))
         if levels.ndim > 1 or not ((levels > 0) & (levels < 1)).all():
             raise ValueError(f"quantile: expected a number or a vector between 0 and 1; got {q!r}.")
         self.response.expect("quantile")
-        summary = integer_quantiles if self.response.is_discrete else quantiles
-        values = self._over_rows(Density.observation, summary, extra=jnp.asarray(levels))
-        return values[:, 0] if np.ndim(q) == 0 else values.T
+        per_draw, summary = Density.observation, integer_quantiles if self.response.is_discrete else quantiles
+        if self.response.is_class:
+            per_draw, summary = class_log_probs, ordered_quantiles
+        values = np.moveaxis(self._over_rows(per_draw, summary, extra=jnp.asarray(levels)), -1, 0)
+        return values[0] if np.ndim(q) == 0 else values
+
+    def interval(self, prob: float = 0.9) -> np.ndarray:
+        """Return the ends of the central interval of y, (2, n): the quantiles at (1 - prob) / 2 and (1 + prob) / 2.
+
+        For counts and ordered classes it contains y with probability `prob` or more.
+
+        Raises:
+            ValueError: when `prob` is not between 0 and 1.
+            NotImplementedError: when y is a class without an order, or its cdf is unknown.
+        """
+        self.response.expect("quantile", "interval")
+        if not isinstance(prob, int | float) or not 0 < prob < 1:
+            raise ValueError(f"interval: expected a probability between 0 and 1; got {prob!r}.")
+        return self.quantile([(1 - prob) / 2, (1 + prob) / 2])
 
     def sample(self, key: Any, shape: tuple[int, ...] = ()) -> Any:
         """Draw y, (*shape, n), or (*shape, n, T). The rows of a sample share one draw of the weights: it is joint.
@@ -283,22 +273,17 @@ class Predictive:
         return jax.device_put(replace(check_labels(self.density.model, self.x, y), at=self.at))
 
     def _over_rows(self, per_draw: PerDraw, summary: Summary, y: Rows = None, extra: Any = None) -> Any:
+        is_count = per_draw is Density.observation and self.response.is_discrete
+        evaluate = over_rows_in_double if is_count else over_rows
         with named_gaps():
-            values = over_rows(per_draw, summary, self.density, self.draws, self.data(y=y), extra)
-        return _warn_if_nan(values, self.draws)
+            values = evaluate(per_draw, summary, self.density, self.draws, self.data(y=y), extra)
+        return warn_if_nan(values, self.draws)
 
 
-def _warn_if_nan(values: Any, draws: Weights) -> Any:
-    """Return the values, and warn about rows that are NaN, unless the draws are: the status of the fit reports that."""
-    for leaf in jax.tree.leaves(values):
-        with np.errstate(all="ignore"):
-            if not np.isnan(leaf.sum()):  # one pass without a temporary; only suspects are examined closely
-                continue
-        rows = np.isnan(leaf).reshape(len(leaf), -1).any(axis=1)
-        if rows.any() and all(jnp.isfinite(value).all() for value in draws.values()):
-            warn_of_nan(rows)
-            break
-    return values
+def _of_values(known: np.ndarray, values: np.ndarray) -> np.ndarray:
+    """Return which values are known, from which numbers of y are: two of a value where y is its bounds."""
+    known = np.asarray(known)
+    return known if known.shape == values.shape else known.all(axis=-1)
 
 
 @partial(jax.jit, static_argnums=(0, 1))

@@ -32,7 +32,7 @@ from .rows import Rows
 from .words import in_words, index_in_words
 
 type Kind = Literal["binary", "classes", "tokens", "counts", "numbers", "several"]
-type Summary = Literal["probs", "mean", "variance", "cdf", "quantile"]
+type Summary = Literal["probs", "mean", "variance", "cdf", "quantile", "mode"]
 type Missing = dict[Summary, str]
 """The reason why a summary of a predictive distribution does not exist, by summary, as the end of a sentence."""
 
@@ -52,6 +52,9 @@ class Response(ABC):
     has_moments: bool
     """Whether the distribution has a mean and a variance."""
     has_cdf: bool
+    """Whether P(Y <= y) is known, for each element of y: classes have it if they have an order."""
+    is_censored: bool
+    """Whether y may be a bound of the value that summaries describe."""
     has_marginals: bool
     """Whether some values of an event may be missing, as the others alone have a density; see `where_known`."""
     needs_double: bool
@@ -97,11 +100,6 @@ class Response(ABC):
     def is_name(self) -> bool:
         """Whether each row of y is a class that plots show by its probability: one of two, or one without a mean."""
         return self.is_class and (self.num_classes == 2 or not self.has_moments)
-
-    @property
-    def has_uniform_transform(self) -> bool:
-        """Whether P(Y <= y) is known, and uniform where the predictions are calibrated, as for continuous y alone."""
-        return self.has_cdf and not self.is_discrete
 
     def expect_class(self, caller: str) -> int:
         """Return the number of classes; raise TypeError where y is not one of a finite set."""

@@ -21,7 +21,8 @@ from .fingerprint import digest_of_rows
 from .labels import RowCounts, as_weights, labelled, observations, with_gaps
 from .lookups import check_indices
 from .method import Kind, Method, Outcome
-from .predictive import Predictive, log_likelihood
+from .pointwise import log_likelihood
+from .predictive import Predictive
 from .response import Response
 from .rows import Data, Rows, Weights
 from .saved import Parts, Seen, read, write

@@ -71,6 +71,7 @@ class Several(Response):
             event_shape=(),
             has_moments=False,
             has_cdf=False,
+            is_censored=any(part.is_censored for part in parts),
             has_marginals=False,
             needs_double=any(part.needs_double for part in parts),
             support=_RowOfSites(sites),

@@ -13,8 +13,8 @@ from jax.flatten_util import ravel_pytree
 
 from .curvature import COLUMNS_TOGETHER, expected_loss, has_fisher_information, hessian, product
 from .density import Density
-from .distributions import moments_of
 from .gauss_newton import expected_hessian, is_by_rows
+from .marginals import moments_of
 from .programs import program
 from .rows import Data, Weights
 

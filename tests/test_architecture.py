@@ -139,7 +139,7 @@ def test_functions_fit_a_screen_and_modules_a_few() -> None:
 def test_what_y_is_is_asked_in_one_place() -> None:
     """No module but `kinds.py`, and what it reads distributions with, looks into that of the observed site."""
     tests = re.compile(r"isinstance\([^)]*\bdist\.|hasattr\(d,|getattr\(d,")
-    allowed = {"inference/sites.py", "inference/distributions.py", "inference/kinds.py", "inference/words.py"}
+    allowed = {f"inference/{name}.py" for name in ("sites", "distributions", "marginals", "kinds", "words")}
     priors = {"inference/objective/terms.py", "inference/fingerprint.py", "inference/curvature.py"}
     result = {
         path: line

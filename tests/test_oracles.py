@@ -23,7 +23,7 @@ from sklearn.linear_model import LogisticRegression, Ridge
 from flatprior.inference import MAP, MLE, NUTS, Fit, Laplace, PrecisionWarning, Predictive, compare, fit, flat
 from flatprior.inference.checks import check_problem
 from flatprior.inference.information import code_length
-from flatprior.inference.predictive import log_likelihood
+from flatprior.inference.pointwise import log_likelihood
 from flatprior.models import MLP, Bernoulli, Categorical, Model, Normal, gaussian
 
 SCALE = 0.7

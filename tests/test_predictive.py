@@ -14,8 +14,7 @@ import pytest
 from jax import Array
 from scipy import stats
 
-from flatprior.inference import MAP, Fit, Predictive, chunks, fit
-from flatprior.inference import predictive as predictive_module
+from flatprior.inference import MAP, Fit, Predictive, chunks, fit, pointwise
 from flatprior.inference.checks import check_problem
 from flatprior.inference.density import Density
 from flatprior.inference.mixture import quantiles
@@ -56,7 +55,7 @@ ASKED: dict[str, tuple[Callable[[Predictive, np.ndarray], np.ndarray], set[str]]
     "probs": (lambda p, y: p.probs, {"Bernoulli", "Categorical"}),
     "sample": (lambda p, y: p.sample(0, (7,)), set(MODELS)),
     "log_likelihood": (
-        lambda p, y: predictive_module.log_likelihood(p.density, p.draws, Data(p.x, jnp.asarray(y))),
+        lambda p, y: pointwise.log_likelihood(p.density, p.draws, Data(p.x, jnp.asarray(y))),
         set(MODELS),
     ),
 }
@@ -183,7 +182,7 @@ def test_a_dictionary_is_cut_like_an_array(
 PROGRAM = """
 import json, resource, sys
 import jax.numpy as jnp, numpy as np
-from flatprior.inference import Predictive, chunks, predictive
+from flatprior.inference import Predictive, chunks, pointwise
 from flatprior.inference.checks import check_problem
 from flatprior.models import MLP, Model, Normal
 
@@ -201,7 +200,7 @@ small = Predictive(density, {site: value[:2] for site, value in draws.items()}, 
 p = Predictive(density, draws, x)
 ask = {
     "log_prob": lambda p, y: p.log_prob(y),
-    "log_likelihood": lambda p, y: predictive.log_likelihood(density, p.draws, type(data)(p.x, y)),
+    "log_likelihood": lambda p, y: pointwise.log_likelihood(density, p.draws, type(data)(p.x, y)),
     "variance": lambda p, y: p.variance,
     "quantile": lambda p, y: p.quantile(0.9),
 }[asked]

@@ -13,7 +13,7 @@ import numpyro.distributions as dist
 import pytest
 from jax import Array
 from numpyro.distributions import constraints
-from scipy.special import log_softmax
+from scipy.special import expit, log_softmax
 
 from flatprior.inference import Fit, fit, predictive
 from flatprior.inference.checks import check_problem
@@ -108,7 +108,7 @@ CASES: dict[str, tuple[Callable[[], dist.Distribution], Answers]] = {
     ),
     "ordinal, the user's own": (
         lambda: Ordinal(PROBS),
-        Answers("classes", "Ordinal", {"quantile"}, 4, is_class=True),
+        Answers("classes", "Ordinal", set(), 4, is_class=True),
     ),
     "grades, the user's own": (
         lambda: Grades(PROBS),
@@ -116,43 +116,51 @@ CASES: dict[str, tuple[Callable[[], dist.Distribution], Answers]] = {
     ),
     "tokens with padding": (
         lambda: observed(CategoricalSequence(3, padding=-7), ROWS),
-        Answers("tokens", "Tokens", {"mean", "variance", "cdf", "quantile"}, 3, -7, (4,)),
+        Answers("tokens", "Tokens", {"mean", "variance", "cdf", "quantile", "mode"}, 3, -7, (4,)),
     ),
     "tokens without padding": (
         lambda: dist.Categorical(logits=ROWS).to_event(1),
-        Answers("tokens", "Categorical", {"mean", "variance", "cdf", "quantile"}, 3, None, (4,)),
+        Answers("tokens", "Categorical", {"mean", "variance", "cdf", "quantile", "mode"}, 3, None, (4,)),
     ),
     "Poisson": (lambda: dist.Poisson(jnp.ones(2)), Answers("counts", "Poisson", {"probs"})),
     "Binomial": (
         lambda: dist.Binomial(5, logits=ETA[:, 0]),
-        Answers("counts", "Binomial", {"probs", "cdf", "quantile"}),
+        Answers("counts", "Binomial", {"probs"}),
     ),
     "a vector of 0 and 1": (
         lambda: dist.Bernoulli(logits=ETA).to_event(1),
-        Answers("counts", "Bernoulli", {"probs", "cdf", "quantile"}, event_shape=(3,)),
+        Answers("counts", "Bernoulli", {"probs", "mode"}, event_shape=(3,)),
     ),
-    "Normal": (lambda: dist.Normal(ETA[:, 0], 1.0), Answers("numbers", "Normal", {"probs"}, is_discrete=False)),
+    "Normal": (lambda: dist.Normal(ETA[:, 0], 1.0), Answers("numbers", "Normal", {"probs", "mode"}, is_discrete=False)),
     "Normal, masked": (
         lambda: dist.Normal(ETA[:, 0], 1.0).mask(False),
-        Answers("numbers", "Normal", {"probs"}, is_discrete=False),
+        Answers("numbers", "Normal", {"probs", "mode"}, is_discrete=False),
     ),
     "Normal, expanded": (
         lambda: dist.Normal(0.0, 1.0).expand([2]),
-        Answers("numbers", "Normal", {"probs", "cdf", "quantile"}, is_discrete=False),
+        Answers("numbers", "Normal", {"probs", "mode"}, is_discrete=False),
     ),
     "StudentT": (
         lambda: dist.StudentT(4.0, ETA[:, 0], 1.0),
-        Answers("numbers", "StudentT", {"probs"}, is_discrete=False),
+        Answers("numbers", "StudentT", {"probs", "mode"}, is_discrete=False),
     ),
     "Normal, transformed": (
         lambda: dist.TransformedDistribution(dist.Normal(jnp.zeros(2), 1.0), dist.transforms.AffineTransform(1.0, 2.0)),
-        Answers("numbers", "TransformedDistribution", {"probs", "mean", "variance"}, is_discrete=False),
+        Answers("numbers", "TransformedDistribution", {"probs", "mean", "variance", "mode"}, is_discrete=False),
     ),
     "MultivariateNormal": (
         lambda: dist.MultivariateNormal(ETA, jnp.eye(3)),
-        Answers("numbers", "MultivariateNormal", {"probs", "cdf", "quantile"}, event_shape=(3,), is_discrete=False),
+        Answers("numbers", "MultivariateNormal", {"probs", "mode"}, event_shape=(3,), is_discrete=False),
     ),
-    "mixture": (mixture, Answers("numbers", "mixture of 3 Logistic", {"probs"}, is_discrete=False)),
+    "OrderedLogistic": (
+        lambda: dist.OrderedLogistic(ETA[:, 0], jnp.array([-1.0, 1.0])),
+        Answers("classes", "OrderedLogistic", {"mean", "variance"}, 3, **CLASSES),
+    ),
+    "right-censored": (
+        lambda: dist.RightCensoredDistribution(dist.Weibull(jnp.ones(2), 1.5), jnp.array([0, 1])),
+        Answers("numbers", "RightCensoredDistribution", {"probs", "mode"}, is_discrete=False),
+    ),
+    "mixture": (mixture, Answers("numbers", "mixture of 3 Logistic", {"probs", "mode"}, is_discrete=False)),
 }
 every_case = pytest.mark.parametrize("name", CASES)
 
@@ -193,7 +201,7 @@ def test_it_is_a_value(name: str) -> None:
 
 SAME = (
     ["Bernoulli", "Bernoulli of probabilities"],
-    ["Normal", "Normal, masked"],
+    ["Normal", "Normal, masked", "Normal, expanded"],
 )
 
 
@@ -212,6 +220,7 @@ BY_LOGITS = {
     "tokens without padding": ROWS,
 }
 BY_PROBS = {
+    "OrderedLogistic": np.diff(expit(np.array([-np.inf, -1.0, 1.0, np.inf]) - ETA[:, :1])),
     "Bernoulli of probabilities": np.array([[0.8, 0.2], [0.3, 0.7]]),
     "Categorical of probabilities": PROBS,
     "ordinal, the user's own": PROBS,
@@ -355,8 +364,8 @@ def test_a_distribution_of_the_users_own_is_predicted() -> None:
     np.testing.assert_allclose(result.mean, result.probs @ np.arange(4.0), rtol=1e-5)
     np.testing.assert_allclose(result.cdf(np.ones(20)), result.probs[:, :2].sum(axis=1), rtol=1e-5)
     np.testing.assert_allclose(result.component_means[0], result.mean, rtol=1e-5)
-    with pytest.raises(NotImplementedError, match="quantile: y is discrete"):
-        result.quantile(0.5)
+    np.testing.assert_array_equal(result.mode, result.probs.argmax(axis=1))
+    np.testing.assert_array_equal(result.quantile(0.5), (result.probs.cumsum(axis=1) < 0.5).sum(axis=1))
 
 
 class WithoutSample(dist.Distribution):
@@ -384,7 +393,9 @@ LINES: dict[str, Callable[[Array], dist.Distribution]] = {
     "without sample": WithoutSample,
     "half Student-t": lambda loc: dist.TruncatedDistribution(dist.StudentT(3.0, loc, 1.0), low=0.0),
     "vector": lambda loc: dist.Normal(loc[:, None] * jnp.ones(2), 1.0).to_event(1),
-    "censored": lambda loc: dist.LeftCensoredDistribution(dist.Normal(loc, 1.0), censored=jnp.zeros(loc.shape)),
+    "half Student-t of censored": lambda loc: dist.LeftCensoredDistribution(
+        dist.TruncatedDistribution(dist.StudentT(3.0, loc, 1.0), low=0.0), censored=jnp.zeros(loc.shape)
+    ),
     "without density": WithoutDensity,
 }
 GAPS: dict[tuple[str, str], tuple[type[Exception], str]] = {
@@ -395,10 +406,10 @@ GAPS: dict[tuple[str, str], tuple[type[Exception], str]] = {
         ImportError,
         r"NumPyro computes StudentT\.icdf by another package: .*tensorflow_prob",
     ),
-    ("vector", "cdf"): (NotImplementedError, "cdf: Normal has no cdf"),
-    ("vector", "quantile"): (NotImplementedError, "quantile: Normal has no cdf"),
-    ("censored", "mean"): (NotImplementedError, "mean: LeftCensoredDistribution has no mean and variance; use sample"),
-    ("censored", "variance"): (NotImplementedError, "variance: LeftCensoredDistribution has no mean"),
+    ("without sample", "std"): (NotImplementedError, "std: WithoutSample has no mean and variance; use sample"),
+    ("without sample", "interval"): (NotImplementedError, "interval: WithoutSample has no cdf"),
+    ("vector", "mode"): (NotImplementedError, "mode: y is continuous, and its density over draws may have many maxima"),
+    ("half Student-t of censored", "mean"): (NotImplementedError, "mean: LeftCensoredDistribution has no mean"),
 }
 """(distribution of y, summary) -> the error of what it does not have."""
 
@@ -420,7 +431,9 @@ def test_what_a_distribution_does_not_have_is_named(name: str, asked: str) -> No
     result = predictive.Predictive(density, {"w": jnp.array([1.0])}, x)
     asks = {
         "mean": lambda: result.mean,
-        "variance": lambda: result.variance,
+        "std": lambda: result.std,
+        "interval": lambda: result.interval(),
+        "mode": lambda: result.mode,
         "cdf": lambda: result.cdf(y),
         "quantile": lambda: result.quantile(0.5),
         "sample": lambda: result.sample(0),

@@ -49,7 +49,7 @@ class Forecast:
         known["num_tokens"] = response.count_tokens(known["y"])
         if response.has_moments:
             known["mean"] = predictive.mean
-            if response.has_uniform_transform:
+            if response.has_cdf and not response.is_discrete:
                 known["transform"] = predictive.cdf(y)
         return cls(**known)
 

@@ -13,7 +13,8 @@ from ..checks import check_labels, check_like
 from ..chunks import over_rows
 from ..labels import labelled
 from ..mixture import log_mean_exp
-from ..predictive import Predictive, class_log_probs
+from ..pointwise import class_log_probs
+from ..predictive import Predictive
 from ..report import Printed, Report, columns_of
 from ..response import Response
 from ..result import Fit, check_fit

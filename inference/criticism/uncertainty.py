@@ -10,7 +10,7 @@ from jax import Array
 
 from ..chunks import over_rows
 from ..mixture import split_variance
-from ..predictive import class_log_probs, moments
+from ..pointwise import class_log_probs, moments
 from ..report import Printed, Report, columns_of
 from ..result import Fit, check_fit
 from ..rows import Rows

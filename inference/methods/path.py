@@ -13,7 +13,7 @@ from jax import Array
 from ..checks import Layout, as_key, check_labels, check_like, check_problem
 from ..density import Density
 from ..labels import labelled
-from ..predictive import log_likelihood
+from ..pointwise import log_likelihood
 from ..report import Printed, Report, columns_of
 from ..rows import Data, Weights
 from ..sites import NumPyroModel
