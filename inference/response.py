@@ -135,9 +135,10 @@ class Response(ABC):
 
     def symbols(self, y: Any) -> tuple[int, np.ndarray, np.ndarray] | None:
         """Return K, the classes or tokens of y without padding, row after row, (m,), and their number per row, (n,)."""
+        if self.num_classes is None:
+            return None
         values, known = np.asarray(y), self.is_known(y)
-        counts = known.reshape(len(values), -1).sum(axis=1)
-        return None if self.num_classes is None else (self.num_classes, values[known], counts)
+        return self.num_classes, values[known], known.reshape(len(values), -1).sum(axis=1)
 
     def count_tokens(self, y: Any) -> np.ndarray | None:
         """Return the number of tokens per row of y without padding, (n,); None where y has no tokens."""

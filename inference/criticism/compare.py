@@ -1,10 +1,8 @@
 """Comparison of fits on the same rows."""
 
-import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import combinations
-from threading import Lock
 from typing import Any
 
 import numpy as np
@@ -14,9 +12,10 @@ from ..labels import labelled
 from ..methods.gaussian import MAX_PARETO_K
 from ..response import Response
 from ..result import Fit, absent_classes
+from ..several import pairs_of
 from ..status import no_failure_warnings
-from .convergence import loo
-from .scores import Forecast, mean, standard_error
+from .left_out import leave_one_out
+from .scores import OF, Forecast
 from .table import Comparison, Entry, tabulate
 
 UNITS = "{rows} rows. elpd: log predictive density, nats per row; se and dse: standard errors of elpd and elpd_diff."
@@ -29,11 +28,6 @@ LINEARIZED = (
     "the model itself, for which Pareto's k is {k:.3g}, above 0.7."
 )
 """The note on draws that do not stand for the posterior of the model itself."""
-PARETO = "Estimated shape parameter"
-"""The beginning of ArviZ's warning about a large Pareto k."""
-
-FILTERS = Lock()
-"""The filters of warnings are those of the process: two threads that change and restore them may leave them changed."""
 
 
 def compare(
@@ -62,6 +56,10 @@ def compare(
       probable class (Naeini et al. 2015), for numbers the mean over nine central intervals, of 10% to 90%, of
       |coverage - probability|. Both are biased upwards by about 1 / sqrt(rows per bin).
     - ``kind``, ``status``, ``seconds_compile`` and ``seconds_run`` of the fit.
+
+    Where a row of y has values of several observed sites, elpd is that of whole rows, and each other score, and the
+    elpd of the site, is that of one site, as in ``rmse of price``; the printed table has a part of them. All that is
+    said here of fits is to be had for one site by ``compare({"MAP": result["price"]}, x, y["price"])``.
 
     Several fits under one name, of one model by one method under several keys, are one row: every score is their mean,
     ``keys`` their number, and the status the worst. ``keys_se`` is the standard error of elpd over keys: how far it
@@ -145,8 +143,10 @@ def compare(
 def check_comparable(caller: str, responses: Mapping[str, Response]) -> list[str]:
     """Raise if fits do not score the same y on one scale; return a note if their observations differ in family."""
     for (one, its), (other, theirs) in combinations(responses.items(), 2):
-        if mismatch := its.mismatch(theirs):
-            raise ValueError(f"{caller}: {one!r} has {mismatch[0]}, and {other!r} {mismatch[1]}. {mismatch[2]}")
+        for part, counterpart in pairs_of(its, theirs):
+            if mismatch := part.mismatch(counterpart):
+                at = f" at {part.site!r}" if part is not its else ""
+                raise ValueError(f"{caller}: {one!r} has {mismatch[0]}{at}, and {other!r} {mismatch[1]}. {mismatch[2]}")
     families: dict[str, list[str]] = {}
     for name, response in responses.items():
         families.setdefault(response.family, []).append(name)
@@ -193,13 +193,15 @@ def _seen(lists: Mapping[str, Sequence[Fit]], rows: str) -> list[str]:
 
 def _unseen(lists: Mapping[str, Sequence[Fit]], y: Any) -> list[str]:
     """Return a note for each fit whose rows lack a class of y."""
-    first = next(iter(lists.values()))[0]  # all fits have the same classes
-    notes, absent = [], set(absent_classes(first.structure.response, y))
-    for name, members in lists.items():
-        lacking = sorted(set(members[0].absent) - absent)
-        if lacking:
-            shown = ", ".join(map(str, lacking[:5])) + (", ..." if len(lacking) > 5 else "")
-            notes.append(UNSEEN.format(name=name, classes=shown))
+    first, notes = next(iter(lists.values()))[0].structure, []  # all fits have the same classes
+    for _, response, rows in first.by_site(y):
+        absent = set(absent_classes(response, rows))
+        of_site = f"{OF}{response.site}" if len(first.responses) > 1 else ""
+        for name, members in lists.items():
+            lacking = sorted(set(members[0][response.site].absent) - absent)
+            if lacking:
+                shown = ", ".join(map(str, lacking[:5])) + (", ..." if len(lacking) > 5 else "")
+                notes.append(UNSEEN.format(name=name, classes=shown + of_site))
     return notes
 
 
@@ -218,19 +220,3 @@ def _check_train(lists: Mapping[str, Sequence[Fit]], x: Any, y: Any, weights: An
                 f"compare: expected x_train and y_train to be the rows of the fits, in the order in which they were "
                 f"fitted; {name!r} was fitted to others."
             )
-
-
-def leave_one_out(fits: Sequence[Fit], x: Any, y: Any, weights: Any = None) -> tuple[dict[str, float], str]:
-    """Return the scores in nats per row, the mean over fits, and a note on Pareto's k."""
-    with FILTERS, warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message=PARETO)  # the note has it, with the row
-        results = [loo(fit, x, y, weights=weights) for fit in fits]
-    row_weights = labelled(x, y, weights).scored[2]
-    rows = np.mean([result.elpd_i.values for result in results], axis=0)
-    k = np.max([result.pareto_k.values for result in results], axis=0)
-    limit = min(result.good_k for result in results)
-    scores = {"elpd_loo": mean(rows, row_weights), "elpd_loo_se": standard_error(rows, row_weights)}
-    worst = f"Pareto's k is at most {k.max():.2f}, in row {k.argmax()} of the fit"
-    if (k > limit).any():
-        worst += f", and above {limit:.2f} in {(k > limit).sum()} of {len(k)} rows: LOO is unreliable there"
-    return scores, f"{worst}."

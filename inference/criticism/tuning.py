@@ -35,7 +35,7 @@ from ..sites import NumPyroModel
 from ..start import starting_weights
 from ..status import Status, no_failure_warnings
 from ..store import Store
-from .compare import leave_one_out
+from .left_out import leave_one_out
 from .scores import mean, standard_error
 from .search import EDGE, REACH, Score, Search
 
