@@ -72,7 +72,10 @@ class Tuned(Printed):
     @property
     def _report(self) -> Report:
         first, *others = self.values
-        table = self.curve.set_index(first)
+        as_printed = self.curve[list(self.values)].map("{:.4g}".format)
+        best_first = self.curve["score"].sort_values(ascending=False).index
+        shown = as_printed.loc[best_first].drop_duplicates().index.sort_values()  # the best of values that look equal
+        table = self.curve.loc[shown].set_index(first)
         table.index = table.index.map("{:.4g}".format)
         numbers = {"score": (SCORES[self.by], "{:.4f}"), "se": ("se", "{:.4f}")}
         columns = {**{site: (site, "{:.4g}") for site in others}, **numbers, "status": ("status", "{}")}
@@ -157,18 +160,20 @@ def tune(
     with _bar(progress) as count:
         if by == "evidence":
             evidence = Evidence(density, data, names, chosen, np.exp(start), key=key_fit, progress=progress)
-            search = Search(names, start, low, high, count, lambda logs: _by_evidence(evidence, logs), 1)
+            search = Search(
+                names, start, low, high, count, lambda logs: _by_evidence(evidence, logs), data.num_rows, per_row=False
+            )
             search.along_gradient()
         else:
             fitted, scored = _parts(data, held_out if by == "held-out" else 0.0, key_split)
             predicted = _Predicted(model, chosen, names, fitted, scored, key=key_fit)
             num_scored = (scored or fitted).num_rows
-            search = Search(names, start, low, high, count, predicted, num_scored)
+            search = Search(names, start, low, high, count, predicted, num_scored, per_row=True)
             search.by_multiples()
     logs, best = search.tried[search.best]
     values = dict(zip(names, np.exp(logs).tolist(), strict=True))
     curve, tuned = search.curve(), given(model, tuple(values.items()))
-    return Tuned(tuned, values, best.value, by, curve, search.status, best.note)
+    return Tuned(tuned, values, best.value, by, curve, search.status, search.note)
 
 
 def _by_evidence(evidence: Evidence, logs: Float[np.ndarray, " k"]) -> Score:
