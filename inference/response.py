@@ -32,7 +32,7 @@ from .rows import Rows
 from .words import in_words, index_in_words
 
 type Kind = Literal["binary", "classes", "tokens", "counts", "numbers", "several"]
-type Summary = Literal["probs", "mean", "variance", "cdf", "quantile", "mode"]
+type Summary = Literal["probs", "mean", "variance", "cdf", "quantile", "crps", "mode"]
 type Missing = dict[Summary, str]
 """The reason why a summary of a predictive distribution does not exist, by summary, as the end of a sentence."""
 
