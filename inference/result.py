@@ -26,6 +26,7 @@ from .predictive import Predictive
 from .response import Response
 from .rows import Data, Rows, Weights
 from .saved import Parts, Seen, read, write
+from .several import observing
 from .sites import NumPyroModel
 from .status import Status, warn_if_failed
 from .structure import Structure
@@ -211,8 +212,14 @@ class Fit:
             The path.
 
         Raises:
-            TypeError: when x is a pytree with containers other than dicts, tuples and lists.
+            TypeError: when x is a pytree with containers other than dicts, tuples and lists; or when this is the part
+                of a fit that concerns one of several observed sites.
         """
+        if isinstance(self.model, observing):
+            raise TypeError(
+                f"save: expected a fit of all observed sites; got its part of {self.model.site!r}. Save the whole, and "
+                f"take [{self.model.site!r}] of what Fit.load returns."
+            )
         known = {field.name: getattr(self, field.name) for field in fields(Parts)}
         return write(path, Parts(**known), self._attrs())
 

@@ -66,7 +66,7 @@ class Several(Response):
         sites = tuple(part.site for part in parts)
         return cls(
             parts=parts,
-            site=", ".join(sites),
+            site=", ".join(sorted(sites)),
             family=" and ".join(part.family for part in parts),
             event_shape=(),
             has_moments=False,
@@ -94,6 +94,14 @@ class Several(Response):
 
     def logits(self, d: Distribution) -> Array | None:
         return None
+
+
+def pairs_of(one: Response, other: Response) -> list[tuple[Response, Response]]:
+    """Return two responses, and those of their sites, which have the same names, in pairs."""
+    if not isinstance(one, Several) or not isinstance(other, Several):
+        return [(one, other)]
+    of_site = {part.site: part for part in other.parts}
+    return [(one, other), *((part, of_site[part.site]) for part in one.parts if part.site in of_site)]
 
 
 def response_of_sites(parts: tuple[Response, ...]) -> Response:

@@ -7,7 +7,7 @@ from typing import Any
 
 from .response import Response
 from .rows import Rows
-from .several import check_keys, response_of_sites
+from .several import ask_for_one, check_keys, response_of_sites
 
 
 @dataclass(frozen=True)
@@ -62,6 +62,11 @@ class Structure:
         """Raise KeyError unless there is an observed site of this name."""
         if site not in self.observed_sites:
             raise KeyError(f"Expected one of the observed sites {list(self.observed_sites)}; got {site!r}.")
+
+    def check_one_site(self, caller: str) -> None:
+        """Raise ValueError where there are several observed sites."""
+        if len(self.responses) > 1:
+            raise ValueError(f"{caller}: expected one observed site; y has {ask_for_one(self.observed_sites)}.")
 
     def by_site(self, y: Rows) -> list[tuple[str, Response, Rows]]:
         """Return what y is called, its response and its rows, for each observed site: several have keys in y.

@@ -3,7 +3,6 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import arviz_base
@@ -14,12 +13,14 @@ from scipy.special import logsumexp
 from xarray import DataTree
 
 from ..arrays import as_rows
+from ..checks import check_labels, check_like
 from ..density import log_density
 from ..methods.nuts import MIN_BFMI
 from ..reasons import Code, Reason
 from ..report import Report, columns_of
 from ..result import Fit, check_fit
-from ..rows import count_rows, take_rows
+from ..rows import Data, Rows, Weights, count_rows, take_rows
+from .scores import OF
 
 NUM_PROBES = 50
 """The number of rows whose predictions are judged, evenly spread over those given."""
@@ -124,15 +125,15 @@ def diagnose(fit: Fit, x: Any, y: Any = None) -> Diagnosis:
     """
     given_others = isinstance(fit, Fit) and fit.kind == "approximation" and fit.method.draws_chains
     if not given_others:
-        _check_chains(fit, "diagnose")
+        check_chains(fit, "diagnose")
     chains, draws = fit.stats["lp"].shape
     if draws < 4:
         raise ValueError(f"diagnose: expected at least 4 draws per chain; got {draws}.")
     all_rows = as_rows("x", x)
     rows, probes = (_evenly_spaced(count_rows(all_rows), count) for count in (NUM_PROBES, _num_probes(fit)))
-    means = fit.predict(take_rows(all_rows, probes)).component_means
-    means = means.reshape(chains, draws, *means.shape[1:])
-    quantities: dict[str, np.ndarray] = {"predictions": means, "log density": fit.stats["lp"]}
+    means = _component_means(fit, take_rows(all_rows, probes))
+    quantities: dict[str, np.ndarray] = {f"predictions{of}": values for of, values in means.items()}
+    quantities["log density"] = fit.stats["lp"]
     pointwise = None
     if y is not None:
         pointwise = fit.log_likelihood(x, y)
@@ -145,9 +146,7 @@ def diagnose(fit: Fit, x: Any, y: Any = None) -> Diagnosis:
     nested = chains >= MANY_CHAINS and draws < LONG
     table = pd.DataFrame({name: _worst(values, nested=nested) for name, values in quantities.items()}).T
     table = table.astype({"quantities": int})
-    names = {"posterior": {"prediction": means}}
-    axes = ["row", "class"][: means.ndim - 2] if means.ndim < 5 else ["row", "token", "class"]
-    tree = arviz_base.from_dict(names, dims={"prediction": axes}, coords={"row": probes})
+    tree = _tree({f"prediction{of}": values for of, values in means.items()}, probes)
     modes = _equivalent_modes(fit, x, y) if y is not None else _permutations(fit)
     modes = 0.0 if given_others else modes  # units whose other weights are fixed cannot be exchanged
     per_chain = _per_chain(fit, pointwise)
@@ -165,6 +164,20 @@ def diagnose(fit: Fit, x: Any, y: Any = None) -> Diagnosis:
     return Diagnosis(table, per_chain, tree, modes, findings, tuple(notes))
 
 
+def _component_means(fit: Fit, x: Rows) -> dict[str, np.ndarray]:
+    """Return the predictions of every draw, (chain, draw, ...), by " of " and the site where there are several."""
+    predictive, sites, shape = fit.predict(x), fit.structure.observed_sites, fit.stats["lp"].shape
+    means = {f"{OF}{site}" if len(sites) > 1 else "": predictive[site].component_means for site in sites}
+    return {of: values.reshape(*shape, *values.shape[1:]) for of, values in means.items()}
+
+
+def _tree(predictions: Mapping[str, np.ndarray], probes: np.ndarray) -> DataTree:
+    """Return predictions at probe rows for ArviZ."""
+    tokens = ["row", "token", "class"]
+    dims = {name: tokens if each.ndim == 5 else tokens[::2][: each.ndim - 2] for name, each in predictions.items()}
+    return arviz_base.from_dict({"posterior": dict(predictions)}, dims=dims, coords={"row": probes})
+
+
 def _num_probes(fit: Fit) -> int:
     """Return the number of rows to predict: fewer where a row has several predictions, as rows of tokens do."""
     return -(-NUM_PROBES // math.prod(fit.structure.response.event_shape))
@@ -175,33 +188,8 @@ def _evenly_spaced(num_rows: int, count: int) -> np.ndarray:
     return np.unique(np.linspace(0, num_rows - 1, min(count, num_rows)).round().astype(int))
 
 
-def loo(fit: Fit, x: Any, y: Any) -> Any:
-    """Estimate the leave-one-out elpd by Pareto-smoothed importance sampling (Vehtari, Gelman & Gabry 2017).
-
-    Args:
-        fit: a fit of kind "chain".
-        x: the training rows of the fit.
-        y: the training rows of the fit.
-
-    Returns:
-        ArviZ's `ELPDData`, pointwise, with Pareto's k of each row in ``pareto_k``: above 0.7 the estimate of that row
-        is unreliable, and ArviZ warns. `arviz.compare` takes several of them by name.
-
-    Raises:
-        ValueError: when the fit is not of kind "chain", or these are not its rows, in their order.
-    """
-    _check_chains(fit, "loo")
-    if fit.was_fitted_to(x, y) is False:
-        raise ValueError(
-            "loo: expected the rows of the fit, in the order in which they were fitted; got others. LOO estimates from "
-            "the rows of a fit how well it predicts others; compare({...}, x, y) measures it on these."
-        )
-    import arviz_stats  # a third of the time of importing this library, which only chains need
-
-    return arviz_stats.loo(fit.to_datatree(x, y), pointwise=True)  # type: ignore[attr-defined]
-
-
-def _check_chains(fit: Fit, name: str) -> None:
+def check_chains(fit: Fit, name: str) -> None:
+    """Raise ValueError unless the draws of a fit are Markov chains; `name` is the calling function."""
     check_fit(name, fit)
     if fit.kind != "chain":
         raise ValueError(
@@ -313,12 +301,14 @@ def _equivalent_modes(fit: Fit, x: Any, y: Any) -> float:
     with their signs flipped.
     """
     weights = {site: value[0, -1] for site, value in fit.draws.items()}
-    x, y = as_rows("x", x), as_rows("y", y)
+    data = check_labels(fit.model, check_like(fit.layout, x), y)
 
-    compiled = jax.jit(partial(log_density, fit.model))
+    @jax.jit
+    def compiled(changed: Weights, data: Data) -> jax.Array:
+        return log_density(fit.density.model_of(data), changed, data.x, data.y)
 
     def density(changed: Mapping[str, Any]) -> float:
-        return float(compiled(dict(changed), x, y))
+        return float(compiled(dict(changed), data))
 
     here, copies = density(weights), 0.0
     for units, axes in _layers(fit):

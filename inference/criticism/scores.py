@@ -1,8 +1,8 @@
 """Scores of a predictive distribution, on rows where y is known."""
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
 from typing import Any, Self
 
 import jax
@@ -10,7 +10,10 @@ import numpy as np
 
 from ..predictive import Predictive
 from ..rows import Rows
+from ..several import Several
 
+OF = " of "
+"""What stands between a score and the observed site that it is of, where there are several."""
 INTERVAL = 0.9
 """Probability of the central interval whose coverage is reported."""
 NUM_BINS = 10
@@ -40,15 +43,20 @@ class Forecast:
     """The number of tokens without padding, (n,), where y is a row of tokens."""
     weights: np.ndarray | None = None
     """The number of equal rows that each row counts as, (n,), from 0, whole or not; None where each counts once."""
+    sites: Mapping[str, "Forecast"] = field(default_factory=dict)
+    """The forecast of each of several observed sites; rows without its y count 0 times there."""
 
     @classmethod
     def of(cls, predictive: Predictive, y: Rows) -> Self:
         """Return the forecast of y, n rows, as `as_rows` returns them."""
         log_prob, leaves = predictive.log_prob(y), jax.tree.leaves(y)
+        response = predictive.response
+        if isinstance(response, Several):
+            sites = {part.site: _of_site(predictive[part.site], y[part.site]) for part in response.parts}
+            return cls(log_prob=log_prob, sites=sites)
         if len(leaves) > 1:  # only the model knows which leaf the site observes
             return cls(log_prob=log_prob)
         known: dict[str, Any] = {"log_prob": log_prob, "y": np.asarray(leaves[0])}
-        response = predictive.response
         if response.is_class:
             probs = predictive.class_probs
             known["rps"] = ranked_probability_score(probs, known["y"]) if response.has_cdf else None
@@ -66,15 +74,23 @@ class Forecast:
     def joined(cls, parts: Sequence["Forecast"], order: np.ndarray) -> Self:
         """Return the concatenated rows of several forecasts of one kind, in the given order, (n,)."""
         columns: dict[str, Any] = {}
-        for field in fields(cls):
-            values = [getattr(part, field.name) for part in parts]
-            columns[field.name] = None if values[0] is None else np.concatenate(values)[order]
-        return cls(**columns)
+        for name in COLUMNS:
+            values = [getattr(part, name) for part in parts]
+            columns[name] = None if values[0] is None else np.concatenate(values)[order]
+        sites = {site: cls.joined([part.sites[site] for part in parts], order) for site in parts[0].sites}
+        return cls(**columns, sites=sites)
 
     def rows(self, chosen: Any) -> "Forecast":
         """Return the forecast of some of the rows."""
-        columns: dict[str, Any] = {field.name: getattr(self, field.name) for field in fields(self)}
-        return replace(self, **{name: values[chosen] for name, values in columns.items() if values is not None})
+        columns: dict[str, Any] = {name: getattr(self, name) for name in COLUMNS}
+        some = {name: values[chosen] for name, values in columns.items() if values is not None}
+        return replace(self, **some, sites={site: each.rows(chosen) for site, each in self.sites.items()})
+
+    def _scores_of(self, site: str) -> dict[str, float]:
+        """Return elpd and the other scores of one of several observed sites."""
+        part = self.sites[site]
+        counted = part if self.weights is None else replace(part, weights=self.weights * part.weights)
+        return {"elpd": mean(counted.log_prob, counted.weights), **counted.scores()}
 
     def replicated(self) -> "Forecast":
         """Return the forecast in which each row occurs as often as it counts; the weights must be whole numbers."""
@@ -83,7 +99,12 @@ class Forecast:
         return replace(self.rows(np.repeat(np.arange(len(self.weights)), self.weights.astype(int))), weights=None)
 
     def scores(self) -> dict[str, float]:
-        """Return the scores other than elpd, by the kind of y; `compare` defines them."""
+        """Return the scores other than elpd, by the kind of y; `compare` defines them.
+
+        Of several observed sites they are those of each, with the name of the site, and its elpd.
+        """
+        if self.sites:
+            return {f"{name}{OF}{site}": value for site in self.sites for name, value in self._scores_of(site).items()}
         if self.weights is not None and not self.weights.all():
             return self.rows(self.weights > 0).scores()  # a row without a label may have a score of NaN
         if self.y is None:
@@ -137,6 +158,16 @@ def share_inside(transform: np.ndarray, level: float) -> np.ndarray:
     start, end = (1 - level) / 2, (1 + level) / 2
     overlap, width = np.clip(np.minimum(high, end) - np.maximum(low, start), 0.0, None), high - low
     return np.where(width > 0, overlap / np.where(width > 0, width, 1.0), np.abs(low - 0.5) <= level / 2)
+
+
+COLUMNS = tuple(field.name for field in fields(Forecast) if field.name != "sites")
+"""The values of a forecast that have one entry per row."""
+
+
+def _of_site(predictive: Predictive, y: Rows) -> Forecast:
+    """Return the forecast of one of several observed sites, in which rows without its y count 0 times."""
+    known = [~np.isnan(np.asarray(leaf, float)).reshape(len(leaf), -1).all(axis=1) for leaf in jax.tree.leaves(y)]
+    return replace(Forecast.of(predictive, y), weights=np.logical_or.reduce(known).astype(float))
 
 
 def _class_scores(probs: np.ndarray, y: np.ndarray, weights: np.ndarray | None) -> dict[str, float]:

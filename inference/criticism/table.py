@@ -10,7 +10,7 @@ import pandas as pd
 
 from ..report import Printed, Report
 from ..status import Level, Status
-from .scores import mean, standard_error
+from .scores import OF, mean, standard_error
 
 COLUMNS = {
     "elpd": ("elpd", "{:.3f}"),
@@ -36,6 +36,8 @@ COLUMNS = {
     "seconds_run": ("run s", "{:.1f}"),
 }
 """Column -> (heading, format) of the printed table."""
+PRINTED_BY_SITE = ("elpd", "bits_per_token", "rmse", "accuracy")
+"""The scores of each of several observed sites that are printed; `Comparison.to_dataframe` has all of them."""
 NOT_BLANK = ("elpd", "elpd_se", "bits", "elpd_diff", "dse")
 """Columns that every row has, in which NaN is printed. In the others it means that there is no such score."""
 
@@ -57,7 +59,24 @@ class Comparison(Printed):
 
     @property
     def _report(self) -> Report:
-        return Report(self.table, COLUMNS, self.notes, printed_nan=NOT_BLANK)
+        columns = columns_of_table(self.table.columns)
+        is_printed = {name: name in COLUMNS or name.partition(OF)[0] in PRINTED_BY_SITE for name in columns}
+        printed = {name: column for name, column in columns.items() if is_printed[name]}
+        return Report(self.table, printed, self.notes, printed_nan=NOT_BLANK)
+
+
+def columns_of_table(names: Iterable[str]) -> dict[str, tuple[str, str]]:
+    """Return column -> (heading, format) in the order of the table; the scores of sites follow those of all."""
+    names = list(names)
+    known = [name for name in COLUMNS if name in names]
+    of_sites = [name for name in names if name.partition(OF)[0] in COLUMNS and OF in name]
+    last = next((i for i, name in enumerate(known) if name == "kind"), len(known))
+    columns = {}
+    for name in [*known[:last], *of_sites, *known[last:]]:
+        score, of, site = name.partition(OF)
+        heading, form = COLUMNS[score]
+        columns[name] = f"{heading}{of}{site}", form
+    return columns
 
 
 @dataclass(frozen=True)
@@ -73,10 +92,10 @@ class Entry:
     seconds_run: float
 
 
-def tabulate(entries: Mapping[str, Entry], notes: Sequence[str]) -> Comparison:
-    """Return the comparison of several entries scored on the same rows, best first."""
+def tabulate(entries: Mapping[str, Entry], notes: Sequence[str], weights: np.ndarray | None = None) -> Comparison:
+    """Return the comparison of several entries scored on the same rows, best first; rows may have weights, (n,)."""
     log_probs = {name: _over_keys(entry.log_probs) for name, entry in entries.items()}
-    means = {name: mean(values) for name, values in log_probs.items()}
+    means = {name: mean(values, weights) for name, values in log_probs.items()}
     order = sorted(means, key=lambda name: -means[name] if math.isfinite(means[name]) else math.inf)  # stable
     many = any(len(entry.log_probs) > 1 for entry in entries.values())
     rows = []
@@ -84,14 +103,14 @@ def tabulate(entries: Mapping[str, Entry], notes: Sequence[str]) -> Comparison:
         entry, values = entries[name], log_probs[name]
         with np.errstate(invalid="ignore"):  # infinite minus infinite is NaN, which the table shows
             difference = values - log_probs[order[0]]
-        each = np.array([mean(of_key) for of_key in entry.log_probs])
+        each = np.array([mean(of_key, weights) for of_key in entry.log_probs])
         rows.append(
             {
                 "elpd": means[name],
-                "elpd_se": standard_error(values),
+                "elpd_se": standard_error(values, weights),
                 "bits": -means[name] / math.log(2),
-                "elpd_diff": mean(difference),
-                "dse": standard_error(difference),
+                "elpd_diff": mean(difference, weights),
+                "dse": standard_error(difference, weights),
                 **({"keys": len(each), "keys_se": standard_error(each)} if many else {}),
                 **entry.scores,
                 "kind": entry.kind,
@@ -102,7 +121,7 @@ def tabulate(entries: Mapping[str, Entry], notes: Sequence[str]) -> Comparison:
         )
     table = pd.DataFrame(rows, index=order)
     reasons = [f"{name}: {reason}" for name, entry in entries.items() for reason in _reasons(entry)]
-    return Comparison(table[[column for column in COLUMNS if column in table]], log_probs, (*notes, *reasons))
+    return Comparison(table[list(columns_of_table(table.columns))], log_probs, (*notes, *reasons))
 
 
 def _over_keys(log_probs: np.ndarray) -> np.ndarray:

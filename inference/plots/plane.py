@@ -42,6 +42,7 @@ def rows_at(fit: Fit, points: np.ndarray) -> Rows:
 
 def labels_of(fit: Fit, x: Any, y: Any) -> np.ndarray:
     """Return the numbers or classes of y, (n,); for soft labels, the most probable classes."""
+    fit.structure.check_one_site("y")
     leaves = jax.tree.leaves(check_labels(fit.model, check_like(fit.layout, x), y).y)
     labels = fit.structure.response.labels(leaves[0])
     if len(leaves) > 1 or labels.ndim > 1:
