@@ -19,7 +19,7 @@ from .distributions import (
     takes_intervals,
 )
 from .marginals import CATEGORICALS, cdf_of, is_censored, is_ordered, moments_of
-from .response import Missing, Response
+from .response import NO_DISTANCE, Missing, Response
 from .sites import element, unmasked
 from .words import title
 
@@ -120,7 +120,7 @@ def _missing_of_numbers(response: Response) -> Missing:
     if not response.has_moments:
         missing |= dict.fromkeys(("mean", "variance"), f"{family} has no mean and variance; use sample.")
     if response.is_censored:
-        missing["crps"] = "y may be a bound, whose distance from the value is not known; use log_prob."
+        missing["crps"] = NO_DISTANCE
     if response.has_cdf:
         return missing
     return missing | dict.fromkeys(("cdf", "quantile", "crps"), f"{family} has no cdf.")

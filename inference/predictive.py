@@ -29,7 +29,7 @@ from .mixture import (
     quantiles,
 )
 from .pointwise import class_log_probs, log_probs_over_rows, moments, row_weights, warn_if_nan
-from .response import Response
+from .response import NO_DISTANCE, Response
 from .rows import Data, Rows, Weights, take_rows
 from .words import named_gaps
 
@@ -200,14 +200,18 @@ class Predictive:
             NotImplementedError: when y is a class, may be censored, or its cdf is unknown.
         """
         self.response.expect("crps")
+        if not self.response.has_distances(y):
+            raise NotImplementedError(f"crps: {NO_DISTANCE}")
         score = Density.observation, integer_crps if self.response.is_discrete else crps
         return self._at(y, score, score)
 
     def _at(self, y: Any, of_classes: tuple[PerDraw, Summary], of_others: tuple[PerDraw, Summary]) -> Any:
         """Return a summary at y, that of classes or that of others, NaN where y is missing."""
         data, is_class = self._checked(y), self.response.is_class
+        leaves = jax.tree.leaves(data.y)
+        values = leaves[0] if len(leaves) == 1 else data.y
         result = self._over_rows(
-            *(of_classes if is_class else of_others), self.response.labels(data.y) if is_class else data.y
+            *(of_classes if is_class else of_others), self.response.labels(values) if is_class else values
         )
         if data.known is None:
             return result

@@ -62,12 +62,11 @@ class Forecast:
             known["rps"] = ranked_probability_score(probs, known["y"]) if response.has_cdf else None
             return cls(**known, probs=probs)
         known["num_tokens"] = response.count_tokens(known["y"])
-        if response.has_moments and not response.is_censored:
-            known["mean"] = predictive.mean
         if response.has_cdf:
             known["transform"] = np.stack(predictive.pit(y), axis=-1)
-        if "crps" not in response.missing:
-            known["crps"] = predictive.crps(y)
+        if response.has_distances(known["y"]):
+            known["mean"] = predictive.mean if response.has_moments else None
+            known["crps"] = predictive.crps(y) if response.has_cdf else None
         return cls(**known)
 
     @classmethod
