@@ -8,7 +8,16 @@ import jax.numpy as jnp
 from jax import Array
 from numpyro.distributions import Distribution, constraints
 
-from .distributions import Padded, cancels, has_marginals, implements, log_probs_of_values, num_values, stated_logits
+from .distributions import (
+    Padded,
+    cancels,
+    has_marginals,
+    implements,
+    log_probs_of_values,
+    num_values,
+    stated_logits,
+    takes_intervals,
+)
 from .marginals import CATEGORICALS, cdf_of, is_censored, is_ordered, moments_of
 from .response import Missing, Response
 from .sites import element, unmasked
@@ -166,6 +175,7 @@ def response_of(site: str, d: Distribution) -> Response:
         "is_censored": is_censored(d),
         "has_marginals": has_marginals(d),
         "needs_double": cancels(d),
+        "takes_intervals": takes_intervals(d),
         "support": d.support,
     }
     return next(response for kind in KINDS if (response := kind.read(d, facts)) is not None)

@@ -56,6 +56,7 @@ class Code(StrEnum):
     FEW_DRAWS = "few_draws"
     HIGH_RHAT = "high_rhat"
     WEIGHTS_DISAGREE = "weights_disagree"
+    CHAINS_DIFFER = "chains_differ"
     NOT_SETTLED = "not_settled"
     LOW_ESS = "low_ess"
     LOW_TOTAL_ESS = "low_total_ess"
@@ -231,10 +232,15 @@ MESSAGES: Mapping[Code, str] = {
         "whose masses they do not measure. Run longer, or write the model so that equivalent weights are one; where "
         "only predictions matter, as for hidden units, mark these sites by infer={{'exchangeable': True}}."
     ),
+    Code.CHAINS_DIFFER: (
+        "The chains predict differently: the log predictive density of a row differs by {nats:.2g} nats on average "
+        "between a chain and all {count} chains, and so that of all is off by about {error:.2g}, more than {limit:g}. "
+        "Run longer (num_warmup), which finds better modes, or more chains (num_chains)."
+    ),
     Code.NOT_SETTLED: (
         "The chains have not settled: R-hat of the log density between the halves of each chain is {rhat:.2f} (median "
         "over chains), and its mean changed by {rise:+.3g} nats{predictions}. Increase num_warmup, or num_samples and "
-        "thinning."
+        "thinning.{aside}"
     ),
     Code.LOW_ESS: (
         "The log density has an effective sample size of {ess:.0f}, below {limit} (100 per chain): estimates are "
@@ -245,7 +251,9 @@ MESSAGES: Mapping[Code, str] = {
         "imprecise. Increase thinning or num_samples."
     ),
     Code.DIVERGENCES: (
-        "{count} of {total} transitions diverged: the draws may miss part of the posterior. Raise target_accept_prob."
+        "{count} of {total} transitions diverged: the draws may miss part of the posterior. Raise target_accept_prob "
+        "from {target:g} to {higher:g} or more; where some diverge even at 0.99, another parametrisation, such as a "
+        "non-centred one, is the usual cure."
     ),
     Code.TREE_DEPTH: (
         "{percent:.0%} of the trajectories were cut short by max_tree_depth={depth}: the chains may hardly move in the "

@@ -134,12 +134,14 @@ def standardize(model: NumPyroModel, x: Any, y: Any) -> Standardized:
     x, y = as_rows("x", x), as_rows("y", y)
     check_pair(x, y)
     check_finite("x", x)
-    check_finite("y", y)
-    responses = check_model(model, x, y).responses
+    structure = check_model(model, x, y)
+    for site, response, part in structure.by_site(y):
+        check_finite(site, response.points(part))
+    responses = structure.responses
     of_x = tuple(Units.of(leaf) if jnp.issubdtype(leaf.dtype, jnp.floating) else None for leaf in jax.tree.leaves(x))
     moved = [its for its in responses if not its.is_discrete and (is_real(its.support) or _is_positive(its.support))]
     values = _observed_values(model, tuple(its.site for its in moved), x, y) if moved else {}
-    of_y = tuple((its.site, Units.of(values[its.site], is_centred=is_real(its.support))) for its in moved)
+    of_y = tuple((its.site, Units.of(its.points(values[its.site]), is_centred=is_real(its.support))) for its in moved)
     return Standardized(model, of_x, of_y)
 
 

@@ -10,7 +10,8 @@ A model is ``Model(network, observation, prior)``. All three parts are ordinary 
     `next_token_rows`; `Ordinal` for classes with an order;
   - numbers: `Normal`, and `StudentT` where there may be outliers;
   - counts: `Poisson` and `NegativeBinomial`;
-  - positive numbers: `LogNormal`, `Gamma`, `Weibull` and `Exponential`; shares: `Beta`.
+  - positive numbers: `LogNormal`, `Gamma`, `Weibull` and `Exponential`; shares: `Beta`;
+  - `Censored` around a number or a positive number, of which only bounds may be known (`censored`).
 
   Several observations by name, ``{"price": Normal(), "sold": Bernoulli()}``, share the network, and y has rows of each.
   A scale or a shape is a number, a NumPyro distribution (learned, with this prior), or ``"network"`` (an output);
@@ -32,6 +33,7 @@ Example:
     {'w1': (3, 8), 'b1': (8,), 'w2': (8, 1), 'b2': (1,), 'y': (5,)}
 """
 
+from .censored import Censored, censored
 from .classes import Bernoulli, Categorical, CategoricalSequence
 from .counts import NegativeBinomial, Poisson
 from .lift import Lift
@@ -50,6 +52,7 @@ __all__ = [
     "Beta",
     "Categorical",
     "CategoricalSequence",
+    "Censored",
     "Exponential",
     "Gamma",
     "Lift",
@@ -61,6 +64,7 @@ __all__ = [
     "Poisson",
     "StudentT",
     "Weibull",
+    "censored",
     "fan_in",
     "gaussian",
     "next_token_rows",

@@ -47,8 +47,11 @@ def put(array: np.ndarray, index: Any, value: float) -> np.ndarray:
     return array
 
 
-def fitted(model: Any = LINEAR, x: Any = X, y: Any = REAL, method: Any = None, key: Any = 0) -> Any:
-    return fit(model, MAP(num_steps=20, polish=False) if method is None else method, x, y, key=key, progress=False)
+def fitted(
+    model: Any = LINEAR, x: Any = X, y: Any = REAL, method: Any = None, key: Any = 0, weights: Any = None
+) -> Any:
+    method = MAP(num_steps=20, polish=False) if method is None else method
+    return fit(model, method, x, y, weights=weights, key=key, progress=False)
 
 
 # Models written by hand, each with a mistake that NumPyro takes without a word.
@@ -266,7 +269,14 @@ DATA: dict[str, Case] = {
         r"x\['z'\], row 7, column 1: expected finite",
     ),
     "overflow of float32": (lambda: fitted(x=put(X, (2, 1), 1e39)), ValueError, "x, row 2, column 1: .* got inf"),
-    "NaN in y": (lambda: fitted(y=put(REAL, 4, np.nan)), ValueError, "y, row 4: expected finite numbers; got nan"),
+    "no y": (lambda: fitted(y=np.full(20, np.nan)), ValueError, "y: expected labels in some rows; got only missing"),
+    "weights of another length": (lambda: fitted(weights=np.ones(3)), ValueError, r"weights: expected .*\(20,\)"),
+    "a negative weight": (
+        lambda: fitted(weights=put(np.ones(20), 3, -1.0)),
+        ValueError,
+        "weights, row 3: expected a finite number of at least 0; got -1",
+    ),
+    "no weight": (lambda: fitted(weights=np.zeros(20)), ValueError, "rows with a label and a positive weight"),
     "NaN in a data frame": (
         lambda: fitted(x=pd.DataFrame(put(X, (7, 1), np.nan), columns=["a", "b"])),
         ValueError,
@@ -395,10 +405,10 @@ DATA: dict[str, Case] = {
         ValueError,
         "x, row 0, column 1: expected no masked values; got 1. Drop or impute",
     ),
-    "masked labels": (
-        lambda: fitted(LOGISTIC, y=np.ma.masked_equal(BINARY, 1)),
+    "masked x": (
+        lambda: fitted(x=np.ma.masked_less(X, -1.0)),
         ValueError,
-        r"y, row \d+: expected no masked values",
+        r"x, row \d+, column \d: expected no masked values",
     ),
     "a sparse matrix": (
         lambda: fitted(x=csr_matrix(X)),
@@ -425,11 +435,6 @@ DATA: dict[str, Case] = {
         lambda: fitted(x=np.array([[1.0, 2.0], [3.0, "?"]] * 10, object)),
         TypeError,
         r"x: expected numbers; got object \('\?', row 1, column 1\)",
-    ),
-    "a missing integer of pandas": (
-        lambda: fitted(y=pd.Series([1, None] * 10, dtype="Int64")),
-        ValueError,
-        "y, row 1: expected finite numbers; got nan",
     ),
     "infinity in y": (lambda: fitted(y=put(REAL, 4, np.inf)), ValueError, "y, row 4: expected finite numbers; got inf"),
     "an integer of x that does not fit": (
@@ -736,8 +741,8 @@ PREDICTIONS: dict[str, tuple[Callable[[Any], Any], type[Exception], str]] = {
     ),
     "y a column": (lambda result: result.predict(X).log_prob(REAL[:, None]), ValueError, r"y\[:, 0\]"),
     "y a column, cdf": (lambda result: result.predict(X).cdf(REAL[:, None]), ValueError, r"y\[:, 0\]"),
-    "NaN in y": (
-        lambda result: result.predict(X).log_prob(put(REAL, 2, np.nan)),
+    "infinity in y": (
+        lambda result: result.predict(X).log_prob(put(REAL, 2, np.inf)),
         ValueError,
         "y, row 2: expected finite",
     ),

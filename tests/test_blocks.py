@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from flatprior.inference import MAP, NUTS, fit, programs
+from flatprior.inference import MAP, NUTS, fit, newton, programs
 from flatprior.inference.blocks import Run, Seconds, run_in_blocks, stopwatch
 from flatprior.inference.checks import check_problem
 from flatprior.inference.methods import chains, descent, steps
@@ -160,6 +160,21 @@ def test_a_fit_interrupted_before_its_first_step_is_where_it_began(monkeypatch: 
     monkeypatch.setattr(descent, "run_in_blocks", in_blocks_of(10, interrupt_at=0))
     result = fit(MODEL, MAP(num_steps=60, polish=False), X, Y, key=0, progress=False)
     assert "Interrupted after 0 of 60 steps" in str(result.status)
+    assert np.isfinite(result.predict(X).log_prob(Y)).all()
+
+
+def test_an_interrupted_finish_counts_its_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Three steps are taken; the interrupt falls on the derivatives after the fourth."""
+    of, calls = newton.Derivatives.of, iter(range(4))
+
+    def interrupting(*args: Any) -> Any:
+        if next(calls, None) is None:
+            raise KeyboardInterrupt
+        return of(*args)
+
+    monkeypatch.setattr(newton.Derivatives, "of", interrupting)
+    result = fit(MODEL, MAP(num_steps=1, num_restarts=1), X, Y, key=0, progress=False)
+    assert "Interrupted after 3 of at most 300 steps of Newton's method" in str(result.status)
     assert np.isfinite(result.predict(X).log_prob(Y)).all()
 
 

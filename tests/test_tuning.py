@@ -14,8 +14,10 @@ from sklearn.linear_model import Ridge
 
 from flatprior.inference import MAP, NUTS, Code, Laplace, fit, loo, tune
 from flatprior.inference.checks import check_problem
+from flatprior.inference.criticism.search import Score, Search
 from flatprior.inference.criticism.tuning import _parts
 from flatprior.inference.methods.evidence import Evidence
+from flatprior.inference.status import Status
 from flatprior.models import MLP, Bernoulli, Model, Normal, gaussian, priors
 
 from .test_prior_scales import HALF_NORMAL, NOISE, SCHOOLS, STRONG, WEAK, X, eight_schools
@@ -144,13 +146,43 @@ def test_the_prior_of_a_scale_does_not_count() -> None:
     assert tune(unscaled, X, WEAK, key=0, progress=False).status.level == "check"
 
 
+def jumping(logs: np.ndarray) -> Score:
+    """A score that falls by 20 nats on its way to a maximum at 1."""
+    value = -10 * (logs[0] - 1) ** 2 - (20 if logs[0] > 0.3 else 0)
+    return Score(value, np.nan, Status(), -20 * (logs - 1))
+
+
+def smooth(logs: np.ndarray) -> Score:
+    return Score(
+        -10 * (logs[0] - 1) ** 2 - (logs[0] - 1) ** 4, np.nan, Status(), -20 * (logs - 1) - 4 * (logs - 1) ** 3
+    )
+
+
+def test_the_search_ends_at_a_jump_and_says_so_and_at_a_smooth_maximum_to_the_last_digits() -> None:
+    """Line searches across a jump of the evidence go on for a hundred evaluations, and gain nothing."""
+    ends = []
+    for evaluate in (jumping, smooth):
+        low = np.full(1, -7.0)
+        search = Search(("tau",), np.zeros(1), low, -low, lambda: None, evaluate, num_rows=200, per_row=False)
+        search.along_gradient()
+        ends.append(search)
+    at_jump, at_maximum = ends
+    assert len(at_jump.tried) < 40
+    assert at_jump.tried[at_jump.best][1].value == pytest.approx(-4.9, abs=1e-3 * 200)
+    assert "the evidence jumps by 20 nats" in at_jump.note
+    assert at_maximum.tried[at_maximum.best][0] == pytest.approx([1.0], abs=1e-5)
+    assert at_maximum.note == ""
+
+
 # Scores of rows.
 
 
 def test_held_out_scores_are_those_of_ridge_regression() -> None:
     tuned = tune(HALF_NORMAL, X, WEAK, by="held-out", held_out=0.4, method=MAP(num_steps=300), key=5, progress=False)
     _, data = check_problem(HALF_NORMAL, X, WEAK)
-    (x, y), (x_new, y_new) = _parts(data, 0.4, jax.random.split(jax.random.key(5))[0])
+    fitted, scored = _parts(data, 0.4, jax.random.split(jax.random.key(5))[0])
+    assert scored is not None
+    x, y, x_new, y_new = fitted.x, fitted.y, scored.x, scored.y
     assert (len(y), len(y_new)) == (12, 8)
     for _, row in tuned.curve.iterrows():
         ridge = Ridge(alpha=(NOISE / row["prior_scale"]) ** 2, fit_intercept=False)

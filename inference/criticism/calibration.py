@@ -6,8 +6,8 @@ from typing import Any, Literal
 import numpy as np
 import pandas as pd
 
-from ..arrays import as_rows
-from ..checks import check_positive_integer
+from ..checks import check_like, check_positive_integer
+from ..labels import labelled, whole_weights
 from ..report import Printed, Report, columns_of
 from ..response import Response
 from ..result import Fit
@@ -51,7 +51,13 @@ class Calibration(Printed):
 
 
 def calibration(
-    fit: Fit | Tempered, x: Any, y: Any, *, label: int | None = None, num_bins: int = NUM_BINS
+    fit: Fit | Tempered,
+    x: Any,
+    y: Any,
+    *,
+    label: int | None = None,
+    num_bins: int = NUM_BINS,
+    weights: Any = None,
 ) -> Calibration:
     """Compare the probabilities of a fit with frequencies, on rows that it has not seen.
 
@@ -88,6 +94,7 @@ def calibration(
         y: n rows: classes, or numbers whose distribution has a cdf.
         label: the class of interest; by default the most probable class of each row.
         num_bins: the number of bins of equal count, or of the histogram.
+        weights: the number of equal rows that each row stands for, (n,), whole numbers; the result has these rows.
 
     Returns:
         The scores, the curve of frequencies against forecasts, and the values of each row.
@@ -113,13 +120,14 @@ def calibration(
     if not isinstance(fit, Fit | Tempered):
         raise TypeError(f"calibration: expected a fit, or the result of temperature_scaling; got {fit!r}.")
     check_positive_integer("calibration", "num_bins", num_bins)
-    y = as_rows("y", y)
+    fitted = fit.fit if isinstance(fit, Tempered) else fit
+    was_fitted = fitted.was_fitted_to(x, y, weights)
+    given = labelled(check_like(fitted.layout, x), y, weights)
+    x, y, row_weights = given.scored
     predictive: Any = fit.predict(x)  # that of a tempered fit has only what classes need
-    forecast = Forecast.of(predictive, y)
+    forecast = replace(Forecast.of(predictive, y), weights=whole_weights("calibration", row_weights)).replicated()
     result = _of_forecast(forecast, predictive.response, label, num_bins)
-    if (fit.fit if isinstance(fit, Tempered) else fit).was_fitted_to(x, y):
-        return replace(result, notes=(*result.notes, SEEN))
-    return result
+    return replace(result, notes=(*result.notes, *given.counts.notes, *([SEEN] if was_fitted else [])))
 
 
 def _of_forecast(forecast: Forecast, response: Response, label: int | None, num_bins: int) -> Calibration:

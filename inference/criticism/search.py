@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 from jaxtyping import Float
-from scipy.optimize import minimize, minimize_scalar
+from scipy.optimize import OptimizeResult, minimize, minimize_scalar
 
 from ..reasons import Code, Reason
 from ..status import Status
@@ -17,8 +17,14 @@ GRID = np.linspace(-math.log(30.0), math.log(30.0), 7)
 """The logs of the multiples of the starting values that are tried first, from a thirtieth to 30."""
 REACH = math.log(1000.0)
 """The distance from the starting values, of their logs, to which the evidence is followed."""
-STEPS, PRECISION = 30, 1e-8
-"""The largest number of steps along the gradient of the evidence, and the relative gain of a step that ends them."""
+EVALUATIONS, LINE, PRECISION = 40, 8, 1e-8
+"""The largest number of evaluations along the gradient of the evidence, and of those along one line, and the relative
+gain of a step that ends them."""
+PATIENCE, GAIN_PER_ROW = 10, 1e-3
+"""The number of evaluations, and what they must gain together, in nats per row, for the search to go on: where the
+evidence jumps, line searches gain nothing, while a smooth maximum is found to its last digits in fewer."""
+NEAR = 0.1
+"""The distance of two values, on the scale of logs, within which the evidence is compared with its own gradient."""
 REFINEMENTS, RESOLUTION = 6, 0.05
 """The number of further values that are tried by held-out rows, and their least distance on the scale of logs."""
 EDGE = 1e-3
@@ -51,9 +57,13 @@ class Search:
     high: Float[np.ndarray, " k"]
     count: Callable[[], None]
     evaluate: Callable[[np.ndarray], Score]
-    num_units: int
-    """The number of rows by which scores are divided; 1 for the evidence."""
+    num_rows: int
+    """The number of rows that are scored."""
+    per_row: bool
+    """Whether scores are nats per row, and not nats of all rows."""
     tried: list[tuple[np.ndarray, Score]] = field(default_factory=list)
+    arrived: bool = True
+    """Whether the search ended at a maximum, as far as it can: not where the evidence jumps."""
 
     def at(self, logs: Float[np.ndarray, " k"]) -> Score:
         """Return the score of values, given by their logs."""
@@ -79,15 +89,24 @@ class Search:
     def along_gradient(self) -> None:
         """Follow the gradient from the best multiple, and try the ends of the range of each site."""
         self.on_grid()
+        best_so_far: list[float] = []
         worst = min((score.value for _, score in self.tried if math.isfinite(score.value)), default=0.0)
 
         def loss(logs: np.ndarray) -> tuple[float, np.ndarray]:
             score = self.at(logs)
+            best_so_far.append(self.tried[self.best][1].value)
             return -max(score.value, worst - 1e3), -score.gradient
 
+        def stop_without_gain(intermediate_result: OptimizeResult) -> None:
+            enough = GAIN_PER_ROW * self.num_rows
+            if len(best_so_far) > PATIENCE and best_so_far[-1] < best_so_far[-1 - PATIENCE] + enough:
+                raise StopIteration
+
         bounds = list(zip(self.low, self.high, strict=True))
-        options = {"maxiter": STEPS, "ftol": PRECISION, "gtol": PRECISION}
-        minimize(loss, self.tried[self.best][0], jac=True, method="L-BFGS-B", bounds=bounds, options=options)
+        options = {"maxfun": EVALUATIONS, "maxls": LINE, "ftol": PRECISION, "gtol": PRECISION}
+        begin, callback = self.tried[self.best][0], stop_without_gain
+        end = minimize(loss, begin, jac=True, method="L-BFGS-B", bounds=bounds, options=options, callback=callback)
+        self.arrived = end.success or not end.nfev
         best = self.tried[self.best][0]
         for ends in (self.low, self.high):
             for number in range(len(self.sites)):
@@ -124,13 +143,34 @@ class Search:
         curve = pd.DataFrame(rows).drop_duplicates(list(self.sites)).sort_values(list(self.sites))
         return curve.reset_index(drop=True).dropna(axis="columns", how="all")
 
+    @property
+    def note(self) -> str:
+        """What has to be known about the best score: its own note, or that the search ended beside no maximum."""
+        best = self.tried[self.best][1]
+        if self.arrived or not math.isfinite(best.value):
+            return best.note
+        jump, beside = max(((self._jump(at, score), at) for at, score in self.tried), key=lambda pair: pair[0])
+        note = f"The search found no smooth maximum in {len(self.tried)} evaluations: the values are the best of these."
+        if jump > GAIN_PER_ROW * self.num_rows:
+            there = ", ".join(f"{site} = {math.exp(log):.4g}" for site, log in zip(self.sites, beside, strict=True))
+            note += f" Near {there} the evidence jumps by {jump:.2g} nats, since the weights move to another mode."
+        return note
+
+    def _jump(self, at: np.ndarray, score: Score) -> float:
+        """Return by how much the change from the best score to that of near values is not that of the gradients."""
+        logs, best = self.tried[self.best]
+        if not (score.gradient.size and math.isfinite(score.value)) or np.abs(at - logs).max() > NEAR:
+            return 0.0
+        smooth = float((score.gradient + best.gradient) @ (at - logs)) / 2
+        return abs(score.value - best.value - smooth)
+
     def _ends_as_good(self) -> Iterator[Reason]:
         """Return a reason for each site that has an end of its range where the score is as good as at the best."""
         logs, best = self.tried[self.best]
         for number, site in enumerate(self.sites):
             for end, ends in (("smallest", self.low), ("largest", self.high)):
                 there = [score.value for at, score in self.tried if at[number] == ends[number]]
-                if there and max(there) > best.value - FLAT / self.num_units:
+                if there and max(there) > best.value - (FLAT / self.num_rows if self.per_row else FLAT):
                     numbers = {"best": math.exp(logs[number]), "value": math.exp(ends[number])}
                     scores = {"score": best.value, "there": max(there)}
                     yield Reason.of(Code.END_OF_RANGE, site=site, end=end, **numbers, **scores)

@@ -155,11 +155,9 @@ def go_on(
     is_large = density.structure.num_weights > HESSIAN_WEIGHTS
     if not problems or (is_large and settings.batch_size is not None) or no_maximum(surface, u, data, prior_power):
         return stay
-    try:
-        minimum = _minimum(problems, is_large, u, data, prior_power, progress)
-    except KeyboardInterrupt:
-        reason = Reason.of(Code.INTERRUPTED, done="some", total=MAX_STEPS, unit="steps of Newton's method")
-        return stay._replace(status=Status(warnings=(reason,)))
+    minimum = _minimum(problems, is_large, u, data, prior_power, progress)
+    if isinstance(minimum, Reason):
+        return stay._replace(status=Status(warnings=(minimum,)))
     vector, unravel = ravel_pytree(u)
     with jax.enable_x64(True):
         exactly = jax.tree.map(np.asarray, ravel_pytree(jax.tree.map(in_double, u))[1](jnp.asarray(minimum.u)))
@@ -171,23 +169,29 @@ def go_on(
 
 def _minimum(
     problems: tuple[SecondOrder, ...], is_large: bool, u: Weights, data: Data, prior_power: Any, progress: bool
-) -> Minimum:
-    """Return where the objectives lead from u, one after the other."""
+) -> Minimum | Reason:
+    """Return where the objectives lead from u, one after the other; a reason if the user pressed Ctrl-C."""
     bar = tqdm(desc="Newton", unit="step", disable=not progress, delay=1.0, file=sys.stderr, leave=False)
+    taken, vector = 0, None
 
     def keep_going(decrements: list[float]) -> bool:
+        nonlocal taken
+        taken += len(decrements) > 1  # the first decrement of an objective is that of where it begins
         bar.update()
         return not (is_large and is_hopeless(decrements))
 
-    vector = None
-    with bar:
-        for problem in problems:
-            is_last = problem is problems[-1]
-            enough = DIGITS if is_last and not is_large else _enough(is_large, data) / 2
-            minimum = problem.minimise(
-                u, data, prior_power, begin=vector, max_steps=MAX_STEPS, keep_going=keep_going, enough=enough
-            )
-            vector = minimum.u
+    try:
+        with bar:
+            for problem in problems:
+                is_last = problem is problems[-1]
+                enough = DIGITS if is_last and not is_large else _enough(is_large, data) / 2
+                minimum = problem.minimise(
+                    u, data, prior_power, begin=vector, max_steps=MAX_STEPS, keep_going=keep_going, enough=enough
+                )
+                vector = minimum.u
+    except KeyboardInterrupt:
+        at_most = f"at most {MAX_STEPS * len(problems)}"
+        return Reason.of(Code.INTERRUPTED, done=taken, total=at_most, unit="steps of Newton's method")
     return minimum
 
 
