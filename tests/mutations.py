@@ -32,6 +32,41 @@ class Bug(NamedTuple):
 
 BUGS = [
     Bug(
+        "weights replace those of a scale handler",
+        "inference/handlers.py",
+        'msg["scale"] = self.weights if msg["scale"] is None else msg["scale"] * self.weights',
+        'msg["scale"] = self.weights',
+        "test_weights.py",
+    ),
+    Bug(
+        "a factor over rows has no weights",
+        "inference/handlers.py",
+        "return is_factor(d) and d.batch_shape == jnp.shape(self.weights)",
+        "return False",
+        "test_weights.py",
+    ),
+    Bug(
+        "leave-one-out leaves all of the equal rows out",
+        "inference/criticism/left_out.py",
+        "np.minimum(row_weights, 1.0)",
+        "row_weights",
+        "test_weights.py",
+    ),
+    Bug(
+        "a missing element of a Normal vector adds its constant",
+        "inference/distributions.py",
+        "+ num_missing * (math.log(2 * math.pi) / 2)",
+        "",
+        "test_missing.py",
+    ),
+    Bug(
+        "a batch has the known values of other rows",
+        "inference/rows.py",
+        "return replace(self, x=x, y=y, weights=weights, known=known)",
+        "return replace(self, x=x, y=y, weights=weights, known=known[: len(known)][::-1] if known is not None else None)",
+        "test_missing.py",
+    ),
+    Bug(
         "a saddle counts as a minimum",
         "inference/newton.py",
         "if values[0] >= NEGATIVE else math.inf",
