@@ -32,6 +32,34 @@ class Bug(NamedTuple):
 
 BUGS = [
     Bug(
+        "a weight of one observed site counts at all",
+        "inference/density.py",
+        "(part.row_weights(weights, some) * part.row_log_probs(weights, some) for part, some in parts)",
+        "(parts[-1][0].row_weights(weights, parts[-1][1]) * p.row_log_probs(weights, some) for p, some in parts)",
+        "test_several_sites.py",
+    ),
+    Bug(
+        "the weights of one head are those of all",
+        "inference/methods/heads.py",
+        "own = {site: ~np.any([each[site] != 0 for each in others], axis=0) for site in u}",
+        "own = dict.fromkeys(u, np.True_)",
+        "test_several_sites.py::test_separable_classes_of_one_site_have_no_maximum",
+    ),
+    Bug(
+        "rows without a value at one of several sites have a score there",
+        "inference/criticism/scores.py",
+        "weights=np.logical_or.reduce(known).astype(float)",
+        "weights=np.ones(len(known[0]))",
+        "test_several_sites.py::test_a_comparison_is_of_whole_rows_and_of_each_site",
+    ),
+    Bug(
+        "all heads have the first outputs",
+        "models/heads.py",
+        "            start = stop\n",
+        "",
+        "test_several_sites.py::test_a_model_of_two_observations_is_two_models_of_one",
+    ),
+    Bug(
         "a saddle counts as a minimum",
         "inference/newton.py",
         "if values[0] >= NEGATIVE else math.inf",
