@@ -32,8 +32,8 @@ def values_of(d: Distribution) -> Distribution:
 
 
 def is_censored(d: Distribution) -> bool:
-    """Return whether a value of y may be a bound of the value that the distribution describes."""
-    return isinstance(element(d), CENSORED) or takes_intervals(d)
+    """Return whether a value of y may be a bound of what its distribution describes, and the model knows where."""
+    return isinstance(element(d), CENSORED)
 
 
 def is_ordered(d: Distribution) -> bool:

@@ -37,9 +37,11 @@ from .rows import Rows
 from .words import in_words, index_in_words
 
 type Kind = Literal["binary", "classes", "tokens", "counts", "numbers", "several"]
-type Summary = Literal["probs", "mean", "variance", "cdf", "quantile", "mode"]
+type Summary = Literal["probs", "mean", "variance", "cdf", "quantile", "crps", "mode"]
 type Missing = dict[Summary, str]
 """The reason why a summary of a predictive distribution does not exist, by summary, as the end of a sentence."""
+NO_DISTANCE = "y may be a bound, whose distance from the value is not known; use log_prob."
+"""Why there are no errors of predictions where y may be censored."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,7 +61,7 @@ class Response(ABC):
     has_cdf: bool
     """Whether P(Y <= y) is known, for each element of y: classes have it if they have an order."""
     is_censored: bool
-    """Whether y may be a bound of the value that summaries describe."""
+    """Whether a number of y may be a bound of the value that summaries describe, which only the model knows."""
     has_marginals: bool
     """Whether some values of an event may be missing, as the others alone have a density; see `where_known`."""
     needs_double: bool
@@ -154,6 +156,10 @@ class Response(ABC):
     def are_bounds(self, y: Any) -> bool:
         """Return whether y is rows of a lower and an upper bound, (n, 2)."""
         return self.takes_intervals and np.ndim(y) == 2
+
+    def has_distances(self, y: Any) -> bool:
+        """Return whether y is known, and not bounds of it, so that predictions have a distance from it."""
+        return not (self.is_censored or self.are_bounds(y))
 
     def has_densities(self, y: Any) -> bool:
         """Return whether some row of y contributes a density, and not a probability, to the likelihood."""

@@ -135,12 +135,12 @@ def _of_forecast(forecast: Forecast, response: Response, label: int | None, num_
         return _of_classes(forecast.log_prob, forecast.probs.astype(float), forecast.y, label, num_bins)
     if label is not None:
         raise TypeError(f"calibration: expected no label, as y is a number and not a class; got {label!r}.")
-    if forecast.transform is None or forecast.transform.ndim != 1:
+    if forecast.transform is None or forecast.transform.ndim != 2 or response.is_discrete:
         raise NotImplementedError(
             "calibration: expected y to be a class, or one continuous number whose distribution has a cdf; it can be "
             f"{response.support!r}."
         )
-    return _of_numbers(forecast.log_prob, forecast.transform.astype(float), num_bins)
+    return _of_numbers(forecast.log_prob, forecast.transform[:, 0].astype(float), num_bins)
 
 
 def _of_classes(log_prob: np.ndarray, probs: np.ndarray, y: Any, label: int | None, num_bins: int) -> Calibration:
@@ -185,7 +185,7 @@ def _of_numbers(log_prob: np.ndarray, pit: np.ndarray, num_bins: int) -> Calibra
     log_loss = -log_prob.astype(float)
     scores = {
         "log_loss": (float(log_loss.mean()), standard_error(log_loss)),
-        "calibration_error": (interval_calibration_error(pit), standard_error(signed)),
+        "calibration_error": (interval_calibration_error(np.stack([pit, pit], axis=-1)), standard_error(signed)),
         "calibration_error_if_calibrated": _interval_error_if_calibrated(num_rows),
     }
     count = np.full(len(LEVELS), num_rows)

@@ -49,11 +49,16 @@ def compare(
       is ``elpd_se``; ``bits`` is the same as a code length in bits per row, -elpd / log 2.
     - ``elpd_diff``: elpd minus that of the best fit, and ``dse``, the standard error of this paired difference: rows
       that are hard are hard for all fits, so it is smaller than the errors of the two.
-    - ``rmse`` of the predictive mean in units of y and ``coverage`` of the central 90% interval; or ``accuracy`` of the
-      most probable class and ``brier``, the mean over rows of sum_k (p_k - [y = k])^2 (Brier 1950; from 0 to 2); or,
-      where y is a row of tokens, ``bits_per_token`` (for characters, bits per character).
+    - of numbers and counts ``rmse`` of the predictive mean and ``crps``, the continuous ranked probability score, in
+      units of y (`Predictive.crps`), and ``coverage`` of the central 90% interval: the share of the transforms of y
+      (`Predictive.pit`) between 5% and 95%, which for right predictions is 90% also where y is discrete or censored.
+      For vectors these are means over rows and elements; a y that may be censored has only the coverage.
+    - of classes ``accuracy`` of the most probable class and ``brier``, the mean over rows of sum_k (p_k - [y = k])^2
+      (Brier 1950; from 0 to 2), and if they are ordered ``rps``, the ranked probability score, the mean over rows of
+      sum_k (P(Y <= k) - [y <= k])^2 (Epstein 1969; from 0 to K - 1).
+    - of rows of tokens ``bits_per_token`` (for characters, bits per character).
     - ``calibration_error``: for classes the mean over 10 bins of equal count of |confidence - accuracy| of the most
-      probable class (Naeini et al. 2015), for numbers the mean over nine central intervals, of 10% to 90%, of
+      probable class (Naeini et al. 2015), for others the mean over nine central intervals, of 10% to 90%, of
       |coverage - probability|. Both are biased upwards by about 1 / sqrt(rows per bin).
     - ``kind``, ``status``, ``seconds_compile`` and ``seconds_run`` of the fit.
 
@@ -75,7 +80,7 @@ def compare(
 
     Args:
         fits: name -> a fit, or a list of fits of the same model by the same method under several keys. All have the
-            same observed site, and score the same kind of y: densities and probabilities have no common scale.
+            same observed sites, and score the same kind of y: densities and probabilities have no common scale.
         x: n rows.
         y: n rows. Rows without y, by NaN or a mask, are left out, and counted in a note.
         weights: the weight of each row, (n,): a row of weight w counts as w equal rows in all scores and their standard
