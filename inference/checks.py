@@ -144,6 +144,7 @@ def check_labelled(model: NumPyroModel, given: Labelled) -> tuple[Density, Data]
     check_finite("x", x)
     check_offsets(given.x)
     check_scales("x", given.x)
+    _check_by_model(model, x)
     structure = check_model(model, x, y)
     for site, response, part in structure.by_site(y):
         check_finite(site, response.points(part))
@@ -162,6 +163,14 @@ def check_labelled(model: NumPyroModel, given: Labelled) -> tuple[Density, Data]
     check_bounds(density, data)
     check_indices(density, data)
     return density, data
+
+
+def _check_by_model(model: NumPyroModel, x: Rows) -> None:
+    """Let a model that has a method `check_rows` raise for values of x that it cannot take, before it is traced."""
+    while not hasattr(model, "check_rows") and hasattr(model, "model"):
+        model = model.model
+    if hasattr(model, "check_rows"):
+        model.check_rows(x)
 
 
 def check_pair(x: Rows, y: Rows) -> None:
