@@ -79,6 +79,25 @@ def only_a_factor(x: Array, y: Array | None = None) -> None:
     numpyro.factor("loss", -((y - w * x[:, 0]) ** 2).sum())
 
 
+def observes_two(x: Array, y: Any = None) -> None:
+    w = numpyro.sample("w", dist.Normal(0.0, 1.0))
+    y = {"first": None, "second": None} if y is None else y
+    with numpyro.plate("row", x.shape[0]):
+        numpyro.sample("first", dist.Normal(w * x[:, 0], 1.0), obs=y["first"])
+        numpyro.sample("second", dist.Bernoulli(logits=w * x[:, 0]), obs=y.get("second"))
+
+
+def observes_the_other(x: Array, y: Any = None) -> None:
+    observes_two(x, None if y is None else {"first": y["second"] * 1.0, "second": y["first"] > 0})
+
+
+def first_given_second(x: Array, y: Any = None) -> None:
+    w = numpyro.sample("w", dist.Normal(0.0, 1.0))
+    with numpyro.plate("row", x.shape[0]):
+        second = numpyro.sample("second", dist.Bernoulli(0.5), obs=None if y is None else y["second"])
+        numpyro.sample("first", dist.Normal(w * second, 1.0), obs=None if y is None else y["first"])
+
+
 def observes_twice(x: Array, y: Array | None = None) -> None:
     w = numpyro.sample("w", dist.Normal(0.0, 1.0))
     with numpyro.plate("row", x.shape[0]):
@@ -467,6 +486,41 @@ MISTAKES: dict[str, Case] = {
         lambda: fitted(observes_twice),
         ValueError,
         r"{'y': ..., 'again': ...}; got one array.*obs=y\['y'\]",
+    ),
+    "two observed sites, one array": (
+        lambda: fitted(observes_two),
+        TypeError,
+        r"rows under the name 'first', which the model takes, in line .*; got one array",
+    ),
+    "rows of one of two sites": (
+        lambda: fitted(observes_two, y={"first": REAL}),
+        ValueError,
+        r"{'first': ..., 'second': ...}; got the keys \['first'\]",
+    ),
+    "rows of a third site": (
+        lambda: fitted(observes_two, y={"first": REAL, "second": BINARY, "third": REAL}),
+        ValueError,
+        r"{'first': ..., 'second': ...}; got the keys \['first', 'second', 'third'\]",
+    ),
+    "rows of another site": (
+        lambda: fitted(observes_the_other, y={"first": REAL, "second": BINARY}),
+        ValueError,
+        r"'first': expected its value to come from y\['first'\] alone; got one that depends on y\['second'\]",
+    ),
+    "a site that depends on another": (
+        lambda: fitted(first_given_second, y={"first": REAL, "second": BINARY}),
+        ValueError,
+        "Observed site 'first': expected rows that are independent .* depend on y",
+    ),
+    "a label of one of two sites": (
+        lambda: fitted(observes_two, y={"first": REAL, "second": BINARY + 1}),
+        ValueError,
+        r"y\['second'\], row \d+: expected 0 or 1; got 2",
+    ),
+    "units of one of two sites": (
+        lambda: fitted(observes_two, y={"first": 1e9 + REAL, "second": BINARY}),
+        ValueError,
+        r"y\['first'\]: expected \|mean\| <",
     ),
     "a discrete weight": (lambda: fitted(discrete), ValueError, "Latent site 'k' is discrete"),
     "weights inside the plate": (

@@ -220,6 +220,11 @@ def test_a_site_may_have_a_weight_of_its_own() -> None:
         ValueError, match=r"log_prob: expected each row to have one weight.*'sold'.*not all sites alike"
     ):
         result.predict(X).log_prob(Y)
+    u = {**W, "spread": jnp.log(0.7)}
+    with jax.enable_x64(True):
+        density, data = result.density, Data(X, Y)
+        loss = density.flattened().loss(u, data) * NUM_ROWS
+        assert density.log_likelihood(u, data).sum() == pytest.approx(-float(loss), rel=1e-12)
 
 
 def test_minibatches_scale_all_sites(mode: Fit) -> None:

@@ -80,7 +80,7 @@ def compare(
 
     Args:
         fits: name -> a fit, or a list of fits of the same model by the same method under several keys. All have the
-            same observed site, and score the same kind of y: densities and probabilities have no common scale.
+            same observed sites, and score the same kind of y: densities and probabilities have no common scale.
         x: n rows.
         y: n rows. Rows without y, by NaN or a mask, are left out, and counted in a note.
         weights: the weight of each row, (n,): a row of weight w counts as w equal rows in all scores and their standard

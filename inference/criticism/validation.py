@@ -83,8 +83,8 @@ def cross_validate(
     fold, which they do not score.
 
     Args:
-        fits: name -> a NumPyro model and a method, as for `fit`. The models have the same observed site and the same
-            kind of y.
+        fits: name -> a NumPyro model and a method, as for `fit`. The models have the same observed sites and
+            the same kind of y.
         x: n rows.
         y: n rows. Rows without y, by NaN or a mask, are left out, and counted in a note.
         weights: the weight of each row, (n,): a row of weight w counts as w equal rows in fits and scores. It is in one

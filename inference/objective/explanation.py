@@ -108,7 +108,7 @@ class Explanation(Printed):
 def explain(model: NumPyroModel, x: Any, y: Any, *, at: Point | None = None, weights: Any = None) -> Explanation:
     """Return the objective of a model, term by term, in the terms of deep learning, and check it.
 
-    The objective is ``-log p(y | x, w) - log p(w)``: a loss for the observed site and a penalty for each latent site.
+    The objective is ``-log p(y | x, w) - log p(w)``: a loss for each observed site and a penalty for each latent site.
     Both are computed a second time, in float64, from implementations that are not NumPyro's (optax where it has the
     loss), and compared with the density that all methods use, in value and in gradient.
 
