@@ -15,7 +15,8 @@ from .data import LIKELIHOODS, Table, example, read_csv
 
 if TYPE_CHECKING:
     from ..inference.methods import Method
-    from ..models.model import Model, Observation
+    from ..models.heads import Observation
+    from ..models.model import Model
 
 METHODS = {
     "mle": "MLE",

@@ -48,6 +48,7 @@ from . import criticism, generation, information, methods, objective, plots
 from .criticism import Comparison, compare, cross_validate, diagnose, loo, tune
 from .density import log_density
 from .handlers import flat
+from .labels import class_weights
 from .methods import MAP, MCLMC, MLE, NUTS, Conditional, Ensemble, Laplace, Prior
 from .objective import explain
 from .predictive import Predictive
@@ -77,6 +78,7 @@ __all__ = [
     "Reason",
     "Status",
     "UndefinedPredictionWarning",
+    "class_weights",
     "compare",
     "criticism",
     "cross_validate",

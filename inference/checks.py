@@ -108,12 +108,13 @@ def check_labels(model: NumPyroModel, x: Rows, y: Any, name: str = "y") -> Data:
     rows, known = observations(name, y)
     check_pair(x, rows)
     structure = check_model(model, x, rows)
-    check_finite("y", rows)
+    for site, response, part in structure.by_site(rows):
+        check_finite(site, response.points(part))
     density, data = Density.of(model, structure), Data(x, rows, known=known)
     check_bounds(density, data)
+    check_gaps(structure, known)
     for site, response, part in structure.by_site(rows):
         response.check(part, site)
-    check_gaps(structure, known)
     check_indices(density, data)
     return data
 
@@ -143,16 +144,18 @@ def check_labelled(model: NumPyroModel, given: Labelled) -> tuple[Density, Data]
     check_finite("x", x)
     check_offsets(given.x)
     check_scales("x", given.x)
+    _check_by_model(model, x)
     structure = check_model(model, x, y)
-    check_finite("y", y)
+    for site, response, part in structure.by_site(y):
+        check_finite(site, response.points(part))
+    check_gaps(structure, given.known)
     as_given = [part for _, _, part in structure.by_site(given.y)]
     for (site, response, part), part_as_given in zip(structure.by_site(y), as_given, strict=True):
         response.check(part, site)
         response.check_not_all_padding(part, site)
         if not response.is_discrete:
-            check_scales(site, part_as_given)
-            check_rounding(part_as_given, site)
-    check_gaps(structure, given.known)
+            check_scales(site, response.points(part_as_given))
+            check_rounding(response.points(part_as_given), site)
     check_one_density(model, structure, x, y)
     known = given.known if given.counts.missing else None
     x, y, known, row_weights = (given.taken(each) for each in (x, y, known, given.weights))
@@ -160,6 +163,14 @@ def check_labelled(model: NumPyroModel, given: Labelled) -> tuple[Density, Data]
     check_bounds(density, data)
     check_indices(density, data)
     return density, data
+
+
+def _check_by_model(model: NumPyroModel, x: Rows) -> None:
+    """Let a model that has a method `check_rows` raise for values of x that it cannot take, before it is traced."""
+    while not hasattr(model, "check_rows") and hasattr(model, "model"):
+        model = model.model
+    if hasattr(model, "check_rows"):
+        model.check_rows(x)
 
 
 def check_pair(x: Rows, y: Rows) -> None:

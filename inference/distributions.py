@@ -36,9 +36,16 @@ class Padded(Protocol):
 
 @runtime_checkable
 class TakesIntervals(Protocol):
-    """A distribution whose y may also be bounds of the value, (..., 2): a lower and an upper one."""
+    """A distribution of a number of which a model also observes bounds, or the distribution of these bounds."""
 
     takes_intervals: bool
+    """Whether y may also be rows of a lower and an upper bound, (n, 2), of which an infinite one is open."""
+
+
+def takes_intervals(d: Distribution) -> bool:
+    """Return whether values of y may also be bounds; see `TakesIntervals`."""
+    each = element(d)
+    return isinstance(each, TakesIntervals) and each.takes_intervals
 
 
 CENSORED = dist.LeftCensoredDistribution | dist.RightCensoredDistribution | dist.IntervalCensoredDistribution
@@ -112,7 +119,7 @@ def where_known(d: Distribution, known: Array) -> Distribution:
         known: booleans in the shape of y. Where `has_marginals` does not hold, all values of a row are alike.
     """
     if not d.event_shape:
-        return d.mask(known)
+        return d.mask(known.all(axis=tuple(range(len(d.batch_shape), known.ndim))))  # of bounds, both
     match d:
         case dist.MaskedDistribution():
             return where_known(d.base_dist, known).mask(d._mask)
@@ -180,6 +187,11 @@ class Affine(Distribution):
         super().__init__(batch_shape, base_dist.event_shape, validate_args=validate_args)
 
     @property
+    def takes_intervals(self) -> bool:
+        """Whether values may also be bounds, as those of Y."""
+        return takes_intervals(self.base_dist)
+
+    @property
     def support(self) -> constraints.Constraint:
         return self.base_dist.support
 
@@ -193,6 +205,8 @@ class Affine(Distribution):
 
     def log_prob(self, value: Array) -> Array:
         log_factor = jnp.broadcast_to(jnp.log(self.factor), self.shape())
+        if self.takes_intervals and self.event_shape:  # a density where both bounds are equal, else a probability
+            log_factor = jnp.where(value[..., :1] == value[..., 1:], log_factor / 2, 0.0)
         return self.base_dist.log_prob(self._inverse(value)) - log_factor.sum(axis=tuple(range(-self.event_dim, 0)))
 
     def sample(self, key: Array, sample_shape: tuple[int, ...] = ()) -> Array:

@@ -8,9 +8,18 @@ import jax.numpy as jnp
 from jax import Array
 from numpyro.distributions import Distribution, constraints
 
-from .distributions import Padded, cancels, has_marginals, implements, log_probs_of_values, num_values, stated_logits
+from .distributions import (
+    Padded,
+    cancels,
+    has_marginals,
+    implements,
+    log_probs_of_values,
+    num_values,
+    stated_logits,
+    takes_intervals,
+)
 from .marginals import CATEGORICALS, cdf_of, is_censored, is_ordered, moments_of
-from .response import Missing, Response
+from .response import NO_DISTANCE, Missing, Response
 from .sites import element, unmasked
 from .words import title
 
@@ -33,7 +42,7 @@ class Binary(Response):
 
     @property
     def missing(self) -> Missing:
-        return dict.fromkeys(("cdf", "quantile"), "y is 0 or 1; use probs.")
+        return dict.fromkeys(("cdf", "quantile", "crps"), "y is 0 or 1; use probs.")
 
     def class_log_probs(self, d: Distribution) -> Array:
         return log_probs_of_values(d, 2)
@@ -58,7 +67,7 @@ class Classes(Response):
 
     @property
     def missing(self) -> Missing:
-        missing: Missing = {} if self.has_moments else {**NO_MOMENTS}
+        missing: Missing = {"crps": "y is a class; use probs."} | ({} if self.has_moments else NO_MOMENTS)
         return missing if self.has_cdf else missing | dict.fromkeys(("cdf", "quantile"), NO_ORDER)
 
     def class_log_probs(self, d: Distribution) -> Array:
@@ -85,7 +94,7 @@ class Tokens(Response):
 
     @property
     def missing(self) -> Missing:
-        missing = dict.fromkeys(("cdf", "quantile"), "y is tokens, which have no order; use probs or log_prob.")
+        missing = dict.fromkeys(("cdf", "quantile", "crps"), "y is tokens, which have no order; use probs or log_prob.")
         mode = "the most probable row of tokens is not known; probs.argmax(axis=-1) is the most probable token of each."
         return {**NO_MOMENTS, **missing, "mode": mode}
 
@@ -110,7 +119,11 @@ def _missing_of_numbers(response: Response) -> Missing:
         missing["mode"] = "y is a vector, whose elements depend on one another given x; use quantile(0.5)."
     if not response.has_moments:
         missing |= dict.fromkeys(("mean", "variance"), f"{family} has no mean and variance; use sample.")
-    return missing if response.has_cdf else missing | dict.fromkeys(("cdf", "quantile"), f"{family} has no cdf.")
+    if response.is_censored:
+        missing["crps"] = NO_DISTANCE
+    if response.has_cdf:
+        return missing
+    return missing | dict.fromkeys(("cdf", "quantile", "crps"), f"{family} has no cdf.")
 
 
 def _raise_no_classes(response: Response, d: Distribution) -> Array:
@@ -166,6 +179,7 @@ def response_of(site: str, d: Distribution) -> Response:
         "is_censored": is_censored(d),
         "has_marginals": has_marginals(d),
         "needs_double": cancels(d),
+        "takes_intervals": takes_intervals(d),
         "support": d.support,
     }
     return next(response for kind in KINDS if (response := kind.read(d, facts)) is not None)

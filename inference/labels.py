@@ -214,6 +214,64 @@ def _check_gaps(name: str, response: Response, known: Rows) -> None:
         )
 
 
+def check_complete(caller: str, known: Rows) -> None:
+    """Raise ValueError where values of y are missing: a code, or a plot of labels, needs all of them."""
+    for leaf in jax.tree.leaves(known):
+        bad = np.argwhere(~leaf)
+        if len(bad):
+            raise ValueError(
+                f"{caller}: expected all values of y; y{index_in_words(bad[0])} is missing ({len(bad)} such values). "
+                f"Leave these rows out."
+            )
+
+
+def class_weights(y: Any) -> np.ndarray:
+    """Return weights of rows by which all classes count equally, n / (K n_k) for the n_k rows of class k.
+
+    **They make another model.** The likelihood of a row of class k is raised to the power of its weight, as if rare
+    classes had more rows. What is fitted are the probabilities in a population in which all classes are equally
+    frequent; in the population of the rows they are not calibrated. Where decisions have unequal costs, keep the model
+    of the data and decide by expected cost: choose the class with the least expected cost under ``predict(x).probs``.
+
+    Args:
+        y: classes, (n,); those that are missing have weight 0.
+
+    Returns:
+        The weights, (n,), which sum to the number of labels: ``fit(..., weights=class_weights(y))``.
+
+    Raises:
+        TypeError, ValueError: when y is not one class per row.
+
+    Example:
+        >>> from flatprior.inference import class_weights
+        >>> print(class_weights([0, 0, 0, 1]).round(2))
+        [0.67 0.67 0.67 2.  ]
+    """
+    from sklearn.utils.class_weight import compute_sample_weight  # imported late, as it takes long
+
+    values, known = observations("y", y)
+    if len(jax.tree.leaves(values)) != 1 or np.ndim(values) != 1 or np.asarray(values).dtype.kind not in "biu":
+        raise TypeError(f"class_weights: expected one class per row, integers of shape (n,); got {y!r:.80}.")
+    labels = np.asarray(values)
+    known = np.ones(labels.shape, bool) if known is None else known
+    weights = np.zeros(len(labels))
+    weights[known] = compute_sample_weight("balanced", labels[known])
+    return weights
+
+
+def whole_weights(caller: str, weights: np.ndarray | None) -> np.ndarray | None:
+    """Return weights as integers, where rows are repeated; raise ValueError unless they are whole numbers."""
+    if weights is None:
+        return None
+    bad = np.flatnonzero(weights != np.round(weights))
+    if bad.size:
+        raise ValueError(
+            f"{caller}: expected whole numbers as weights, how often each row occurs; got {weights[bad[0]]:.6g}. "
+            f"compare(..., weights=) takes all weights."
+        )
+    return weights.astype(int)
+
+
 def as_weights(weights: Any, num_rows: int) -> np.ndarray:
     """Return the weights of rows, (n,), in the default precision."""
     array = np.asarray(as_rows("weights", weights))

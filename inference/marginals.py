@@ -13,7 +13,7 @@ from jax import Array
 from jax.scipy.special import betainc
 from numpyro.distributions import Distribution
 
-from .distributions import CENSORED, Affine, TakesIntervals, of_one_value
+from .distributions import CENSORED, Affine, of_one_value, takes_intervals
 from .sites import element
 
 CATEGORICALS = dist.CategoricalLogits | dist.CategoricalProbs
@@ -32,8 +32,8 @@ def values_of(d: Distribution) -> Distribution:
 
 
 def is_censored(d: Distribution) -> bool:
-    """Return whether a value of y may be a bound of the value that the distribution describes."""
-    return isinstance(element(d), CENSORED | TakesIntervals)
+    """Return whether a value of y may be a bound of what its distribution describes, and the model knows where."""
+    return isinstance(element(d), CENSORED)
 
 
 def is_ordered(d: Distribution) -> bool:
@@ -99,7 +99,7 @@ def interval_of(d: Distribution, y: Array) -> tuple[Array, Array]:
             low = jnp.where(left, 0.0, cdf_of(each, y[..., 0]))
             high = jnp.where(right, 1.0, cdf_of(each, y[..., 1]))
             return jnp.where(left & right, jnp.nan, low), jnp.where(left & right, jnp.nan, high)
-    if isinstance(each, TakesIntervals) and jnp.ndim(y) > len(d.shape()):
+    if takes_intervals(each) and jnp.ndim(y) > len(d.shape()):
         return cdf_of(d, y[..., 0]), cdf_of(d, y[..., 1])
     if of_one_value(d.support).is_discrete:
         below, cdf = cdf_of(d, jnp.stack([y - 1, y]))

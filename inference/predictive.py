@@ -11,6 +11,7 @@ from jax import Array
 
 from .checks import as_key, check_labels
 from .chunks import PerDraw, Summary, apart, count_draws, over_rows, over_rows_in_double, sizes
+from .crps import crps, integer_crps
 from .density import Density
 from .mixture import (
     exp_by_row,
@@ -28,7 +29,7 @@ from .mixture import (
     quantiles,
 )
 from .pointwise import class_log_probs, log_probs_over_rows, moments, row_weights, warn_if_nan
-from .response import Response
+from .response import NO_DISTANCE, Response
 from .rows import Data, Rows, Weights, take_rows
 from .words import named_gaps
 
@@ -189,11 +190,29 @@ class Predictive:
         low, high = self._at(y, (class_log_probs, ordered_interval), (Density.observation, mean_interval))
         return low, high
 
-    def _at(self, y: Any, *summaries: tuple[PerDraw, Summary]) -> Any:
+    def crps(self, y: Any) -> np.ndarray:
+        """Return the continuous ranked probability score of y, in its unit, (n,); for vectors of each element, (n, d).
+
+        ``integral of (P(Y <= t) - [y <= t])^2 dt``, or for counts the sum over t (Gneiting & Raftery 2007): a proper
+        score, smaller is better, and |y - mean| where the predictions have no spread. NaN where y is missing.
+
+        Raises:
+            NotImplementedError: when y is a class, may be censored, or its cdf is unknown.
+        """
+        self.response.expect("crps")
+        if not self.response.has_distances(y):
+            raise NotImplementedError(f"crps: {NO_DISTANCE}")
+        score = Density.observation, integer_crps if self.response.is_discrete else crps
+        return self._at(y, score, score)
+
+    def _at(self, y: Any, of_classes: tuple[PerDraw, Summary], of_others: tuple[PerDraw, Summary]) -> Any:
         """Return a summary at y, that of classes or that of others, NaN where y is missing."""
         data, is_class = self._checked(y), self.response.is_class
-        per_draw, summary = summaries[0 if is_class else 1]
-        result = self._over_rows(per_draw, summary, self.response.labels(data.y) if is_class else data.y)
+        leaves = jax.tree.leaves(data.y)
+        values = leaves[0] if len(leaves) == 1 else data.y
+        result = self._over_rows(
+            *(of_classes if is_class else of_others), self.response.labels(values) if is_class else values
+        )
         if data.known is None:
             return result
         return jax.tree.map(lambda values: np.where(_of_values(data.known, values), values, np.nan), result)

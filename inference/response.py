@@ -11,7 +11,11 @@ depends on the kind of y: the values that it can have, its classes, and the summ
 - ``arg_constraints``: a parameter ``logits`` holds unnormalised log probabilities, (..., K), or the log odds of 1;
 - ``loss``, optional, of this library: what deep learning calls its negative log probability (`NamesLoss`);
 - ``padding``, optional, of this library, an integer, with ``logits`` of shape (..., T, K): each row of y is then T
-  tokens, and `padding` is the value of y where there is no token (`Padded`).
+  tokens, and `padding` is the value of y where there is no token (`Padded`);
+- ``takes_intervals = True``, optional, of this library, of a number: y may also have shape (n, 2), the bounds of each
+  value, where an infinite one is open. The model then observes them by a distribution of bounds, as it observes soft
+  labels: the log density of rows whose bounds are equal, the log probability of the interval of others
+  (`TakesIntervals`).
 
 To add a kind of y, write one class in `kinds.py` that implements the abstract methods of `Response`, and list it in
 `kinds.KINDS`.
@@ -28,13 +32,16 @@ from jax import Array
 from numpyro.distributions import Distribution, constraints
 
 from .distributions import of_one_value
+from .intervals import check_intervals, point_of
 from .rows import Rows
 from .words import in_words, index_in_words
 
 type Kind = Literal["binary", "classes", "tokens", "counts", "numbers", "several"]
-type Summary = Literal["probs", "mean", "variance", "cdf", "quantile", "mode"]
+type Summary = Literal["probs", "mean", "variance", "cdf", "quantile", "crps", "mode"]
 type Missing = dict[Summary, str]
 """The reason why a summary of a predictive distribution does not exist, by summary, as the end of a sentence."""
+NO_DISTANCE = "y may be a bound, whose distance from the value is not known; use log_prob."
+"""Why there are no errors of predictions where y may be censored."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,13 +61,15 @@ class Response(ABC):
     has_cdf: bool
     """Whether P(Y <= y) is known, for each element of y: classes have it if they have an order."""
     is_censored: bool
-    """Whether y may be a bound of the value that summaries describe."""
+    """Whether a number of y may be a bound of the value that summaries describe, which only the model knows."""
     has_marginals: bool
     """Whether some values of an event may be missing, as the others alone have a density; see `where_known`."""
     needs_double: bool
     """Whether log probabilities are computed in float64; see `cancels`."""
     num_classes: int | None = None
     """K, where y, or each of its tokens, is one of 0, ..., K - 1."""
+    takes_intervals: bool = False
+    """Whether y may also be rows of a lower and an upper bound, (n, 2)."""
     padding: int | None = None
     """The value of y where a row has no token, if rows can be padded."""
     support: constraints.Constraint = field(compare=False, repr=False)
@@ -144,12 +153,30 @@ class Response(ABC):
         """Return the number of tokens per row of y without padding, (n,); None where y has no tokens."""
         return self.is_known(y).sum(axis=tuple(range(1, np.ndim(y)))) if self.kind == "tokens" else None
 
+    def are_bounds(self, y: Any) -> bool:
+        """Return whether y is rows of a lower and an upper bound, (n, 2)."""
+        return self.takes_intervals and np.ndim(y) == 2
+
+    def has_distances(self, y: Any) -> bool:
+        """Return whether y is known, and not bounds of it, so that predictions have a distance from it."""
+        return not (self.is_censored or self.are_bounds(y))
+
+    def has_densities(self, y: Any) -> bool:
+        """Return whether some row of y contributes a density, and not a probability, to the likelihood."""
+        return not self.is_discrete and not (self.are_bounds(y) and bool((y[:, 0] != y[:, 1]).all()))
+
+    def points(self, y: Any) -> Any:
+        """Return y, with each row of bounds replaced by a finite number between them."""
+        return point_of(y) if self.are_bounds(y) else y
+
     def check(self, y: Rows, name: str = "y") -> None:
         """Raise ValueError at the first value that y cannot have, with its position and the cure."""
         leaves = jax.tree.leaves(y)
         if len(leaves) > 1:
             return  # only the model knows which leaf the site observes
         values = np.asarray(leaves[0])
+        if self.are_bounds(values):
+            return check_intervals(values, of_one_value(self.support), name)
         is_soft = self._is_soft(values)
         support = constraints.simplex if is_soft else of_one_value(self.support)
         try:

@@ -39,6 +39,11 @@ class Data:
         return count_rows(self.x)
 
     @property
+    def total_weight(self) -> float:
+        """The number of rows, or the sum of their weights: the number of rows that they count as."""
+        return self.num_rows if self.weights is None else float(jnp.sum(self.weights))
+
+    @property
     def given(self) -> dict[str, Weights]:
         """The arguments of a model other than x and y."""
         return {name: value for name, value in (("fixed", self.fixed), ("at", self.at)) if value}

@@ -41,7 +41,8 @@ def fit(
             32-bit ones, unless JAX is in double precision. `predict` converts new rows to these types where that
             changes no value.
         y: n rows, in the order of x and in the types in which they are passed, except that integers have at least 32
-            bits, since log probabilities compute with y in its own type. Values that are NaN, masked, or missing in a
+            bits, since log probabilities compute with y in its own type. Where the model observes several sites, y is a
+            dict with the rows of each under its name. Values that are NaN, masked, or missing in a
             data frame were not observed, and add nothing to the likelihood: rows without any are left out, and of a
             vector with independent or jointly Normal elements the others count. `Fit.counts` has their numbers.
         weights: the weight of each row, (n,), from 0: a row of weight w counts as w equal rows, here and, where the

@@ -225,8 +225,8 @@ def probe(
         result = run(model, given, x)
     except (NotImplementedError, ImportError):  # not every distribution of y can be drawn from
         result = run(undrawn(model), given, x)
-    y, densities = jax.device_get(result)
-    return y, {site: float(value) for site, value in densities.items()}
+    rows, densities = jax.device_get(result)
+    return rows, {site: float(value) for site, value in densities.items()}
 
 
 def _check_model(

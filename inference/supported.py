@@ -183,7 +183,7 @@ def check_terms(
 
     key = jax.random.key(0)
     closed, out = jax.make_jaxpr(run, return_shape=True)(key, y, weights, x)
-    of_y = {"y": y} if len(observed) == 1 else {f"y[{name!r}]": y[name] for name in sorted(observed)}
+    of_y = {"y": y} if y is None or len(observed) == 1 else {f"y[{name!r}]": y[name] for name in sorted(observed)}
     reached = _Reached(closed, out, {"key": key, **of_y, "weights": weights, "x": x})
     for name in observed:
         _check_site(name, reached, set(of_y))

@@ -27,7 +27,7 @@ class Responses(NamedTuple):
     """The mean of y in each row at given weights, and how it moves with them."""
 
     observed: Array
-    """y as the model observes it, in the shape of y."""
+    """y as the model observes it, in the shape of y; a number between the bounds where only these are known."""
     mean: Array
     """E[y | x, w]."""
     moves: Array
@@ -143,7 +143,8 @@ class Surface:
 
         def rows(data: Data) -> Responses:
             means, moves = jax.jvp(lambda u: mean(u, data), (u,), (signs,))
-            return Responses(self.density.observed(self.density.constrain(u, data), data), means, moves)
+            observed = self.density.observed(self.density.constrain(u, data), data)
+            return Responses(self.density.structure.response.points(observed), means, moves)
 
         return self._by_rows(rows, data)
 

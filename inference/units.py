@@ -96,7 +96,8 @@ def standardize(model: NumPyroModel, x: Any, y: Any) -> Standardized:
     dollars, out of a model that expects such numbers:
 
     - The model gets the columns of x minus their mean, divided by their standard deviation. Only leaves of real numbers
-      are standardised: integers may be indices.
+      are standardised: integers may be indices. A model may name entries of x that stay as they are in an attribute
+      `own_units`, as `Model` does those of an offset or exposure.
     - Its distribution of the observed site becomes that of ``mean + sd * Y``: a Normal(0, 0.5) is Normal(mean, 0.5 sd).
       So the log density of a row is that of the standardised row minus ``log sd`` (per number of y), and predictions,
       `compare`, `calibration` and `explain` are in the units of y. Where y is positive by its distribution, as for
@@ -134,13 +135,24 @@ def standardize(model: NumPyroModel, x: Any, y: Any) -> Standardized:
     x, y = as_rows("x", x), as_rows("y", y)
     check_pair(x, y)
     check_finite("x", x)
-    check_finite("y", y)
-    responses = check_model(model, x, y).responses
-    of_x = tuple(Units.of(leaf) if jnp.issubdtype(leaf.dtype, jnp.floating) else None for leaf in jax.tree.leaves(x))
+    structure = check_model(model, x, y)
+    for site, response, part in structure.by_site(y):
+        check_finite(site, response.points(part))
+    responses = structure.responses
+    own_units = getattr(inner, "own_units", frozenset[str]())
+    of_x = tuple(
+        Units.of(leaf) if jnp.issubdtype(leaf.dtype, jnp.floating) and not _is_at(path, own_units) else None
+        for path, leaf in jax.tree.leaves_with_path(x)
+    )
     moved = [its for its in responses if not its.is_discrete and (is_real(its.support) or _is_positive(its.support))]
     values = _observed_values(model, tuple(its.site for its in moved), x, y) if moved else {}
-    of_y = tuple((its.site, Units.of(values[its.site], is_centred=is_real(its.support))) for its in moved)
+    of_y = tuple((its.site, Units.of(its.points(values[its.site]), is_centred=is_real(its.support))) for its in moved)
     return Standardized(model, of_x, of_y)
+
+
+def _is_at(path: tuple[Any, ...], names: frozenset[str]) -> bool:
+    """Return whether a leaf of x is below one of some entries of a dict."""
+    return bool(path) and getattr(path[0], "key", None) in names
 
 
 def _is_positive(support: constraints.Constraint) -> bool:

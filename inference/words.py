@@ -8,7 +8,7 @@ from typing import Any
 import numpyro.distributions as dist
 from numpyro.distributions import Distribution, constraints
 
-from .distributions import Affine, IntegerInterval
+from .distributions import Affine, IntegerInterval, takes_intervals
 from .sites import element
 
 
@@ -17,6 +17,8 @@ def title(d: Distribution) -> str:
     match d:
         case Affine():
             return title(element(d.base_dist))
+        case _ if takes_intervals(d) and hasattr(d, "base_dist"):
+            return f"censored {title(element(d.base_dist))}"
         case dist.MixtureSameFamily():
             return f"mixture of {d.mixture_size} {title(element(d.component_distribution))}"
         case dist.MixtureGeneral():
@@ -34,6 +36,8 @@ def in_words(support: constraints.Constraint) -> str:
         return "probabilities that sum to 1"
     if support is constraints.real:
         return "a finite number"
+    if support is constraints.unit_interval or isinstance(support, type(constraints.open_interval(0.0, 1.0))):
+        return f"a number between {support.lower_bound:g} and {support.upper_bound:g}"
     return "a positive number" if support is constraints.positive else f"a value in {support!r}"
 
 

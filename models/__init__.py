@@ -10,7 +10,10 @@ A model is ``Model(network, observation, prior)``. All three parts are ordinary 
     `next_token_rows`; `Ordinal` for classes with an order;
   - numbers: `Normal`, and `StudentT` where there may be outliers;
   - counts: `Poisson` and `NegativeBinomial`;
-  - positive numbers: `LogNormal`, `Gamma`, `Weibull` and `Exponential`; shares: `Beta`.
+  - positive numbers: `LogNormal`, `Gamma`, `Weibull` and `Exponential`; shares: `Beta`;
+  - `Censored` around a number or a positive number, of which only bounds may be known (`censored`);
+    `ZeroInflated` around a count, `Mixture` of any of these;
+  - vectors: `Independent` values of any of these, and `MultivariateNormal`.
 
   Several observations by name, ``{"price": Normal(), "sold": Bernoulli()}``, share the network, and y has rows of each.
   A scale or a shape is a number, a NumPyro distribution (learned, with this prior), or ``"network"`` (an output);
@@ -32,9 +35,11 @@ Example:
     {'w1': (3, 8), 'b1': (8,), 'w2': (8, 1), 'b2': (1,), 'y': (5,)}
 """
 
+from .censored import Censored, censored
 from .classes import Bernoulli, Categorical, CategoricalSequence
 from .counts import NegativeBinomial, Poisson
 from .lift import Lift
+from .mixtures import Mixture, ZeroInflated
 from .model import Model
 from .network import MLP
 from .numbers import Normal, StudentT
@@ -43,6 +48,7 @@ from .positive import Beta, Exponential, Gamma, LogNormal, Weibull
 from .prior import fan_in, gaussian
 from .table import priors
 from .tokens import next_token_rows
+from .vectors import Independent, MultivariateNormal
 
 __all__ = [
     "MLP",
@@ -50,17 +56,23 @@ __all__ = [
     "Beta",
     "Categorical",
     "CategoricalSequence",
+    "Censored",
     "Exponential",
     "Gamma",
+    "Independent",
     "Lift",
     "LogNormal",
+    "Mixture",
     "Model",
+    "MultivariateNormal",
     "NegativeBinomial",
     "Normal",
     "Ordinal",
     "Poisson",
     "StudentT",
     "Weibull",
+    "ZeroInflated",
+    "censored",
     "fan_in",
     "gaussian",
     "next_token_rows",

@@ -1,7 +1,7 @@
 """A NumPyro model made of a network, an observation and a prior."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from inspect import signature
 from typing import Any, Protocol
 
@@ -13,6 +13,7 @@ from numpyro.primitives import Messenger
 from .heads import Observation, as_observation
 from .modules import library_of
 from .observation import AnyArray
+from .offsets import add_offset, check_exposure, check_offset, split_offset
 from .prior import UNIT, Prior, as_prior
 from .values import compared_by_value
 
@@ -38,19 +39,29 @@ class Model:
             the sum.
         prior: the prior of the weights; see `flatprior.models`. By default every weight is Normal(0, 1), including
             every parameter of a lifted module, whatever its role; `priors` then prints "default".
+        offset: the name of an entry of x, (n,), that is added to the first output of the network: the place of y on
+            the scale of its link. x is then a dict, and the network sees the rest of it: the only other entry as an
+            array, several as a dict.
+        exposure: the same of an entry whose log is added, such as the time in which events were counted; only for an
+            observation with a log link, such as `Poisson`. The mean of y is then in proportion to it.
 
     Raises:
         TypeError: when an argument is not of its kind.
+        ValueError: when the observation has not the link that an offset or an exposure needs.
 
     Example:
         >>> from flatprior.models import MLP, Categorical, Model, fan_in, gaussian
         >>> Model(MLP((16, 16)), Categorical(3), {"w*": fan_in(1.0), "b*": gaussian(0.5)}).observation.num_outputs
         3
+        >>> from flatprior.models import Poisson
+        >>> events_per_day = Model(MLP(), Poisson(), exposure="days")  # of x = {"features": (n, d), "days": (n,)}
     """
 
     network: Network
     observation: Observation | Mapping[str, Observation]
     prior: Prior = UNIT
+    offset: str | None = field(default=None, kw_only=True)
+    exposure: str | None = field(default=None, kw_only=True)
 
     def __post_init__(self) -> None:
         if isinstance(self.network, type) or not callable(self.network):
@@ -60,6 +71,17 @@ class Model:
             raise TypeError(f"Model: expected a network, which samples its weights; got a module. Use Lift({name}).")
         object.__setattr__(self, "observation", as_observation(self.observation))
         object.__setattr__(self, "prior", as_prior(self.prior))
+        check_offset(self.observation, self.offset, self.exposure)
+
+    @property
+    def own_units(self) -> frozenset[str]:
+        """The entries of x whose units have a meaning, so that `standardize` leaves them as they are."""
+        return frozenset(name for name in (self.offset, self.exposure) if name is not None)
+
+    def check_rows(self, x: Any) -> None:
+        """Raise ValueError at the first exposure that is not positive; `fit` calls this before it traces the model."""
+        if self.exposure is not None and isinstance(x, Mapping) and self.exposure in x:
+            check_exposure(self.exposure, x[self.exposure])
 
     def __call__(self, x: PyTree[Shaped[AnyArray, "n ..."]], y: PyTree[Shaped[AnyArray, "..."]] | None = None) -> Any:
         """The NumPyro model: sample the weights, then sample or observe y.
@@ -69,13 +91,15 @@ class Model:
             y: n observations, by name where there are several, or None to sample them.
 
         Raises:
-            ValueError: when a site of the observation has the same name as a weight.
+            ValueError: when a site of the observation has the same name as a weight, or x has not the entries of an
+                offset or exposure.
         """
         observation = as_observation(self.observation)
+        features, shift = split_offset(x, self.offset, self.exposure)
         with trace() as sites:
-            eta = self.network(x, observation.num_outputs, prior=self.prior)
+            eta = self.network(features, observation.num_outputs, prior=self.prior)
         with _DistinctNames(self.network, [name for name, site in sites.items() if site["type"] != "plate"]):
-            return observation(eta, y)
+            return observation(add_offset(eta, shift), y)
 
 
 class _DistinctNames(Messenger):

@@ -21,12 +21,14 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import Any, ClassVar, Literal, Protocol, runtime_checkable
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import numpyro
 import numpyro.distributions as dist
 from jax import Array
 from jaxtyping import Float, Shaped
+from numpyro.distributions import constraints
 
 from .parameters import check_parameters, count_outputs, priors_of, values_of
 
@@ -146,3 +148,33 @@ def check_scalar(name: str, observation: object) -> None:
         raise TypeError(
             f"{name}: expected an observation of one value per row, such as Normal(1.0); got {observation!r}."
         )
+
+
+def support_of(observation: Scalar) -> constraints.Constraint:
+    """Return the values that y can have, read from shapes alone."""
+    found: list[constraints.Constraint] = []
+
+    def run(eta: Array, learned: Mapping[str, Array]) -> list[Array]:
+        found.append(observation.distribution(eta, learned).support)
+        return []
+
+    real = jnp.result_type(float)
+    learned = {name: jax.ShapeDtypeStruct(prior.shape(), real) for name, prior in observation.learned.items()}
+    jax.eval_shape(run, jax.ShapeDtypeStruct((1, observation.num_outputs), real), learned)
+    return found[0]
+
+
+def repeated(priors: Mapping[str, dist.Distribution], count: int) -> dict[str, dist.Distribution]:
+    """Return the priors of so many values of each site, independent, with an axis for them in front of the event."""
+    return {name: prior.expand((count,)).to_event(1) for name, prior in priors.items()}
+
+
+def blocks_of(eta: Float[Array, "... m"], count: int) -> Float[Array, "... count m//count"]:
+    """Return the outputs of each of so many values, which have their first outputs one after the other, then the next.
+
+    Raises:
+        ValueError: when the number of outputs is not a multiple of `count`.
+    """
+    if eta.shape[-1] % count:
+        raise ValueError(f"Expected a multiple of {count} outputs of the network; got {eta.shape[-1]}.")
+    return jnp.swapaxes(eta.reshape(*eta.shape[:-1], -1, count), -1, -2)

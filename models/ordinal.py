@@ -53,9 +53,10 @@ class Ordinal:
 
     Example:
         >>> import jax.numpy as jnp
+        >>> import numpy as np
         >>> from flatprior.models import Ordinal
         >>> grades = Ordinal(3).distribution(jnp.zeros((1, 1)), {"gaps": jnp.array([2.0])})
-        >>> print(jnp.exp(grades.log_prob(jnp.arange(3))).round(3))
+        >>> print(np.exp(grades.log_prob(jnp.arange(3))).round(3))
         [0.269 0.462 0.269]
     """
 

@@ -47,8 +47,11 @@ def put(array: np.ndarray, index: Any, value: float) -> np.ndarray:
     return array
 
 
-def fitted(model: Any = LINEAR, x: Any = X, y: Any = REAL, method: Any = None, key: Any = 0) -> Any:
-    return fit(model, MAP(num_steps=20, polish=False) if method is None else method, x, y, key=key, progress=False)
+def fitted(
+    model: Any = LINEAR, x: Any = X, y: Any = REAL, method: Any = None, key: Any = 0, weights: Any = None
+) -> Any:
+    method = MAP(num_steps=20, polish=False) if method is None else method
+    return fit(model, method, x, y, weights=weights, key=key, progress=False)
 
 
 # Models written by hand, each with a mistake that NumPyro takes without a word.
@@ -74,6 +77,25 @@ def only_a_factor(x: Array, y: Array | None = None) -> None:
     """A term of the density, but no distribution of y: nothing could be predicted or scored."""
     w = numpyro.sample("w", dist.Normal(0.0, 1.0))
     numpyro.factor("loss", -((y - w * x[:, 0]) ** 2).sum())
+
+
+def observes_two(x: Array, y: Any = None) -> None:
+    w = numpyro.sample("w", dist.Normal(0.0, 1.0))
+    y = {"first": None, "second": None} if y is None else y
+    with numpyro.plate("row", x.shape[0]):
+        numpyro.sample("first", dist.Normal(w * x[:, 0], 1.0), obs=y["first"])
+        numpyro.sample("second", dist.Bernoulli(logits=w * x[:, 0]), obs=y.get("second"))
+
+
+def observes_the_other(x: Array, y: Any = None) -> None:
+    observes_two(x, None if y is None else {"first": y["second"] * 1.0, "second": y["first"] > 0})
+
+
+def first_given_second(x: Array, y: Any = None) -> None:
+    w = numpyro.sample("w", dist.Normal(0.0, 1.0))
+    with numpyro.plate("row", x.shape[0]):
+        second = numpyro.sample("second", dist.Bernoulli(0.5), obs=None if y is None else y["second"])
+        numpyro.sample("first", dist.Normal(w * second, 1.0), obs=None if y is None else y["first"])
 
 
 def observes_twice(x: Array, y: Array | None = None) -> None:
@@ -266,7 +288,14 @@ DATA: dict[str, Case] = {
         r"x\['z'\], row 7, column 1: expected finite",
     ),
     "overflow of float32": (lambda: fitted(x=put(X, (2, 1), 1e39)), ValueError, "x, row 2, column 1: .* got inf"),
-    "NaN in y": (lambda: fitted(y=put(REAL, 4, np.nan)), ValueError, "y, row 4: expected finite numbers; got nan"),
+    "no y": (lambda: fitted(y=np.full(20, np.nan)), ValueError, "y: expected labels in some rows; got only missing"),
+    "weights of another length": (lambda: fitted(weights=np.ones(3)), ValueError, r"weights: expected .*\(20,\)"),
+    "a negative weight": (
+        lambda: fitted(weights=put(np.ones(20), 3, -1.0)),
+        ValueError,
+        "weights, row 3: expected a finite number of at least 0; got -1",
+    ),
+    "no weight": (lambda: fitted(weights=np.zeros(20)), ValueError, "rows with a label and a positive weight"),
     "NaN in a data frame": (
         lambda: fitted(x=pd.DataFrame(put(X, (7, 1), np.nan), columns=["a", "b"])),
         ValueError,
@@ -395,10 +424,10 @@ DATA: dict[str, Case] = {
         ValueError,
         "x, row 0, column 1: expected no masked values; got 1. Drop or impute",
     ),
-    "masked labels": (
-        lambda: fitted(LOGISTIC, y=np.ma.masked_equal(BINARY, 1)),
+    "masked x": (
+        lambda: fitted(x=np.ma.masked_less(X, -1.0)),
         ValueError,
-        r"y, row \d+: expected no masked values",
+        r"x, row \d+, column \d: expected no masked values",
     ),
     "a sparse matrix": (
         lambda: fitted(x=csr_matrix(X)),
@@ -425,11 +454,6 @@ DATA: dict[str, Case] = {
         lambda: fitted(x=np.array([[1.0, 2.0], [3.0, "?"]] * 10, object)),
         TypeError,
         r"x: expected numbers; got object \('\?', row 1, column 1\)",
-    ),
-    "a missing integer of pandas": (
-        lambda: fitted(y=pd.Series([1, None] * 10, dtype="Int64")),
-        ValueError,
-        "y, row 1: expected finite numbers; got nan",
     ),
     "infinity in y": (lambda: fitted(y=put(REAL, 4, np.inf)), ValueError, "y, row 4: expected finite numbers; got inf"),
     "an integer of x that does not fit": (
@@ -462,6 +486,41 @@ MISTAKES: dict[str, Case] = {
         lambda: fitted(observes_twice),
         ValueError,
         r"{'y': ..., 'again': ...}; got one array.*obs=y\['y'\]",
+    ),
+    "two observed sites, one array": (
+        lambda: fitted(observes_two),
+        TypeError,
+        r"rows under the name 'first', which the model takes, in line .*; got one array",
+    ),
+    "rows of one of two sites": (
+        lambda: fitted(observes_two, y={"first": REAL}),
+        ValueError,
+        r"{'first': ..., 'second': ...}; got the keys \['first'\]",
+    ),
+    "rows of a third site": (
+        lambda: fitted(observes_two, y={"first": REAL, "second": BINARY, "third": REAL}),
+        ValueError,
+        r"{'first': ..., 'second': ...}; got the keys \['first', 'second', 'third'\]",
+    ),
+    "rows of another site": (
+        lambda: fitted(observes_the_other, y={"first": REAL, "second": BINARY}),
+        ValueError,
+        r"'first': expected its value to come from y\['first'\] alone; got one that depends on y\['second'\]",
+    ),
+    "a site that depends on another": (
+        lambda: fitted(first_given_second, y={"first": REAL, "second": BINARY}),
+        ValueError,
+        "Observed site 'first': expected rows that are independent .* depend on y",
+    ),
+    "a label of one of two sites": (
+        lambda: fitted(observes_two, y={"first": REAL, "second": BINARY + 1}),
+        ValueError,
+        r"y\['second'\], row \d+: expected 0 or 1; got 2",
+    ),
+    "units of one of two sites": (
+        lambda: fitted(observes_two, y={"first": 1e9 + REAL, "second": BINARY}),
+        ValueError,
+        r"y\['first'\]: expected \|mean\| <",
     ),
     "a discrete weight": (lambda: fitted(discrete), ValueError, "Latent site 'k' is discrete"),
     "weights inside the plate": (
@@ -736,8 +795,8 @@ PREDICTIONS: dict[str, tuple[Callable[[Any], Any], type[Exception], str]] = {
     ),
     "y a column": (lambda result: result.predict(X).log_prob(REAL[:, None]), ValueError, r"y\[:, 0\]"),
     "y a column, cdf": (lambda result: result.predict(X).cdf(REAL[:, None]), ValueError, r"y\[:, 0\]"),
-    "NaN in y": (
-        lambda result: result.predict(X).log_prob(put(REAL, 2, np.nan)),
+    "infinity in y": (
+        lambda result: result.predict(X).log_prob(put(REAL, 2, np.inf)),
         ValueError,
         "y, row 2: expected finite",
     ),

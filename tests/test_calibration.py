@@ -19,8 +19,9 @@ from sklearn.metrics import brier_score_loss, log_loss
 from flatprior.inference import MAP, MLE, NUTS, Fit, compare, fit
 from flatprior.inference.criticism import Calibration, calibration, temperature_scaling
 from flatprior.inference.criticism.bands import sum_of_events
-from flatprior.inference.criticism.calibration import _of_classes, _of_numbers
+from flatprior.inference.criticism.calibration import _of_classes, _of_transforms
 from flatprior.inference.criticism.temperature import Tempered
+from flatprior.inference.criticism.transforms import Transforms, edges_of
 from flatprior.inference.plots import plot_calibration
 from flatprior.models import MLP, Bernoulli, Model, fan_in, gaussian
 
@@ -282,6 +283,35 @@ def test_the_debiased_error_is_that_of_a_million_rows(sureness: float) -> None:
     assert ece.mean() - np.abs(gaps).mean() > 4 * stats.sem(ece)
 
 
+def _of_numbers(log_prob: np.ndarray, pit: np.ndarray, num_bins: int) -> Calibration:
+    """The calibration of continuous forecasts, from their transforms."""
+    return _of_transforms(log_prob, Transforms(np.stack([pit, pit], axis=1), edges_of(num_bins)), num_bins)
+
+
+@pytest.mark.parametrize("rates", [(0.2, 1.0), (2.0, 9.0)])
+def test_right_forecasts_of_counts_are_found_right(rates: tuple[float, float]) -> None:
+    """Bands and expectations come from the exact variances of the shares, without random transforms."""
+    rng, num_rows = np.random.default_rng(11), 400
+    family = stats.poisson(rng.uniform(*rates, num_rows))
+    edges = edges_of(10)
+    at = family.ppf(edges[:, None])
+    cells = np.stack([family.cdf(at - 1), family.cdf(at)], axis=-1)
+    results = []
+    for _ in range(REPLICATES):
+        y = family.rvs(random_state=rng)
+        ends = np.stack([family.cdf(y - 1), family.cdf(y)], axis=1)
+        results.append(_of_transforms(np.zeros(num_rows), Transforms(ends, edges, cells), 10))
+    error = np.array([t.scores["value"]["calibration_error"] for t in results])
+    expected = results[0].scores.loc["calibration_error_if_calibrated"]
+    assert abs(error.mean() - expected["value"]) < 4 * stats.sem(error)
+    assert error.std() / expected["se"] == pytest.approx(1, abs=0.2)
+    for tables in ([t.curve for t in results], [t.histogram for t in results]):
+        frequency = np.array([table["frequency"] for table in tables])
+        assert (np.abs(frequency.mean(axis=0) - frequency.mean(axis=0).round(1)) < 4 * stats.sem(frequency)).all()
+        inside = np.mean([table["frequency"].between(table["low"], table["high"]) for table in tables], axis=0)
+        assert (np.abs(inside - 0.9) < 4 * np.sqrt(0.09 / REPLICATES) + 0.01).all(), inside
+
+
 @pytest.mark.parametrize("num_rows", [50, 200])
 def test_right_intervals_are_found_right(num_rows: int) -> None:
     rng = np.random.default_rng(7)
@@ -466,7 +496,7 @@ def test_bad_input_raises(fitted: dict[Any, Fitted], given: dict[str, Fit]) -> N
         calibration("MLE", binary.x, binary.y)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="label to be a class, 0 to 2; got 3"):
         calibration(classes.fit, classes.x, classes.y, label=3)
-    with pytest.raises(TypeError, match="expected no label, as y is a number and not a class; got 1"):
+    with pytest.raises(TypeError, match="expected no label with intervals of y; got 1"):
         calibration(real.fit, real.x, real.y, label=1)
     with pytest.raises(ValueError, match=r"at least 2 rows per bin, 20 rows; got 12. Give fewer num_bins"):
         calibration(binary.fit, binary.x[:12], binary.y[:12])
@@ -503,18 +533,40 @@ def test_no_temperature_is_best_where_all_rows_are_right_or_the_fit_knows_nothin
         temperature_scaling(given["classes"], x, x.argmin(axis=1))
 
 
-def counts(x: Array, y: Array | None = None) -> None:
-    """Counts, of which the transform is not uniform."""
+def counts_and_grades(x: Array, y: Array | None = None) -> None:
+    """Vectors of a count and a number that depend on one weight."""
     w = numpyro.sample("w", dist.Normal(0.0, 1.0))
     with numpyro.plate("row", len(x)):
-        numpyro.sample("y", dist.Poisson(jnp.exp(w) * jnp.ones(len(x))), obs=y)
+        numpyro.sample("y", dist.Poisson(jnp.exp(w + jnp.stack([x, 0 * x], axis=-1))).to_event(1), obs=y)
 
 
-def test_counts_are_refused() -> None:
-    x, y = np.ones((30, 1)), np.arange(30) % 3
-    fitted_model = fit(counts, MAP(num_steps=1, polish=False), x, y, key=0, progress=False)
-    with pytest.raises(NotImplementedError, match="a class, or one continuous number whose distribution has a cdf"):
-        calibration(fitted_model, x, y)
+def grades(x: Array, y: Array | None = None) -> None:
+    """Ordered classes."""
+    w = numpyro.sample("w", dist.Normal(0.0, 1.0))
+    with numpyro.plate("row", len(x)):
+        numpyro.sample("y", dist.OrderedLogistic(w * x, jnp.array([-1.0, 0.5])), obs=y)
+
+
+def test_intervals_of_vectors_of_counts_with_gaps_and_of_ordered_classes() -> None:
+    rng, x = np.random.default_rng(5), np.linspace(-1, 1, 60)
+    y = rng.poisson(np.exp(np.stack([x, 0 * x], axis=1))).astype(float)
+    y[:5, 0] = np.nan
+    result = fit(counts_and_grades, MAP(num_steps=20, polish=False), x, y, key=0, progress=False)
+    with pytest.raises(ValueError, match="expected output to be an element of y, 0 to 1; got None"):
+        calibration(result, x, y)
+    first, mean = calibration(result, x, y, output=0), result.predict(x).mean[:, 0]
+    np.testing.assert_allclose(first.rows["pit_high"], stats.poisson(mean).cdf(y[:, 0])[5:], rtol=1e-4)
+    assert len(first.rows) == 55
+    assert "with probability about 90%" in first.notes[1]
+    classes = rng.integers(0, 3, 60)
+    ordered = fit(grades, MAP(num_steps=20, polish=False), x, classes, key=0, progress=False)
+    by_pit = calibration(ordered, x, classes, quantity="intervals")
+    np.testing.assert_allclose(by_pit.rows[["pit_low", "pit_high"]].T, ordered.predict(x).pit(classes), atol=1e-6)
+    assert calibration(ordered, x, classes, num_bins=3).quantity == "confidence"
+    with pytest.raises(TypeError, match="calibration: expected y to be a class"):
+        calibration(result, x, y, quantity="confidence")
+    with pytest.raises(TypeError, match="expected no label with intervals of y; got 1"):
+        calibration(result, x, y, label=1)
 
 
 def test_it_prints_as_a_table(fitted: dict[Any, Fitted]) -> None:

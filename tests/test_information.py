@@ -364,7 +364,7 @@ BAD_CODES: dict[str, tuple[str, Any, Any, type[Exception], str]] = {
     "soft labels": ("Categorical", X, SOFT, ValueError, r"code_length: expected one label per row.*; got \(12, 3\)"),
     "another class": ("Categorical", X, CLASSES + 1, ValueError, "y, row 2: expected an integer from 0 to 2; got 3"),
     "too few labels": ("Categorical", X, CLASSES[:5], ValueError, "as many rows in y as in x, 12"),
-    "NaN": ("Normal", X, put(X[:, 0], 3, np.nan), ValueError, "y, row 3: expected finite numbers"),
+    "infinity": ("Normal", X, put(X[:, 0], 3, np.inf), ValueError, "y, row 3: expected finite numbers"),
 }
 
 

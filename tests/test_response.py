@@ -92,35 +92,35 @@ CLASSES: dict[str, Any] = {"is_class": True, "is_name": True}
 CASES: dict[str, tuple[Callable[[], dist.Distribution], Answers]] = {
     "Bernoulli": (
         lambda: dist.Bernoulli(logits=ETA[:, 0]),
-        Answers("binary", "Bernoulli", {"cdf", "quantile"}, 2, **CLASSES),
+        Answers("binary", "Bernoulli", {"cdf", "quantile", "crps"}, 2, **CLASSES),
     ),
     "Bernoulli of probabilities": (
         lambda: dist.Bernoulli(probs=jnp.array([0.2, 0.7])),
-        Answers("binary", "Bernoulli", {"cdf", "quantile"}, 2, **CLASSES),
+        Answers("binary", "Bernoulli", {"cdf", "quantile", "crps"}, 2, **CLASSES),
     ),
     "Categorical": (
         lambda: dist.Categorical(logits=ETA),
-        Answers("classes", "Categorical", {"mean", "variance", "cdf", "quantile"}, 3, **CLASSES),
+        Answers("classes", "Categorical", {"mean", "variance", "cdf", "quantile", "crps"}, 3, **CLASSES),
     ),
     "Categorical of probabilities": (
         lambda: dist.Categorical(probs=PROBS),
-        Answers("classes", "Categorical", {"mean", "variance", "cdf", "quantile"}, 4, **CLASSES),
+        Answers("classes", "Categorical", {"mean", "variance", "cdf", "quantile", "crps"}, 4, **CLASSES),
     ),
     "ordinal, the user's own": (
         lambda: Ordinal(PROBS),
-        Answers("classes", "Ordinal", set(), 4, is_class=True),
+        Answers("classes", "Ordinal", {"crps"}, 4, is_class=True),
     ),
     "grades, the user's own": (
         lambda: Grades(PROBS),
-        Answers("classes", "Grades", {"mean", "variance", "cdf", "quantile"}, 4, **CLASSES),
+        Answers("classes", "Grades", {"mean", "variance", "cdf", "quantile", "crps"}, 4, **CLASSES),
     ),
     "tokens with padding": (
         lambda: observed(CategoricalSequence(3, padding=-7), ROWS),
-        Answers("tokens", "Tokens", {"mean", "variance", "cdf", "quantile", "mode"}, 3, -7, (4,)),
+        Answers("tokens", "Tokens", {"mean", "variance", "cdf", "quantile", "crps", "mode"}, 3, -7, (4,)),
     ),
     "tokens without padding": (
         lambda: dist.Categorical(logits=ROWS).to_event(1),
-        Answers("tokens", "Categorical", {"mean", "variance", "cdf", "quantile", "mode"}, 3, None, (4,)),
+        Answers("tokens", "Categorical", {"mean", "variance", "cdf", "quantile", "crps", "mode"}, 3, None, (4,)),
     ),
     "Poisson": (lambda: dist.Poisson(jnp.ones(2)), Answers("counts", "Poisson", {"probs"})),
     "Binomial": (
@@ -154,11 +154,11 @@ CASES: dict[str, tuple[Callable[[], dist.Distribution], Answers]] = {
     ),
     "OrderedLogistic": (
         lambda: dist.OrderedLogistic(ETA[:, 0], jnp.array([-1.0, 1.0])),
-        Answers("classes", "OrderedLogistic", {"mean", "variance"}, 3, **CLASSES),
+        Answers("classes", "OrderedLogistic", {"mean", "variance", "crps"}, 3, **CLASSES),
     ),
     "right-censored": (
         lambda: dist.RightCensoredDistribution(dist.Weibull(jnp.ones(2), 1.5), jnp.array([0, 1])),
-        Answers("numbers", "RightCensoredDistribution", {"probs", "mode"}, is_discrete=False),
+        Answers("numbers", "RightCensoredDistribution", {"probs", "mode", "crps"}, is_discrete=False),
     ),
     "mixture": (mixture, Answers("numbers", "mixture of 3 Logistic", {"probs", "mode"}, is_discrete=False)),
 }

@@ -16,11 +16,19 @@ WEIGHTS = RNG.integers(0, 5, NUM_ROWS)
 LOG_PROB = RNG.normal(size=NUM_ROWS)
 PROBS = RNG.dirichlet(np.ones(3), NUM_ROWS)
 CLASSES = RNG.integers(0, 3, NUM_ROWS)
+ENDS = np.tile(0.9 * RNG.random(NUM_ROWS)[:, None], 2)
 FORECASTS: dict[str, dict[str, Any]] = {
     "classes": {"y": CLASSES, "probs": PROBS},
     "soft labels": {"y": RNG.dirichlet(np.ones(3), NUM_ROWS), "probs": PROBS},
-    "numbers": {"y": RNG.normal(size=NUM_ROWS), "mean": RNG.normal(size=NUM_ROWS), "transform": RNG.random(NUM_ROWS)},
-    "vectors": {"y": RNG.normal(size=(NUM_ROWS, 2)), "mean": RNG.normal(size=(NUM_ROWS, 2))},
+    "numbers": {"y": RNG.normal(size=NUM_ROWS), "mean": RNG.normal(size=NUM_ROWS), "transform": ENDS},
+    "counts": {
+        "y": CLASSES,
+        "transform": np.sort(ENDS + 0.1 * RNG.random((NUM_ROWS, 2))),
+        "crps": RNG.random(NUM_ROWS),
+    },
+    "ordered classes": {"y": CLASSES, "probs": PROBS, "rps": RNG.random(NUM_ROWS)},
+    "vectors": {"y": RNG.normal(size=(NUM_ROWS, 2)), "mean": RNG.normal(size=(NUM_ROWS, 2)), "crps": ENDS},
+    "with gaps": {"y": np.where(RNG.random((NUM_ROWS, 2)) < 0.2, np.nan, 1.0), "mean": RNG.normal(size=(NUM_ROWS, 2))},
     "tokens": {"y": RNG.integers(0, 3, (NUM_ROWS, 4)), "num_tokens": RNG.integers(0, 5, NUM_ROWS)},
 }
 

@@ -1,5 +1,6 @@
 """Models that observe several sites: the log probability of a row is the sum over its sites, and each can be asked."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -9,12 +10,36 @@ import numpy as np
 import numpyro
 import numpyro.distributions as dist
 import pytest
+from jax.flatten_util import ravel_pytree
 from numpyro.handlers import scale
 from scipy.special import logsumexp
 
-from flatprior.inference import MAP, MLE, NUTS, Fit, Laplace, Prior, compare, explain, fit, flat, log_density
+from flatprior.inference import (
+    MAP,
+    MLE,
+    NUTS,
+    Code,
+    Fit,
+    Laplace,
+    Prior,
+    compare,
+    cross_validate,
+    explain,
+    fit,
+    flat,
+    linearized,
+    log_density,
+    standardize,
+)
+from flatprior.inference.checks import check_problem
+from flatprior.inference.criticism import calibration, temperature_scaling, uncertainty
+from flatprior.inference.curvature import expected_misfit
+from flatprior.inference.gauss_newton import gauss_newton
+from flatprior.inference.information import code_length, compress, cross_entropy, prequential, weight_of_evidence
+from flatprior.inference.methods.rowwise import rowwise_surface_of
+from flatprior.inference.plots import plot_decision
 from flatprior.inference.rows import Data
-from flatprior.models import MLP, Bernoulli, Model, Normal, gaussian, priors
+from flatprior.models import MLP, Bernoulli, Categorical, Model, Normal, gaussian, priors
 
 RNG = np.random.default_rng(0)
 NUM_ROWS = 40
@@ -81,7 +106,7 @@ def test_the_density_is_the_prior_and_the_sum_over_sites() -> None:
         assert log_density(house, W, X, Y) == pytest.approx(float(sum(parts)), rel=1e-14)
 
 
-@pytest.mark.parametrize("method", [MLE(), MAP()], ids=["MLE", "MAP"])
+@pytest.mark.parametrize("method", [MLE(), pytest.param(MAP(), marks=pytest.mark.slow)], ids=["MLE", "MAP"])
 def test_heads_with_weights_of_their_own_are_two_fits(method: Any) -> None:
     with jax.enable_x64(True):
         both = fitted(method)
@@ -165,6 +190,7 @@ def test_rows_without_one_site_have_the_other() -> None:
         assert both.was_fitted_to(X, gaps)
 
 
+@pytest.mark.slow
 def test_weighted_rows_count_at_all_sites() -> None:
     weights = RNG.integers(1, 4, size=NUM_ROWS)
     again = np.repeat(np.arange(NUM_ROWS), weights)
@@ -194,6 +220,11 @@ def test_a_site_may_have_a_weight_of_its_own() -> None:
         ValueError, match=r"log_prob: expected each row to have one weight.*'sold'.*not all sites alike"
     ):
         result.predict(X).log_prob(Y)
+    u = {**W, "spread": jnp.log(0.7)}
+    with jax.enable_x64(True):
+        density, data = result.density, Data(X, Y)
+        loss = density.flattened().loss(u, data) * NUM_ROWS
+        assert density.log_likelihood(u, data).sum() == pytest.approx(-float(loss), rel=1e-12)
 
 
 def test_minibatches_scale_all_sites(mode: Fit) -> None:
@@ -246,6 +277,7 @@ def test_a_fit_of_one_site_has_its_rows(mode: Fit) -> None:
     assert single["sold"] is single
 
 
+@pytest.mark.slow
 def test_chains_of_two_sites_mix() -> None:
     result = fitted(NUTS(num_warmup=200, num_samples=150, num_chains=2), shared)
     with jax.enable_x64(True):
@@ -289,3 +321,125 @@ def test_several_observations_are_checked(case: str) -> None:
     observation, error, words = BAD_MODELS[case]
     with pytest.raises(error, match=words):
         Model(MLP(), observation)
+
+
+VERBS: dict[str, Callable[[Fit], Any]] = {
+    "mean": lambda result: result.predict(X).mean,
+    "std": lambda result: result.predict(X).std,
+    "probs": lambda result: result.predict(X).probs,
+    "quantile": lambda result: result.predict(X).quantile(0.5),
+    "cdf": lambda result: result.predict(X).cdf(Y),
+    "uncertainty": lambda result: uncertainty(result, X),
+    "calibration": lambda result: calibration(result, X, Y),
+    "temperature_scaling": lambda result: temperature_scaling(result, X[::-1], Y),
+    "cross_entropy": lambda result: cross_entropy(result, X, Y),
+    "compress": lambda result: compress(result, X, Y),
+    "weight_of_evidence": lambda result: weight_of_evidence(result, X, baseline=X),
+    "prequential": lambda result: prequential(TWO, MAP(), X, Y, key=0),
+    "plot_decision": lambda result: plot_decision(result, X, Y),
+}
+"""What is asked of one kind of y."""
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_what_is_asked_of_one_kind_of_y_names_the_sites(mode: Fit, verb: str) -> None:
+    with pytest.raises((NotImplementedError, TypeError, ValueError), match=r"the sites 'price', 'sold': ask for one"):
+        VERBS[verb](mode)
+
+
+def test_one_site_can_be_asked_what_a_fit_can(mode: Fit) -> None:
+    price, sold = mode["price"], mode["sold"]
+    assert price.predict(X).quantile([0.1, 0.9]).shape == (2, NUM_ROWS)
+    assert calibration(sold, X, SOLD).scores.loc["accuracy", "value"] == np.mean((sold.predict(X).probs > 0.5) == SOLD)
+    assert uncertainty(price, X).unit == "squared units of y"
+    assert weight_of_evidence(sold, X, baseline=X).kind == "linear"
+    with pytest.raises(TypeError, match=r"save: expected a fit of all observed sites; got its part of 'sold'"):
+        sold.save("sold.nc")
+
+
+def test_the_code_of_rows_is_the_sum_of_those_of_their_sites(mode: Fit) -> None:
+    """A fit of one draw: its sites are independent."""
+    whole = code_length(mode, X, Y)
+    total = code_length(mode["price"], X, PRICE).bits + code_length(mode["sold"], X, SOLD).bits
+    np.testing.assert_allclose(whole.bits, total, rtol=1e-4, atol=1e-4)
+    assert whole.was_fitted
+
+
+def test_a_comparison_is_of_whole_rows_and_of_each_site(mode: Fit, draws: Fit) -> None:
+    gaps = {"price": np.where(np.arange(NUM_ROWS) < 10, np.nan, PRICE), "sold": SOLD}
+    table = compare({"mode": mode, "prior": draws}, X[::-1], gaps).to_dataframe()
+    for name, result in (("mode", mode), ("prior", draws)):
+        total = result.predict(X[::-1]).log_prob(gaps).mean()
+        assert table.loc[name, "elpd"] == pytest.approx(total, rel=1e-5)
+        for site, score in (("price", "rmse"), ("sold", "accuracy")):
+            alone = compare({name: result[site]}, X[::-1], gaps[site]).to_dataframe()
+            assert table.loc[name, f"elpd of {site}"] == pytest.approx(alone.loc[name, "elpd"], rel=1e-5)
+            assert table.loc[name, f"{score} of {site}"] == pytest.approx(alone.loc[name, score], rel=1e-5)
+    printed = str(compare({"mode": mode}, X, Y))
+    assert "RMSE of price" in printed
+    assert "Fitted to these rows: mode" in printed
+    with pytest.raises(ValueError, match=r"'mode' has the observed site 'price, sold', and 'sold' the observed site"):
+        compare({"mode": mode, "sold": mode["sold"]}, X, Y)
+
+
+@pytest.mark.slow
+def test_each_row_of_each_site_is_left_out_once() -> None:
+    scores = cross_validate({"MAP": (TWO, MAP(num_steps=50))}, X, Y, num_folds=2, key=0, progress=False)
+    table = scores.to_dataframe().loc["MAP"]
+    assert table["elpd"] == pytest.approx(table["elpd of price"] + table["elpd of sold"], rel=1e-5)
+
+
+def test_separable_classes_of_one_site_have_no_maximum() -> None:
+    """Whatever the other site: its weights stay where they are."""
+    y = {"price": PRICE, "sold": (X[:, 0] > 0).astype(int)}
+    status = fitted(MLE(), TWO, y).status
+    assert status.failures[0].code is Code.SEPARABLE
+
+
+def test_a_missing_class_of_one_site_has_no_maximum() -> None:
+    y = {"price": PRICE, "kind": np.arange(NUM_ROWS) % 2}
+    model = Model(MLP(), {"price": Normal(0.5), "kind": Categorical(3)}, gaussian(2.0))
+    result = fitted(MLE(), model, y)
+    assert result.status.failures[0].code is Code.MISSING_CLASS
+    assert (result["kind"].absent, result["price"].absent) == ((2,), ())
+
+
+@pytest.mark.slow
+def test_an_exact_fit_of_one_site_has_no_maximum() -> None:
+    result = fitted(MLE(), y={"price": X @ [1.0, 2.0], "sold": SOLD})
+    assert result.status.failures[0].code is Code.UNBOUNDED_DENSITY
+
+
+@pytest.mark.slow
+def test_sites_are_standardised_one_by_one() -> None:
+    y = {"price": 1e5 + 2e4 * PRICE, "sold": SOLD}
+    model = standardize(TWO, X, y)
+    assert [site for site, _ in model.y] == ["price"]
+    result = fitted(MAP(), model, y)
+    assert result.status.level == "ok"
+    assert result.predict(X)["price"].mean.mean() == pytest.approx(y["price"].mean(), rel=0.05)
+
+
+@pytest.mark.slow
+def test_a_linear_model_of_two_sites_is_not_changed_by_its_linearisation() -> None:
+    with jax.enable_x64(True):
+        result = fitted(MAP(), TWO)
+        linear = linearized(TWO, result)
+        w = {site: value[0, 0] + 0.1 for site, value in result.draws.items()}
+        assert log_density(linear, w, X, Y) == pytest.approx(float(log_density(TWO, w, X, Y)), rel=1e-10)
+
+
+def test_the_gauss_newton_matrix_is_the_sum_over_sites() -> None:
+    """It is the Hessian where means and logits are linear, and the same in each of the ways in which it is formed."""
+    model = Model(MLP(), {"price": Normal(0.5), "sold": Bernoulli()}, gaussian(2.0))
+    with jax.enable_x64(True):
+        density, data = check_problem(model, X, Y)
+        u = {"w1": jnp.array([[0.5, 1.0], [-1.0, 0.3]]), "b1": jnp.array([0.1, -0.2])}
+        vector, unravel = ravel_pytree(u)
+        by_rows = gauss_newton(density, u, data)
+        hessian = jax.hessian(lambda v: -density.log_likelihood(unravel(v), data).sum())(vector)
+        np.testing.assert_allclose(by_rows, hessian, rtol=1e-10, atol=1e-10)
+        of_misfit = jax.hessian(lambda v: expected_misfit(density, unravel(v), u, data))(vector)
+        np.testing.assert_allclose(of_misfit, by_rows, rtol=1e-10, atol=1e-10)
+        surface = rowwise_surface_of(density, data, 16)
+        np.testing.assert_allclose(surface.diagonal(vector, u, data), np.diagonal(by_rows), rtol=1e-10)

@@ -180,7 +180,9 @@ def test_the_search_ends_at_a_jump_and_says_so_and_at_a_smooth_maximum_to_the_la
 def test_held_out_scores_are_those_of_ridge_regression() -> None:
     tuned = tune(HALF_NORMAL, X, WEAK, by="held-out", held_out=0.4, method=MAP(num_steps=300), key=5, progress=False)
     _, data = check_problem(HALF_NORMAL, X, WEAK)
-    (x, y), (x_new, y_new) = _parts(data, 0.4, jax.random.split(jax.random.key(5))[0])
+    fitted, scored = _parts(data, 0.4, jax.random.split(jax.random.key(5))[0])
+    assert scored is not None
+    x, y, x_new, y_new = fitted.x, fitted.y, scored.x, scored.y
     assert (len(y), len(y_new)) == (12, 8)
     for _, row in tuned.curve.iterrows():
         ridge = Ridge(alpha=(NOISE / row["prior_scale"]) ** 2, fit_intercept=False)

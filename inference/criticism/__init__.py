@@ -9,7 +9,8 @@
 
 from .calibration import Calibration, calibration
 from .compare import compare
-from .convergence import Diagnosis, diagnose, loo
+from .convergence import Diagnosis, diagnose
+from .left_out import loo
 from .table import Comparison
 from .temperature import Tempered, temperature_scaling
 from .tuning import Tuned, tune

@@ -6,17 +6,17 @@ from typing import Any, Literal
 import numpy as np
 import pandas as pd
 
-from ..arrays import as_rows
-from ..checks import check_positive_integer
+from ..checks import check_like, check_positive_integer
+from ..labels import labelled, whole_weights
 from ..report import Printed, Report, columns_of
-from ..response import Response
 from ..result import Fit
-from .bands import BAND, binomial_band, sum_of_events, wilson_intervals
+from .bands import BAND, sum_of_events, wilson_intervals
 from .scores import NUM_BINS, Forecast, equal_bins, interval_calibration_error, standard_error
 from .temperature import Tempered
+from .transforms import LEVELS, Transforms, transforms_of
 
-LEVELS = np.arange(1, 10) / 10
-"""Probabilities of the central intervals."""
+QUANTITIES = "confidence", "intervals"
+"""What can be compared with frequencies, beside the probability of one class."""
 SEEN = "These are the rows of the fit: on rows that it has not seen it is usually less well calibrated."
 
 
@@ -34,10 +34,11 @@ class Calibration(Printed):
     ``low`` to ``high`` that contains the frequency with probability 90% if the forecasts are right, and Wilson's 90%
     interval for the probability behind the frequency, ``wilson_low`` to ``wilson_high``."""
     rows: pd.DataFrame
-    """One row per row of y: ``log_loss`` in nats; for classes ``forecast``, ``outcome`` and ``brier``, for numbers
-    ``pit``, the probability integral transform. Of two fits on the same rows, differences are paired."""
+    """One row per row of y: ``log_loss`` in nats; for classes ``forecast``, ``outcome`` and ``brier``, for intervals
+    ``pit``, the probability integral transform, or ``pit_low`` and ``pit_high``, the ends of the interval in which it
+    is uniform. Of two fits on the same rows, differences are paired."""
     histogram: pd.DataFrame | None
-    """For numbers: the ``frequency`` of the transform in bins from ``left`` to ``right``, and the band as above."""
+    """For intervals: the ``frequency`` of the transform in bins from ``left`` to ``right``, and the band as above."""
     notes: tuple[str, ...]
     """The notes below the table."""
 
@@ -51,7 +52,15 @@ class Calibration(Printed):
 
 
 def calibration(
-    fit: Fit | Tempered, x: Any, y: Any, *, label: int | None = None, num_bins: int = NUM_BINS
+    fit: Fit | Tempered,
+    x: Any,
+    y: Any,
+    *,
+    label: int | None = None,
+    quantity: Literal["confidence", "intervals"] | None = None,
+    output: int | None = None,
+    num_bins: int = NUM_BINS,
+    weights: Any = None,
 ) -> Calibration:
     """Compare the probabilities of a fit with frequencies, on rows that it has not seen.
 
@@ -59,7 +68,13 @@ def calibration(
     `label` by the probability of that class; in each bin the mean forecast is compared with the frequency. Where y is a
     number, the probability integral transform P(Y <= y) should be uniform, and central intervals of 10%, ..., 90%
     should contain y equally often. The bands are consistency bands (Broecker & Smith 2007): the range of a frequency,
-    with probability 90%, if the forecasts are right. They are exact, by the Poisson binomial distribution.
+    with probability 90%, if the forecasts are right. They are exact, by the (Poisson) binomial distribution.
+
+    Where y is discrete or a bound, its transform is uniform in an interval (`Predictive.pit`), and a row counts in a
+    central interval, or in a bin of the histogram, with the share of its interval that lies there (Czado, Gneiting &
+    Held 2009): the expectation over random transforms, without their noise. Bands of counts and ordered classes are
+    then Normal, with the exact variance of these shares; those of a censored y are the binomial ones, which are wider
+    than need be.
 
     Scores of classes:
 
@@ -85,18 +100,21 @@ def calibration(
     Args:
         fit: a fit, by any method, or the result of `temperature_scaling`.
         x: n rows.
-        y: n rows: classes, or numbers whose distribution has a cdf.
+        y: n rows: classes, or numbers, counts or vectors whose distribution has a cdf.
         label: the class of interest; by default the most probable class of each row.
+        quantity: ``"confidence"`` or ``"intervals"``; by default the first for classes. Ordered classes have both.
+        output: the element of a vector y whose intervals are meant, by its index. `log_loss` is that of whole rows.
         num_bins: the number of bins of equal count, or of the histogram.
+        weights: the number of equal rows that each row stands for, (n,), whole numbers; the result has these rows.
 
     Returns:
         The scores, the curve of frequencies against forecasts, and the values of each row.
 
     Raises:
-        TypeError: when `fit` is neither, or `label` is given where y is a number.
-        ValueError: when x and y are not rows like those of the fit, `label` is not a class, or bins have fewer than 2
-            rows.
-        NotImplementedError: when y is a count, a vector, or has no cdf.
+        TypeError: when `fit` is neither, or `label` or confidence is asked for where y is not a class.
+        ValueError: when x and y are not rows like those of the fit, `label` is not a class, `output` is not an element
+            of y, or bins have fewer than 2 rows.
+        NotImplementedError: when intervals are asked for, and y has no cdf.
 
     Example:
         >>> import numpy as np
@@ -113,26 +131,30 @@ def calibration(
     if not isinstance(fit, Fit | Tempered):
         raise TypeError(f"calibration: expected a fit, or the result of temperature_scaling; got {fit!r}.")
     check_positive_integer("calibration", "num_bins", num_bins)
-    y = as_rows("y", y)
+    if quantity not in (None, *QUANTITIES):
+        raise ValueError(f"calibration: expected quantity to be one of {', '.join(QUANTITIES)}; got {quantity!r}.")
+    fitted = fit.fit if isinstance(fit, Tempered) else fit
+    was_fitted = fitted.was_fitted_to(x, y, weights)
+    given = labelled(check_like(fitted.layout, x), y, weights)
+    x, y, row_weights = given.scored
     predictive: Any = fit.predict(x)  # that of a tempered fit has only what classes need
-    forecast = Forecast.of(predictive, y)
-    result = _of_forecast(forecast, predictive.response, label, num_bins)
-    if (fit.fit if isinstance(fit, Tempered) else fit).was_fitted_to(x, y):
-        return replace(result, notes=(*result.notes, SEEN))
-    return result
-
-
-def _of_forecast(forecast: Forecast, response: Response, label: int | None, num_bins: int) -> Calibration:
-    if forecast.probs is not None:
-        return _of_classes(forecast.log_prob, forecast.probs.astype(float), forecast.y, label, num_bins)
-    if label is not None:
-        raise TypeError(f"calibration: expected no label, as y is a number and not a class; got {label!r}.")
-    if forecast.transform is None or forecast.transform.ndim != 1:
-        raise NotImplementedError(
-            "calibration: expected y to be a class, or one continuous number whose distribution has a cdf; it can be "
-            f"{response.support!r}."
-        )
-    return _of_numbers(forecast.log_prob, forecast.transform.astype(float), num_bins)
+    times = whole_weights("calibration", row_weights)
+    response = predictive.response
+    if quantity is None:
+        quantity = "confidence" if response.is_class else "intervals"
+    if quantity == "confidence":
+        response.expect_class("calibration")
+        forecast = replace(Forecast.of(predictive, y), weights=times).replicated()
+        assert forecast.probs is not None
+        result = _of_classes(forecast.log_prob, forecast.probs.astype(float), forecast.y, label, num_bins)
+    else:
+        if label is not None:
+            raise TypeError(f"calibration: expected no label with intervals of y; got {label!r}.")
+        transforms, log_prob, rows = transforms_of(predictive, y, output, num_bins)
+        again = rows if times is None else np.repeat(rows, times[rows])
+        places = np.searchsorted(rows, again)
+        result = _of_transforms(log_prob[again], transforms.rows(places), num_bins)
+    return replace(result, notes=(*result.notes, *given.counts.notes, *([SEEN] if was_fitted else [])))
 
 
 def _of_classes(log_prob: np.ndarray, probs: np.ndarray, y: Any, label: int | None, num_bins: int) -> Calibration:
@@ -169,31 +191,23 @@ def _of_classes(log_prob: np.ndarray, probs: np.ndarray, y: Any, label: int | No
     return Calibration("confidence" if label is None else int(label), table, curve, rows, None, notes)
 
 
-def _of_numbers(log_prob: np.ndarray, pit: np.ndarray, num_bins: int) -> Calibration:
-    num_rows = len(pit)
-    covered = np.abs(pit - 0.5)[:, None] <= LEVELS / 2
-    frequency = covered.mean(axis=0)
-    signed = ((covered - LEVELS) * np.sign(frequency - LEVELS)).mean(axis=1)
+def _of_transforms(log_prob: np.ndarray, transforms: Transforms, num_bins: int) -> Calibration:
+    covered, curve = transforms.covered(), transforms.curve()
+    signed = ((covered - LEVELS) * np.sign(curve["frequency"].to_numpy() - LEVELS)).mean(axis=1)
     log_loss = -log_prob.astype(float)
     scores = {
         "log_loss": (float(log_loss.mean()), standard_error(log_loss)),
-        "calibration_error": (interval_calibration_error(pit), standard_error(signed)),
-        "calibration_error_if_calibrated": _interval_error_if_calibrated(num_rows),
+        "calibration_error": (interval_calibration_error(transforms.ends), standard_error(signed)),
+        "calibration_error_if_calibrated": transforms.error_if_calibrated(),
     }
-    count = np.full(len(LEVELS), num_rows)
-    curve = pd.DataFrame({"forecast": LEVELS, "frequency": frequency, "count": count, **binomial_band(count, LEVELS)})
-    curve = curve.join(wilson_intervals(covered.sum(axis=0), count))
-    edges = np.linspace(0, 1, num_bins + 1)
-    counted = np.histogram(pit, edges)[0]
-    whole = np.full(num_bins, num_rows)
-    histogram = pd.DataFrame({"left": edges[:-1], "right": edges[1:], "frequency": counted / num_rows})
-    histogram = histogram.assign(**binomial_band(whole, np.full(num_bins, 1 / num_bins)))
+    low, high = transforms.ends.T
+    pit = {"pit": low} if transforms.is_continuous else {"pit_low": low, "pit_high": high}
     notes = (
-        f"{num_rows} rows; central intervals of 10%, ..., 90%. log_loss in nats per row. se: standard error.",
-        _inside(curve, "coverages"),
+        f"{len(low)} rows; central intervals of 10%, ..., 90%. log_loss in nats per row. se: standard error.",
+        _inside(curve, "coverages", transforms.band),
     )
-    rows = pd.DataFrame({"pit": pit, "log_loss": log_loss})
-    return Calibration("intervals", pd.DataFrame(scores, index=["value", "se"]).T, curve, rows, histogram, notes)
+    table, rows = pd.DataFrame(scores, index=["value", "se"]).T, pd.DataFrame({**pit, "log_loss": log_loss})
+    return Calibration("intervals", table, curve, rows, transforms.histogram(num_bins), notes)
 
 
 def _brier_terms(probs: np.ndarray, truth: np.ndarray, num_bins: int) -> dict[str, np.ndarray]:
@@ -248,22 +262,9 @@ def _reliability(
     return curve.join(wilson), (float(expected), float(np.sqrt(variance)))
 
 
-def _interval_error_if_calibrated(num_rows: int) -> tuple[float, float]:
-    """Return the exact mean, and the standard deviation for Normal coverages, of the error of a uniform transform."""
-    from scipy.stats import binom  # imported late; see `binomial_band`
-
-    counts = np.arange(num_rows + 1)[:, None]
-    expected = (binom.pmf(counts, num_rows, LEVELS) * np.abs(counts / num_rows - LEVELS)).sum(axis=0)
-    sd = np.sqrt(LEVELS * (1 - LEVELS) / num_rows)
-    covariance = np.minimum.outer(LEVELS, LEVELS) - np.outer(LEVELS, LEVELS)
-    r = np.clip(covariance / num_rows / np.outer(sd, sd), -1, 1)
-    of_absolute = 2 / np.pi * (np.sqrt(1 - r**2) + r * np.arcsin(r) - 1)  # Cov(|u|, |v|) of two standard Normals
-    return float(expected.mean()), float(np.sqrt((np.outer(sd, sd) * of_absolute).mean()))
-
-
-def _inside(curve: pd.DataFrame, noun: str) -> str:
+def _inside(curve: pd.DataFrame, noun: str, probability: str = "90%") -> str:
     inside = curve["frequency"].between(curve["low"] - 1e-12, curve["high"] + 1e-12)
     return (
-        f"{inside.sum()} of {len(curve)} {noun} lie in the band that contains each with probability 90% if the "
-        f"forecasts are right."
+        f"{inside.sum()} of {len(curve)} {noun} lie in the band that contains each with probability {probability} if "
+        f"the forecasts are right."
     )

@@ -1,23 +1,21 @@
 """Comparison of fits on the same rows."""
 
-import warnings
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from itertools import combinations
-from threading import Lock
 from typing import Any
 
 import numpy as np
 
-from ..arrays import as_rows
 from ..fingerprint import digest_of_rows
+from ..labels import labelled
 from ..methods.gaussian import MAX_PARETO_K
 from ..response import Response
 from ..result import Fit, absent_classes
-from ..rows import count_rows
 from ..several import pairs_of
 from ..status import no_failure_warnings
-from .convergence import loo
-from .scores import OF, Forecast, mean, standard_error
+from .left_out import leave_one_out
+from .scores import OF, Forecast
 from .table import Comparison, Entry, tabulate
 
 UNITS = "{rows} rows. elpd: log predictive density, nats per row; se and dse: standard errors of elpd and elpd_diff."
@@ -30,15 +28,17 @@ LINEARIZED = (
     "the model itself, for which Pareto's k is {k:.3g}, above 0.7."
 )
 """The note on draws that do not stand for the posterior of the model itself."""
-PARETO = "Estimated shape parameter"
-"""The beginning of ArviZ's warning about a large Pareto k."""
-
-FILTERS = Lock()
-"""The filters of warnings are those of the process: two threads that change and restore them may leave them changed."""
 
 
 def compare(
-    fits: Mapping[str, Fit | Sequence[Fit]], x: Any, y: Any, *, x_train: Any = None, y_train: Any = None
+    fits: Mapping[str, Fit | Sequence[Fit]],
+    x: Any,
+    y: Any,
+    *,
+    weights: Any = None,
+    x_train: Any = None,
+    y_train: Any = None,
+    weights_train: Any = None,
 ) -> Comparison:
     """Score fits on rows that none of them has seen.
 
@@ -49,11 +49,16 @@ def compare(
       is ``elpd_se``; ``bits`` is the same as a code length in bits per row, -elpd / log 2.
     - ``elpd_diff``: elpd minus that of the best fit, and ``dse``, the standard error of this paired difference: rows
       that are hard are hard for all fits, so it is smaller than the errors of the two.
-    - ``rmse`` of the predictive mean in units of y and ``coverage`` of the central 90% interval; or ``accuracy`` of the
-      most probable class and ``brier``, the mean over rows of sum_k (p_k - [y = k])^2 (Brier 1950; from 0 to 2); or,
-      where y is a row of tokens, ``bits_per_token`` (for characters, bits per character).
+    - of numbers and counts ``rmse`` of the predictive mean and ``crps``, the continuous ranked probability score, in
+      units of y (`Predictive.crps`), and ``coverage`` of the central 90% interval: the share of the transforms of y
+      (`Predictive.pit`) between 5% and 95%, which for right predictions is 90% also where y is discrete or censored.
+      For vectors these are means over rows and elements; a y that may be censored has only the coverage.
+    - of classes ``accuracy`` of the most probable class and ``brier``, the mean over rows of sum_k (p_k - [y = k])^2
+      (Brier 1950; from 0 to 2), and if they are ordered ``rps``, the ranked probability score, the mean over rows of
+      sum_k (P(Y <= k) - [y <= k])^2 (Epstein 1969; from 0 to K - 1).
+    - of rows of tokens ``bits_per_token`` (for characters, bits per character).
     - ``calibration_error``: for classes the mean over 10 bins of equal count of |confidence - accuracy| of the most
-      probable class (Naeini et al. 2015), for numbers the mean over nine central intervals, of 10% to 90%, of
+      probable class (Naeini et al. 2015), for others the mean over nine central intervals, of 10% to 90%, of
       |coverage - probability|. Both are biased upwards by about 1 / sqrt(rows per bin).
     - ``kind``, ``status``, ``seconds_compile`` and ``seconds_run`` of the fit.
 
@@ -75,11 +80,14 @@ def compare(
 
     Args:
         fits: name -> a fit, or a list of fits of the same model by the same method under several keys. All have the
-            same observed site, and score the same kind of y: densities and probabilities have no common scale.
+            same observed sites, and score the same kind of y: densities and probabilities have no common scale.
         x: n rows.
-        y: n rows.
+        y: n rows. Rows without y, by NaN or a mask, are left out, and counted in a note.
+        weights: the weight of each row, (n,): a row of weight w counts as w equal rows in all scores and their standard
+            errors.
         x_train: the training rows of the fits.
         y_train: the training rows of the fits.
+        weights_train: the weights of the training rows, where they were fitted with weights.
 
     Returns:
         The table of scores.
@@ -104,18 +112,19 @@ def compare(
         MAP -0.833     -0.121  0.551
     """
     lists = _as_lists(fits)
-    x, y = as_rows("x", x), as_rows("y", y)
+    given = labelled(x, y, weights)
+    x, y, row_weights = given.scored
     if (x_train is None) != (y_train is None):
         raise TypeError("compare: expected x_train and y_train, the rows of the fits, together; got only one of them.")
     if x_train is not None:
-        _check_train(lists, x_train, y_train)
+        _check_train(lists, x_train, y_train, weights_train)
     with no_failure_warnings():
         predictives = {name: [fit.predict(x) for fit in members] for name, members in lists.items()}
     responses = {name: each.response for name, members in predictives.items() for each in members}
     families = check_comparable("compare", responses)
     entries, notes = {}, list(families)
     for name, members in lists.items():
-        forecasts = [Forecast.of(predictive, y) for predictive in predictives[name]]
+        forecasts = [replace(Forecast.of(predictive, y), weights=row_weights) for predictive in predictives[name]]
         scores = [forecast.scores() for forecast in forecasts]
         entries[name] = Entry(
             np.stack([forecast.log_prob for forecast in forecasts]),
@@ -126,13 +135,14 @@ def compare(
             float(np.mean([fit.seconds.run for fit in members])),
         )
         if x_train is not None and members[0].kind == "chain":
-            left_out, worst = leave_one_out(members, x_train, y_train)
+            left_out, worst = leave_one_out(members, x_train, y_train, weights_train)
             entries[name].scores.update(left_out)
             notes.append(f"{name}: {worst}")
     notes += _seen(lists, digest_of_rows(x, y)) + _unseen(lists, y) + _linearized(lists)
     if x_train is not None and not any(members[0].kind == "chain" for members in lists.values()):
         notes.append("LOO needs Markov chains, and none of the fits has them.")
-    return tabulate(entries, [UNITS.format(rows=count_rows(x)), *notes])
+    notes = [UNITS.format(rows=given.counts.rows), *given.counts.notes, *notes]
+    return tabulate(entries, notes, row_weights)
 
 
 def check_comparable(caller: str, responses: Mapping[str, Response]) -> list[str]:
@@ -207,26 +217,11 @@ def _linearized(lists: Mapping[str, Sequence[Fit]]) -> list[str]:
     return [LINEARIZED.format(name=name, k=largest[name]) for name in names if not largest[name] <= MAX_PARETO_K]
 
 
-def _check_train(lists: Mapping[str, Sequence[Fit]], x: Any, y: Any) -> None:
+def _check_train(lists: Mapping[str, Sequence[Fit]], x: Any, y: Any, weights: Any) -> None:
     """Raise ValueError where rows are not those of the fits by Markov chains."""
     for name, members in lists.items():
-        if any(fit.kind == "chain" and fit.was_fitted_to(x, y) is False for fit in members):
+        if any(fit.kind == "chain" and fit.was_fitted_to(x, y, weights) is False for fit in members):
             raise ValueError(
                 f"compare: expected x_train and y_train to be the rows of the fits, in the order in which they were "
                 f"fitted; {name!r} was fitted to others."
             )
-
-
-def leave_one_out(fits: Sequence[Fit], x: Any, y: Any) -> tuple[dict[str, float], str]:
-    """Return the scores in nats per row, the mean over fits, and a note on Pareto's k."""
-    with FILTERS, warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message=PARETO)  # the note has it, with the row
-        results = [loo(fit, x, y) for fit in fits]
-    rows = np.mean([result.elpd_i.values for result in results], axis=0)
-    k = np.max([result.pareto_k.values for result in results], axis=0)
-    limit = min(result.good_k for result in results)
-    scores = {"elpd_loo": mean(rows), "elpd_loo_se": standard_error(rows)}
-    worst = f"Pareto's k is at most {k.max():.2f}, in row {k.argmax()} of the fit"
-    if (k > limit).any():
-        worst += f", and above {limit:.2f} in {(k > limit).sum()} of {len(k)} rows: LOO is unreliable there"
-    return scores, f"{worst}."

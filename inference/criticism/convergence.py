@@ -3,7 +3,6 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import arviz_base
@@ -14,12 +13,13 @@ from scipy.special import logsumexp
 from xarray import DataTree
 
 from ..arrays import as_rows
+from ..checks import check_labels, check_like
 from ..density import log_density
 from ..methods.nuts import MIN_BFMI
 from ..reasons import Code, Reason
 from ..report import Report, columns_of
 from ..result import Fit, check_fit
-from ..rows import Rows, count_rows, take_rows
+from ..rows import Data, Rows, Weights, count_rows, take_rows
 from .scores import OF
 
 NUM_PROBES = 50
@@ -125,7 +125,7 @@ def diagnose(fit: Fit, x: Any, y: Any = None) -> Diagnosis:
     """
     given_others = isinstance(fit, Fit) and fit.kind == "approximation" and fit.method.draws_chains
     if not given_others:
-        _check_chains(fit, "diagnose")
+        check_chains(fit, "diagnose")
     chains, draws = fit.stats["lp"].shape
     if draws < 4:
         raise ValueError(f"diagnose: expected at least 4 draws per chain; got {draws}.")
@@ -188,33 +188,8 @@ def _evenly_spaced(num_rows: int, count: int) -> np.ndarray:
     return np.unique(np.linspace(0, num_rows - 1, min(count, num_rows)).round().astype(int))
 
 
-def loo(fit: Fit, x: Any, y: Any) -> Any:
-    """Estimate the leave-one-out elpd by Pareto-smoothed importance sampling (Vehtari, Gelman & Gabry 2017).
-
-    Args:
-        fit: a fit of kind "chain".
-        x: the training rows of the fit.
-        y: the training rows of the fit.
-
-    Returns:
-        ArviZ's `ELPDData`, pointwise, with Pareto's k of each row in ``pareto_k``: above 0.7 the estimate of that row
-        is unreliable, and ArviZ warns. `arviz.compare` takes several of them by name.
-
-    Raises:
-        ValueError: when the fit is not of kind "chain", or these are not its rows, in their order.
-    """
-    _check_chains(fit, "loo")
-    if fit.was_fitted_to(x, y) is False:
-        raise ValueError(
-            "loo: expected the rows of the fit, in the order in which they were fitted; got others. LOO estimates from "
-            "the rows of a fit how well it predicts others; compare({...}, x, y) measures it on these."
-        )
-    import arviz_stats  # a third of the time of importing this library, which only chains need
-
-    return arviz_stats.loo(fit.to_datatree(x, y), pointwise=True)  # type: ignore[attr-defined]
-
-
-def _check_chains(fit: Fit, name: str) -> None:
+def check_chains(fit: Fit, name: str) -> None:
+    """Raise ValueError unless the draws of a fit are Markov chains; `name` is the calling function."""
     check_fit(name, fit)
     if fit.kind != "chain":
         raise ValueError(
@@ -326,12 +301,14 @@ def _equivalent_modes(fit: Fit, x: Any, y: Any) -> float:
     with their signs flipped.
     """
     weights = {site: value[0, -1] for site, value in fit.draws.items()}
-    x, y = as_rows("x", x), as_rows("y", y)
+    data = check_labels(fit.model, check_like(fit.layout, x), y)
 
-    compiled = jax.jit(partial(log_density, fit.model))
+    @jax.jit
+    def compiled(changed: Weights, data: Data) -> jax.Array:
+        return log_density(fit.density.model_of(data), changed, data.x, data.y)
 
     def density(changed: Mapping[str, Any]) -> float:
-        return float(compiled(dict(changed), x, y))
+        return float(compiled(dict(changed), data))
 
     here, copies = density(weights), 0.0
     for units, axes in _layers(fit):

@@ -33,7 +33,12 @@ class Forecast:
     mean: np.ndarray | None = None
     """E[y], shaped as y, where it exists."""
     transform: np.ndarray | None = None
-    """P(Y <= y), shaped as y, where y is continuous and has a cdf."""
+    """The ends of the interval in which the probability integral transform of y is uniform, (n, ..., 2), where y has a
+    cdf; see `Predictive.pit`."""
+    crps: np.ndarray | None = None
+    """The continuous ranked probability score of each value of y, (n, ...), where y has a cdf and is not censored."""
+    rps: np.ndarray | None = None
+    """The ranked probability score, (n,), where y is one of several ordered classes."""
     num_tokens: np.ndarray | None = None
     """The number of tokens without padding, (n,), where y is a row of tokens."""
     weights: np.ndarray | None = None
@@ -53,12 +58,15 @@ class Forecast:
             return cls(log_prob=log_prob)
         known: dict[str, Any] = {"log_prob": log_prob, "y": np.asarray(leaves[0])}
         if response.is_class:
-            return cls(**known, probs=predictive.class_probs)
+            probs = predictive.class_probs
+            known["rps"] = ranked_probability_score(probs, known["y"]) if response.has_cdf else None
+            return cls(**known, probs=probs)
         known["num_tokens"] = response.count_tokens(known["y"])
-        if response.has_moments:
-            known["mean"] = predictive.mean
-            if response.has_cdf and not response.is_discrete:
-                known["transform"] = predictive.cdf(y)
+        if response.has_cdf:
+            known["transform"] = np.stack(predictive.pit(y), axis=-1)
+        if response.has_distances(known["y"]):
+            known["mean"] = predictive.mean if response.has_moments else None
+            known["crps"] = predictive.crps(y) if response.has_cdf else None
         return cls(**known)
 
     @classmethod
@@ -101,17 +109,54 @@ class Forecast:
         if self.y is None:
             return {}
         if self.probs is not None:
-            return _class_scores(self.probs, self.y, self.weights)
+            ranked = {} if self.rps is None else {"rps": mean(self.rps, self.weights)}
+            return _class_scores(self.probs, self.y, self.weights) | ranked
         if self.num_tokens is not None:
             nats = mean(self.log_prob, self.weights) / mean(self.num_tokens, self.weights)
             return {"bits_per_token": -nats / math.log(2)}
-        if self.mean is None:
-            return {}
-        scores = {"rmse": math.sqrt(mean((self.mean - self.y) ** 2, self.weights))}
+        scores = {}
+        if self.mean is not None:
+            scores["rmse"] = math.sqrt(mean(*self._elements((self.mean - self.y) ** 2)))
+        if self.crps is not None:
+            scores["crps"] = mean(*self._elements(self.crps))
         if self.transform is not None:
-            scores["coverage"] = mean(np.abs(self.transform - 0.5) <= INTERVAL / 2, self.weights)
-            scores["calibration_error"] = interval_calibration_error(self.transform, self.weights)
+            low, high = (self._elements(ends) for ends in np.moveaxis(self.transform, -1, 0))
+            transform, weights = np.stack([low[0], high[0]], axis=-1), low[1]
+            scores["coverage"] = mean(share_inside(transform, INTERVAL), weights)
+            scores["calibration_error"] = interval_calibration_error(transform, weights)
         return scores
+
+    def _elements(self, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return the values of all elements of y that are known, (m,), from (n, ...), and how often each counts."""
+        weights = np.ones(len(values)) if self.weights is None else self.weights
+        weights = np.broadcast_to(weights.reshape(-1, *(1,) * (values.ndim - 1)), values.shape)
+        is_known = ~np.isnan(self.y.astype(float)) if np.shape(self.y) == values.shape else np.ones(values.shape, bool)
+        return values[is_known], weights[is_known]
+
+
+def _truth(probs: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """Return probabilities of the classes for labels, (n,), or soft labels, (n, K)."""
+    return np.eye(probs.shape[1])[y.astype(int)] if y.ndim == 1 else y
+
+
+def ranked_probability_score(probs: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """Return ``sum over k of (P(Y <= k) - [y <= k])^2``, (n,), from probabilities of ordered classes, (n, K).
+
+    It is between 0 and K - 1 (Epstein 1969, as Murphy 1971 writes it).
+    """
+    return ((probs - _truth(probs, y)).cumsum(axis=1) ** 2).sum(axis=1)
+
+
+def share_inside(transform: np.ndarray, level: float) -> np.ndarray:
+    """Return how much of the interval of each transform, (m, 2), lies in the central interval of a level, (m,).
+
+    It is the probability with which a transform drawn from its interval would lie there, and so has the mean `level`
+    where the predictions are right, also for discrete y.
+    """
+    low, high = np.moveaxis(transform, -1, 0).astype(float)
+    start, end = (1 - level) / 2, (1 + level) / 2
+    overlap, width = np.clip(np.minimum(high, end) - np.maximum(low, start), 0.0, None), high - low
+    return np.where(width > 0, overlap / np.where(width > 0, width, 1.0), np.abs(low - 0.5) <= level / 2)
 
 
 COLUMNS = tuple(field.name for field in fields(Forecast) if field.name != "sites")
@@ -125,7 +170,7 @@ def _of_site(predictive: Predictive, y: Rows) -> Forecast:
 
 
 def _class_scores(probs: np.ndarray, y: np.ndarray, weights: np.ndarray | None) -> dict[str, float]:
-    truth = np.eye(probs.shape[1])[y.astype(int)] if y.ndim == 1 else y
+    truth = _truth(probs, y)
     chosen, label = probs.argmax(axis=1), truth.argmax(axis=1)
     return {
         "accuracy": mean(chosen == label, weights),
@@ -163,9 +208,9 @@ def equal_bins(forecast: np.ndarray, num_bins: int) -> list[np.ndarray]:
 
 
 def interval_calibration_error(transform: np.ndarray, weights: np.ndarray | None = None) -> float:
-    """Return the mean of |coverage - probability| of central intervals, from the transform P(Y <= y), (n,)."""
+    """Return the mean of |coverage - probability| of central intervals, from the intervals of transforms, (n, 2)."""
     levels = np.arange(1, 10) / 10
-    coverage = [mean(np.abs(transform - 0.5) <= level / 2, weights) for level in levels]
+    coverage = [mean(share_inside(transform, level), weights) for level in levels]
     return float(np.abs(coverage - levels).mean())
 
 

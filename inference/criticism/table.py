@@ -24,8 +24,10 @@ COLUMNS = {
     "elpd_loo_se": ("se", "{:.3f}"),
     "bits_per_token": ("bits per token", "{:.3f}"),
     "rmse": ("RMSE", "{:.4g}"),
+    "crps": ("CRPS", "{:.4g}"),
     "accuracy": ("accuracy", "{:.1%}"),
     "brier": ("Brier", "{:.4f}"),
+    "rps": ("RPS", "{:.4f}"),
     "coverage": ("90% covers", "{:.1%}"),
     "calibration_error": ("calibration error", "{:.3f}"),
     "kind": ("kind", "{}"),
@@ -90,10 +92,10 @@ class Entry:
     seconds_run: float
 
 
-def tabulate(entries: Mapping[str, Entry], notes: Sequence[str]) -> Comparison:
-    """Return the comparison of several entries scored on the same rows, best first."""
+def tabulate(entries: Mapping[str, Entry], notes: Sequence[str], weights: np.ndarray | None = None) -> Comparison:
+    """Return the comparison of several entries scored on the same rows, best first; rows may have weights, (n,)."""
     log_probs = {name: _over_keys(entry.log_probs) for name, entry in entries.items()}
-    means = {name: mean(values) for name, values in log_probs.items()}
+    means = {name: mean(values, weights) for name, values in log_probs.items()}
     order = sorted(means, key=lambda name: -means[name] if math.isfinite(means[name]) else math.inf)  # stable
     many = any(len(entry.log_probs) > 1 for entry in entries.values())
     rows = []
@@ -101,14 +103,14 @@ def tabulate(entries: Mapping[str, Entry], notes: Sequence[str]) -> Comparison:
         entry, values = entries[name], log_probs[name]
         with np.errstate(invalid="ignore"):  # infinite minus infinite is NaN, which the table shows
             difference = values - log_probs[order[0]]
-        each = np.array([mean(of_key) for of_key in entry.log_probs])
+        each = np.array([mean(of_key, weights) for of_key in entry.log_probs])
         rows.append(
             {
                 "elpd": means[name],
-                "elpd_se": standard_error(values),
+                "elpd_se": standard_error(values, weights),
                 "bits": -means[name] / math.log(2),
-                "elpd_diff": mean(difference),
-                "dse": standard_error(difference),
+                "elpd_diff": mean(difference, weights),
+                "dse": standard_error(difference, weights),
                 **({"keys": len(each), "keys_se": standard_error(each)} if many else {}),
                 **entry.scores,
                 "kind": entry.kind,

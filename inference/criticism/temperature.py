@@ -11,6 +11,7 @@ from scipy.special import log_softmax
 
 from ..checks import check_labels, check_like
 from ..chunks import over_rows
+from ..labels import labelled
 from ..mixture import log_mean_exp
 from ..pointwise import class_log_probs
 from ..predictive import Predictive
@@ -99,7 +100,7 @@ class Tempered(Printed):
         return Report(table, columns_of(table, "{:.3g}"), notes)
 
 
-def temperature_scaling(fit: Fit, x_validation: Any, y_validation: Any) -> Tempered:
+def temperature_scaling(fit: Fit, x_validation: Any, y_validation: Any, *, weights: Any = None) -> Tempered:
     """Raise the probabilities of a fit to the power 1 / T, with T from validation rows (Guo et al. 2017).
 
     ``p_T(k | x) = p(k | x)^(1 / T) / sum_j p(j | x)^(1 / T)``, with the T that makes the labels of the validation rows
@@ -113,7 +114,8 @@ def temperature_scaling(fit: Fit, x_validation: Any, y_validation: Any) -> Tempe
     Args:
         fit: a fit, by any method, whose y is one of a finite set of classes.
         x_validation: n rows that the fit has not seen, other than those on which it will be tested.
-        y_validation: their classes, (n,).
+        y_validation: their classes, (n,); rows without one are left out.
+        weights: their weights, (n,); see `fit`.
 
     Returns:
         The fit with its temperature.
@@ -135,10 +137,15 @@ def temperature_scaling(fit: Fit, x_validation: Any, y_validation: Any) -> Tempe
         5.419 0.600
     """
     check_fit("temperature_scaling", fit)
-    predictive = fit.predict(check_like(fit.layout, x_validation, "x_validation"))
-    predictive.response.expect_class("temperature_scaling")
-    labels = _labels(predictive, y_validation, "y_validation")
-    if fit.was_fitted_to(x_validation, y_validation):
+    fit.structure.response.expect_class("temperature_scaling")
+    x = check_like(fit.layout, x_validation, "x_validation")
+    was_fitted = fit.was_fitted_to(x, y_validation, weights)
+    given = labelled(x, y_validation, weights)
+    x, y, row_weights = given.scored
+    predictive = fit.predict(x)
+    labels = _labels(predictive, y, "y_validation")
+    times = np.ones(len(labels)) if row_weights is None else row_weights.astype(float)
+    if was_fitted:
         raise ValueError(
             "temperature_scaling: expected validation rows that the fit has not seen; got the rows that it was fitted "
             "to, on which its confidence is about right whatever it is on others. Leave some rows out of the fit."
@@ -149,13 +156,13 @@ def temperature_scaling(fit: Fit, x_validation: Any, y_validation: Any) -> Tempe
 
     def slope(log_power: float) -> float:
         """Return the derivative of the log likelihood, concave in the power 1 / T, by that power."""
-        return float((of_label - _moments(log_probs, math.exp(log_power))[0]).sum())
+        return float(times @ (of_label - _moments(log_probs, math.exp(log_power))[0]))
 
     low, high = (-math.log(temperature) for temperature in reversed(RANGE))
     if slope(low) <= 0 or (of_label == log_probs.max(axis=1)).all() or slope(high) >= 0:
         raise ValueError(_no_temperature(too_large=slope(low) <= 0, num_rows=len(labels)))
     power = math.exp(brentq(slope, low, high, xtol=1e-12))
-    se_log = 1 / (power * math.sqrt(_moments(log_probs, power)[1].sum()))  # that of log T and of log (1 / T)
+    se_log = 1 / (power * math.sqrt(times @ _moments(log_probs, power)[1]))  # that of log T and of log (1 / T)
     return Tempered(fit, 1 / power, se_log / power, len(labels))
 
 

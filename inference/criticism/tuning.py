@@ -20,6 +20,7 @@ from ..checks import as_key, check_problem
 from ..density import Density
 from ..distributions import of_one_value
 from ..handlers import given
+from ..labels import with_gaps
 from ..method import Kind, Method, Outcome
 from ..methods.conditional import run_given
 from ..methods.evidence import Evidence
@@ -28,13 +29,13 @@ from ..methods.nuts import NUTS
 from ..methods.point import MAP
 from ..reasons import Code, Reason
 from ..report import Printed, Report
-from ..rows import Data, Rows, count_rows, take_rows
+from ..rows import Data
 from ..run import fit
 from ..sites import NumPyroModel
 from ..start import starting_weights
 from ..status import Status, no_failure_warnings
 from ..store import Store
-from .compare import leave_one_out
+from .left_out import leave_one_out
 from .scores import mean, standard_error
 from .search import EDGE, REACH, Score, Search
 
@@ -93,6 +94,7 @@ def tune(
     x: Any,
     y: Any,
     *,
+    weights: Any = None,
     by: By = "evidence",
     sites: Sequence[str] | None = None,
     method: Method | None = None,
@@ -124,6 +126,7 @@ def tune(
         model: a NumPyro model, with scales of priors that are distributions, such as ``gaussian(HalfNormal(1.0))``.
         x: n rows, as for `fit`.
         y: n rows, as for `fit`.
+        weights: the weight of each row, (n,), as for `fit`.
         by: what is maximised.
         sites: the sites that are tuned, one positive number each; by default those on which only priors depend, which
             have ``infer["of_prior"]``, such as ``prior_scale``.
@@ -150,7 +153,7 @@ def tune(
         >>> print({site: round(value, 3) for site, value in tuned.values.items()})  # the root of 3^2 - 1/2
         {'prior_scale[w1]': 2.915}
     """
-    density, data = check_problem(model, x, y)
+    density, data = check_problem(model, x, y, weights)
     names, chosen = _check_settings(density, data, by, sites, method, held_out)
     key_split, key_fit = jax.random.split(as_key(key))
     start, low, high = _ranges(density, data, names)
@@ -164,7 +167,7 @@ def tune(
         else:
             fitted, scored = _parts(data, held_out if by == "held-out" else 0.0, key_split)
             predicted = _Predicted(model, chosen, names, fitted, scored, key=key_fit)
-            num_scored = count_rows((scored or fitted)[0])
+            num_scored = (scored or fitted).num_rows
             search = Search(names, start, low, high, count, predicted, num_scored, per_row=True)
             search.by_multiples()
     logs, best = search.tried[search.best]
@@ -190,25 +193,26 @@ class _Predicted:
     model: NumPyroModel
     method: Method
     sites: tuple[str, ...]
-    fitted: tuple[Rows, Rows]
-    scored: tuple[Rows, Rows] | None
+    fitted: Data
+    scored: Data | None
     """The rows that are held out; None is leave-one-out."""
     key: Array = field(kw_only=True)
 
     def __call__(self, logs: Float[np.ndarray, " k"]) -> Score:
         values = tuple(zip(self.sites, np.exp(logs).tolist(), strict=True))
         method: Any = _Given(self.method, values)  # its kind is that of another method, and so no class variable
-        result = fit(self.model, method, *self.fitted, key=self.key, progress=False)
+        rows = self.fitted.x, self.fitted.y
+        result = fit(self.model, method, *rows, weights=self.fitted.weights, key=self.key, progress=False)
         if result.status.is_interrupted:
             raise KeyboardInterrupt
         with no_failure_warnings():
             if self.scored is None:
-                scores, note = leave_one_out([result], *self.fitted)
+                scores, note = leave_one_out([result], *rows, self.fitted.weights)
                 value, se = scores["elpd_loo"], scores["elpd_loo_se"]
             else:
-                x, y = self.scored
-                log_probs = result.predict(x).log_prob(y)
-                value, se, note = mean(log_probs), standard_error(log_probs), ""
+                log_probs = result.predict(self.scored.x).log_prob(self.scored.y)
+                value, se = (summary(log_probs, self.scored.weights) for summary in (mean, standard_error))
+                note = ""
         return Score(value if math.isfinite(value) else -math.inf, se, result.status, np.empty(0), note)
 
 
@@ -295,17 +299,14 @@ def _ranges(density: Density, data: Data, sites: tuple[str, ...]) -> tuple[np.nd
     return np.array(starts), np.array(lows), np.array(highs)
 
 
-def _parts(data: Data, share: float, key: Array) -> tuple[tuple[Rows, Rows], tuple[Rows, Rows] | None]:
-    """Return the rows that are fitted, and those that are held out, if any."""
+def _parts(data: Data, share: float, key: Array) -> tuple[Data, Data | None]:
+    """Return the rows that are fitted, and those that are held out, if any; values of y that are missing are NaN."""
+    rows = replace(data, y=with_gaps(data.y, data.known), known=None)
     if not share:
-        return (data.x, data.y), None
-    num_rows = count_rows(data.x)
-    order = np.asarray(jax.random.permutation(key, num_rows))
-    held = round(share * num_rows)
-    scored, fitted = (
-        (take_rows(data.x, rows), take_rows(data.y, rows)) for rows in (np.sort(order[:held]), np.sort(order[held:]))
-    )
-    return fitted, scored
+        return rows, None
+    order = np.asarray(jax.random.permutation(key, data.num_rows))
+    held = round(share * data.num_rows)
+    return rows.take(np.sort(order[held:])), rows.take(np.sort(order[:held]))
 
 
 @contextmanager

@@ -2,7 +2,7 @@
 
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import jax
@@ -10,12 +10,13 @@ import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
-from ..checks import as_key, check_problem
+from ..checks import as_key, check_labelled
+from ..labels import labelled, with_gaps
 from ..method import Method
 from ..report import Printed, Report
 from ..response import Response
 from ..result import Fit
-from ..rows import Rows, count_rows, take_rows
+from ..rows import Data, Rows
 from ..run import fit
 from ..sites import NumPyroModel
 from ..status import Status, no_failure_warnings
@@ -62,6 +63,7 @@ def cross_validate(
     x: Any,
     y: Any,
     *,
+    weights: Any = None,
     num_folds: int = 10,
     key: Any,
     progress: bool = True,
@@ -81,10 +83,12 @@ def cross_validate(
     fold, which they do not score.
 
     Args:
-        fits: name -> a NumPyro model and a method, as for `fit`. The models have the same observed site and the same
-            kind of y.
+        fits: name -> a NumPyro model and a method, as for `fit`. The models have the same observed sites and
+            the same kind of y.
         x: n rows.
-        y: n rows.
+        y: n rows. Rows without y, by NaN or a mask, are left out, and counted in a note.
+        weights: the weight of each row, (n,): a row of weight w counts as w equal rows in fits and scores. It is in one
+            fold, with all its weight.
         num_folds: the number of folds, from 2 to n; n is leave-one-out cross-validation.
         key: a typed JAX key or an integer seed, for the folds and the fits.
         progress: show a progress bar.
@@ -112,18 +116,19 @@ def cross_validate(
     """
     _check_fits(fits)
     key = as_key(key)
-    problems = {name: check_problem(model, x, y) for name, (model, _) in fits.items()}
+    given = labelled(x, y, weights)
+    problems = {name: check_labelled(model, given) for name, (model, _) in fits.items()}
     responses = {name: density.structure.response for name, (density, _) in problems.items()}
     families = check_comparable("cross_validate", responses)
     response, data = next(iter(responses.values())), next(iter(problems.values()))[1]
-    x, y = data.x, data.y
-    num_rows = count_rows(x)
+    rows = Data(data.x, with_gaps(data.y, data.known), weights=data.weights)
+    num_rows = rows.num_rows
     if not isinstance(num_folds, int) or isinstance(num_folds, bool) or not 2 <= num_folds <= num_rows:
         raise ValueError(
             f"cross_validate: expected num_folds from 2 to {num_rows}, the number of rows; got {num_folds!r}."
         )
     key_folds, *keys = jax.random.split(key, num_folds + 1)
-    classes = _classes(response, y)
+    classes = _classes(response, data.y)
     rng = np.random.default_rng(np.asarray(jax.random.key_data(key_folds)))
     folds = assign_folds(num_rows, num_folds, classes, rng)
     order = np.argsort(np.concatenate([fold.scored for fold in folds]))
@@ -132,7 +137,7 @@ def cross_validate(
         for name, pair in fits.items():
             results, forecasts = [], []
             for i, (fold, fold_key) in enumerate(zip(folds, keys, strict=True)):
-                result, forecast = _leave_out(*pair, x, y, fold, fold_key)
+                result, forecast = _leave_out(*pair, rows, fold, fold_key)
                 per_fold[name, i] = _scores(result, forecast)
                 results.append(result)
                 forecasts.append(forecast)
@@ -145,7 +150,8 @@ def cross_validate(
     by_class = "" if classes is None else " stratified by class,"
     notes = NOTES.format(rows=num_rows, folds=num_folds, by_class=by_class, fitted=len(folds[0].fitted))
     splits = tuple((fold.fitted, fold.scored) for fold in folds)
-    return CrossValidation(tabulate(entries, [*notes.split("\n"), *families]), table, splits, statuses)
+    table_of_all = tabulate(entries, [*notes.split("\n"), *given.counts.notes, *families], data.weights)
+    return CrossValidation(table_of_all, table, splits, statuses)
 
 
 class Fold(NamedTuple):
@@ -172,23 +178,23 @@ def assign_folds(num_rows: int, num_folds: int, classes: np.ndarray | None, rng:
     return folds
 
 
-def _leave_out(
-    model: NumPyroModel, method: Method, x: Rows, y: Rows, fold: Fold, key: jax.Array
-) -> tuple[Fit, Forecast]:
+def _leave_out(model: NumPyroModel, method: Method, rows: Data, fold: Fold, key: jax.Array) -> tuple[Fit, Forecast]:
     """Return a fit without the rows of a fold, and its forecast of them."""
-    result = fit(model, method, take_rows(x, fold.fitted), take_rows(y, fold.fitted), key=key, progress=False)
+    others = rows.take(fold.fitted)
+    result = fit(model, method, others.x, others.y, weights=others.weights, key=key, progress=False)
     if result.status.is_interrupted:
         raise KeyboardInterrupt
     left_out = np.concatenate([fold.scored, fold.spare])  # equally many in all folds: one program predicts them
     with no_failure_warnings():
-        forecast = Forecast.of(result.predict(take_rows(x, left_out)), take_rows(y, left_out))
+        some = rows.take(left_out)
+        forecast = replace(Forecast.of(result.predict(some.x), some.y), weights=some.weights)
     return result, forecast.rows(slice(len(fold.scored)))
 
 
 def _scores(result: Fit, forecast: Forecast) -> dict[str, Any]:
     return {
         "rows": len(forecast.log_prob),
-        "elpd": mean(forecast.log_prob),
+        "elpd": mean(forecast.log_prob, forecast.weights),
         **forecast.scores(),
         "status": result.status.level,
         "seconds_compile": result.seconds.compile,

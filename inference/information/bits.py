@@ -12,6 +12,8 @@ import pandas as pd
 from scipy.special import gammaln
 
 from ..arrays import as_rows, check_finite
+from ..checks import check_like
+from ..labels import labelled, whole_weights
 from ..predictive import Predictive
 from ..report import Printed, Report, columns_of
 from ..response import Response
@@ -199,7 +201,7 @@ class CodeLength(Printed):
         return Report(self.to_dataframe(), COLUMNS, notes)
 
 
-def code_length(fit: Fit, x: Any, y: Any) -> CodeLength:
+def code_length(fit: Fit, x: Any, y: Any, *, weights: Any = None) -> CodeLength:
     """Return the length of the code for y given x and the fit, ``-log2 p(y_i | x_i, data)`` summed over rows, in bits.
 
     A code of this length exists (Shannon 1948): `compress` writes it. For classes it is compared with codes that know
@@ -216,7 +218,8 @@ def code_length(fit: Fit, x: Any, y: Any) -> CodeLength:
         fit: a fit, by any method. For numbers, the bits are those of the density, relative to a cell of size 1 in units
             of y: they can be negative, and only their differences between fits are meaningful.
         x: n rows.
-        y: n rows; labels, (n,), or tokens, (n, T), in which padding costs nothing.
+        y: n rows; labels, (n,), or tokens, (n, T), in which padding costs nothing. Rows without y are left out.
+        weights: the number of times that each row is coded, (n,), whole numbers; the result has these rows.
 
     Returns:
         The bits of each row, and the lengths of the other codes.
@@ -244,10 +247,14 @@ def code_length(fit: Fit, x: Any, y: Any) -> CodeLength:
     """
     check_fit("code_length", fit)
     fit.structure.check_unweighted("code_length")
-    predictive, y = fit.predict(x), as_rows("y", y)
-    response = predictive.response
+    was_fitted = fit.was_fitted_to(x, y, weights) is True
+    x, y, row_weights = labelled(check_like(fit.layout, x), y, weights).scored
+    predictive = fit.predict(x)
+    response, bits = predictive.response, row_bits(predictive, y)
+    times = whole_weights("code_length", row_weights)
+    if times is not None:
+        bits, y = np.repeat(bits, times), jax.tree.map(lambda leaf: np.repeat(leaf, times, axis=0), y)
     symbols = Symbols.of("code_length", response, y)
-    bits, was_fitted = row_bits(predictive, y), fit.was_fitted_to(x, y) is True
     if symbols is None:
         unit = "a value" if response.is_discrete else "a density, relative to a cell of size 1"
         return CodeLength(bits, None, None, unit, None, was_fitted)

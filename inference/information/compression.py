@@ -10,6 +10,7 @@ import constriction
 import numpy as np
 
 from ..checks import check_labels
+from ..labels import check_complete
 from ..predictive import Predictive
 from ..result import Fit, check_fit
 from ..rows import count_rows
@@ -76,7 +77,9 @@ def compress(fit: Fit, x: Any, y: Any) -> bytes:
         True
     """
     predictive = _predictive("compress", fit, x)
-    labels = check_classes("compress", check_labels(fit.model, predictive.x, y).y).astype(np.int32)
+    data = check_labels(fit.model, predictive.x, y)
+    check_complete("compress", data.known)
+    labels = check_classes("compress", data.y).astype(np.int32)
     log2_probs = _log2_probs(predictive)
     position, margin = _widest_gap(log2_probs)
     if margin < TOLERANCE:

@@ -5,7 +5,7 @@ fit with a maximum satisfies:
 
 - **Separable classes.** Every row has a probability above one half, and the loss keeps falling when all weights from
   some layer on are multiplied by 10 and by 1,000 (Albert & Anderson 1984). A proper prior makes the loss rise along
-  the way. Data of one class only are of this kind.
+  the way. Data of one class only are of this kind, and those of which every row is censored.
 - **Quasi-complete separation** (classes separable in part; a class that never occurs). Where the logits are linear in
   the weights from some layer on, and these have flat priors, a linear program searches for a direction along which no
   row becomes less probable and some become more probable (Konis 2007). At a maximum there is none: the gradients of the
@@ -30,6 +30,7 @@ from scipy.optimize import linprog
 from scipy.special import softmax
 
 from ..reasons import Code, Reason
+from ..response import Response
 from ..rows import Data, Weights, in_double
 from ..surface import LBFGS_STEPS, Surface
 from .heads import Head, first, heads_of
@@ -58,7 +59,7 @@ MISSED = 0.1
 
 def no_maximum(surface: Surface, u: Weights, data: Data, prior_power: Array | None = None) -> tuple[Reason, ...]:
     """Return a reason if the classes are separable and no prior bounds the weights: the first rule above."""
-    if not any(response.is_discrete for response in surface.density.structure.responses):
+    if all(its.has_densities(y) for _, its, y in surface.density.structure.by_site(data.y)):
         return ()
     return first(_separable(surface, head, u, data, prior_power) for head in heads_of(surface, u, data))
 
@@ -66,7 +67,7 @@ def no_maximum(surface: Surface, u: Weights, data: Data, prior_power: Array | No
 def _separable(surface: Surface, head: Head, u: Weights, data: Data, prior_power: Array | None) -> tuple[Reason, ...]:
     """Return a reason if the classes of one site are separable, by the loss of all of them."""
     structure = head.surface.density.structure
-    if not structure.response.is_discrete:
+    if structure.response.has_densities(head.data.y):
         return ()
     log_probs, loss_per_row = jax.device_get(head.surface.log_likelihood_and_loss(u, head.data, prior_power))
     if not (log_probs > -math.log(2)).all():
@@ -83,12 +84,14 @@ def _separable(surface: Surface, head: Head, u: Weights, data: Data, prior_power
         further, furthest = (loss(factor, sites[i:]) for factor in RAY_FACTORS)
         if (further < here or is_saturated) and furthest <= further:
             code = Code.SATURATED if is_saturated else Code.SEPARABLE
-            evidence = _evidence(head.data)
+            evidence = _evidence(structure.response, head.data)
             return (Reason.of(code, evidence=evidence, factor=RAY_FACTORS[0], here=here, further=abs(further)),)
     return ()
 
 
-def _evidence(data: Data) -> str:
+def _evidence(response: Response, data: Data) -> str:
+    if response.are_bounds(data.y):
+        return f"y is censored in all {data.num_rows} rows"
     values = np.unique(np.asarray(jax.tree.leaves(data.y)[0]))
     if len(values) == 1:
         return f"y is {values[0]} in all {data.num_rows} rows"
@@ -283,10 +286,10 @@ def _density_of_exact(values: np.ndarray) -> float:
 
 def _numbers(surface: Surface, data: Data) -> np.ndarray | None:
     """Return the numbers of y, (n, numbers per row); None where y is discrete, or more than one array."""
-    leaves = jax.tree.leaves(data.y)
-    if surface.density.structure.response.is_discrete or len(leaves) != 1:
+    leaves, response = jax.tree.leaves(data.y), surface.density.structure.response
+    if response.is_discrete or len(leaves) != 1:
         return None
-    values = np.asarray(leaves[0])
+    values = response.points(np.asarray(leaves[0]))
     return values.reshape(len(values), -1).astype(values.dtype if values.dtype.kind == "f" else float)
 
 

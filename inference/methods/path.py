@@ -12,6 +12,7 @@ from jax import Array
 
 from ..checks import Layout, as_key, check_labels, check_like, check_problem
 from ..density import Density
+from ..labels import labelled
 from ..pointwise import log_likelihood
 from ..report import Printed, Report, columns_of
 from ..rows import Data, Weights
@@ -39,7 +40,8 @@ class PriorPath(Printed):
     """The estimates by latent site, (m, *shape)."""
     log_likelihood: np.ndarray
     """Log p(y | x, w) of the training rows, in nats, (m,)."""
-    num_rows: int
+    num_rows: float
+    """The number of training rows, or the sum of their weights."""
     test_log_likelihood: np.ndarray | None
     """Log p(y | x, w) of the test rows, in nats, (m,)."""
     num_test_rows: int
@@ -81,6 +83,7 @@ def prior_path(
     x: Any,
     y: Any,
     *,
+    weights: Any = None,
     key: Any,
     multiples: Sequence[float] = MULTIPLES,
     x_test: Any = None,
@@ -103,6 +106,7 @@ def prior_path(
         model: a NumPyro model with a prior.
         x: n rows, as for `fit`.
         y: n rows, as for `fit`.
+        weights: the weight of each row, (n,), as for `fit`.
         key: a typed JAX key or an integer seed.
         multiples: scales of the prior as multiples of the model's own, increasing; the flat prior is added.
         x_test: test rows, on which the estimates are scored as well.
@@ -124,7 +128,7 @@ def prior_path(
         >>> print(path.weights["w1"][:, 0, 0].round(3))  # 2 / (1 + 1 / (2 c^2)), which converges to 2
         [0.667 1.333 1.778 2.   ]
     """
-    density, data = check_problem(model, x, y)
+    density, data = check_problem(model, x, y, weights)
     if density.structure.flat:
         raise ValueError("prior_path: expected a model with a prior; its prior is flat, and there is no path from it.")
     if density.structure.of_prior:
@@ -151,7 +155,7 @@ def prior_path(
         multiples=np.append(scales, np.inf),
         weights={site: np.asarray(value) for site, value in draws.items()},
         log_likelihood=_score(density, draws, data),
-        num_rows=data.num_rows,
+        num_rows=data.total_weight,
         test_log_likelihood=None if test is None else _score(density, draws, test),
         num_test_rows=0 if test is None else test.num_rows,
         statuses=tuple(descent.status + end.status for end in ends),
@@ -219,5 +223,5 @@ def _as_test(density: Density, layout: Layout, x: Any, y: Any) -> Data | None:
         raise TypeError("prior_path: expected x_test and y_test together, or neither.")
     if x is None:
         return None
-    x = check_like(layout, x, "x_test")
+    x, y, _ = labelled(check_like(layout, x, "x_test"), y).scored
     return jax.device_put(check_labels(density.model, x, y, "y_test"))

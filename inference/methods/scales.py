@@ -46,7 +46,9 @@ RARE = 1e-6
 def raw_units(surface: Surface, u: Weights, data: Data) -> tuple[Reason, ...]:
     """Return a reason if x or y are in raw units, and too far from the model's for a descent that ended at u."""
     some = _sampled(data)
-    of_y = [(rows, name) for name, its, rows in surface.density.structure.by_site(some.y) if not its.is_discrete]
+    of_y = [
+        (its.points(rows), name) for name, its, rows in surface.density.structure.by_site(some.y) if not its.is_discrete
+    ]
     found = [_rawest_column(rows, name) for rows, name in ((some.x, "x"), *of_y)]
     raw = max((each for each in found if each is not None), key=lambda each: each["factor"], default=None)
     if raw is None or not any(_is_out_of_reach(part, u, rows) for part, rows in surface.by_site(data)):

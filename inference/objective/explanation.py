@@ -10,11 +10,12 @@ import numpy as np
 import pandas as pd
 from jax import Array
 
-from ..checks import check_problem
+from ..checks import check_labelled
 from ..density import log_density
+from ..labels import labelled
 from ..report import Printed, Report
 from ..result import Fit
-from ..rows import Weights, count_rows, in_double
+from ..rows import Weights, in_double
 from ..sites import NumPyroModel
 from .place import Point, weights_at
 from .terms import FLAT, Term, read_sites, sites_at
@@ -41,13 +42,16 @@ class Explanation(Printed):
     """The objective of a model, term by term; see `explain`. Prints as a table."""
 
     terms: tuple[Term, ...]
-    num_rows: int
+    num_rows: float
+    """The number of rows, or the sum of their weights."""
     place: str
     """The point at which the terms were evaluated, in words."""
     value_difference: float
     """The absolute difference of independent total and objective in nats, computed in float64."""
     gradient_difference: float
     """The largest difference of an element of the two gradients, in nats per unit of the weight."""
+    about_rows: tuple[str, ...] = ()
+    """The rows that are left out, and values of y that are missing, in words."""
 
     @property
     def loss(self) -> float:
@@ -81,7 +85,8 @@ class Explanation(Printed):
         sources = _grouped((term.checked_by or "only NumPyro's own log_prob", term) for term in self.terms)
         checks = "; ".join(f"{source} ({sites})" for source, sites in sources.items())
         notes = [
-            f"At {self.place}, {self.num_rows} rows: loss {self.loss:.4f} + penalty {self.penalty:.4f} = "
+            *self.about_rows,
+            f"At {self.place}, {self.num_rows:.10g} rows: loss {self.loss:.4f} + penalty {self.penalty:.4f} = "
             f"{self.total:.4f} nats, {minimised}.",
             f"Checked in float64 against {checks}: the largest difference is {self.value_difference:.1g} nats in value "
             f"and {self.gradient_difference:.1g} in gradient.",
@@ -100,10 +105,10 @@ class Explanation(Printed):
         return Report(self.to_dataframe(), COLUMNS, self.notes)
 
 
-def explain(model: NumPyroModel, x: Any, y: Any, *, at: Point | None = None) -> Explanation:
+def explain(model: NumPyroModel, x: Any, y: Any, *, at: Point | None = None, weights: Any = None) -> Explanation:
     """Return the objective of a model, term by term, in the terms of deep learning, and check it.
 
-    The objective is ``-log p(y | x, w) - log p(w)``: a loss for the observed site and a penalty for each latent site.
+    The objective is ``-log p(y | x, w) - log p(w)``: a loss for each observed site and a penalty for each latent site.
     Both are computed a second time, in float64, from implementations that are not NumPyro's (optax where it has the
     loss), and compared with the density that all methods use, in value and in gradient.
 
@@ -113,6 +118,7 @@ def explain(model: NumPyroModel, x: Any, y: Any, *, at: Point | None = None) -> 
         y: n rows, as for `fit`.
         at: the weights at which the terms are evaluated: a fit (its first draw) or a mapping from sites to values. The
             default is the starting point of an optimiser (key 0). Only the numbers depend on it, not the words.
+        weights: the weight of each row, (n,), as for `fit`.
 
     Raises:
         TypeError, ValueError: when data, model or point are invalid; see `fit`.
@@ -131,13 +137,13 @@ def explain(model: NumPyroModel, x: Any, y: Any, *, at: Point | None = None) -> 
         >>> print(f"{explanation.loss:.3f} + {explanation.penalty:.3f} = {explanation.total:.3f}")
         1.133 + 3.349 = 4.483
     """
-    density, data = check_problem(model, x, y)
+    given = labelled(x, y, weights)
+    density, data = check_labelled(model, given)
     start = weights_at(None, density, data)
-    weights = start if at is None else weights_at(at, density, data)
-    model = density.model
+    point = start if at is None else weights_at(at, density, data)
     with jax.enable_x64(True):
-        start, weights, data = jax.tree.map(in_double, (start, weights, data))
-        x, y = data.x, data.y
+        start, point, data = jax.tree.map(in_double, (start, point, data))
+        model, x, y = density.model_of(data), data.x, data.y
         readings = read_sites(model, start, x, y)
 
         def total(weights: Weights) -> tuple[Array, dict[str, tuple[Array, Array | None]]]:
@@ -155,11 +161,13 @@ def explain(model: NumPyroModel, x: Any, y: Any, *, at: Point | None = None) -> 
         def both(weights: Weights) -> Any:
             return jax.value_and_grad(total, has_aux=True)(weights), jax.value_and_grad(objective)(weights)
 
-        ((value, parts), gradient), (true_value, true_gradient) = jax.device_get(both(weights))
+        ((value, parts), gradient), (true_value, true_gradient) = jax.device_get(both(point))
     differences = jax.tree.map(lambda a, b: float(np.abs(a - b).max(initial=0.0)), gradient, true_gradient)
     terms = tuple(reading.term(name, *parts[name]) for name, reading in readings.items())
     difference = abs(float(value) - float(true_value))
-    return Explanation(terms, count_rows(x), _in_words(at), difference, max(differences.values()))
+    return Explanation(
+        terms, data.total_weight, _in_words(at), difference, max(differences.values()), given.counts.notes
+    )
 
 
 def _in_words(point: Point | None) -> str:

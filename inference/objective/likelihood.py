@@ -98,7 +98,14 @@ class Likelihood:
 
 
 def likelihood_curve(
-    model: NumPyroModel, x: Any, y: Any, along: Along, values: Any, *, at: Point | None = None
+    model: NumPyroModel,
+    x: Any,
+    y: Any,
+    along: Along,
+    values: Any,
+    *,
+    at: Point | None = None,
+    weights: Any = None,
 ) -> Likelihood:
     """Return the likelihood along one weight, or along a direction in weight space.
 
@@ -112,6 +119,7 @@ def likelihood_curve(
             `at`, and where the direction is a fit, 1 is that fit).
         at: the values of all other weights: a fit (its first draw) or a mapping from sites to values. Optional where
             there are no other weights.
+        weights: the weight of each row, (n,), as for `fit`.
 
     Raises:
         TypeError, ValueError: when data, model, axis, grid or point are invalid, or the grid leaves the support of a
@@ -131,7 +139,7 @@ def likelihood_curve(
         >>> print(curve.mle, f"{curve.likelihood.max():.5f}")
         (0.2,) 0.08192
     """
-    return _likelihood(model, x, y, (along,), (values,), at)
+    return _likelihood(model, (x, y, weights), (along,), (values,), at)
 
 
 def likelihood_surface(
@@ -142,6 +150,7 @@ def likelihood_surface(
     values: tuple[Any, Any],
     *,
     at: Point | None = None,
+    weights: Any = None,
 ) -> Likelihood:
     """Return the likelihood over two weights, or over the plane of two directions in weight space.
 
@@ -152,6 +161,7 @@ def likelihood_surface(
         along: the two axes; see `likelihood_curve`.
         values: the grid along each axis, (m,) and (k,); the result has shape (m, k).
         at: the values of all other weights; see `likelihood_curve`.
+        weights: the weight of each row, (n,), as for `fit`.
 
     Raises:
         TypeError, ValueError: when data, model, axes, grids or point are invalid, or a grid leaves the support of a
@@ -159,13 +169,13 @@ def likelihood_surface(
     """
     if not isinstance(along, tuple | list) or len(along) != 2 or len(values) != 2:
         raise ValueError(f"likelihood_surface: expected two axes and two grids; got {along!r} and {len(values)} grids.")
-    return _likelihood(model, x, y, tuple(along), tuple(values), at)
+    return _likelihood(model, (x, y, weights), tuple(along), tuple(values), at)
 
 
 def _likelihood(
-    model: NumPyroModel, x: Any, y: Any, along: tuple[Along, ...], values: tuple[Any, ...], at: Point | None
+    model: NumPyroModel, rows: tuple[Any, Any, Any], along: tuple[Along, ...], values: tuple[Any, ...], at: Point | None
 ) -> Likelihood:
-    density, data = check_problem(model, x, y)
+    density, data = check_problem(model, *rows)
     structure = density.structure
     if at is None and not _covers(along, structure):
         raise ValueError(
@@ -241,7 +251,7 @@ class _Plane:
         weights = self.centre
         for axis, value in zip(self.axes, point, strict=True):
             weights = axis.move(weights, value)
-        log_probs, sites = compute_log_probs(self.density.model, (data.x, data.y), {}, weights)
+        log_probs, sites = compute_log_probs(self.density.model_of(data), (data.x, data.y), {}, weights)
         prior = sum((value for site, value in log_probs.items() if site in weights), jnp.zeros(()))
         rest = sum((value for site, value in log_probs.items() if site not in weights), jnp.zeros(()))
         # A log_prob does not check the support: that of Uniform(0, 1) is 0 at 2 as well.
