@@ -53,10 +53,8 @@ class Model:
         >>> from flatprior.models import MLP, Categorical, Model, fan_in, gaussian
         >>> Model(MLP((16, 16)), Categorical(3), {"w*": fan_in(1.0), "b*": gaussian(0.5)}).observation.num_outputs
         3
-        >>> import jax.numpy as jnp
         >>> from flatprior.models import Poisson
-        >>> rate = Model(MLP(), Poisson(), exposure="days")  # events per day
-        >>> y = rate({"x": jnp.ones((4, 1)), "days": jnp.array([1.0, 7.0, 7.0, 30.0])}, jnp.array([0, 5, 9, 31]))
+        >>> events_per_day = Model(MLP(), Poisson(), exposure="days")  # of x = {"features": (n, d), "days": (n,)}
     """
 
     network: Network

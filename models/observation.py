@@ -158,8 +158,9 @@ def support_of(observation: Scalar) -> constraints.Constraint:
         found.append(observation.distribution(eta, learned).support)
         return []
 
-    learned = {name: jax.ShapeDtypeStruct(prior.shape(), float) for name, prior in observation.learned.items()}
-    jax.eval_shape(run, jax.ShapeDtypeStruct((1, observation.num_outputs), float), learned)
+    real = jnp.result_type(float)
+    learned = {name: jax.ShapeDtypeStruct(prior.shape(), real) for name, prior in observation.learned.items()}
+    jax.eval_shape(run, jax.ShapeDtypeStruct((1, observation.num_outputs), real), learned)
     return found[0]
 
 

@@ -82,7 +82,7 @@ def check_exposure(name: str, values: Any) -> None:
         )
 
 
-def add_offset(eta: Float[Array, "n m"], shift: Float[Array, " n"] | None) -> Float[Array, "n m"]:
+def add_offset(eta: Float[Array, "..."], shift: Float[Array, " n"] | None) -> Float[Array, "..."]:
     """Return the outputs with the shift added to the first one."""
     if shift is None or eta.ndim != 2:  # which the observation refuses
         return eta
