@@ -39,7 +39,17 @@ from flatprior.inference.information import code_length, compress, cross_entropy
 from flatprior.inference.methods.rowwise import rowwise_surface_of
 from flatprior.inference.plots import plot_decision
 from flatprior.inference.rows import Data
-from flatprior.models import MLP, Bernoulli, Categorical, Model, Normal, gaussian, priors
+from flatprior.models import (
+    MLP,
+    Bernoulli,
+    Categorical,
+    Censored,
+    Exponential,
+    Model,
+    Normal,
+    gaussian,
+    priors,
+)
 
 RNG = np.random.default_rng(0)
 NUM_ROWS = 40
@@ -273,6 +283,7 @@ def test_a_fit_of_one_site_has_its_rows(mode: Fit) -> None:
         mode["other"]
     with pytest.raises(KeyError, match="got 'other'"):
         mode.predict(X)["other"]
+    assert "MAP of 'sold'" in repr(mode["sold"])
     single = fit(observe_sold, MAP(num_steps=100), X, SOLD, key=0, progress=False)
     assert single["sold"] is single
 
@@ -301,8 +312,9 @@ def test_a_model_of_two_observations_is_two_models_of_one() -> None:
             for site, weights in parts
         )
         assert log_density(TWO, w, X, Y) == pytest.approx(total, rel=1e-12)
-    table = priors(TWO, X).to_dataframe()
-    assert list(table.index) == ["w1", "b1", "price/scale"]
+    assert list(priors(TWO, X).to_dataframe().index) == ["w1", "b1", "price/scale"]
+    assert list(priors(standardize(TWO, X, Y), X).to_dataframe().index) == ["w1", "b1", "price/scale"]
+    assert list(priors(house, X).to_dataframe().index) == [*LATENTS["price"], *LATENTS["sold"]]
     again = Model(MLP(), {"price": Normal(dist.HalfNormal(1.0)), "sold": Bernoulli()}, gaussian(2.0))
     assert again == TWO
     assert hash(again) == hash(TWO)
@@ -335,7 +347,6 @@ VERBS: dict[str, Callable[[Fit], Any]] = {
     "cross_entropy": lambda result: cross_entropy(result, X, Y),
     "compress": lambda result: compress(result, X, Y),
     "weight_of_evidence": lambda result: weight_of_evidence(result, X, baseline=X),
-    "prequential": lambda result: prequential(TWO, MAP(), X, Y, key=0),
     "plot_decision": lambda result: plot_decision(result, X, Y),
 }
 """What is asked of one kind of y."""
@@ -345,6 +356,11 @@ VERBS: dict[str, Callable[[Fit], Any]] = {
 def test_what_is_asked_of_one_kind_of_y_names_the_sites(mode: Fit, verb: str) -> None:
     with pytest.raises((NotImplementedError, TypeError, ValueError), match=r"the sites 'price', 'sold': ask for one"):
         VERBS[verb](mode)
+
+
+def test_the_first_block_of_several_sites_has_no_code() -> None:
+    with pytest.raises(ValueError, match="prequential: expected y to be a class; it has the sites 'price', 'sold'"):
+        prequential(TWO, MAP(), X, Y, key=0)
 
 
 def test_one_site_can_be_asked_what_a_fit_can(mode: Fit) -> None:
@@ -408,6 +424,16 @@ def test_a_missing_class_of_one_site_has_no_maximum() -> None:
 def test_an_exact_fit_of_one_site_has_no_maximum() -> None:
     result = fitted(MLE(), y={"price": X @ [1.0, 2.0], "sold": SOLD})
     assert result.status.failures[0].code is Code.UNBOUNDED_DENSITY
+
+
+def test_a_mean_and_a_survival_time() -> None:
+    """Of heads without common weights; a censored time has two bounds in y."""
+    time = np.random.default_rng(1).exponential(size=NUM_ROWS)
+    y = {"price": PRICE, "time": np.stack([np.minimum(time, 1.0), np.where(time < 1.0, time, np.inf)], axis=1)}
+    both = fitted(MLE(), Model(MLP(), {"price": Normal(0.5), "time": Censored(Exponential())}), y)
+    alone = fit(Model(MLP(), Censored(Exponential())), MLE(), X, y["time"], key=0, progress=False)
+    np.testing.assert_allclose(both.draws["w1"][..., 1:], alone.draws["w1"], rtol=1e-3)
+    np.testing.assert_allclose(both.predict(X)["time"].quantile(0.5), alone.predict(X).quantile(0.5), rtol=1e-3)
 
 
 @pytest.mark.slow
