@@ -24,11 +24,13 @@ from flatprior.inference import (
     Prior,
     compare,
     cross_validate,
+    diagnose,
     explain,
     fit,
     flat,
     linearized,
     log_density,
+    loo,
     standardize,
 )
 from flatprior.inference.checks import check_problem
@@ -50,6 +52,8 @@ from flatprior.models import (
     gaussian,
     priors,
 )
+
+from .tables import KINDS, LEADING, METHODS
 
 RNG = np.random.default_rng(0)
 NUM_ROWS = 40
@@ -167,6 +171,28 @@ def test_a_row_has_the_log_mean_of_products_and_a_site_its_own(draws: Fit) -> No
     w = draws.draws["w"][0]
     np.testing.assert_allclose(whole["price"].mean, (X @ w.T).mean(axis=1), rtol=1e-4, atol=1e-4)
     np.testing.assert_allclose(whole["sold"].probs, (1 / (1 + np.exp(-X @ w.T))).mean(axis=1), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:Estimated shape parameter")
+@pytest.mark.parametrize("method", METHODS)
+def test_every_method_fits_and_predicts_all_sites(method: str, tmp_path: Path) -> None:
+    model = Model(MLP((3,), "tanh"), {"price": Normal(dist.HalfNormal(1.0)), "sold": Bernoulli()}, gaussian(1.0))
+    result = fitted(METHODS[method](), model)
+    by_site = {site: result[site].log_likelihood(X, Y[site]) for site in NAMES}
+    whole = result.log_likelihood(X, Y)
+    assert whole.shape == (*LEADING[method], NUM_ROWS)
+    np.testing.assert_allclose(whole, sum(by_site.values()), rtol=1e-4, atol=1e-4)
+    expected = logsumexp(whole, axis=(0, 1)) - np.log(np.prod(LEADING[method]))
+    np.testing.assert_allclose(result.predict(X).log_prob(Y), expected, rtol=1e-4, atol=1e-4)
+    for site in NAMES:
+        one, other = result[site].predict(X), result.predict(X)[site]
+        np.testing.assert_array_equal(one.log_prob(Y[site]), other.log_prob(Y[site]))
+    again = Fit.load(result.save(tmp_path / "fit.nc"), model)
+    np.testing.assert_array_equal(again.predict(X).log_prob(Y), result.predict(X).log_prob(Y))
+    if KINDS[method] == "chain":
+        assert loo(result, X, Y).n_data_points == NUM_ROWS
+        assert {"predictions of price", "predictions of sold"} <= set(diagnose(result, X, Y).table.index)
 
 
 def test_the_sites_of_a_sample_share_a_draw(draws: Fit) -> None:
@@ -401,6 +427,8 @@ def test_a_comparison_is_of_whole_rows_and_of_each_site(mode: Fit, draws: Fit) -
 @pytest.mark.slow
 def test_each_row_of_each_site_is_left_out_once() -> None:
     scores = cross_validate({"MAP": (TWO, MAP(num_steps=50))}, X, Y, num_folds=2, key=0, progress=False)
+    (one, _), (other, _) = ((np.bincount(SOLD[scored]), None) for _, scored in scores.splits)
+    assert (np.abs(one - other) <= 1).all()  # stratified by the class of the one site that has classes
     table = scores.to_dataframe().loc["MAP"]
     assert table["elpd"] == pytest.approx(table["elpd of price"] + table["elpd of sold"], rel=1e-5)
 
