@@ -117,8 +117,8 @@ def test_rows_have_weights(table: Path, tmp_path: Path, capsys: pytest.CaptureFi
     main(["compare", str(table), "--target", "count", "--likelihood", "poisson", "--weights", "times", *out])
     printed = capsys.readouterr().out
     assert "Rows count by their weights in the column 'times'." in printed
-    assert "of total weight" in printed
-    assert "A row of weight w counts as w equal rows." in printed
+    assert "total weight of" in printed
+    assert "a row of weight w counts as w equal rows." in printed
 
 
 def test_the_command_offers_every_method() -> None:
