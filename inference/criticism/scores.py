@@ -59,7 +59,7 @@ class Forecast:
         known: dict[str, Any] = {"log_prob": log_prob, "y": np.asarray(leaves[0])}
         if response.is_class:
             probs = predictive.class_probs
-            known["rps"] = ranked_probability_score(probs, known["y"]) if response.has_cdf else None
+            known["rps"] = ranked_probability_score(probs, known["y"]) if "cdf" not in response.missing else None
             return cls(**known, probs=probs)
         known["num_tokens"] = response.count_tokens(known["y"])
         if response.has_cdf:
