@@ -90,6 +90,8 @@ class Forecast:
         """Return elpd and the other scores of one of several observed sites."""
         part = self.sites[site]
         counted = part if self.weights is None else replace(part, weights=self.weights * part.weights)
+        if counted.weights is not None and not counted.weights.any():
+            return {}
         return {"elpd": mean(counted.log_prob, counted.weights), **counted.scores()}
 
     def replicated(self) -> "Forecast":
@@ -167,8 +169,10 @@ COLUMNS = tuple(field.name for field in fields(Forecast) if field.name != "sites
 def _of_site(predictive: Predictive, y: Rows) -> Forecast:
     """Return the forecast of one of several observed sites, in which rows without its y count 0 times.
 
-    They have the y of another row, which the scores do not see.
+    They have the y of another row, or one that is drawn, which the scores do not see.
     """
+    if all(np.isnan(np.asarray(leaf, float)).all() for leaf in jax.tree.leaves(y)):
+        return replace(Forecast.of(predictive, predictive.sample(0)), weights=np.zeros(count_rows(y)))
     whole, known = observations("y", y)
     if known is None:
         return replace(Forecast.of(predictive, whole), weights=np.ones(count_rows(whole)))
