@@ -37,23 +37,35 @@ class RowCounts:
     """The sum of the weights of the rows, where they have weights."""
 
     def __str__(self) -> str:
-        causes = (self.unlabelled, "without y"), (self.unweighted, "of weight 0")
-        left_out = [f"{count} rows {why}" for count, why in causes if count]
-        parts = [f"{self.rows} rows" + ("" if self.weight is None else f" of total weight {self.weight:.6g}")]
-        parts += [f"left out: {', '.join(left_out)}"] if left_out else []
-        parts += [f"{self.missing} values of y are missing"] if self.missing else []
-        return "; ".join(parts)
+        weight = "" if self.weight is None else f" of total weight {self.weight:.6g}"
+        return "; ".join([f"{_counted(self.rows, 'row')}{weight}", *self._gaps])
 
     @property
     def is_plain(self) -> bool:
         """Whether all rows count once, and have all values of y."""
-        return self.unlabelled == self.unweighted == self.missing == 0 and self.weight is None
+        return not self._gaps and self.weight is None
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """The note of a table of scores on its rows; none where they are plain."""
-        weighted = "" if self.weight is None else " A row of weight w counts as w equal rows."
-        return () if self.is_plain else (f"{str(self).capitalize()}.{weighted}",)
+        """The notes of a table of scores on its rows; none where they are plain."""
+        notes = [f"{gap[0].upper()}{gap[1:]}." for gap in self._gaps]
+        if self.weight is not None:
+            notes.append(
+                f"The rows have a total weight of {self.weight:.6g}: a row of weight w counts as w equal rows."
+            )
+        return tuple(notes)
+
+    @property
+    def _gaps(self) -> list[str]:
+        """The rows that are left out, and the values that are missing, in words."""
+        causes = (self.unlabelled, "without y"), (self.unweighted, "of weight 0")
+        left_out = [f"{_counted(count, 'row')} {why}" for count, why in causes if count]
+        missing = f"{_counted(self.missing, 'value')} of y {'is' if self.missing == 1 else 'are'} missing"
+        return [f"left out: {', '.join(left_out)}"] * bool(left_out) + [missing] * bool(self.missing)
+
+
+def _counted(count: int, noun: str) -> str:
+    return f"{count} {noun}{'s' * (count != 1)}"
 
 
 class Labelled(NamedTuple):

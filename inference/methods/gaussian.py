@@ -230,11 +230,15 @@ def importance_of(gaussian: Gaussian | LowRank, potential: Callable[[np.ndarray]
 
 def status_of_importance(importance: Importance, num_rows: int | None, structure: Structure) -> Status:
     """Return the reason not to rely on a Gaussian: as weights or, where `num_rows` is given, as predictions of rows."""
-    by_rows = num_rows is not None
-    if importance.stands_for_rows(num_rows) if by_rows else importance.stands_for_weights(structure.num_weights):
+    stands = (
+        importance.stands_for_weights(structure.num_weights)
+        if num_rows is None
+        else importance.stands_for_rows(num_rows)
+    )
+    if stands:
         return Status()
     numbers = {"k": importance.pareto_k, "divergence": importance.divergence, "limit": MAX_PARETO_K}
-    asked = structure.latents.keys() - structure.exchangeable - structure.real if by_rows else ()
+    asked = structure.latents.keys() - structure.exchangeable - structure.real if num_rows is not None else ()
     scales = sorted(site for site in asked if structure.latents[site] == ())
     cure = f", or give {', '.join(scales)} the value of tune(model, x, y, sites={scales})" if scales else ""
     return Status(warnings=(Reason.of(Code.NOT_GAUSSIAN, cure=cure, **numbers),))
