@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import matplotlib
+import numpy as np
 from matplotlib.figure import Figure
 
 from ..inference import Comparison, Fit
@@ -23,7 +24,11 @@ def draw(fits: Mapping[str, Fit], comparison: Comparison, test: Split, title: st
     scores, frequencies = figure.subplots(1, 2, width_ratios=(3, 2))
     plot_compare(comparison, scores).set_title("elpd on test rows, minus that of the best", fontsize=10, loc="left")
     num_bins = max(1, min(NUM_BINS, len(test.y) // BIN_ROWS))
-    calibrations = {name: calibration(fits[name], test.x, test.y, num_bins=num_bins) for name in fits}
+    is_whole = test.weights is not None and not np.any(test.weights % 1)
+    rows = {"weights": test.weights if is_whole else None, "num_bins": num_bins}
+    calibrations = {name: calibration(fits[name], test.x, test.y, **rows) for name in fits}
     plot_calibration(calibrations, frequencies)
+    if test.weights is not None and not is_whole:
+        frequencies.set_title("each row once: its weights are not whole numbers", fontsize=10, loc="left")
     figure.suptitle(f"{title}: one network, {len(fits)} answers", x=0.01, ha="left", fontweight="bold")
     return atomic_write(path, lambda file: figure.savefig(file, dpi=150))

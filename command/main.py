@@ -68,7 +68,12 @@ def _parser() -> argparse.ArgumentParser:
     )
     compare.add_argument("--target", metavar="COLUMN", help="the column to predict; all others are features")
     compare.add_argument(
-        "--likelihood", choices=LIKELIHOODS, help="the likelihood; by default inferred from the target"
+        "--likelihood",
+        choices=LIKELIHOODS,
+        help="the likelihood; by default bernoulli, categorical or normal, inferred from the target",
+    )
+    compare.add_argument(
+        "--weights", metavar="COLUMN", help="the column that says how many equal rows each row counts as"
     )
     compare.add_argument(
         "--widths", type=_widths, default=(16, 16), help="hidden units per layer (16,16); '' is a linear model"
@@ -97,8 +102,12 @@ def run_compare(chosen: argparse.Namespace) -> None:
 
     if (chosen.data is None) != (chosen.target is None):
         raise ValueError("DATA.csv and --target COLUMN go together.")
+    if chosen.data is None and chosen.weights is not None:
+        raise ValueError("--weights COLUMN needs DATA.csv: the default table has no such column.")
     table = (
-        example(chosen.likelihood) if chosen.data is None else read_csv(chosen.data, chosen.target, chosen.likelihood)
+        example(chosen.likelihood)
+        if chosen.data is None
+        else read_csv(chosen.data, chosen.target, chosen.likelihood, chosen.weights)
     )
     train, test = table.split(chosen.held_out, chosen.seed)
     model = network(table, chosen.widths)
@@ -108,9 +117,10 @@ def run_compare(chosen: argparse.Namespace) -> None:
     print(f"Model: {model}\n", flush=True)
     fits = {}
     for name in chosen.methods:
-        fits[METHODS[name]] = fit(model, method(name, chosen.draws), train.x, train.y, key=chosen.seed)
+        settings = method(name, chosen.draws)
+        fits[METHODS[name]] = fit(model, settings, train.x, train.y, weights=train.weights, key=chosen.seed)
         print(f"{METHODS[name]}: {fits[METHODS[name]].seconds}", file=sys.stderr)
-    comparison = compare(fits, test.x, test.y)
+    comparison = compare(fits, test.x, test.y, weights=test.weights)
     print(comparison)
     chosen.out.mkdir(parents=True, exist_ok=True)
     written = [draw(fits, comparison, test, table.title, chosen.out / "compare.png")]
@@ -122,16 +132,37 @@ def run_compare(chosen: argparse.Namespace) -> None:
 
 def network(table: Table, widths: tuple[int, ...]) -> "Model":
     """Return the model of a table, with fan-in priors and the observation that suits its target."""
-    from ..models import MLP, Bernoulli, Categorical, Model, Normal, fan_in
+    from ..models import MLP, Model, fan_in
 
-    observation: Observation
-    if table.likelihood == "bernoulli":
-        observation = Bernoulli()
-    elif table.likelihood == "categorical":
-        observation = Categorical(len(table.classes))
-    else:
-        observation = Normal(scale="network")
-    return Model(MLP(widths), observation, fan_in(1.0))
+    return Model(MLP(widths), observation(table), fan_in(1.0))
+
+
+def observation(table: Table) -> "Observation":
+    """Return the observation of a likelihood, with a scale or concentration that is an output of the network."""
+    from .. import models
+
+    match table.likelihood:
+        case "bernoulli":
+            return models.Bernoulli()
+        case "categorical":
+            return models.Categorical(len(table.classes))
+        case "ordinal":
+            return models.Ordinal(len(table.classes))
+        case "student-t":
+            return models.StudentT(scale="network")
+        case "poisson":
+            return models.Poisson()
+        case "negative-binomial":
+            return models.NegativeBinomial("network")
+        case "gamma":
+            return models.Gamma("network")
+        case "log-normal":
+            return models.LogNormal("network")
+        case "weibull":
+            return models.Weibull("network")
+        case "beta":
+            return models.Beta("network")
+    return models.Normal("network")
 
 
 def method(name: str, draws: int | None = None) -> "Method":

@@ -29,6 +29,9 @@ under a prior of its own such as ``gaussian(HalfNormal(1.0))``. Then let `compar
 of one draw), a `status` that reports what went wrong, `predict`, `log_likelihood`, and `to_datatree` for ArviZ.
 Predictions of a failed fit come with a `FailedFitWarning`.
 
+Where a model observes several sites, y is a dict with the rows of each under its name, and the log probability of a row
+is the sum over them. ``result["a"]`` is the fit as one of site a alone, for what is asked of one kind of y.
+
 To judge fits: `compare` scores them on unseen rows, `cross_validate` on every row once, `loo` estimates the same from
 one fit, and `diagnose` checks whether chains can be trusted. `tune` sets the scales of a prior by the data. `explain`
 names the cost function of a model. The rest is in these packages and modules:

@@ -37,23 +37,35 @@ class RowCounts:
     """The sum of the weights of the rows, where they have weights."""
 
     def __str__(self) -> str:
-        causes = (self.unlabelled, "without y"), (self.unweighted, "of weight 0")
-        left_out = [f"{count} rows {why}" for count, why in causes if count]
-        parts = [f"{self.rows} rows" + ("" if self.weight is None else f" of total weight {self.weight:.6g}")]
-        parts += [f"left out: {', '.join(left_out)}"] if left_out else []
-        parts += [f"{self.missing} values of y are missing"] if self.missing else []
-        return "; ".join(parts)
+        weight = "" if self.weight is None else f" of total weight {self.weight:.6g}"
+        return "; ".join([f"{_counted(self.rows, 'row')}{weight}", *self._gaps])
 
     @property
     def is_plain(self) -> bool:
         """Whether all rows count once, and have all values of y."""
-        return self.unlabelled == self.unweighted == self.missing == 0 and self.weight is None
+        return not self._gaps and self.weight is None
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """The note of a table of scores on its rows; none where they are plain."""
-        weighted = "" if self.weight is None else " A row of weight w counts as w equal rows."
-        return () if self.is_plain else (f"{str(self).capitalize()}.{weighted}",)
+        """The notes of a table of scores on its rows; none where they are plain."""
+        notes = [f"{gap[0].upper()}{gap[1:]}." for gap in self._gaps]
+        if self.weight is not None:
+            notes.append(
+                f"The rows have a total weight of {self.weight:.6g}: a row of weight w counts as w equal rows."
+            )
+        return tuple(notes)
+
+    @property
+    def _gaps(self) -> list[str]:
+        """The rows that are left out, and the values that are missing, in words."""
+        causes = (self.unlabelled, "without y"), (self.unweighted, "of weight 0")
+        left_out = [f"{_counted(count, 'row')} {why}" for count, why in causes if count]
+        missing = f"{_counted(self.missing, 'value')} of y {'is' if self.missing == 1 else 'are'} missing"
+        return [f"left out: {', '.join(left_out)}"] * bool(left_out) + [missing] * bool(self.missing)
+
+
+def _counted(count: int, noun: str) -> str:
+    return f"{count} {noun}{'s' * (count != 1)}"
 
 
 class Labelled(NamedTuple):
@@ -155,6 +167,9 @@ def _filled(y: Rows) -> tuple[Rows, Rows]:
     if all(each is None for each in known):
         return y, None
     known = [np.ones(np.shape(leaf), bool) if each is None else each for leaf, each in zip(leaves, known, strict=True)]
+    if not any(each.any() for each in known):
+        count = sum(each.size for each in known)
+        raise ValueError(f"y: expected labels in some rows; got only missing values, {count} of them.")
     whole = [
         leaf if each.all() else _without_gaps(np.asarray(leaf), each) for leaf, each in zip(leaves, known, strict=True)
     ]
@@ -174,9 +189,9 @@ def _known(leaf: Any) -> np.ndarray | None:
 
 
 def _without_gaps(values: np.ndarray, known: np.ndarray) -> np.ndarray:
-    """Return the values, and where they are not known those of the first row that has one."""
+    """Return the values, and where they are not known those of the first row that has one; 1 where none is."""
     if not known.any():
-        raise ValueError(f"y: expected labels in some rows; got only missing values, {known.size} of them.")
+        return np.ones(values.shape, np.int64)
     first = np.take_along_axis(values, known.argmax(axis=0)[None], axis=0)
     values = np.where(known, values, np.where(known.any(axis=0), first, values[known][0]))
     is_whole = (np.abs(values) <= LARGEST).all() and (values == np.round(values)).all()
@@ -188,6 +203,13 @@ def with_gaps(y: Rows, known: Rows) -> Rows:
     if known is None:
         return y
     return jax.tree.map(lambda leaf, each: leaf if each.all() else np.where(each, leaf, np.nan), y, known)
+
+
+def check_has_labels(structure: Structure, known: Rows) -> None:
+    """Raise ValueError where none of the rows has a value of one of several observed sites, which a fit needs."""
+    for name, _, part in structure.by_site(known) if known is not None else []:
+        if not any(leaf.any() for leaf in jax.tree.leaves(part)):
+            raise ValueError(f"{name}: expected labels in some rows; got only missing values.")
 
 
 def check_gaps(structure: Structure, known: Rows) -> None:

@@ -91,9 +91,10 @@ MESSAGES: Mapping[Code, str] = {
     ),
     Code.NOT_REACHED: (
         "This is not the mode: {steps} steps of Newton's method lower the loss by another {gain:.3g} nats "
-        "({per_row:.2g} per row) without reaching it, and the fit stays where the optimiser ended. A network with a "
-        "learned scale and few rows per weight has its mode, if there is one, where it fits the noise: fix the scale, "
-        "give a validation_fraction, or use MCLMC. Otherwise increase num_steps."
+        "({per_row:.2g} per row) without reaching it, and the fit stays where the optimiser ended. With few rows per "
+        "weight a network fits their noise ever more exactly, and has its mode, if there is one, where it does. MCLMC "
+        "needs no mode. For a point, fix the scale of y, no smaller than the errors that matter (the smaller, the "
+        "further the mode), or give a validation_fraction, by which the fit ends earlier. Otherwise increase num_steps."
     ),
     Code.TOO_COARSE: (
         "The mode is known more exactly than {precision} can hold: rounding the weights and predictions costs "
@@ -198,7 +199,7 @@ MESSAGES: Mapping[Code, str] = {
     Code.NOT_GAUSSIAN: (
         "The posterior is no Gaussian around this mode, and neither draws nor evidence can be relied on: Pareto's k of "
         "their importance weights is {k:.2f} (reliable up to {limit}), and their divergence from the posterior about "
-        "{divergence:.2g} nats. Use NUTS, or MCLMC for a network."
+        "{divergence:.2g} nats. Use NUTS, or MCLMC for a network{cure}."
     ),
     Code.END_OF_RANGE: (
         "The data do not determine {site} on one side: the score is {score:.6g} at the best, {best:.3g}, and "

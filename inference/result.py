@@ -24,7 +24,7 @@ from .method import Kind, Method, Outcome
 from .pointwise import log_likelihood
 from .predictive import Predictive
 from .response import Response
-from .rows import Data, Rows, Weights
+from .rows import Data, Rows, Weights, copied
 from .saved import Parts, Seen, read, write
 from .several import observing
 from .sites import NumPyroModel
@@ -59,8 +59,9 @@ class Fit:
     def __getitem__(self, site: str) -> "Fit":
         """Return the fit as one of the model of one observed site alone, where the model has several.
 
-        Its draws are those of the fit, so they have seen all sites; its y, its predictions and its scores are those of
-        this site. So every function of a fit can be asked about it: ``calibration(fit["a"], x, y["a"])``.
+        Its draws and its status are those of the fit, which has seen all sites; its y, its predictions and its scores
+        are those of this site, and it has no evidence of its own. So every function of a fit can be asked about it:
+        ``calibration(fit["a"], x, y["a"])``.
 
         Raises:
             KeyError: when there is no such observed site.
@@ -68,8 +69,8 @@ class Fit:
         self.structure.check_site(site)
         if len(self.structure.responses) == 1:
             return self
-        seen = self.seen.get(site, Seen())
-        return replace(self, density=self.density.of_site(site), **vars(seen), seen={})
+        seen, outcome = self.seen.get(site, Seen()), replace(self.outcome, log_evidence=None)
+        return replace(self, density=self.density.of_site(site), outcome=outcome, **vars(seen), seen={})
 
     @property
     def model(self) -> NumPyroModel:
@@ -280,7 +281,8 @@ class Fit:
         counts = ((chains, "chain"), (draws, "draw"), (self.structure.num_weights, "weight"))
         many, each, weights = (f"{count} {noun}{'s' * (count != 1)}" for count, noun in counts)
         rows = "" if self.counts is None or self.counts.is_plain else f" ({self.counts})"
-        return f"Fit by {self.method.name}: {self.kind}, {many} of {each}, {weights}, {self.status}{rows}"
+        of_site = f" of {self.model.site!r}" if isinstance(self.model, observing) else ""
+        return f"Fit by {self.method.name}{of_site}: {self.kind}, {many} of {each}, {weights}, {self.status}{rows}"
 
     @property
     def _chains_and_draws(self) -> tuple[int, int]:
@@ -307,7 +309,7 @@ class Fit:
     def _checked(self, x: Any) -> Rows:
         rows = check_like(self.layout, x)
         check_indices(self.density, Data(rows))
-        return jax.device_put(rows)
+        return copied(rows)
 
 
 def seen_of(structure: Structure, data: Data) -> dict[str, Seen]:

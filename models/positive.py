@@ -1,6 +1,7 @@
 """Observations of positive numbers, `LogNormal`, `Gamma`, `Weibull` and `Exponential`, and of shares, `Beta`."""
 
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -124,4 +125,6 @@ class Beta(Family):
 class OpenBeta(dist.Beta):
     """A Beta distribution without the ends, 0 and 1, at which no density is finite and positive."""
 
+    loss: ClassVar[str] = "Beta NLL of a share between 0 and 1"
+    """The name of its negative log probability."""
     support = constraints.open_interval(0.0, 1.0)

@@ -113,7 +113,11 @@ def _abstract_sites(model: Callable[..., Any], x: Any) -> dict[str, Any]:
     def run(x: Any) -> list[Any]:
         free = trace(seed(filled, jax.random.key(0))).get_trace(x)
         values = {name: site["value"] for name, site in free.items() if site["type"] == "sample"}
-        sites.update(trace(seed(filled, jax.random.key(0))).get_trace(x, _observed(model, values)))
+        observing = trace(seed(filled, jax.random.key(0)))
+        try:
+            sites.update(observing.get_trace(x, _observed(model, values)))
+        except TypeError:  # the model takes rows by name: it observes several sites
+            sites.update(observing.get_trace(x, values))
         return []
 
     jax.eval_shape(run, jax.tree.map(np.asarray, x))
@@ -122,6 +126,8 @@ def _abstract_sites(model: Callable[..., Any], x: Any) -> dict[str, Any]:
 
 def _observed(model: Callable[..., Any], values: dict[str, Any]) -> Any:
     """The y of a model, from the values of all its sites."""
+    while not hasattr(model, "observation") and hasattr(model, "model"):  # as in standardised units
+        model = model.model
     observation = getattr(model, "observation", None)
     if isinstance(observation, Heads):
         return {name: values[name] for name, _ in observation.parts}

@@ -216,7 +216,8 @@ BUGS = [
     Bug(
         "chains of a model written by hand may disagree on its weights",
         "inference/methods/mixing.py",
-        "        if not apart:\n            return ()\n",
+        "        if not apart or (self.is_network and self._shown_by_predictions(apart) <= MAX_NATS):\n"
+        "            return ()\n",
         "        return ()\n",
         "test_mixing.py::test_chains_in_different_modes_of_slopes_are_named_and_their_predictions_agree",
     ),
@@ -237,16 +238,44 @@ BUGS = [
     Bug(
         "a network whose predictions still move has settled",
         "inference/methods/mclmc.py",
-        "is_settled = is_precise = mixing.error <= MAX_NATS",
-        "is_settled = is_precise = True",
+        "        if mixing.error <= MAX_NATS:\n            return []\n",
+        "        return []\n",
         "test_mixing.py::test_predictions_that_are_still_moving_are_an_error_and_weights_that_only_shrink_are_not",
     ),
     Bug(
         "trajectories that are cut short are never reported",
         "inference/methods/nuts.py",
-        " and mixing.smallest_ess() >= enough",
+        ' and mixing.smallest_ess() >= MIN_ESS * len(stats["lp"])',
         "",
-        "test_mixing.py::test_cut_trajectories_are_reported_unless_every_weight_mixes",
+        "test_mixing.py::test_cut_trajectories_are_reported_unless_weights_mix_or_predictions_are_right",
+    ),
+    Bug(
+        "what is to come does not depend on the length of the warm-up",
+        "inference/methods/mixing.py",
+        "max(DRIFT, math.log(2) / math.log(second / first))",
+        "DRIFT",
+        "test_mixing.py::test_what_is_to_come_goes_with_the_log_of_the_steps",
+    ),
+    Bug(
+        "a slope beside a network may differ between chains",
+        "inference/methods/mixing.py",
+        "error = float(np.mean(changes)) / self._shape[0] ** 0.5",
+        "error = 0.0",
+        "test_mixing.py::test_a_slope_beside_a_network_is_asked_even_where_predictions_agree",
+    ),
+    Bug(
+        "tune goes on where the evidence jumps",
+        "inference/criticism/search.py",
+        "raise StopIteration",
+        "pass",
+        "test_tuning.py::test_the_search_ends_at_a_jump_and_at_a_smooth_maximum_to_the_last_digits",
+    ),
+    Bug(
+        "Laplace's draws for a network may be where the posterior is not",
+        "inference/methods/gaussian.py",
+        " and self.divergence <= MAX_DIVERGENCE_PER_ROW * num_rows",
+        "",
+        "test_linearized.py::test_a_gaussian_stands_for_the_rows_of_a_network_unless_its_mass_is_elsewhere",
     ),
     Bug(
         "MCLMC accepts every step",

@@ -10,11 +10,22 @@ import matplotlib.image
 import numpy as np
 import pandas as pd
 import pytest
+import scipy.special
 
 from flatprior.command import main
-from flatprior.command.data import Table, example, read_csv
-from flatprior.command.main import METHODS, method
+from flatprior.command.data import (
+    CLASSES,
+    COUNTS,
+    LIKELIHOODS,
+    POSITIVE,
+    STANDARDISED,
+    Table,
+    example,
+    read_csv,
+)
+from flatprior.command.main import METHODS, method, network
 from flatprior.inference import methods
+from flatprior.inference.checks import check_problem
 
 RNG = np.random.default_rng(0)
 ROWS = 60
@@ -32,6 +43,8 @@ def table(tmp_path: Path) -> Path:
             "number": z + RNG.normal(size=ROWS),
             "answer": np.where(z + RNG.normal(size=ROWS) > 0, "yes", "no"),
             "animal": RNG.choice(["cat", "dog", "other"], ROWS),
+            "count": RNG.poisson(np.exp(z / 2)),
+            "times": RNG.integers(0, 3, ROWS),
         }
     )
     frame.to_csv(tmp_path / "table.csv", index=False)
@@ -77,6 +90,37 @@ def test_it_fits_prints_and_writes(table: Path, tmp_path: Path, capsys: pytest.C
     assert tree["log_likelihood"]["y"].shape == (10, 20, 15)
 
 
+@pytest.mark.parametrize("likelihood", LIKELIHOODS)
+def test_every_likelihood_has_an_observation(likelihood: str, table: Path) -> None:
+    frame = pd.read_csv(table)
+    targets = {
+        **dict.fromkeys(CLASSES, frame["animal"]),
+        "bernoulli": frame["answer"],
+        **dict.fromkeys(COUNTS, frame["count"]),
+        **dict.fromkeys(POSITIVE, np.exp(frame["number"])),
+        **dict.fromkeys(STANDARDISED, frame["number"]),
+        "beta": scipy.special.expit(frame["number"]),
+    }
+    frame["target"] = targets[likelihood]
+    frame.loc[7, "target"] = None
+    frame.to_csv(table, index=False)
+    read = read_csv(table, "target", likelihood, "times")
+    assert "missing in 1 rows" in " ".join(read.remarks)
+    assert not {"target", "times"} & set(read.features)
+    train, _ = read.split(0.25, seed=0)
+    _, data = check_problem(network(read, ()), train.x, train.y, train.weights)
+    assert data.num_rows == np.count_nonzero(train.weights * ~np.isnan(train.y))
+
+
+def test_rows_have_weights(table: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    out = ["--methods", "map", "--widths", "", "--out", str(tmp_path / "out")]
+    main(["compare", str(table), "--target", "count", "--likelihood", "poisson", "--weights", "times", *out])
+    printed = capsys.readouterr().out
+    assert "Rows count by their weights in the column 'times'." in printed
+    assert "total weight of" in printed
+    assert "a row of weight w counts as w equal rows." in printed
+
+
 def test_the_command_offers_every_method() -> None:
     made = {type(method(name)).__name__ for name in METHODS}
     others = {"Method", "PriorPath", "prior_path", "Conditional"}  # Conditional needs the names of sites
@@ -94,6 +138,9 @@ def test_the_command_offers_every_method() -> None:
         (["compare", "{table}", "--target", "animal", "--likelihood", "normal"], "is not numeric; got"),
         (["compare", "{table}", "--target", "z", "--likelihood", "categorical"], "60 values in 60 rows"),
         (["compare", "{table}", "--target", "z", "--held-out", "1"], "expected --held-out|Expected --held-out"),
+        (["compare", "{table}", "--target", "z", "--likelihood", "gamma"], "expected positive numbers in 'z'; got -"),
+        (["compare", "{table}", "--target", "z", "--weights", "w"], "no column 'w'"),
+        (["compare", "--weights", "w"], "--weights COLUMN needs DATA.csv"),
         (["compare", "--widths", "a"], "expected integers such as 16,16"),
         (["compare", "--methods", "mle,vi"], "expected some of mle,map,mclmc"),
     ],

@@ -297,6 +297,7 @@ def linear(observation: Any, prior: Any = LINEAR) -> Model:
     return Model(MLP(), observation, prior)
 
 
+STUDENT = "Student-t loss, (df + 1)/2 log(1 + z^2 / df) + log(scale) + terms of df, df = 4, scale = 1"
 NAMES: dict[str, tuple[Any, str, str, str, str]] = {
     # model, kind of y, site, distribution, name
     "Bernoulli": (linear(Bernoulli()), "binary", "y", "Bernoulli(logits)", "binary cross-entropy with logits"),
@@ -353,7 +354,7 @@ NAMES: dict[str, tuple[Any, str, str, str, str]] = {
         "Laplace(loc, scale)",
         "Laplace NLL, one learned scale",
     ),
-    "Student": (robust, "real", "y", "StudentT(4, loc, 1)", "negative log of StudentT"),
+    "Student": (robust, "real", "y", "StudentT(4, loc, 1)", STUDENT),
     "weight decay": (
         linear(Bernoulli(), gaussian(0.5)),
         "binary",
@@ -449,7 +450,8 @@ CONSTANTS: dict[str, tuple[Any, str, str, float | None]] = {
     "flat": (flat(linear(Bernoulli())), "binary", "w1", 0.0),
     "L1": (linear(Bernoulli(), dist.Laplace(0.0, 0.3)), "binary", "w1", 2 * math.log(2 * 0.3)),
     "Uniform": (robust, "real", "w", math.log(6)),
-    "unknown": (robust, "real", "y", None),
+    "unknown": (automatic_relevance, "real", "spread", None),
+    "Student": (robust, "real", "y", 40 * (math.log(4 * math.pi) / 2 - special.gammaln(2.5))),
     "learned L1": (automatic_relevance, "real", "v", math.log(2)),
     "learned decay": (automatic_relevance, "real", "w", math.log(2 * math.pi)),
 }

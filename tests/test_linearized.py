@@ -14,14 +14,16 @@ import numpyro.distributions as dist
 import pytest
 from jax import Array
 from scipy.stats import multivariate_normal
+from sklearn.datasets import load_diabetes
 
-from flatprior.inference import MAP, NUTS, Code, Conditional, Fit, Laplace, compare, fit, linearized, log_density
+from flatprior.inference import MAP, NUTS, Code, Conditional, Fit, Laplace, compare, fit, linearized, log_density, tune
 from flatprior.inference.checks import check_problem
 from flatprior.inference.distributions import affine, constrained, unconstrained
 from flatprior.inference.methods import gaussian as gaussians
+from flatprior.inference.methods.gaussian import Importance
 from flatprior.inference.methods.rowwise import rowwise_surface_of
 from flatprior.inference.tangent import has_hidden_units
-from flatprior.models import MLP, Bernoulli, Model, Normal, gaussian
+from flatprior.models import MLP, Bernoulli, Model, Normal, fan_in, gaussian
 
 from .tables import MODELS
 
@@ -393,6 +395,39 @@ def test_the_status_tells_posteriors_that_are_no_gaussian(name: str) -> None:
     model, rows, is_ok = STATUSES[name]
     result = fit(model, Laplace(num_samples=4), *rows, key=0, progress=False)
     assert (result.status.level == "ok") == is_ok, (result.status, result.stats)
+
+
+@pytest.mark.parametrize(("divergence", "stands"), [(3.0, True), (5.0, False)])
+def test_a_gaussian_stands_for_the_rows_of_a_network_unless_its_mass_is_elsewhere(
+    divergence: float, stands: bool
+) -> None:
+    """Of 200 rows: draws as probable as the Gaussian has it, from a posterior that is wider or at another scale."""
+    assert Importance(pareto_k=1.4, gap=0.3, divergence=divergence).stands_for_rows(200) == stands
+    assert Importance(pareto_k=0.6, gap=9.0, divergence=9.0).stands_for_rows(200)
+    assert not Importance(pareto_k=1.4, gap=3.0, divergence=divergence).stands_for_rows(200)
+
+
+@pytest.mark.slow
+def test_a_scale_that_has_fitted_noise_at_the_mode_is_named_and_tuned_it_is_right() -> None:
+    """98 weights and 200 rows: at the joint mode the scale is 0.44, in the posterior 0.67."""
+    x, y = load_diabetes(return_X_y=True)
+    x, y = (x - x.mean(axis=0)) / x.std(axis=0), (y - y.mean()) / y.std()
+    order = np.random.default_rng(0).permutation(len(y))
+    train, test = order[:200], order[200:]
+    model = Model(MLP((8,), "tanh"), Normal(dist.HalfNormal(1.0)), fan_in(2.0))
+
+    def covered(result: Fit) -> float:
+        low, high = result.predict(x[test]).interval(0.9)
+        return float(np.mean((low <= y[test]) & (y[test] <= high)))
+
+    learned = fit(model, Laplace(), x[train], y[train], key=0, progress=False)
+    assert learned.status.codes == (Code.NOT_GAUSSIAN,)
+    assert "give scale the value of tune(model, x, y, sites=['scale'])" in str(learned.status)
+    assert covered(learned) < 0.8
+    tuned = tune(model, x[train], y[train], sites=["scale"], key=0, progress=False)
+    fixed = fit(tuned.model, Laplace(), x[train], y[train], key=0, progress=False)
+    assert fixed.status.level == "ok", fixed.status
+    assert covered(fixed) > 0.85
 
 
 @pytest.mark.slow

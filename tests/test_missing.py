@@ -105,7 +105,7 @@ def test_a_fit_and_its_scores_are_those_of_the_labelled_rows(kind: str) -> None:
         table.to_dataframe().drop(columns=["kind", "status", "seconds_compile", "seconds_run"]) for table in tables
     ]
     pd.testing.assert_frame_equal(*numbers)
-    assert "left out: 4 rows without y" in str(tables[0])
+    assert "Left out: 4 rows without y." in str(tables[0])
     assert "Fitted to these rows" in str(tables[0])
     np.testing.assert_allclose(
         code_length(with_gaps, X, gaps).bits, code_length(whole, X[KEPT], y[KEPT]).bits, rtol=1e-12
@@ -115,7 +115,7 @@ def test_a_fit_and_its_scores_are_those_of_the_labelled_rows(kind: str) -> None:
 def test_explain_counts_what_it_leaves_out() -> None:
     model, y = LABELS["counts"]
     explained = explain(model, X, FORMS["NaN"](y))
-    assert "26 rows; left out: 4 rows without y." in str(explained)
+    assert "Left out: 4 rows without y." in str(explained)
     assert explained.loss == pytest.approx(explain(model, X[KEPT], y[KEPT]).loss, rel=1e-12)
 
 
@@ -189,7 +189,7 @@ def test_folds_have_the_known_values() -> None:
     result = cross_validate({"MAP": (independent, MAP(num_restarts=1))}, X, gaps, num_folds=3, key=0, progress=False)
     assert np.isfinite(result.log_probs["MAP"]).all()
     assert len(result.log_probs["MAP"]) == 30 - EMPTY
-    assert f"left out: {EMPTY} rows without y; " in str(result)
+    assert f"Left out: {EMPTY} rows without y." in str(result)
 
 
 def test_a_fit_with_gaps_survives_a_file(tmp_path: Any) -> None:

@@ -233,7 +233,7 @@ def test_the_disagreement_of_nuts_on_a_network_is_judged_by_its_size() -> None:
     assert Code.HIGH_RHAT in nuts.status_of(NUTS(), stats, mixing(absolute, w=slopes(1, 1, 1, 1))).codes
 
 
-def test_cut_trajectories_are_reported_unless_every_weight_mixes_or_the_predictions_of_a_network_are_right() -> None:
+def test_cut_trajectories_are_reported_unless_weights_mix_or_predictions_are_right() -> None:
     stats = {
         "lp": RNG.normal(-50.0, 1.0, size=SHAPE),
         "energy": RNG.normal(size=SHAPE),

@@ -24,11 +24,13 @@ from flatprior.inference import (
     Prior,
     compare,
     cross_validate,
+    diagnose,
     explain,
     fit,
     flat,
     linearized,
     log_density,
+    loo,
     standardize,
 )
 from flatprior.inference.checks import check_problem
@@ -39,7 +41,19 @@ from flatprior.inference.information import code_length, compress, cross_entropy
 from flatprior.inference.methods.rowwise import rowwise_surface_of
 from flatprior.inference.plots import plot_decision
 from flatprior.inference.rows import Data
-from flatprior.models import MLP, Bernoulli, Categorical, Model, Normal, gaussian, priors
+from flatprior.models import (
+    MLP,
+    Bernoulli,
+    Categorical,
+    Censored,
+    Exponential,
+    Model,
+    Normal,
+    gaussian,
+    priors,
+)
+
+from .tables import KINDS, LEADING, METHODS
 
 RNG = np.random.default_rng(0)
 NUM_ROWS = 40
@@ -159,6 +173,28 @@ def test_a_row_has_the_log_mean_of_products_and_a_site_its_own(draws: Fit) -> No
     np.testing.assert_allclose(whole["sold"].probs, (1 / (1 + np.exp(-X @ w.T))).mean(axis=1), rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:Estimated shape parameter")
+@pytest.mark.parametrize("method", METHODS)
+def test_every_method_fits_and_predicts_all_sites(method: str, tmp_path: Path) -> None:
+    model = Model(MLP((3,), "tanh"), {"price": Normal(dist.HalfNormal(1.0)), "sold": Bernoulli()}, gaussian(1.0))
+    result = fitted(METHODS[method](), model)
+    by_site = {site: result[site].log_likelihood(X, Y[site]) for site in NAMES}
+    whole = result.log_likelihood(X, Y)
+    assert whole.shape == (*LEADING[method], NUM_ROWS)
+    np.testing.assert_allclose(whole, sum(by_site.values()), rtol=1e-4, atol=1e-4)
+    expected = logsumexp(whole, axis=(0, 1)) - np.log(np.prod(LEADING[method]))
+    np.testing.assert_allclose(result.predict(X).log_prob(Y), expected, rtol=1e-4, atol=1e-4)
+    for site in NAMES:
+        one, other = result[site].predict(X), result.predict(X)[site]
+        np.testing.assert_array_equal(one.log_prob(Y[site]), other.log_prob(Y[site]))
+    again = Fit.load(result.save(tmp_path / "fit.nc"), model)
+    np.testing.assert_array_equal(again.predict(X).log_prob(Y), result.predict(X).log_prob(Y))
+    if KINDS[method] == "chain":
+        assert loo(result, X, Y).n_data_points == NUM_ROWS
+        assert {"predictions of price", "predictions of sold"} <= set(diagnose(result, X, Y).table.index)
+
+
 def test_the_sites_of_a_sample_share_a_draw(draws: Fit) -> None:
     samples = draws.predict(X).sample(0, (2, 3))
     assert {site: values.shape for site, values in samples.items()} == dict.fromkeys(NAMES, (2, 3, NUM_ROWS))
@@ -188,6 +224,33 @@ def test_rows_without_one_site_have_the_other() -> None:
             assert both[site].counts.rows == known.sum()
             assert not both[site].log_likelihood(X, gaps[site])[..., ~known].any()
         assert both.was_fitted_to(X, gaps)
+
+
+def test_one_site_may_be_known_in_no_row_that_is_scored(mode: Fit) -> None:
+    gaps = {"price": PRICE, "sold": np.full(NUM_ROWS, np.nan)}
+    predictive = mode.predict(X)
+    np.testing.assert_allclose(predictive.log_prob(gaps), predictive["price"].log_prob(PRICE), rtol=1e-5, atol=1e-6)
+    table = compare({"mode": mode}, X[::-1], gaps).to_dataframe()
+    assert table.loc["mode", "elpd"] == pytest.approx(table.loc["mode", "elpd of price"], rel=1e-5)
+    assert "elpd of sold" not in table
+    with pytest.raises(ValueError, match=r"y\['sold'\]: expected labels in some rows; got only missing values"):
+        fitted(MAP(), y=gaps)
+
+
+def test_the_bounds_of_missing_values_are_not_checked() -> None:
+    """Those of a Binomial differ between rows, and where y is missing it has the value of another row."""
+
+    def model(x: Any, y: Any = None) -> None:
+        w = numpyro.sample("w", dist.Normal(0, 1).expand([2]))
+        with numpyro.plate("row", x["z"].shape[0]):
+            numpyro.sample("price", dist.Normal(x["z"] @ w, 0.5), obs=rows_of(y, "price"))
+            wins = dist.Binomial(x["trials"], logits=x["z"] @ w)
+            numpyro.sample("wins", wins, obs=rows_of(y, "wins"))
+
+    trials = np.where(np.arange(NUM_ROWS) == 0, 9, 3)
+    x, wins = {"z": X, "trials": trials}, np.where(np.arange(NUM_ROWS) < 20, trials, np.nan)
+    result = fit(model, MAP(num_steps=50), x, {"price": PRICE, "wins": wins}, key=0, progress=False)
+    assert np.isfinite(result.predict(x).log_prob({"price": PRICE, "wins": wins})).all()
 
 
 @pytest.mark.slow
@@ -273,6 +336,7 @@ def test_a_fit_of_one_site_has_its_rows(mode: Fit) -> None:
         mode["other"]
     with pytest.raises(KeyError, match="got 'other'"):
         mode.predict(X)["other"]
+    assert "MAP of 'sold'" in repr(mode["sold"])
     single = fit(observe_sold, MAP(num_steps=100), X, SOLD, key=0, progress=False)
     assert single["sold"] is single
 
@@ -301,8 +365,9 @@ def test_a_model_of_two_observations_is_two_models_of_one() -> None:
             for site, weights in parts
         )
         assert log_density(TWO, w, X, Y) == pytest.approx(total, rel=1e-12)
-    table = priors(TWO, X).to_dataframe()
-    assert list(table.index) == ["w1", "b1", "price/scale"]
+    assert list(priors(TWO, X).to_dataframe().index) == ["w1", "b1", "price/scale"]
+    assert list(priors(standardize(TWO, X, Y), X).to_dataframe().index) == ["w1", "b1", "price/scale"]
+    assert list(priors(house, X).to_dataframe().index) == [*LATENTS["price"], *LATENTS["sold"]]
     again = Model(MLP(), {"price": Normal(dist.HalfNormal(1.0)), "sold": Bernoulli()}, gaussian(2.0))
     assert again == TWO
     assert hash(again) == hash(TWO)
@@ -335,7 +400,6 @@ VERBS: dict[str, Callable[[Fit], Any]] = {
     "cross_entropy": lambda result: cross_entropy(result, X, Y),
     "compress": lambda result: compress(result, X, Y),
     "weight_of_evidence": lambda result: weight_of_evidence(result, X, baseline=X),
-    "prequential": lambda result: prequential(TWO, MAP(), X, Y, key=0),
     "plot_decision": lambda result: plot_decision(result, X, Y),
 }
 """What is asked of one kind of y."""
@@ -345,6 +409,11 @@ VERBS: dict[str, Callable[[Fit], Any]] = {
 def test_what_is_asked_of_one_kind_of_y_names_the_sites(mode: Fit, verb: str) -> None:
     with pytest.raises((NotImplementedError, TypeError, ValueError), match=r"the sites 'price', 'sold': ask for one"):
         VERBS[verb](mode)
+
+
+def test_the_first_block_of_several_sites_has_no_code() -> None:
+    with pytest.raises(ValueError, match="prequential: expected y to be a class; it has the sites 'price', 'sold'"):
+        prequential(TWO, MAP(), X, Y, key=0)
 
 
 def test_one_site_can_be_asked_what_a_fit_can(mode: Fit) -> None:
@@ -385,6 +454,8 @@ def test_a_comparison_is_of_whole_rows_and_of_each_site(mode: Fit, draws: Fit) -
 @pytest.mark.slow
 def test_each_row_of_each_site_is_left_out_once() -> None:
     scores = cross_validate({"MAP": (TWO, MAP(num_steps=50))}, X, Y, num_folds=2, key=0, progress=False)
+    (one, _), (other, _) = ((np.bincount(SOLD[scored]), None) for _, scored in scores.splits)
+    assert (np.abs(one - other) <= 1).all()  # stratified by the class of the one site that has classes
     table = scores.to_dataframe().loc["MAP"]
     assert table["elpd"] == pytest.approx(table["elpd of price"] + table["elpd of sold"], rel=1e-5)
 
@@ -408,6 +479,16 @@ def test_a_missing_class_of_one_site_has_no_maximum() -> None:
 def test_an_exact_fit_of_one_site_has_no_maximum() -> None:
     result = fitted(MLE(), y={"price": X @ [1.0, 2.0], "sold": SOLD})
     assert result.status.failures[0].code is Code.UNBOUNDED_DENSITY
+
+
+def test_a_mean_and_a_survival_time() -> None:
+    """Of heads without common weights; a censored time has two bounds in y."""
+    time = np.random.default_rng(1).exponential(size=NUM_ROWS)
+    y = {"price": PRICE, "time": np.stack([np.minimum(time, 1.0), np.where(time < 1.0, time, np.inf)], axis=1)}
+    both = fitted(MLE(), Model(MLP(), {"price": Normal(0.5), "time": Censored(Exponential())}), y)
+    alone = fit(Model(MLP(), Censored(Exponential())), MLE(), X, y["time"], key=0, progress=False)
+    np.testing.assert_allclose(both.draws["w1"][..., 1:], alone.draws["w1"], rtol=1e-3)
+    np.testing.assert_allclose(both.predict(X)["time"].quantile(0.5), alone.predict(X).quantile(0.5), rtol=1e-3)
 
 
 @pytest.mark.slow

@@ -158,7 +158,7 @@ def smooth(logs: np.ndarray) -> Score:
     )
 
 
-def test_the_search_ends_at_a_jump_and_says_so_and_at_a_smooth_maximum_to_the_last_digits() -> None:
+def test_the_search_ends_at_a_jump_and_at_a_smooth_maximum_to_the_last_digits() -> None:
     """Line searches across a jump of the evidence go on for a hundred evaluations, and gain nothing."""
     ends = []
     for evaluate in (jumping, smooth):

@@ -148,7 +148,7 @@ def test_the_objective_is_explained_as_that_of_replicated_rows(problem: Problem)
     same(weighted.to_dataframe()[numbers].to_numpy(), replicated.to_dataframe()[numbers].to_numpy())
     assert weighted.value_difference < 1e-9
     assert "each times its own weight" in weighted.terms[0].name
-    assert "left out: 6 rows of weight 0" in str(weighted)
+    assert "Left out: 6 rows of weight 0." in str(weighted)
 
 
 @pytest.mark.parametrize("kind", ["binary"])

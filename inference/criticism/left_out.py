@@ -25,6 +25,9 @@ FILTERS = Lock()
 def loo(fit: Fit, x: Any, y: Any, *, weights: Any = None) -> Any:
     """Estimate the leave-one-out elpd by Pareto-smoothed importance sampling (Vehtari, Gelman & Gabry 2017).
 
+    Of several observed sites whole rows are left out; of one of them, ``loo(fit["a"], x, y["a"])``, the value of this
+    site alone, given all others of its row.
+
     Args:
         fit: a fit of kind "chain".
         x: the training rows of the fit.

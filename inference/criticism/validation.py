@@ -14,12 +14,12 @@ from ..checks import as_key, check_labelled
 from ..labels import labelled, with_gaps
 from ..method import Method
 from ..report import Printed, Report
-from ..response import Response
 from ..result import Fit
 from ..rows import Data, Rows
 from ..run import fit
 from ..sites import NumPyroModel
 from ..status import Status, no_failure_warnings
+from ..structure import Structure
 from .compare import check_comparable
 from .scores import Forecast, mean
 from .table import Comparison, Entry, tabulate
@@ -70,9 +70,10 @@ def cross_validate(
 ) -> CrossValidation:
     """Score models and methods by K-fold cross-validation (Stone 1974): each row once, by a fit to the other folds.
 
-    Rows are assigned to folds at random, stratified by class where y is a class. All fits have the same folds, and in
-    each fold the same key, so models under one method are compared like methods of one model. The table is that of
-    `compare`, over all rows: elpd in nats per row, and paired differences with their standard errors.
+    Rows are assigned to folds at random, stratified by class where y, or an observed site of it, is a class. All fits
+    have the same folds, and in each fold the same key, so models under one method are compared like methods of one
+    model. The table is that of `compare`, over all rows: elpd in nats per row, and paired differences with their
+    standard errors.
 
     These standard errors assume that the rows are independent. They are not, as the fits of different folds share most
     of their rows, and no estimate of the variance of cross-validation is unbiased (Bengio & Grandvalet 2004): take a
@@ -120,7 +121,7 @@ def cross_validate(
     problems = {name: check_labelled(model, given) for name, (model, _) in fits.items()}
     responses = {name: density.structure.response for name, (density, _) in problems.items()}
     families = check_comparable("cross_validate", responses)
-    response, data = next(iter(responses.values())), next(iter(problems.values()))[1]
+    first, data = next(iter(problems.values()))
     rows = Data(data.x, with_gaps(data.y, data.known), weights=data.weights)
     num_rows = rows.num_rows
     if not isinstance(num_folds, int) or isinstance(num_folds, bool) or not 2 <= num_folds <= num_rows:
@@ -128,7 +129,7 @@ def cross_validate(
             f"cross_validate: expected num_folds from 2 to {num_rows}, the number of rows; got {num_folds!r}."
         )
     key_folds, *keys = jax.random.split(key, num_folds + 1)
-    classes = _classes(response, data.y)
+    classes = _classes(first.structure, data.y)
     rng = np.random.default_rng(np.asarray(jax.random.key_data(key_folds)))
     folds = assign_folds(num_rows, num_folds, classes, rng)
     order = np.argsort(np.concatenate([fold.scored for fold in folds]))
@@ -202,10 +203,16 @@ def _scores(result: Fit, forecast: Forecast) -> dict[str, Any]:
     }
 
 
-def _classes(response: Response, y: Rows) -> np.ndarray | None:
-    """Return the class of each row, (n,), for soft labels the most probable; None where y is not a class."""
-    leaves = jax.tree.leaves(y)
-    return response.labels(leaves[0]) if response.is_class and len(leaves) == 1 else None
+def _classes(structure: Structure, y: Rows) -> np.ndarray | None:
+    """Return the class of each row, (n,), for soft labels the most probable; None where y is not a class.
+
+    Of several observed sites it is the number of the combination of their classes.
+    """
+    parts = [(response, jax.tree.leaves(rows)) for _, response, rows in structure.by_site(y)]
+    labels = [response.labels(leaves[0]) for response, leaves in parts if response.is_class and len(leaves) == 1]
+    if len(labels) < 2:
+        return labels[0] if labels else None
+    return np.unique(np.stack(labels, axis=1), axis=0, return_inverse=True)[1]
 
 
 def _check_fits(fits: Any) -> None:

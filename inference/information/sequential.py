@@ -122,9 +122,13 @@ def prequential(
     rows_x, rows_y, response = data.x, data.y, density.structure.response
     symbols = Symbols.of("prequential", response, rows_y)
     if symbols is None:
+        sites = density.structure.observed_sites
+        got = (
+            f"it can be {response.support!r}" if len(sites) == 1 else f"it has the sites {', '.join(map(repr, sites))}"
+        )
         raise ValueError(
-            f"prequential: expected y to be a class; it can be {response.support!r}, for which the first "
-            f"block has no uniform code. Fit the first k rows, and take code_length(fit, x[k:], y[k:]) of the others."
+            f"prequential: expected y to be a class; {got}, for which the first block has no uniform code. Fit the "
+            f"first k rows, and take code_length(fit, x[k:], y[k:]) of the others."
         )
     labels = np.asarray(rows_y)
     ends = _doubling_ends(num_blocks, len(labels)) if ends is None else _check_ends(ends, len(labels))

@@ -11,6 +11,8 @@ from scipy.linalg import LinAlgError, cholesky, solve_triangular
 from scipy.special import logsumexp
 
 from ..reasons import Code, Reason
+from ..status import Status
+from ..structure import Structure
 
 MAX_PARETO_K = 0.7
 """Pareto's k above which importance weights are unreliable (Vehtari et al. 2024)."""
@@ -19,6 +21,9 @@ MAX_DIVERGENCE = 0.25
 standard deviations."""
 MAX_GAP = 0.01
 """The nats per row by which draws for a network may be less probable than the Gaussian has it."""
+MAX_DIVERGENCE_PER_ROW = 0.02
+"""The divergence in nats per row below which draws for a network stand for its posterior: that of a scale of y which is
+off by 14%."""
 NUM_DRAWS = {256: 4000, 4096: 1000, math.inf: 100}
 """Largest number of weights -> the number of draws whose importance is asked. 1,000 draws determine Pareto's k to 0.17,
 which would put one healthy posterior in ten above the limit; 100 determine the mean of the logs, and k hardly."""
@@ -199,9 +204,13 @@ class Importance(NamedTuple):
     def stands_for_rows(self, num_rows: int) -> bool:
         """Return whether the Gaussian stands for a posterior of which only predictions have a meaning, row by row.
 
-        Importance weights of hundreds of weights differ by many nats in all, and by little in any one prediction.
+        Importance weights of hundreds of weights differ by many nats in all, and by little in any one prediction. But
+        a scale that is learned with many weights fits noise at the mode, and is larger in the posterior: such draws
+        are as probable as the Gaussian has it, and its mass is elsewhere, which the divergence shows.
         """
-        return self.pareto_k <= MAX_PARETO_K or self.gap <= MAX_GAP * num_rows
+        if self.pareto_k <= MAX_PARETO_K:
+            return True
+        return self.gap <= MAX_GAP * num_rows and self.divergence <= MAX_DIVERGENCE_PER_ROW * num_rows
 
 
 def importance_of(gaussian: Gaussian | LowRank, potential: Callable[[np.ndarray], Any], key: Array) -> Importance:
@@ -217,3 +226,19 @@ def importance_of(gaussian: Gaussian | LowRank, potential: Callable[[np.ndarray]
     draws = gaussian.sample(key, next(count for most, count in NUM_DRAWS.items() if len(gaussian.centre) <= most))
     values = np.asarray(potential(np.concatenate([gaussian.centre[None], draws])))
     return Importance.of(gaussian.excess(draws) - (values[1:] - values[0]))
+
+
+def status_of_importance(importance: Importance, num_rows: int | None, structure: Structure) -> Status:
+    """Return the reason not to rely on a Gaussian: as weights or, where `num_rows` is given, as predictions of rows."""
+    stands = (
+        importance.stands_for_weights(structure.num_weights)
+        if num_rows is None
+        else importance.stands_for_rows(num_rows)
+    )
+    if stands:
+        return Status()
+    numbers = {"k": importance.pareto_k, "divergence": importance.divergence, "limit": MAX_PARETO_K}
+    asked = structure.latents.keys() - structure.exchangeable - structure.real if num_rows is not None else ()
+    scales = sorted(site for site in asked if structure.latents[site] == ())
+    cure = f", or give {', '.join(scales)} the value of tune(model, x, y, sites={scales})" if scales else ""
+    return Status(warnings=(Reason.of(Code.NOT_GAUSSIAN, cure=cure, **numbers),))

@@ -23,7 +23,7 @@ from ..tangent import has_hidden_units, tangent
 from .climb import climb_to_mode
 from .collapse import collapsing
 from .descent import ROWS_TOGETHER, descend
-from .gaussian import MAX_PARETO_K, Gaussian, Importance, LowRank, importance_of
+from .gaussian import Gaussian, Importance, LowRank, importance_of, status_of_importance
 from .layers import last_layer
 from .mode import is_unbounded, no_maximum, quasi_separable
 from .point import IMPROPER, MAP
@@ -64,7 +64,9 @@ class Laplace:
     is above 0.7 (Yao et al. 2018; Vehtari et al. 2024), unless the divergence from the posterior is below 0.25 nats,
     since k is itself uncertain by 0.1; or where the divergence is above 0.25 nats per weight. For networks it warns
     where k is above 0.7 and the draws are, on average, more than 0.01 nats per row less probable than the Gaussian has
-    it: importance weights of hundreds of weights differ by many nats in all, and by little in any one prediction.
+    it, or their divergence is above 0.02 nats per row, as where a learned scale has fitted noise at the mode:
+    importance weights of hundreds of weights differ by many nats in all, and by little in any one prediction. That says
+    nothing of how far the linearised network is from the network itself, nor of its fit to the data: ask held-out rows.
     Recorded are ``stats["pareto_k"]``, for the posterior of the model itself, which `compare` notes where it is above
     0.7; where the linearised model predicts, ``stats["pareto_k_linearized"]``; and ``stats["log_evidence_psis"]``, the
     evidence by Pareto-smoothed importance sampling from the Gaussian, NaN where ``pareto_k`` is above 0.7.
@@ -204,10 +206,8 @@ class Laplace:
         if status:
             status += _status_of_draws(draws)
         if status:
-            is_by_row = is_network and linearizes
-            status += _status_of_importance(
-                found.judged, data.num_rows if is_by_row else None, len(found.gaussian.centre)
-            )
+            num_rows = data.num_rows if is_network and linearizes else None
+            status += status_of_importance(found.judged, num_rows, density.structure)
         has_evidence = status and not density.structure.flat
         evidence = found.gaussian.log_mass - found.lowest if has_evidence else math.nan
         stats = {
@@ -328,15 +328,6 @@ def _status_of_draws(draws: Mapping[str, np.ndarray]) -> Status:
     if finite.all():
         return Status()
     return Status((Reason.of(Code.NON_FINITE_DRAWS, count=(~finite).sum(), total=finite.size),))
-
-
-def _status_of_importance(importance: Importance, num_rows: int | None, num_weights: int) -> Status:
-    """Return the reason not to rely on a Gaussian: as weights or, where `num_rows` is given, as predictions of rows."""
-    stands = importance.stands_for_weights(num_weights) if num_rows is None else importance.stands_for_rows(num_rows)
-    if stands:
-        return Status()
-    numbers = {"k": importance.pareto_k, "divergence": importance.divergence}
-    return Status(warnings=(Reason.of(Code.NOT_GAUSSIAN, limit=MAX_PARETO_K, **numbers),))
 
 
 def _in_default_precision(

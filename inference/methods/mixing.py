@@ -101,9 +101,8 @@ class Mixing:
         the mean over rows between the halves: it goes with the log of the number of steps.
 
         On networks of 40 to 450 weights it was within a factor of 1.5 of the distance from long runs with other keys
-        where chains had settled. Where they had not, runs of twice the length moved by 0.8 times as much, and runs of
-        eight times the length by up to 3 times: the weights of 50 units that fit 277 rows almost exactly go on to fit
-        them more exactly.
+        where chains had settled. Where they had not, longer runs moved by 0.3 to 0.8 times as much, and those of eight
+        times the length by up to 3 times: 50 units that fit 277 rows almost exactly go on to fit them more exactly.
         """
         return max(self._errors)
 

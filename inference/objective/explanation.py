@@ -17,7 +17,7 @@ from ..report import Printed, Report
 from ..result import Fit
 from ..rows import Weights, in_double
 from ..sites import NumPyroModel
-from .place import Point, weights_at
+from .place import Point, weights_at, within_supports
 from .terms import FLAT, Term, read_sites, sites_at
 
 BITS = 1 / np.log(2)
@@ -143,6 +143,7 @@ def explain(model: NumPyroModel, x: Any, y: Any, *, at: Point | None = None, wei
     point = start if at is None else weights_at(at, density, data)
     with jax.enable_x64(True):
         start, point, data = jax.tree.map(in_double, (start, point, data))
+        start, point = (within_supports(density, weights, data) for weights in (start, point))
         model, x, y = density.model_of(data), data.x, data.y
         readings = read_sites(model, start, x, y)
 

@@ -6,8 +6,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from numpyro.distributions import biject_to
 
 from ..density import Density
+from ..distributions import of_one_value
 from ..result import Fit
 from ..rows import Data, Weights
 from ..start import START_KEY, starting_weights
@@ -45,3 +47,16 @@ def as_weights(point: Point, structure: Structure) -> Weights:
             raise ValueError(f"Site {site!r}: expected numbers of shape {shape}; got {value.dtype} of {value.shape}.")
         weights[site] = jnp.asarray(value, float)
     return weights
+
+
+def within_supports(density: Density, weights: Weights, data: Data) -> Weights:
+    """Return weights whose vectors and matrices are in their supports in the precision of now.
+
+    In float64 NumPyro gives probability 0 to a Cholesky factor of a correlation whose rows have norm 1 in float32.
+    """
+    moved = dict(weights)
+    for site, prior in density.priors(weights, data).items():
+        if of_one_value(prior.support).event_dim:
+            transform = biject_to(prior.support)
+            moved[site] = transform(transform.inv(weights[site]))
+    return moved

@@ -8,15 +8,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import numpyro.distributions as dist
-import optax
 from jax import Array
-from jax.scipy import special, stats
 from numpyro.infer.util import compute_log_probs
 
 from ..distributions import Affine, in_own_terms, stated_loss
 from ..rows import Rows, Weights
 from ..sites import NumPyroModel, element, is_observation
 from ..words import title
+from .formulas import FORMULAS, LOSSES, PRIORS, Formula, formula_of, number, one_number
 
 type Role = Literal["loss", "penalty", "factor"]
 type Site = dict[str, Any]
@@ -46,66 +45,6 @@ class Term:
     this prior, ``1 / scale^2``."""
     checked_by: str | None
     """The independent implementation that the term was checked against; None where only NumPyro's own exists."""
-
-
-class Formula(NamedTuple):
-    """The negative log probability of a distribution, by an implementation other than NumPyro's."""
-
-    source: str
-    each: Callable[[Any, Any], Array]
-    """(distribution, value) -> the negative log probability of every element, in nats."""
-    constant: Callable[[Any, Any, set[str]], Any] = lambda d, value, varying: 0.0
-    """(distribution, value, parameters that depend on weights) -> the part of it that depends on no weight."""
-
-
-FORMULAS: dict[Any, Formula] = {
-    dist.BernoulliLogits: Formula(
-        "optax.sigmoid_binary_cross_entropy",
-        lambda d, y: optax.sigmoid_binary_cross_entropy(d.logits, y),
-    ),
-    dist.BernoulliProbs: Formula(
-        "y log p + (1 - y) log(1 - p)",
-        lambda d, y: jnp.where(y == 1, -jnp.log(d.probs), -jnp.log1p(-d.probs)),
-    ),
-    dist.CategoricalLogits: Formula(
-        "optax.softmax_cross_entropy_with_integer_labels",
-        lambda d, y: optax.softmax_cross_entropy_with_integer_labels(d.logits, y),
-    ),
-    dist.CategoricalProbs: Formula(
-        "log p of the label",
-        lambda d, y: -jnp.log((d.probs * jax.nn.one_hot(y, d.probs.shape[-1])).sum(axis=-1)),
-    ),
-    "soft-label cross-entropy": Formula(
-        "optax.softmax_cross_entropy",
-        lambda d, y: optax.softmax_cross_entropy(d.logits, y),
-    ),
-    "softmax cross-entropy, summed over tokens": Formula(
-        "optax.softmax_cross_entropy_with_integer_labels",
-        lambda d, y: optax.softmax_cross_entropy_with_integer_labels(d.logits, y, where=y != d.padding),
-    ),
-    dist.Normal: Formula(
-        "optax.squared_error",
-        lambda d, y: optax.squared_error(y - d.loc) / (2 * d.scale**2) + jnp.log(2 * jnp.pi * d.scale**2) / 2,
-        lambda d, y, varying: jnp.log(2 * jnp.pi * (1 if "scale" in varying else d.scale) ** 2) / 2,
-    ),
-    dist.Laplace: Formula(
-        "sums of absolute values",
-        lambda d, y: jnp.abs(y - d.loc) / d.scale + jnp.log(2 * d.scale),
-        lambda d, y, varying: jnp.log(2 * (1 if "scale" in varying else d.scale)),
-    ),
-    dist.Poisson: Formula(
-        "jax.scipy.stats.poisson",
-        lambda d, y: -stats.poisson.logpmf(y, d.rate),
-        lambda d, y, varying: special.gammaln(y + 1.0),
-    ),
-    dist.Uniform: Formula(
-        "the log of its width",
-        lambda d, w: jnp.log(d.high - d.low) + jnp.zeros_like(w),
-        lambda d, w, varying: 0.0 if varying else jnp.log(d.high - d.low),
-    ),
-    dist.ImproperUniform: Formula("0", lambda d, w: jnp.zeros(d.batch_shape)),
-}
-"""The formulas by distribution, or by its own name for its loss. Subclasses have other log probabilities, and none."""
 
 
 class Reading(NamedTuple):
@@ -171,7 +110,7 @@ def _read(site: Site, varying: set[str]) -> Reading:
     d, masks = _plain(site), _masks(site["fn"])
     if isinstance(d, dist.Unit):
         return Reading("factor", "numpyro.factor", "a term of the user's own", None, varying, None)
-    words, formula = _in_words(d, varying), FORMULAS.get(stated_loss(d) or type(d))
+    words, formula = _in_words(d, varying), formula_of(d) if is_observation(site) else PRIORS.get(type(d))
     if is_observation(site):
         return Reading("loss", words, _loss(d, varying, site["fn"].event_dim) + _weighted(site), formula, varying, None)
     if any(mask is False for mask in masks):
@@ -184,33 +123,6 @@ def _loss(d: Any, varying: set[str], event_dim: int) -> str:
     """Return the name in deep learning of the negative log probability of an observed site."""
     named = next((LOSSES[kind] for kind in type(d).__mro__ if kind in LOSSES), None)
     return named(d, varying, event_dim) if named else stated_loss(d) or f"negative log of {title(d)}"
-
-
-def _normal_loss(d: Any, varying: set[str], event_dim: int) -> str:
-    if "scale" in varying:
-        return f"Gaussian NLL, {_learned(d.scale, event_dim)}"
-    return "squared error / (2 * {0}^2) + n/2 log(2 pi {0}^2)".format(_number(d.scale, "scale"))
-
-
-def _laplace_loss(d: Any, varying: set[str], event_dim: int) -> str:
-    if "scale" in varying:
-        return f"Laplace NLL, {_learned(d.scale, event_dim)}"
-    return "absolute error / {0} + n log(2 * {0})".format(_number(d.scale, "scale"))
-
-
-LOSSES: dict[type, Callable[[Any, set[str], int], str]] = {
-    dist.BernoulliLogits: lambda d, varying, event_dim: "binary cross-entropy with logits",
-    dist.BernoulliProbs: lambda d, varying, event_dim: "binary cross-entropy",
-    dist.CategoricalLogits: lambda d, varying, event_dim: "softmax cross-entropy",
-    dist.CategoricalProbs: lambda d, varying, event_dim: "cross-entropy",
-    dist.Normal: _normal_loss,
-    dist.Laplace: _laplace_loss,
-    dist.Poisson: lambda d, varying, event_dim: "Poisson loss, rate - y log(rate) + log(y!)",
-}
-"""The names of losses by distribution or base class: (distribution, varying parameters, event_dim) -> name.
-
-A distribution of the user's own names its own loss; see `response`.
-"""
 
 
 def _penalty(d: Any, site: str, varying: set[str]) -> str:
@@ -229,14 +141,20 @@ def _penalty(d: Any, site: str, varying: set[str]) -> str:
     if varying:
         centre = " towards a learned centre" * ("loc" in varying)
         return f"{kind}{centre}{' with a learned coefficient' * ('scale' in varying)}"
-    centre = "" if _one(d.loc) == 0 else f" - {_number(d.loc, 'loc')}"
-    return f"{kind}, {form.format(site + centre, _number(d.scale, 'scale'))}"
+    centre = "" if one_number(d.loc) == 0 else f" - {number(d.loc, 'loc')}"
+    return f"{kind}, {form.format(site + centre, number(d.scale, 'scale'))}"
 
 
 def _weight_decay(d: Any, varying: set[str], scale: Any) -> float | None:
     """Return the ``weight_decay`` of an optimiser of the summed loss that equals the prior; None if there is none."""
-    factor = _one(1.0 if scale is None else scale)
-    if not isinstance(d, dist.Normal) or varying or factor is None or _one(d.loc) != 0 or _one(d.scale) is None:
+    factor = one_number(1.0 if scale is None else scale)
+    if (
+        not isinstance(d, dist.Normal)
+        or varying
+        or factor is None
+        or one_number(d.loc) != 0
+        or one_number(d.scale) is None
+    ):
         return None
     return factor / float(np.ravel(d.scale)[0]) ** 2
 
@@ -247,17 +165,9 @@ def _weighted(site: Site) -> str:
     for mask in _masks(site["fn"]):
         words += f", for the {np.sum(mask)} of {np.size(mask)} not masked"
     factor = 1.0 if site["scale"] is None else site["scale"]
-    if _one(factor) is None:
+    if one_number(factor) is None:
         return f"{words}, each times its own weight"
-    return words if _one(factor) == 1 else f"{words}, times {_number(factor, '')}"
-
-
-def _learned(scale: Any, event_dim: int) -> str:
-    """Return whether a learned scale differs between rows, whose axis precedes those of an event, in words."""
-    if _one(scale) is not None:
-        return "one learned scale"
-    by_row = np.ndim(scale) > event_dim and np.ptp(scale, axis=-1 - event_dim).any()
-    return "scale depends on x" if by_row else "a learned scale for each output"
+    return words if one_number(factor) == 1 else f"{words}, times {number(factor, '')}"
 
 
 def _summed(site: Site, each: Callable[[Any, Any], Array]) -> Array:
@@ -300,21 +210,10 @@ def _parameters(d: Any) -> dict[str, Any]:
     return {name: vars(d)[name] for name in d.arg_constraints if isinstance(vars(d).get(name), Array | np.ndarray)}
 
 
-def _one(value: Any) -> float | None:
-    """Return the number that all elements equal; None where they differ."""
-    values = np.unique(np.asarray(value))
-    return float(values[0]) if values.size == 1 and values.dtype.kind in "biuf" else None
-
-
-def _number(value: Any, otherwise: str) -> str:
-    number = _one(value)
-    return otherwise if number is None else f"{number:.4g}"
-
-
 def _in_words(d: Any, varying: set[str]) -> str:
     """Return a distribution in words, with the values of parameters that are one fixed number, and names of others."""
     if isinstance(d, Affine):  # of other families than those of `in_own_terms`
-        return f"{_number(d.factor, 'factor')} * {_in_words(d.base_dist, varying)}"
+        return f"{number(d.factor, 'factor')} * {_in_words(d.base_dist, varying)}"
     names = [name for name in d.arg_constraints if name in vars(d)]
-    words = [name if name in varying else _number(vars(d)[name], name) for name in names]
+    words = [name if name in varying else number(vars(d)[name], name) for name in names]
     return f"{title(d)}({', '.join(words)})" if words else title(d)
