@@ -226,6 +226,33 @@ def test_rows_without_one_site_have_the_other() -> None:
         assert both.was_fitted_to(X, gaps)
 
 
+def test_one_site_may_be_known_in_no_row_that_is_scored(mode: Fit) -> None:
+    gaps = {"price": PRICE, "sold": np.full(NUM_ROWS, np.nan)}
+    predictive = mode.predict(X)
+    np.testing.assert_allclose(predictive.log_prob(gaps), predictive["price"].log_prob(PRICE), rtol=1e-5, atol=1e-6)
+    table = compare({"mode": mode}, X[::-1], gaps).to_dataframe()
+    assert table.loc["mode", "elpd"] == pytest.approx(table.loc["mode", "elpd of price"], rel=1e-5)
+    assert "elpd of sold" not in table
+    with pytest.raises(ValueError, match=r"y\['sold'\]: expected labels in some rows; got only missing values"):
+        fitted(MAP(), y=gaps)
+
+
+def test_the_bounds_of_missing_values_are_not_checked() -> None:
+    """Those of a Binomial differ between rows, and where y is missing it has the value of another row."""
+
+    def model(x: Any, y: Any = None) -> None:
+        w = numpyro.sample("w", dist.Normal(0, 1).expand([2]))
+        with numpyro.plate("row", x["z"].shape[0]):
+            numpyro.sample("price", dist.Normal(x["z"] @ w, 0.5), obs=rows_of(y, "price"))
+            wins = dist.Binomial(x["trials"], logits=x["z"] @ w)
+            numpyro.sample("wins", wins, obs=rows_of(y, "wins"))
+
+    trials = np.where(np.arange(NUM_ROWS) == 0, 9, 3)
+    x, wins = {"z": X, "trials": trials}, np.where(np.arange(NUM_ROWS) < 20, trials, np.nan)
+    result = fit(model, MAP(num_steps=50), x, {"price": PRICE, "wins": wins}, key=0, progress=False)
+    assert np.isfinite(result.predict(x).log_prob({"price": PRICE, "wins": wins})).all()
+
+
 @pytest.mark.slow
 def test_weighted_rows_count_at_all_sites() -> None:
     weights = RNG.integers(1, 4, size=NUM_ROWS)
