@@ -171,7 +171,7 @@ class Response(ABC):
         Raises:
             ValueError: when y has several elements and none is chosen, or there is no such element.
         """
-        shape = () if self.is_class or self.are_bounds(y) else np.shape(y)[1:]
+        shape: tuple[int, ...] = () if self.is_class or self.are_bounds(y) else np.shape(y)[1:]
         if not shape and output is None:
             return (slice(None),)
         if len(shape) != 1 or output not in range(shape[0]) or isinstance(output, bool):

@@ -133,7 +133,8 @@ class Forecast:
         """Return the values of all elements of y that are known, (m,), from (n, ...), and how often each counts."""
         weights = np.ones(len(values)) if self.weights is None else self.weights
         weights = np.broadcast_to(weights.reshape(-1, *(1,) * (values.ndim - 1)), values.shape)
-        is_known = ~np.isnan(self.y.astype(float)) if np.shape(self.y) == values.shape else np.ones(values.shape, bool)
+        y = np.asarray(self.y, float)
+        is_known = ~np.isnan(y) if y.shape == values.shape else np.ones(values.shape, bool)
         return values[is_known], weights[is_known]
 
 

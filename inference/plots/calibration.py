@@ -39,7 +39,6 @@ def plot_calibration(
 
     Example:
         >>> import numpy as np
-    import pandas as pd
         >>> from flatprior.inference import MAP, MLE, fit
         >>> from flatprior.inference.criticism import calibration
         >>> from flatprior.inference.plots import plot_calibration
