@@ -25,8 +25,10 @@ def draw(fits: Mapping[str, Fit], comparison: Comparison, test: Split, title: st
     plot_compare(comparison, scores).set_title("elpd on test rows, minus that of the best", fontsize=10, loc="left")
     num_bins = max(1, min(NUM_BINS, len(test.y) // BIN_ROWS))
     is_whole = test.weights is not None and not np.any(test.weights % 1)
-    rows = {"weights": test.weights if is_whole else None, "num_bins": num_bins}
-    calibrations = {name: calibration(fits[name], test.x, test.y, **rows) for name in fits}
+    weights = test.weights if is_whole else None
+    calibrations = {
+        name: calibration(fit, test.x, test.y, weights=weights, num_bins=num_bins) for name, fit in fits.items()
+    }
     plot_calibration(calibrations, frequencies)
     if test.weights is not None and not is_whole:
         frequencies.set_title("each row once: its weights are not whole numbers", fontsize=10, loc="left")

@@ -44,6 +44,8 @@ def _check_site(name: str, density: Density, data: Data) -> None:
         outside |= ~(values >= known[LOWER])
     if UPPER in known:
         outside |= ~(values <= known[UPPER])
+    if data.known is not None:
+        outside &= np.asarray(jax.tree.leaves(data.known)[0])
     if outside.any():
         index = tuple(np.argwhere(outside)[0].tolist())
         low, high = (f"{w} {known[n][index]:.7g}" if n in known else "" for w, n in (("from", LOWER), ("to", UPPER)))

@@ -19,7 +19,7 @@ from .arrays import (
 from .bounds import check_bounds
 from .contract import check_model
 from .density import Density
-from .labels import Labelled, check_gaps, labelled, observations
+from .labels import Labelled, check_gaps, check_has_labels, labelled, observations
 from .lookups import check_indices
 from .repeated import check_one_density
 from .rows import Data, Rows, count_rows
@@ -113,8 +113,9 @@ def check_labels(model: NumPyroModel, x: Rows, y: Any, name: str = "y") -> Data:
     density, data = Density.of(model, structure), Data(x, rows, known=known)
     check_bounds(density, data)
     check_gaps(structure, known)
-    for site, response, part in structure.by_site(rows):
-        response.check(part, site)
+    for (site, response, part), (_, some) in zip(structure.by_site(rows), density.by_site(data), strict=True):
+        if some.known is None or any(leaf.any() for leaf in jax.tree.leaves(some.known)):
+            response.check(part, site)
     check_indices(density, data)
     return data
 
@@ -149,6 +150,7 @@ def check_labelled(model: NumPyroModel, given: Labelled) -> tuple[Density, Data]
     for site, response, part in structure.by_site(y):
         check_finite(site, response.points(part))
     check_gaps(structure, given.known)
+    check_has_labels(structure, given.known)
     as_given = [part for _, _, part in structure.by_site(given.y)]
     for (site, response, part), part_as_given in zip(structure.by_site(y), as_given, strict=True):
         response.check(part, site)

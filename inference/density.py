@@ -234,8 +234,8 @@ class Density:
         return self._sites(weights, data, y)[name]
 
     def _sites(self, weights: Weights, data: Data, y: Rows) -> dict[str, Any]:
-        model = seed(substitute(undrawn(self.model_of(data)), data=weights), jax.random.key(0))
-        return trace(model).get_trace(data.x, y, **data.given)
+        model = undrawn(self.model_of(data), self.structure.observed_sites)
+        return trace(seed(substitute(model, data=weights), jax.random.key(0))).get_trace(data.x, y, **data.given)
 
 
 def _drop(site: dict[str, Any]) -> Array:

@@ -67,7 +67,8 @@ class Classes(Response):
 
     @property
     def missing(self) -> Missing:
-        missing: Missing = {"crps": "y is a class; use probs."} | ({} if self.has_moments else NO_MOMENTS)
+        missing: Missing = {"crps": "y is a class; use probs."}
+        missing |= {} if self.has_moments else NO_MOMENTS
         return missing if self.has_cdf else missing | dict.fromkeys(("cdf", "quantile"), NO_ORDER)
 
     def class_log_probs(self, d: Distribution) -> Array:
@@ -94,7 +95,9 @@ class Tokens(Response):
 
     @property
     def missing(self) -> Missing:
-        missing = dict.fromkeys(("cdf", "quantile", "crps"), "y is tokens, which have no order; use probs or log_prob.")
+        missing: Missing = dict.fromkeys(
+            ("cdf", "quantile", "crps"), "y is tokens, which have no order; use probs or log_prob."
+        )
         mode = "the most probable row of tokens is not known; probs.argmax(axis=-1) is the most probable token of each."
         return {**NO_MOMENTS, **missing, "mode": mode}
 

@@ -163,10 +163,13 @@ def _filled(y: Rows) -> tuple[Rows, Rows]:
     Where the other values are whole numbers they become integers, which NaN does not allow, so that labels stay labels.
     """
     leaves, tree = jax.tree.flatten(y)
-    known = [_known(leaf) for leaf in leaves]
-    if all(each is None for each in known):
+    gaps = [_known(leaf) for leaf in leaves]
+    if all(each is None for each in gaps):
         return y, None
-    known = [np.ones(np.shape(leaf), bool) if each is None else each for leaf, each in zip(leaves, known, strict=True)]
+    known = [np.ones(np.shape(leaf), bool) if each is None else each for leaf, each in zip(leaves, gaps, strict=True)]
+    if not any(each.any() for each in known):
+        count = sum(int(each.size) for each in known)
+        raise ValueError(f"y: expected labels in some rows; got only missing values, {count} of them.")
     whole = [
         leaf if each.all() else _without_gaps(np.asarray(leaf), each) for leaf, each in zip(leaves, known, strict=True)
     ]
@@ -186,9 +189,9 @@ def _known(leaf: Any) -> np.ndarray | None:
 
 
 def _without_gaps(values: np.ndarray, known: np.ndarray) -> np.ndarray:
-    """Return the values, and where they are not known those of the first row that has one."""
+    """Return the values, and where they are not known those of the first row that has one; 1 where none is."""
     if not known.any():
-        raise ValueError(f"y: expected labels in some rows; got only missing values, {known.size} of them.")
+        return np.ones(values.shape, np.int64)
     first = np.take_along_axis(values, known.argmax(axis=0)[None], axis=0)
     values = np.where(known, values, np.where(known.any(axis=0), first, values[known][0]))
     is_whole = (np.abs(values) <= LARGEST).all() and (values == np.round(values)).all()
@@ -200,6 +203,13 @@ def with_gaps(y: Rows, known: Rows) -> Rows:
     if known is None:
         return y
     return jax.tree.map(lambda leaf, each: leaf if each.all() else np.where(each, leaf, np.nan), y, known)
+
+
+def check_has_labels(structure: Structure, known: Rows) -> None:
+    """Raise ValueError where none of the rows has a value of one of several observed sites, which a fit needs."""
+    for name, _, part in structure.by_site(known) if known is not None else []:
+        if not any(leaf.any() for leaf in jax.tree.leaves(part)):
+            raise ValueError(f"{name}: expected labels in some rows; got only missing values.")
 
 
 def check_gaps(structure: Structure, known: Rows) -> None:

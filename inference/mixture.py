@@ -113,9 +113,8 @@ def quantiles(components: dist.Distribution, y: Rows, levels: Array) -> Array:
             return ~(mean_cdf(components, _number_at(place, dtype), None) >= level)  # also where the cdf is NaN
 
         middle_of = lambda low, high: (low >> 1) + (high >> 1) + (low & high & 1)  # noqa: E731  (without overflow)
-        value = _number_at(_bisect(is_below, middle_of, -largest, largest, BISECTIONS[str(dtype)])[1], dtype)
-        is_found = mean_cdf(components, value, None) >= level - ROUNDING * jnp.finfo(dtype).eps
-        return jnp.where(is_found, value, jnp.nan)
+        place = _bisect(is_below, middle_of, -largest, largest, BISECTIONS[str(dtype)])[1]
+        return jnp.where(place < largest, _number_at(place, dtype), jnp.nan)
 
     return jnp.moveaxis(jax.lax.map(one, levels.astype(dtype)), 0, -1)
 

@@ -231,7 +231,8 @@ class Predictive:
         if levels.ndim > 1 or not ((levels > 0) & (levels < 1)).all():
             raise ValueError(f"quantile: expected a number or a vector between 0 and 1; got {q!r}.")
         self.response.expect("quantile")
-        per_draw, summary = Density.observation, integer_quantiles if self.response.is_discrete else quantiles
+        per_draw: PerDraw = Density.observation
+        summary: Summary = integer_quantiles if self.response.is_discrete else quantiles
         if self.response.is_class:
             per_draw, summary = class_log_probs, ordered_quantiles
         values = np.moveaxis(self._over_rows(per_draw, summary, extra=jnp.asarray(levels)), -1, 0)

@@ -165,6 +165,20 @@ class Response(ABC):
         """Return whether some row of y contributes a density, and not a probability, to the likelihood."""
         return not self.is_discrete and not (self.are_bounds(y) and bool((y[:, 0] != y[:, 1]).all()))
 
+    def element(self, caller: str, y: Any, output: int | None) -> Any:
+        """Return an index of one element of each row, of y or of a summary; `output` is None where there is one alone.
+
+        Raises:
+            ValueError: when y has several elements and none is chosen, or there is no such element.
+        """
+        shape: tuple[int, ...] = () if self.is_class or self.are_bounds(y) else np.shape(y)[1:]
+        if not shape and output is None:
+            return (slice(None),)
+        if len(shape) != 1 or output not in range(shape[0]) or isinstance(output, bool):
+            elements = f"0 to {shape[0] - 1}" if len(shape) == 1 else "None, as there is one value per row"
+            raise ValueError(f"{caller}: expected output to be an element of y, {elements}; got {output!r}.")
+        return (slice(None), output)
+
     def points(self, y: Any) -> Any:
         """Return y, with each row of bounds replaced by a finite number between them."""
         return point_of(y) if self.are_bounds(y) else y

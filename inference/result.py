@@ -24,7 +24,7 @@ from .method import Kind, Method, Outcome
 from .pointwise import log_likelihood
 from .predictive import Predictive
 from .response import Response
-from .rows import Data, Rows, Weights
+from .rows import Data, Rows, Weights, copied
 from .saved import Parts, Seen, read, write
 from .several import observing
 from .sites import NumPyroModel
@@ -309,7 +309,7 @@ class Fit:
     def _checked(self, x: Any) -> Rows:
         rows = check_like(self.layout, x)
         check_indices(self.density, Data(rows))
-        return jax.device_put(rows)
+        return copied(rows)
 
 
 def seen_of(structure: Structure, data: Data) -> dict[str, Seen]:

@@ -81,6 +81,14 @@ def take_rows(x: Rows, rows: Any) -> Rows:
     return jax.tree.map(lambda leaf: jnp.asarray(leaf).at[rows].get(mode="promise_in_bounds"), x)
 
 
+def copied(rows: Rows) -> Rows:
+    """Return rows on the device, which the caller's later writes to the same memory do not reach.
+
+    `jax.device_put` may take over the memory of a NumPy array, and predictions are computed when they are asked for.
+    """
+    return jax.tree.map(lambda leaf: leaf if isinstance(leaf, Array) else jnp.array(leaf), rows)
+
+
 def in_double(leaf: Any) -> np.ndarray:
     """Return a leaf as an array, in float64 if its numbers are real."""
     array = np.asarray(leaf)

@@ -129,11 +129,22 @@ class observing:  # noqa: N801
     def __call__(self, x: Rows, y: Rows | None = None, **given: Weights) -> Any:
         """Run the NumPyro model."""
         if y is not None:
-            with block():
-                sites = abstract_trace(self.model, x, **given)
-            y = {self.site: y, **{name: _zeros_like(sites[name]["value"]) for name in self.others}}
+            y = {self.site: y, **self._placeholders(x, given)}
         with _LeftOut(self.others):
             return self.model(x, y, **given)
+
+    def _placeholders(self, x: Rows, given: dict[str, Weights]) -> dict[str, Array]:
+        """Return rows of the other sites, which the model is called with, and which nothing depends on."""
+        left_out = _LeftOut((self.site, *self.others))  # nothing is drawn: not every distribution of y can be
+
+        def run(x: Rows, y: Rows | None = None, **given: Weights) -> None:
+            with left_out:
+                self.model(x, y, **given)
+
+        with block():
+            abstract_trace(run, x, **given)
+        values = left_out.values
+        return {name: jnp.zeros(jnp.shape(values[name]), jnp.result_type(values[name])) for name in self.others}
 
 
 class _LeftOut(Messenger):
@@ -142,13 +153,11 @@ class _LeftOut(Messenger):
     def __init__(self, sites: tuple[str, ...]) -> None:
         super().__init__()
         self.sites = sites
+        self.values: dict[str, Any] = {}
 
     def process_message(self, msg: dict[str, Any]) -> None:
         if msg["type"] == "sample" and msg["name"] in self.sites:
             if msg["value"] is None:
                 msg["value"] = jnp.zeros(msg["fn"].shape(), int if msg["fn"].support.is_discrete else float)
+            self.values[msg["name"]] = msg["value"]
             msg["stop"] = True
-
-
-def _zeros_like(value: Any) -> Array:
-    return jnp.zeros(jnp.shape(value), jnp.result_type(value))

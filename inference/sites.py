@@ -1,6 +1,6 @@
 """Traces of a model, and predicates of their sites."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any
 
 import jax
@@ -48,9 +48,19 @@ def _log_prob_of_labels(site: dict[str, Any]) -> Array:
         ) from error
 
 
-def undrawn(model: NumPyroModel) -> NumPyroModel:
-    """Return the model with values at its latent sites that are not drawn; see `central_value`."""
-    return substitute(model, substitute_fn=central_value)
+def undrawn(model: NumPyroModel, observed: Collection[str] = ()) -> NumPyroModel:
+    """Return the model with values at its latent sites that are not drawn; see `central_value`.
+
+    Args:
+        model: a NumPyro model.
+        observed: the sites that are latent only where y is not given; discrete ones among them are 0.
+    """
+
+    def value(site: dict[str, Any]) -> Array | None:
+        is_discrete_y = is_latent(site) and site["name"] in observed and site["fn"].support.is_discrete
+        return jnp.zeros(site["fn"].shape(), int) if is_discrete_y else central_value(site)
+
+    return substitute(model, substitute_fn=value)
 
 
 def central_value(site: dict[str, Any]) -> Array | None:

@@ -177,10 +177,18 @@ def poisson(x: Array, y: Array | None = None) -> None:
         numpyro.sample("y", dist.Poisson(jnp.exp(eta)), obs=y)
 
 
+def binomial(x: Array, y: Array | None = None) -> None:
+    """Of trials whose number differs between rows."""
+    eta, trials = MLP()(x, prior=gaussian(PRIOR))[:, 0], 2 + jnp.arange(x.shape[0]) % 3
+    with numpyro.plate("row", x.shape[0]):
+        numpyro.sample("y", dist.Binomial(trials, logits=eta), obs=y)
+
+
 GLMS: dict[str, tuple[Any, str]] = {
     "Bernoulli": (LOGISTIC, "binary"),
     "Categorical": (Model(MLP(), Categorical(3), gaussian(PRIOR)), "classes"),
     "Poisson": (poisson, "classes"),
+    "Binomial": (binomial, "classes"),
 }
 
 

@@ -289,7 +289,7 @@ def test_counts_are_drawn_by_their_mean(fitted: Any, model: Any) -> None:
     heights = lines(ax, len(GRID))
     np.testing.assert_allclose(heights[0], fitted_model.predict(GRID).mean, rtol=1e-5)
     assert len(heights) == 3
-    assert len(ax.collections) == (2 if model is plain else 0), "bands of 50% and 90% of y"
+    assert len(ax.collections) == 2, "bands of 50% and 90% of y"
     assert ax.get_ylabel() == "count"
     drawn(ax)
 
@@ -509,7 +509,7 @@ BAD: dict[str, tuple[Callable[[dict[str, Any]], Any], type[Exception], str]] = {
     "several numbers": (
         lambda f: plot_fit(f["pairs"], X[:, :1], TWO),
         ValueError,
-        "expected one number or class per row",
+        "expected output to be an element of y, 0 to 1; got None",
     ),
     "a density and a probability": (
         lambda f: plot_fit({"a": f["line"], "b": f["number"]}, X[:, :1], Y),

@@ -21,6 +21,8 @@ from flatprior.inference.mixture import quantiles
 from flatprior.inference.rows import Data, count_rows
 from flatprior.models import MLP, Bernoulli, Categorical, Model, Normal
 
+from .tables import CommonFit
+
 NUM_DRAWS, NUM_ROWS = 60, 101
 MODELS: dict[str, Model] = {
     "Bernoulli": Model(MLP((3,), "tanh"), Bernoulli()),
@@ -247,3 +249,15 @@ def test_a_prediction_again_compiles_nothing() -> None:
     finally:
         jax.monitoring.unregister_event_duration_listener(listener)
     assert events.count("/jax/core/compile/backend_compile_duration") == 0
+
+
+def test_later_writes_to_x_change_no_prediction(common_fit: CommonFit) -> None:
+    """A buffer that is filled anew, aligned as JAX takes it over without a copy."""
+    memory = np.zeros(4096 * 2 * 4 + 64, np.uint8)
+    start = -memory.ctypes.data % 64
+    x = memory[start : start + 4096 * 2 * 4].view(np.float32).reshape(4096, 2)
+    x[:] = np.random.default_rng(0).normal(size=x.shape)
+    predictive = common_fit("Bernoulli", "MLE").predict(x)
+    before = predictive.probs
+    x[:] = 3 * x[::-1]
+    np.testing.assert_array_equal(predictive.probs, before)

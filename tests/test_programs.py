@@ -1,7 +1,11 @@
 """What compiles: a program once for what it depends on, and nothing where other things change."""
 
+import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -133,3 +137,30 @@ def test_a_model_is_traced_for_what_is_new_alone() -> None:
     CALLS.clear()
     assert result.predict(X).mean.shape == (40,)
     assert not CALLS
+
+
+ANOTHER_PROCESS = """
+import hashlib
+import numpy as np
+from flatprior.inference import MAP, fit
+from flatprior.models import MLP, Model, Normal, gaussian
+x = np.linspace(-1, 1, 20)[:, None]
+model = Model(MLP((3, 3)), Normal("network"), gaussian(1.0))
+found = fit(model, MAP(num_steps=50, polish=False), x, x[:, 0] ** 2, key=0)
+print(hashlib.sha256(found.stats["loss"].tobytes()).hexdigest())
+"""
+
+
+@pytest.mark.slow
+def test_another_process_has_the_same_bits_and_compiles_nothing_again(tmp_path: Path) -> None:
+    """Sets of Python are in another order in each process, by the seed of its hashes."""
+    seen = []
+    for hash_seed in ("0", "1"):
+        settings = {"JAX_COMPILATION_CACHE_DIR": str(tmp_path), "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
+        environment = {**os.environ, **settings, "PYTHONHASHSEED": hash_seed}
+        run = subprocess.run(
+            [sys.executable, "-c", ANOTHER_PROCESS], env=environment, capture_output=True, text=True, check=True
+        )
+        seen.append((run.stdout, sorted(path.name for path in tmp_path.glob("*-cache"))))
+    assert seen[0] == seen[1]
+    assert seen[0][1]

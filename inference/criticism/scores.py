@@ -8,8 +8,9 @@ from typing import Any, Self
 import jax
 import numpy as np
 
+from ..labels import observations, with_gaps
 from ..predictive import Predictive
-from ..rows import Rows
+from ..rows import Rows, count_rows
 from ..several import Several
 
 OF = " of "
@@ -59,7 +60,7 @@ class Forecast:
         known: dict[str, Any] = {"log_prob": log_prob, "y": np.asarray(leaves[0])}
         if response.is_class:
             probs = predictive.class_probs
-            known["rps"] = ranked_probability_score(probs, known["y"]) if response.has_cdf else None
+            known["rps"] = ranked_probability_score(probs, known["y"]) if "cdf" not in response.missing else None
             return cls(**known, probs=probs)
         known["num_tokens"] = response.count_tokens(known["y"])
         if response.has_cdf:
@@ -89,6 +90,8 @@ class Forecast:
         """Return elpd and the other scores of one of several observed sites."""
         part = self.sites[site]
         counted = part if self.weights is None else replace(part, weights=self.weights * part.weights)
+        if counted.weights is not None and not counted.weights.any():
+            return {}
         return {"elpd": mean(counted.log_prob, counted.weights), **counted.scores()}
 
     def replicated(self) -> "Forecast":
@@ -130,7 +133,8 @@ class Forecast:
         """Return the values of all elements of y that are known, (m,), from (n, ...), and how often each counts."""
         weights = np.ones(len(values)) if self.weights is None else self.weights
         weights = np.broadcast_to(weights.reshape(-1, *(1,) * (values.ndim - 1)), values.shape)
-        is_known = ~np.isnan(self.y.astype(float)) if np.shape(self.y) == values.shape else np.ones(values.shape, bool)
+        y = np.asarray(self.y, float)
+        is_known = ~np.isnan(y) if y.shape == values.shape else np.ones(values.shape, bool)
         return values[is_known], weights[is_known]
 
 
@@ -164,9 +168,18 @@ COLUMNS = tuple(field.name for field in fields(Forecast) if field.name != "sites
 
 
 def _of_site(predictive: Predictive, y: Rows) -> Forecast:
-    """Return the forecast of one of several observed sites, in which rows without its y count 0 times."""
-    known = [~np.isnan(np.asarray(leaf, float)).reshape(len(leaf), -1).all(axis=1) for leaf in jax.tree.leaves(y)]
-    return replace(Forecast.of(predictive, y), weights=np.logical_or.reduce(known).astype(float))
+    """Return the forecast of one of several observed sites, in which rows without its y count 0 times.
+
+    They have the y of another row, or one that is drawn, which the scores do not see.
+    """
+    if all(np.isnan(np.asarray(leaf, float)).all() for leaf in jax.tree.leaves(y)):
+        return replace(Forecast.of(predictive, predictive.sample(0)), weights=np.zeros(count_rows(y)))
+    whole, known = observations("y", y)
+    if known is None:
+        return replace(Forecast.of(predictive, whole), weights=np.ones(count_rows(whole)))
+    has_y = np.logical_or.reduce([leaf.reshape(len(leaf), -1).any(axis=1) for leaf in jax.tree.leaves(known)])
+    known = jax.tree.map(lambda leaf: leaf | ~has_y.reshape(-1, *(1,) * (leaf.ndim - 1)), known)
+    return replace(Forecast.of(predictive, with_gaps(whole, known)), weights=has_y.astype(float))
 
 
 def _class_scores(probs: np.ndarray, y: np.ndarray, weights: np.ndarray | None) -> dict[str, float]:

@@ -132,7 +132,7 @@ def transforms_of(
     if response.is_class:
         ends, cells = _of_ordered_classes(predictive.class_probs, response.labels(values), edges)
         return Transforms(ends, edges, cells), log_prob, np.arange(len(ends))
-    chosen = _element(response, values, output)
+    chosen = response.element("calibration", values, output)
     ends = np.stack(predictive.pit(y), axis=-1)[chosen].astype(float)
     rows = np.flatnonzero(~np.isnan(ends).any(axis=1))
     if not response.is_discrete:
@@ -155,14 +155,3 @@ def _of_ordered_classes(probs: np.ndarray, y: np.ndarray, edges: np.ndarray) -> 
     return interval(y.astype(int)), np.stack(
         [interval(np.minimum((ends[:, 1:] < edge).sum(axis=1), last)) for edge in edges]
     )
-
-
-def _element(response: Any, y: Any, output: int | None) -> Any:
-    """Return an index of the chosen element of each row; raise ValueError where it is not one."""
-    shape = () if np.ndim(y) == 1 or response.are_bounds(y) else np.shape(y)[1:]
-    if not shape and output is None:
-        return slice(None)
-    if len(shape) != 1 or output not in range(shape[0]) or isinstance(output, bool):
-        elements = f"0 to {shape[0] - 1}" if len(shape) == 1 else "None, as y has one value per row"
-        raise ValueError(f"calibration: expected output to be an element of y, {elements}; got {output!r}.")
-    return (slice(None), output)

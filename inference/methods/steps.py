@@ -12,10 +12,10 @@ import numpyro
 import numpyro.distributions as dist
 from jax import Array
 from numpyro.distributions import biject_to
-from numpyro.handlers import mask, seed, trace
-from numpyro.infer import SVI, Trace_ELBO
+from numpyro.handlers import mask, replay, seed, trace
+from numpyro.infer import ELBO, SVI
 from numpyro.infer.svi import SVIState
-from numpyro.infer.util import transform_fn
+from numpyro.infer.util import log_density, transform_fn
 
 from ..density import Density
 from ..devices import Sharding
@@ -47,6 +47,23 @@ class State(NamedTuple):
         return self.losses[-1][:, -1] if self.losses else np.full(1, np.nan)
 
 
+class Objective(ELBO):  # type: ignore[misc]
+    """The loss of NumPyro's `Trace_ELBO`, minus log density of the model plus that of the guide, summed in their order.
+
+    `Trace_ELBO` takes the sites in the order of a set, which differs between processes: the rounding of its sum would,
+    and the text of its program, by which JAX finds what it has compiled before.
+    """
+
+    def loss(
+        self, rng_key: Array, param_map: Weights, model: Callable[..., Any], guide: Callable[..., Any], *args: Any
+    ) -> Array:
+        """Return the loss; see `numpyro.infer.ELBO`."""
+        model_key, guide_key = jax.random.split(rng_key)
+        of_guide, draws = log_density(seed(guide, guide_key), args, {}, param_map)
+        of_model, _ = log_density(replay(seed(model, model_key), draws), args, {}, param_map)
+        return of_guide - of_model
+
+
 class Steps:
     """The compiled functions of the optimiser of one density, under one set of settings.
 
@@ -76,7 +93,7 @@ class Steps:
                 self._guide, False
             ),  # its log density at its own point is 0; evaluating it would cost a log per weight
             optimizer.value or annealed_adam(),
-            Trace_ELBO(),
+            Objective(),
         )
         self._tracing = RLock()
         """NumPyro's SVI and its guide change while they are traced: one thread traces them at a time."""

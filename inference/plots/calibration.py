@@ -1,9 +1,10 @@
 """Figures of calibration: predicted probabilities against observed frequencies."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Literal, get_args
 
 import numpy as np
+import pandas as pd
 
 from ..criticism.calibration import Calibration
 from .style import BLACK, FONT, GREY, Style, styles_of
@@ -78,10 +79,11 @@ def _draw_curves(ax: "Axes", named: Mapping[str, Calibration], styles: Mapping[s
     low = 0.0 if first.quantity != "confidence" else _lowest(named)
     ax.plot([low, 1], [low, 1], color=BLACK, linewidth=0.9, zorder=1)
     alpha = 0.05 + 0.15 / len(named)  # bands overlap, and lines must stay visible
+    is_common = first.quantity == "intervals" and _have_one_band([each.curve for each in named.values()])
     for i, (name, each) in enumerate(named.items()):
         curve, style = each.curve, styles[name]
-        band = GREY if first.quantity == "intervals" else style.color
-        if first.quantity != "intervals" or i == 0:  # one band for all: it depends on the number of rows alone
+        band = GREY if is_common else style.color
+        if not is_common or i == 0:
             ax.fill_between(curve["forecast"], curve["low"], curve["high"], color=band, alpha=alpha, linewidth=0)
         looks = {**style.line, "linewidth": 1.7, "marker": style.marker, "markersize": 6}
         ax.plot(curve["forecast"], curve["frequency"], label=name, **looks)
@@ -90,17 +92,25 @@ def _draw_curves(ax: "Axes", named: Mapping[str, Calibration], styles: Mapping[s
 
 
 def _draw_histograms(ax: "Axes", named: Mapping[str, Calibration], styles: Mapping[str, Style]) -> None:
-    for i, (name, each) in enumerate(named.items()):
-        assert each.histogram is not None
-        left, right, frequency, low, high = (each.histogram[c] for c in ("left", "right", "frequency", "low", "high"))
+    tables = [each.histogram for each in named.values() if each.histogram is not None]
+    is_common = _have_one_band(tables)
+    ax.axhline(1.0, color=BLACK, linewidth=0.9)
+    for i, (name, table) in enumerate(zip(named, tables, strict=True)):
+        left, right, frequency, low, high = (table[c] for c in ("left", "right", "frequency", "low", "high"))
         edges, width = np.append(left, right.iloc[-1]), right - left
-        if i == 0:
-            ax.stairs(high / width, edges, baseline=(low / width).to_numpy(), fill=True, color=GREY, alpha=0.2)
-            ax.axhline(1.0, color=BLACK, linewidth=0.9)
+        if not is_common or i == 0:
+            colour, alpha = (GREY, 0.2) if is_common else (styles[name].color, 0.05 + 0.15 / len(named))
+            ax.stairs(high / width, edges, baseline=(low / width).to_numpy(), fill=True, color=colour, alpha=alpha)
         ax.stairs(frequency / width, edges, label=name, linewidth=1.7, **styles[name].line)
     first = next(iter(named.values()))
     ax.set(xlabel="P(Y ≤ y), the probability integral transform", ylabel="density", xlim=(0, 1), ylim=(0, None))
     ax.set_title(_counts(first), loc="left", fontsize=FONT, color="0.3")
+
+
+def _have_one_band(tables: Sequence[pd.DataFrame]) -> bool:
+    """Return whether all bands are equal, as those of continuous y are: they depend on the number of rows alone."""
+    bands = [table[["low", "high"]].to_numpy() for table in tables]
+    return all(np.array_equal(band, bands[0]) for band in bands)
 
 
 def _lowest(named: Mapping[str, Calibration]) -> float:

@@ -23,41 +23,56 @@ LEVELS = (0.05, 0.25, 0.75, 0.95)
 """Quantiles at the ends of the 90% and the 50% interval."""
 
 
-def plot_fit(fits: Fit | Mapping[str, Fit], x: Any, y: Any, ax: "Axes | None" = None, *, grid: Any = None) -> "Axes":
+def plot_fit(
+    fits: Fit | Mapping[str, Fit],
+    x: Any,
+    y: Any,
+    ax: "Axes | None" = None,
+    *,
+    grid: Any = None,
+    output: int | None = None,
+) -> "Axes":
     """Draw what fits predict of y along a one-dimensional x, with the data.
 
-    A line is the predictive mean; where y is a class, the probability of each class, or of class 1 if there are two.
-    The first fit with several draws has bands of 50% and 90%: of y, with thin lines around 90% of the draws' means; or,
-    where y is a class, of the draws' probabilities (90% only for more than two classes). For other fits with several
-    draws, thin lines mark the 90% band. A point estimate has bands, those of y, only if it is the only fit.
+    A line is the predictive mean, or the median where y has no mean; where y is a class, the probability of each class,
+    or of class 1 if there are two. The first fit with several draws has bands of 50% and 90%: of y, with thin lines
+    around 90% of the draws' means; or, where y is a class, of the draws' probabilities (90% only for more than two
+    classes). For other fits with several draws, thin lines mark the 90% band. A point estimate has bands, those of y,
+    only if it is the only fit.
 
     Args:
         fits: a fit, or name -> fit.
         x: n rows of one number each; drawn with y.
-        y: n rows. Classes are ticks at the bottom, the second of two at the top.
+        y: n rows. Classes are ticks at the bottom, the second of two at the top; of values between bounds, (n, 2), the
+            bounds are drawn, and a triangle where one is open. Rows without y are left out.
         ax: the axes to draw in; by default those of a new figure.
         grid: the points at which the fits are drawn, (m,); by default 201 over the range of x and 5% beyond.
+        output: the element of a vector y that is drawn, by its index.
 
     Returns:
         The axes.
 
     Raises:
         TypeError: when `fits` are not fits.
-        ValueError: when x does not have one number per row, y has several, or the fits do not predict the same y.
+        ValueError: when x does not have one number per row, `output` is not an element of y, or the fits do not predict
+            the same y.
+        NotImplementedError: when y has neither a mean nor a median.
     """
     named = named_fits(fits, "plot_fit")
     first = next(iter(named.values()))
     rows = points_of(first, x, dimensions=1)[:, 0]
-    labels = labels_of(first, x, y)
+    known, labels = labels_of(first, x, y)
+    element = first.structure.response.element("plot_fit", labels, output)
     at = np.linspace(*reach_of(rows), NUM_POINTS) if grid is None else np.sort(np.ravel(np.asarray(grid, float)))
     predictives = {name: fit.predict(rows_at(fit, at[:, None])) for name, fit in named.items()}
     check_comparable("plot_fit", {name: predictive.response for name, predictive in predictives.items()})
     ax = new_axes(1)[0] if ax is None else ax
     several = [name for name, fit in named.items() if num_draws(fit) > 1]
     banded = (several or [*named][: len(named) == 1] or [""])[0]
-    curves = _Curves(at, predictives, styles_of(named, {name: fit.method.name for name, fit in named.items()}), banded)
+    styles = styles_of(named, {name: fit.method.name for name, fit in named.items()})
+    curves = _Curves(at, predictives, styles, banded, element)
     draw = _draw_classes if first.structure.response.is_name else _draw_numbers
-    draw(ax, curves, rows, labels)
+    draw(ax, curves, rows[known], labels[element])
     ax.set(xlim=(at[0], at[-1]), xlabel=(first.layout.columns or ("x",))[0])
     above: dict[str, Any] = {"loc": "lower left", "bbox_to_anchor": (0, 1), "borderaxespad": 0.2}
     ax.legend(frameon=False, fontsize=FONT, ncols=_num_columns(ax), columnspacing=1.2, **above)
@@ -74,32 +89,61 @@ class _Curves(NamedTuple):
     styles: Mapping[str, Style]
     banded: str
     """The name of the fit with filled bands, or ""."""
+    element: Any
+    """The index of the element of each row that is drawn, of y and of summaries."""
 
 
 def _draw_numbers(ax: "Axes", curves: _Curves, x: np.ndarray, y: np.ndarray) -> None:
-    at, predictives, styles, banded = curves
+    at, predictives, styles, banded, element = curves
     for name, predictive in predictives.items():
-        style, several, mean = styles[name].line, count_draws(predictive.draws) > 1, predictive.mean
-        ax.plot(at, mean, label=f"{name}, mean", linewidth=2.0, zorder=3, **style)
+        style, several = styles[name].line, count_draws(predictive.draws) > 1
+        word, middle = _middle(predictive)
+        ax.plot(at, middle[element], label=f"{name}, {word}", linewidth=2.0, zorder=3, **style)
         bands = _quantiles(predictive)
+        bands = None if bands is None else bands[:, *element]
         if name == banded:
             if bands is not None:
                 _fill(ax, at, bands, style["color"], f"{name}, 50% and 90% of y")
-            if several:
-                ends = np.quantile(predictive.component_means, (LEVELS[0], LEVELS[-1]), axis=0)
+            if several and word == "mean":
+                ends = np.quantile(predictive.component_means[:, *element], (LEVELS[0], LEVELS[-1]), axis=0)
                 _edge(ax, at, ends, {**style, "linestyle": DOTTED}, f"{name}, 90% of the mean")
         elif several and bands is not None:
             _edge(ax, at, bands[[0, -1]], style, f"{name}, 90% of y")
-    ax.plot(x, y, ".", color=BLACK, markersize=4, label="data", zorder=2.5)
+    response = next(iter(predictives.values())).response
+    points = response.points(y)
+    _draw_data(ax, x, np.stack([points, points], axis=1) if points.ndim == y.ndim else y)
     low, high = ax.get_ylim()
-    room = MARGIN_Y * (np.ptp(y) or 1.0)
-    site = next(iter(predictives.values())).response.site
-    ax.set(ylim=(max(low, y.min() - room), min(high, y.max() + room)), ylabel=site)
+    room = MARGIN_Y * (np.ptp(points) or 1.0)
+    site = response.site if element == (slice(None),) else f"{response.site}[{element[1]}]"
+    ax.set(ylim=(max(low, points.min() - room), min(high, points.max() + room)), ylabel=site)
+
+
+def _draw_data(ax: "Axes", x: np.ndarray, bounds: np.ndarray) -> None:
+    """Draw values as points, bounds of them as lines, and open ones as triangles that point to where the value is."""
+    style: dict[str, Any] = {"color": BLACK, "markersize": 4, "zorder": 2.5}
+    low, high = bounds.T
+    has_low, has_high = np.isfinite(low), np.isfinite(high)
+    kinds = {"data": (low == high, low, "."), "data, above": (has_low & ~has_high, low, "^")}
+    kinds["data, below"] = (~has_low & has_high, high, "v")
+    for label, (rows, values, marker) in kinds.items():
+        if rows.any():
+            ax.plot(x[rows], values[rows], marker, label=label, **style)
+    between = has_low & has_high & (low < high)
+    if between.any():
+        ax.vlines(x[between], low[between], high[between], color=BLACK, linewidth=0.9, label="data, between")
+
+
+def _middle(predictive: Predictive) -> tuple[str, np.ndarray]:
+    """Return the mean, or the median where y has none, with its name."""
+    if predictive.response.has_moments or not predictive.response.has_cdf:
+        predictive.response.expect("mean", "plot_fit")
+        return "mean", predictive.mean
+    return "median", predictive.quantile(0.5)
 
 
 def _draw_classes(ax: "Axes", curves: _Curves, x: np.ndarray, y: np.ndarray) -> None:
     """Draw one line in the fit's colour for two classes; for more, colours stand for classes and dashes for fits."""
-    at, predictives, styles, banded = curves
+    at, predictives, styles, banded, _ = curves
     first = next(iter(predictives.values()))
     site, num_classes = first.response.site, first.class_probs.shape[1]
     binary = num_classes == 2

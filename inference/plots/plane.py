@@ -40,16 +40,22 @@ def rows_at(fit: Fit, points: np.ndarray) -> Rows:
     return jax.tree.unflatten(fit.layout.tree, [points.reshape(-1, *shape)])
 
 
-def labels_of(fit: Fit, x: Any, y: Any) -> np.ndarray:
-    """Return the numbers or classes of y, (n,); for soft labels, the most probable classes."""
+def labels_of(fit: Fit, x: Any, y: Any) -> tuple[np.ndarray, np.ndarray]:
+    """Return the rows where y is known, as indices, and its numbers or classes there; of soft labels the most probable.
+
+    A row of y may be a vector, (m, d), or bounds, (m, 2).
+    """
     fit.structure.check_one_site("y")
-    leaves = jax.tree.leaves(check_labels(fit.model, check_like(fit.layout, x), y).y)
+    data = check_labels(fit.model, check_like(fit.layout, x), y)
+    leaves = jax.tree.leaves(data.y)
+    if len(leaves) > 1:
+        raise ValueError(f"y: expected one array; got {', '.join(str(leaf.shape) for leaf in leaves)}.")
     labels = fit.structure.response.labels(leaves[0])
-    if len(leaves) > 1 or labels.ndim > 1:
-        raise ValueError(
-            f"y: expected one number or class per row; got {', '.join(str(leaf.shape) for leaf in leaves)}."
-        )
-    return labels
+    if data.known is None:
+        return np.arange(len(labels)), labels
+    known = np.asarray(jax.tree.leaves(data.known)[0])
+    rows = np.flatnonzero(known.reshape(len(known), -1).all(axis=1))
+    return rows, labels[rows]
 
 
 def reach_of(values: np.ndarray) -> tuple[float, float]:

@@ -44,7 +44,10 @@ def plot_decision(
     """
     check_fit("plot_decision", fit)
     rows = points_of(fit, x, dimensions=2)
-    labels = labels_of(fit, x, y)
+    known, labels = labels_of(fit, x, y)
+    labels = fit.structure.response.points(labels)
+    if labels.ndim > 1:
+        raise ValueError(f"y: expected one number or class per row; got {labels.shape}.")
     pair = new_axes(2) if axes is None else np.asarray(axes, dtype=object).ravel()
     if len(pair) != 2:
         raise TypeError(f"plot_decision: expected two axes; got {len(pair)}.")
@@ -63,7 +66,7 @@ def plot_decision(
     _shade(pair[1], across, up, epistemic, f"epistemic, {unit}{none}")
     names = fit.layout.columns or ("x[0]", "x[1]")
     for ax in pair:
-        _scatter(ax, rows, labels, is_class, coloured=ax is pair[0])
+        _scatter(ax, rows[known], labels, is_class, coloured=ax is pair[0])
         ax.set(xlabel=names[0], ylabel=names[1], xlim=(across[0], across[-1]), ylim=(up[0], up[-1]))
     if is_class:
         pair[1].legend(title=site, fontsize=FONT, title_fontsize=FONT, framealpha=0.8)
