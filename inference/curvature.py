@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import numpyro.distributions as dist
 from jax import Array
+from jax.scipy.special import gammaln
 from jaxtyping import Float
 from numpyro.distributions import kl_divergence
 
@@ -100,6 +101,26 @@ def _binomial_divergence(p: Any, q: Any) -> Array:
     return p.total_count * (of_one_trial + jax.nn.softplus(q.logits))
 
 
-for kind in (dist.BinomialLogits, dist.BinomialProbs):  # NumPyro's table has no entry for it
-    kl_divergence.add((kind, kind), _binomial_divergence)
-kl_divergence.add((dist.Poisson, dist.Poisson), _poisson_divergence)  # NumPyro's table has no entry for it
+def _exponential_divergence(p: dist.Exponential, q: dist.Exponential) -> Array:
+    return jnp.log(p.rate) - jnp.log(q.rate) + q.rate / p.rate - 1
+
+
+def _weibull_divergence(p: dist.Weibull, q: dist.Weibull) -> Array:
+    """Return the KL divergence of Weibull distributions (Bauckhage 2013, eq. 14)."""
+    ratio = jnp.log(p.scale) - jnp.log(q.scale)
+    log_moment = q.concentration * ratio + gammaln(q.concentration / p.concentration + 1)
+    hazard = jnp.log(p.concentration) - jnp.log(q.concentration) + jnp.euler_gamma * (q.concentration / p.concentration)
+    return hazard - jnp.euler_gamma - q.concentration * ratio + jnp.exp(log_moment) - 1
+
+
+def _log_normal_divergence(p: dist.LogNormal, q: dist.LogNormal) -> Array:
+    return kl_divergence(dist.Normal(p.loc, p.scale), dist.Normal(q.loc, q.scale))
+
+
+# NumPyro's table has no entries for these.
+kl_divergence.add((dist.Poisson, dist.Poisson), _poisson_divergence)
+kl_divergence.add((dist.BinomialLogits, dist.BinomialLogits), _binomial_divergence)
+kl_divergence.add((dist.BinomialProbs, dist.BinomialProbs), _binomial_divergence)
+kl_divergence.add((dist.Exponential, dist.Exponential), _exponential_divergence)
+kl_divergence.add((dist.Weibull, dist.Weibull), _weibull_divergence)
+kl_divergence.add((dist.LogNormal, dist.LogNormal), _log_normal_divergence)

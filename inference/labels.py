@@ -163,12 +163,12 @@ def _filled(y: Rows) -> tuple[Rows, Rows]:
     Where the other values are whole numbers they become integers, which NaN does not allow, so that labels stay labels.
     """
     leaves, tree = jax.tree.flatten(y)
-    known = [_known(leaf) for leaf in leaves]
-    if all(each is None for each in known):
+    gaps = [_known(leaf) for leaf in leaves]
+    if all(each is None for each in gaps):
         return y, None
-    known = [np.ones(np.shape(leaf), bool) if each is None else each for leaf, each in zip(leaves, known, strict=True)]
+    known = [np.ones(np.shape(leaf), bool) if each is None else each for leaf, each in zip(leaves, gaps, strict=True)]
     if not any(each.any() for each in known):
-        count = sum(each.size for each in known)
+        count = sum(int(each.size) for each in known)
         raise ValueError(f"y: expected labels in some rows; got only missing values, {count} of them.")
     whole = [
         leaf if each.all() else _without_gaps(np.asarray(leaf), each) for leaf, each in zip(leaves, known, strict=True)

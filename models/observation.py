@@ -112,8 +112,13 @@ def observe_values(observation: Scalar, eta: Array, y: AnyArray | None, also: st
 
 
 def sample(name: str, prior: dist.Distribution) -> Array:
-    """Sample a site that an observation learns beside the weights of the network."""
-    return jnp.asarray(numpyro.sample(name, prior))
+    """Sample a site that an observation learns beside the weights of the network.
+
+    Fits begin with a concentration of 1, by the site's ``infer["start"]``: at the mean of a prior with a heavy tail, 20
+    of the default one, the powers of a Weibull overflow.
+    """
+    infer = {"start": np.ones(prior.shape())} if name == "concentration" else {}
+    return jnp.asarray(numpyro.sample(name, prior, infer=infer))
 
 
 def observe(d: dist.Distribution, y: AnyArray | None) -> AnyArray:

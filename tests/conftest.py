@@ -115,6 +115,8 @@ def data_sets() -> dict[str, tuple[np.ndarray, np.ndarray]]:
         "classes": (x, np.argmax(np.outer(signal, [-0.5, 0.0, 0.5]) + gumbel, axis=1)),
         "real": (x, signal + 0.4 * rng.normal(size=NUM_ROWS)),
         "counts": (x, rng.poisson(np.exp(signal))),
+        "positive": (x, np.exp(signal + 0.4 * rng.normal(size=NUM_ROWS))),
+        "shares": (x, rng.beta(4 / (1 + np.exp(-signal)), 4 / (1 + np.exp(signal)))),
         "tokens": (tokens[:, :-1], np.where(np.arange(3 * NUM_ROWS).reshape(-1, 3) % 10 == 9, -1, tokens[:, 1:])),
     }
 

@@ -27,7 +27,7 @@ from flatprior.models import (
     Normal,
 )
 
-from .tables import KINDS, LEADING, METHODS, MODELS, NUM_STEPS, CommonFit, FindProblem, method_of
+from .tables import KINDS, LEADING, LONG, METHODS, MODELS, NUM_STEPS, CommonFit, FindProblem, method_of
 
 HAND_WRITTEN = ("hierarchical", "mixture_density", "dictionary")
 NAMES = (*MODELS, *HAND_WRITTEN)
@@ -45,12 +45,14 @@ EXISTS: dict[str, set[str]] = {
     "Poisson": NUMBERS,
     "CategoricalSequence": {"probs"},
     "Lift": {"mean", "variance", "probs"},
+    **dict.fromkeys(LONG, NUMBERS),
+    "Ordinal": {"probs", "cdf", "quantile"},
 }
 """Model -> the summaries of its predictive distribution that exist: classes have no moments, and no order of theirs."""
-COUNTS = ("dictionary", "Poisson")
-"""Models of counts."""
+COUNTS = ("dictionary", "Poisson", "NegativeBinomial", "ZeroInflated", "Ordinal")
+"""Models of counts, or of classes in an order."""
 BINARY = ("Bernoulli", "Lift")
-CLASSES = ("Categorical", "CategoricalSequence")
+CLASSES = ("Categorical", "CategoricalSequence", "Ordinal")
 """Models whose y is one of three classes, or a row of such."""
 
 
@@ -60,7 +62,7 @@ tried on that of Bernoulli, and all models are fitted by MLE."""
 
 
 def is_quick(name: str, method: str) -> bool:
-    return method == "MLE" or name == "Bernoulli" or (name == "hierarchical" and method in QUICK)
+    return (method == "MLE" and name not in LONG) or name == "Bernoulli" or (name == "hierarchical" and method in QUICK)
 
 
 def pairs(*names: str) -> Any:
@@ -130,7 +132,12 @@ def parameters(site: Any) -> dict[str, Array]:
     if isinstance(site, dist.MixtureSameFamily):
         parts = site.component_distribution
         return {"weights": site.mixing_distribution.probs, "loc": parts.loc, "scale": parts.scale}
-    return {name: getattr(site, name) for name in ("logits", "loc", "scale", "rate") if name in site.arg_constraints}
+    if isinstance(site, dist.ZeroInflatedProbs):
+        return {"gate": site.gate, "rate": site.base_dist.rate}
+    if hasattr(site, "class_log_probs"):
+        return {"logits": site.class_log_probs}
+    shapes = ("df", "concentration", "concentration1", "concentration0")
+    return {name: getattr(site, name) for name in ("logits", "loc", "scale", "rate", *shapes) if hasattr(site, name)}
 
 
 # What a fit is.
@@ -213,11 +220,34 @@ def test_probs_are_the_mean_of_the_probabilities(result: Fit, name: str, model_x
     np.testing.assert_allclose(result.predict(x).probs, expected, rtol=1e-4, atol=1e-6)
 
 
+SCIPY: dict[str, Callable[[Any], Any]] = {
+    "NegativeBinomial": lambda d: scipy.stats.nbinom(d["concentration"], d["rate"] / (1 + d["rate"])),
+    "StudentT": lambda d: scipy.stats.t(d["df"], d["loc"], d["scale"]),
+    "LogNormal": lambda d: scipy.stats.lognorm(d["scale"], scale=np.exp(d["loc"])),
+    "Gamma": lambda d: scipy.stats.gamma(d["concentration"], scale=1 / d["rate"]),
+    "Weibull": lambda d: scipy.stats.weibull_min(d["concentration"], scale=d["scale"]),
+    "Exponential": lambda d: scipy.stats.expon(scale=1 / d["rate"]),
+    "Beta": lambda d: scipy.stats.beta(d["concentration1"], d["concentration0"]),
+}
+"""Model -> the distribution of y by SciPy, from the parameters of NumPyro's."""
+
+
 def scipy_cdf(name: str, per_draw: dict[str, np.ndarray], y: np.ndarray) -> np.ndarray:
     """P(Y <= y) of the mixture by scipy, (n,)."""
     if name == "mixture_density":
         each = scipy.stats.logistic(per_draw["loc"], per_draw["scale"]).cdf(y[:, None])
         return (per_draw["weights"] * each).sum(axis=-1).mean(axis=0)
+    if name in SCIPY:
+        return SCIPY[name](per_draw).cdf(y).mean(axis=0)
+    if name == "ZeroInflated":
+        gate = np.where(y < 0, 0.0, per_draw["gate"])
+        return (gate + (1 - per_draw["gate"]) * scipy.stats.poisson(per_draw["rate"]).cdf(y)).mean(axis=0)
+    if name == "Mixture":
+        each = scipy.stats.norm(per_draw["loc"], per_draw["scale"]).cdf(y[:, None])
+        return (per_draw["weights"] * each).sum(axis=-1).mean(axis=0)
+    if name == "Ordinal":
+        below = np.arange(3) <= np.asarray(y)[:, None]
+        return (softmax(per_draw["logits"], axis=-1) * below).sum(axis=-1).mean(axis=0)
     if name in COUNTS:
         return scipy.stats.poisson(per_draw["rate"]).cdf(y).mean(axis=0)
     family = scipy.stats.laplace if name == "hierarchical" else scipy.stats.norm

@@ -23,7 +23,7 @@ FLOOR = 0.01
 
 @dataclass(frozen=True)
 class LogisticMixture:
-    """That of the README."""
+    """Of logistic distributions, whose weights, places and scales are outputs of the network."""
 
     num_components: int
 

@@ -14,10 +14,12 @@ import statsmodels.api as sm
 from jax import Array
 from numpyro.handlers import seed, substitute, trace
 from scipy import special, stats
+from scipy.integrate import quad
 from scipy.optimize import minimize
 from statsmodels.miscmodels.ordinal_model import OrderedModel
 
 from flatprior.inference import MAP, MLE, Code, Laplace, explain, fit, standardize
+from flatprior.inference.curvature import divergence
 from flatprior.models import (
     MLP,
     Bernoulli,
@@ -371,6 +373,31 @@ def test_censored_times_are_fitted_as_by_hand(rows: Rows) -> None:
     predictive = result.predict(rows.x)
     np.testing.assert_allclose(predictive.log_prob(y), result.log_likelihood(rows.x, y)[0, 0], rtol=1e-5)
     assert predictive.mean.shape == (300,)
+
+
+DIVERGENCES: dict[str, tuple[Any, Any, Any, Any]] = {
+    "Exponential": (dist.Exponential(2.0), dist.Exponential(0.7), stats.expon(scale=0.5), stats.expon(scale=1 / 0.7)),
+    "Weibull": (
+        dist.Weibull(2.0, 1.5),
+        dist.Weibull(0.7, 0.8),
+        stats.weibull_min(1.5, scale=2.0),
+        stats.weibull_min(0.8, scale=0.7),
+    ),
+    "LogNormal": (
+        dist.LogNormal(0.3, 0.5),
+        dist.LogNormal(-0.2, 0.8),
+        stats.lognorm(0.5, scale=np.exp(0.3)),
+        stats.lognorm(0.8, scale=np.exp(-0.2)),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", DIVERGENCES)
+def test_divergences_are_integrals(name: str) -> None:
+    """By which Laplace knows the Fisher information of y."""
+    p, q, by_scipy, other = DIVERGENCES[name]
+    expected = quad(lambda u: by_scipy.logpdf(t := by_scipy.ppf(u)) - other.logpdf(t), 0, 1)[0]
+    np.testing.assert_allclose(divergence(p, q), expected, rtol=1e-4)
 
 
 # Fits without a maximum.
