@@ -167,7 +167,7 @@ BUGS = [
     Bug(
         "weights of rows are in the fit but not in the scores",
         "inference/predictive.py",
-        "return log_probs * _row_weights(self.density, self.draws, data)",
+        "return log_probs * row_weights(self.density, self.draws, data)",
         "return log_probs",
         "test_handlers.py",
     ),
@@ -406,9 +406,9 @@ BUGS = [
     Bug(
         "the standard error is that of a single row",
         "inference/criticism/scores.py",
-        "values.std(ddof=1, dtype=np.float64) / math.sqrt(len(values))",
-        "values.std(ddof=1, dtype=np.float64)",
-        "test_contract.py",
+        "math.sqrt(squares / (total - 1) / total)",
+        "math.sqrt(squares / (total - 1))",
+        "test_scores.py",
     ),
     Bug(
         "threads share NumPyro's stack of handlers",
@@ -605,6 +605,34 @@ BUGS = [
         "    if outside.any():",
         "    if False:",
         "test_bad_input.py::test_misuse_raises_before_anything_is_compiled",
+    ),
+    Bug(
+        "the transform of a count is that of a continuous y",
+        "inference/marginals.py",
+        "below, cdf = cdf_of(d, jnp.stack([y - 1, y]))",
+        "below, cdf = cdf_of(d, jnp.stack([y, y]))",
+        "test_summaries.py test_marginals.py",
+    ),
+    Bug(
+        "the CRPS forgets that y is a step",
+        "inference/crps.py",
+        "jnp.square(jnp.where(self.left >= y[..., None], 1 - cdf, cdf))",
+        "jnp.square(cdf)",
+        "test_crps.py",
+    ),
+    Bug(
+        "bands of counts are those of random transforms",
+        "inference/criticism/transforms.py",
+        "share = np.where(high > low, np.clip(share, 0.0, 1.0), 1.0)",
+        "share = np.ones_like(share)",
+        "test_calibration.py::test_right_forecasts_of_counts_are_found_right",
+    ),
+    Bug(
+        "a count outside of the alphabet is read as its neighbour",
+        "inference/information/compression.py",
+        "labels[symbols == self.size] = outside",
+        "pass",
+        "test_compression.py::test_counts_are_as_short_as_the_code_length_says_and_any_count_is_read_exactly",
     ),
     Bug(
         "quantiles are never negative",

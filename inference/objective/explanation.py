@@ -15,7 +15,7 @@ from ..density import log_density
 from ..labels import labelled
 from ..report import Printed, Report
 from ..result import Fit
-from ..rows import Weights, in_double
+from ..rows import Data, Weights, in_double
 from ..sites import NumPyroModel
 from .place import Point, weights_at, within_supports
 from .terms import FLAT, Term, read_sites, sites_at
@@ -144,25 +144,24 @@ def explain(model: NumPyroModel, x: Any, y: Any, *, at: Point | None = None, wei
     with jax.enable_x64(True):
         start, point, data = jax.tree.map(in_double, (start, point, data))
         start, point = (within_supports(density, weights, data) for weights in (start, point))
-        model, x, y = density.model_of(data), data.x, data.y
-        readings = read_sites(model, start, x, y)
+        readings = read_sites(density, start, data)
 
-        def total(weights: Weights) -> tuple[Array, dict[str, tuple[Array, Array | None]]]:
-            sites = sites_at(model, weights, x, y)
+        def total(weights: Weights, data: Data) -> tuple[Array, dict[str, tuple[Array, Array | None]]]:
+            sites = sites_at(density, weights, data)
             parts = {
                 name: (each.negative_log_prob(sites[name]), each.constant(sites[name]))
                 for name, each in readings.items()
             }
             return sum((nats for nats, _ in parts.values()), jnp.zeros(())), parts
 
-        def objective(weights: Weights) -> Array:
-            return -log_density(model, weights, x, y)
+        def objective(weights: Weights, data: Data) -> Array:
+            return -log_density(density.model_of(data), weights, data.x, data.y)
 
         @jax.jit
-        def both(weights: Weights) -> Any:
-            return jax.value_and_grad(total, has_aux=True)(weights), jax.value_and_grad(objective)(weights)
+        def both(weights: Weights, data: Data) -> Any:
+            return jax.value_and_grad(total, has_aux=True)(weights, data), jax.value_and_grad(objective)(weights, data)
 
-        ((value, parts), gradient), (true_value, true_gradient) = jax.device_get(both(point))
+        ((value, parts), gradient), (true_value, true_gradient) = jax.device_get(both(point, data))
     differences = jax.tree.map(lambda a, b: float(np.abs(a - b).max(initial=0.0)), gradient, true_gradient)
     terms = tuple(reading.term(name, *parts[name]) for name, reading in readings.items())
     difference = abs(float(value) - float(true_value))

@@ -11,9 +11,10 @@ import numpyro.distributions as dist
 from jax import Array
 from numpyro.infer.util import compute_log_probs
 
+from ..density import Density
 from ..distributions import Affine, in_own_terms, stated_loss
-from ..rows import Rows, Weights
-from ..sites import NumPyroModel, element, is_observation
+from ..rows import Data, Weights
+from ..sites import element, is_observation
 from ..words import title
 from .formulas import FORMULAS, LOSSES, PRIORS, Formula, formula_of, number, one_number
 
@@ -75,33 +76,33 @@ class Reading(NamedTuple):
         return Term(name, self.role, self.distribution, self.name, float(nats), fixed, self.weight_decay, source)
 
 
-def sites_at(model: NumPyroModel, weights: Weights, x: Rows, y: Rows) -> dict[str, Site]:
+def sites_at(density: Density, weights: Weights, data: Data) -> dict[str, Site]:
     """Return the sample sites of a model at some weights."""
-    trace = compute_log_probs(model, (x, y), {}, jax.tree.map(jnp.asarray, weights))[1]
+    trace = compute_log_probs(density.model_of(data), (data.x, data.y), {}, jax.tree.map(jnp.asarray, weights))[1]
     return {name: site for name, site in trace.items() if site["type"] == "sample"}
 
 
-def read_sites(model: NumPyroModel, weights: Weights, x: Rows, y: Rows) -> dict[str, Reading]:
+def read_sites(density: Density, weights: Weights, data: Data) -> dict[str, Reading]:
     """Return a description of each site of a model, the observed one first.
 
     Args:
-        model: a NumPyro model.
+        density: the density of the model.
         weights: the point at which the sites are evaluated. It should not be special (such as all zeros), where
             parameters could seem not to depend on the weights or on x.
-        x: n rows.
-        y: n rows.
+        data: n rows.
     """
 
-    def parameters(weights: Weights) -> dict[str, dict[str, Array]]:
-        by_site = {name: _parameters(_plain(site)) for name, site in sites_at(model, weights, x, y).items()}
+    def parameters(weights: Weights, data: Data) -> dict[str, dict[str, Array]]:
+        by_site = {name: _parameters(_plain(site)) for name, site in sites_at(density, weights, data).items()}
         return jax.tree.map(lambda leaf: jnp.asarray(leaf, float), by_site)
 
     # In a random direction, a parameter that depends on the weights has a derivative that is not 0.
     rng = np.random.default_rng(0)
     direction = {site: jnp.asarray(rng.normal(size=value.shape)) for site, value in weights.items()}
-    moved = jax.jit(lambda w: jax.jvp(parameters, (w,), (direction,))[1])(weights)
+    slopes_at = jax.jit(lambda weights, data: jax.jvp(lambda w: parameters(w, data), (weights,), (direction,))[1])
+    moved = slopes_at(weights, data)
     varying = {site: {name for name, leaf in slopes.items() if np.any(leaf)} for site, slopes in moved.items()}
-    readings = {name: _read(site, varying[name]) for name, site in sites_at(model, weights, x, y).items()}
+    readings = {name: _read(site, varying[name]) for name, site in sites_at(density, weights, data).items()}
     order = ("loss", "factor", "penalty")
     return dict(sorted(readings.items(), key=lambda item: order.index(item[1].role)))  # a stable sort
 
