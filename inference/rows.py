@@ -44,6 +44,15 @@ class Data:
         return self.num_rows if self.weights is None else float(jnp.sum(self.weights))
 
     @property
+    def counted_rows(self) -> np.ndarray:
+        """The indices of the rows that count: their weight is above 0, and a value of their y was observed."""
+        counts = np.ones(self.num_rows, bool) if self.weights is None else np.asarray(self.weights) > 0
+        if self.known is not None:
+            known = [np.asarray(leaf).reshape(self.num_rows, -1) for leaf in jax.tree.leaves(self.known)]
+            counts &= np.concatenate(known, axis=1).any(axis=1)
+        return np.flatnonzero(counts)
+
+    @property
     def given(self) -> dict[str, Weights]:
         """The arguments of a model other than x and y."""
         return {name: value for name, value in (("fixed", self.fixed), ("at", self.at)) if value}

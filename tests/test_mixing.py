@@ -289,6 +289,20 @@ def test_log_predictive_densities_are_those_of_the_mixture_of_draws() -> None:
     assert result.between_chains == pytest.approx(expected, rel=1e-3)
 
 
+def test_rows_without_y_or_weight_say_nothing_of_predictions() -> None:
+    """They have no log predictive density, and would dilute the error of the others."""
+    w = slopes(1, 1, 1, 1)
+    w[0] += [0.2, 0.0]
+    draws = {"w": w.astype(np.float32)}
+    labelled = np.arange(60) % 3 == 0
+    density, data = check_problem(absolute, X[labelled], Y[labelled])
+    expected = Mixing(density, draws, data).between_chains
+    density, missing = check_problem(absolute, X, np.where(labelled, Y, np.nan))
+    assert Mixing(density, draws, missing).between_chains == pytest.approx(expected, rel=1e-5)
+    density, unweighted = check_problem(absolute, X, Y, weights=labelled.astype(float))
+    assert Mixing(density, draws, unweighted).between_chains == pytest.approx(expected, rel=1e-5)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("method", [NUTS(num_warmup=300, num_samples=500), MCLMC(num_warmup=2000, num_chains=6)])
 def test_the_status_of_a_fit_names_slopes_whose_chains_are_in_different_modes(method: Any) -> None:

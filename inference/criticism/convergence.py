@@ -35,7 +35,7 @@ MANY_CHAINS = 8
 LONG = 1000
 MAX_TREE_CAPS = 0.05
 """The share of a chain's trajectories cut short by the tree cap above which `diagnose` reports them, as they slow down
-mixing. The status of the fit reports them only when they are most of the trajectories."""
+mixing. The status of the fit reports them only where they are most of the trajectories and the draws show the harm."""
 MIN_MOVED = 0.5
 """The share of draws that differ from the one before, below which a chain hardly moves."""
 MEANINGFUL, EXCHANGEABLE = "weights", "exchangeable weights"

@@ -167,7 +167,8 @@ class Mixing:
         return self._log_probs_of(self.draws)
 
     def _log_probs_of(self, draws: Mapping[str, np.ndarray]) -> Float[np.ndarray, "chain draw row"]:
-        some = self.data.take(_evenly(self.data.num_rows, PROBE_ROWS))
+        rows = self.data.counted_rows
+        some = self.data.take(rows[_evenly(len(rows), PROBE_ROWS)])
         chains, num_draws = self._shape
         bytes_per_draw = chains * sum(value[0, 0].nbytes for value in draws.values())
         count = max(2, min(PROBE_DRAWS, PROBE_BYTES // max(1, bytes_per_draw)))
