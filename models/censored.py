@@ -153,7 +153,7 @@ class CensoredDistribution(dist.Distribution):
         self.base_dist = base_dist
         super().__init__(base_dist.batch_shape, (), validate_args=validate_args)
 
-    @constraints.dependent_property(is_discrete=False, event_dim=0)
+    @constraints.dependent_property(is_discrete=False, event_dim=0)  # type: ignore[untyped-decorator]
     def support(self) -> constraints.Constraint:
         return self.base_dist.support
 

@@ -90,7 +90,7 @@ class Ordinal:
         elif self.gaps == NETWORK:
             gaps = of_output(self, "gaps", eta[..., 1:])
         else:
-            gaps = jnp.full((size,), self.gaps if size else 1.0, eta.dtype)
+            gaps = jnp.full((size,), self.gaps if isinstance(self.gaps, int | float) else 1.0, eta.dtype)
         return OrdinalLogistic(eta[..., 0], jnp.broadcast_to(gaps, (*eta.shape[:-1], size)))
 
     def __call__(self, eta: Float[Array, "n m"], y: Shaped[AnyArray, "..."] | None = None) -> AnyArray:
@@ -147,7 +147,7 @@ class OrdinalLogistic(dist.Distribution):
         """K."""
         return int(jnp.shape(self.gaps)[-1]) + 2
 
-    @constraints.dependent_property(is_discrete=True, event_dim=0)
+    @constraints.dependent_property(is_discrete=True, event_dim=0)  # type: ignore[untyped-decorator]
     def support(self) -> constraints.Constraint:
         return constraints.integer_interval(0, self.num_classes - 1)
 

@@ -369,6 +369,27 @@ BUGS = [
         "test_models.py",
     ),
     Bug(
+        "an ordered class is as wide as the line",
+        "models/ordinal.py",
+        "widths = jnp.log(-jnp.expm1(-jnp.asarray(self.gaps)))",
+        "widths = jnp.zeros_like(self.gaps)",
+        "test_observations.py",
+    ),
+    Bug(
+        "a narrow interval is a difference of cdfs",
+        "models/censored.py",
+        "(24 * jnp.finfo(difference.dtype).eps) ** (1 / 3)",
+        "0.0",
+        "test_observations.py",
+    ),
+    Bug(
+        "an exposure is added and not its log",
+        "models/offsets.py",
+        "shift + jnp.log(jnp.asarray(x[exposure], float))",
+        "shift + jnp.asarray(x[exposure], float)",
+        "test_observations.py",
+    ),
+    Bug(
         "soft labels are normalised over rows",
         "models/classes.py",
         "jnp.sum(value * jax.nn.log_softmax(self.logits), axis=-1)",

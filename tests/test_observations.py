@@ -241,13 +241,14 @@ def test_bounds_have_the_log_probability_of_their_interval(name: str) -> None:
 
 
 @pytest.mark.usefixtures("x64")
-@pytest.mark.parametrize("width", [1e-1, 1e-4, 1e-8])
+@pytest.mark.parametrize("width", [1e-1, 1e-4, 1e-12])
 def test_narrow_intervals_have_the_density_times_the_width(width: float) -> None:
     """As narrow as that the difference of two cdfs has no digits left."""
     lower = np.array([-6.0, -1.0, 0.3, 6.0])
+    upper = lower + width
     run = seed(Censored(Normal(1.0)), 0)
-    site = trace(run).get_trace(jnp.zeros((4, 1)), jnp.stack([lower, lower + width], axis=1))["y"]
-    middle = stats.norm.logpdf(lower + width / 2) + np.log(width)
+    site = trace(run).get_trace(jnp.zeros((4, 1)), jnp.stack([lower, upper], axis=1))["y"]
+    middle = stats.norm.logpdf((lower + upper) / 2) + np.log(upper - lower)
     np.testing.assert_allclose(site["fn"].log_prob(site["value"]), middle, atol=2 * width**2 + 1e-7)
 
 
@@ -402,19 +403,21 @@ def test_divergences_are_integrals(name: str) -> None:
 
 # Fits without a maximum.
 
-SICK: dict[str, tuple[Any, Callable[[Rows], np.ndarray], Code]] = {
-    "all counts 0": (NegativeBinomial(), lambda rows: np.zeros(300, int), Code.SEPARABLE),
-    "all censored": (Censored(Exponential()), lambda rows: censored(rows.mean, np.zeros(300)), Code.SEPARABLE),
-    "separable": (Ordinal(3), lambda rows: np.digitize(rows.x[:, 0], [-0.5, 0.5]), Code.RECEDING),
+RUNS_AWAY = {Code.SEPARABLE, Code.SATURATED}
+"""The loss falls along a ray, or has become exactly 0 on the way."""
+SICK: dict[str, tuple[Any, Callable[[Rows], np.ndarray], set[Code]]] = {
+    "all counts 0": (NegativeBinomial(), lambda rows: np.zeros(300, int), RUNS_AWAY),
+    "all censored": (Censored(Exponential()), lambda rows: censored(rows.mean, np.zeros(300)), RUNS_AWAY),
+    "separable": (Ordinal(3), lambda rows: np.digitize(rows.x[:, 0], [-0.5, 0.5]), {Code.RECEDING}),
     "a class at the end never occurs": (
         Ordinal(3),
         lambda rows: (rows.x[:, 1] + np.sin(50 * rows.x[:, 0]) > 0).astype(int),
-        Code.RECEDING,
+        {Code.RECEDING},
     ),
     "a class in the middle never occurs": (
         Ordinal(3),
         lambda rows: 2 * (rows.x[:, 1] + np.sin(50 * rows.x[:, 0]) > 0).astype(int),
-        Code.AT_BOUNDARY,
+        {Code.AT_BOUNDARY},
     ),
 }
 
@@ -423,9 +426,9 @@ SICK: dict[str, tuple[Any, Callable[[Rows], np.ndarray], Code]] = {
 @pytest.mark.parametrize("name", SICK)
 @pytest.mark.filterwarnings("ignore::flatprior.inference.FailedFitWarning")
 def test_a_likelihood_without_a_maximum_is_named(name: str, rows: Rows) -> None:
-    observation, y, code = SICK[name]
+    observation, y, codes = SICK[name]
     result = fit(Model(MLP(), observation), MLE(), rows.x, y(rows), key=0, progress=False)
-    assert code in result.status.codes, result.status
+    assert codes & set(result.status.codes), result.status
 
 
 @pytest.mark.slow

@@ -15,6 +15,7 @@ from jax import Array
 from numpyro.distributions import constraints
 from scipy.special import expit, log_softmax
 
+from flatprior import models
 from flatprior.inference import Fit, fit, predictive
 from flatprior.inference.checks import check_problem
 from flatprior.inference.contract import check_model
@@ -170,6 +171,18 @@ CASES: dict[str, tuple[Callable[[], dist.Distribution], Answers]] = {
         lambda: dist.RightCensoredDistribution(dist.Weibull(jnp.ones(2), 1.5), jnp.array([0, 1])),
         Answers("numbers", "RightCensoredDistribution", {"probs", "mode", "crps"}, is_discrete=False),
     ),
+    "ordered classes": (
+        lambda: models.Ordinal(3, 2.0).distribution(jnp.asarray(ETA[:, :1]), {}),
+        Answers("classes", "OrdinalLogistic", {"mean", "variance", "crps"}, 3, **CLASSES),
+    ),
+    "bounds": (
+        lambda: models.Censored(models.Weibull(1.5)).distribution(jnp.asarray(ETA[:, :1]), {}),
+        Answers("numbers", "censored Weibull", {"probs", "mode"}, is_discrete=False),
+    ),
+    "share": (
+        lambda: models.Beta(5.0).distribution(jnp.asarray(ETA[:, :1]), {}),
+        Answers("numbers", "OpenBeta", {"probs", "mode"}, is_discrete=False),
+    ),
     "mixture": (mixture, Answers("numbers", "mixture of 3 Logistic", {"probs", "mode"}, is_discrete=False)),
 }
 every_case = pytest.mark.parametrize("name", CASES)
@@ -230,6 +243,7 @@ BY_LOGITS = {
     "tokens without padding": ROWS,
 }
 BY_PROBS = {
+    "ordered classes": np.diff(expit(np.array([-np.inf, -1.0, 1.0, np.inf]) - ETA[:, :1])),
     "OrderedLogistic": np.diff(expit(np.array([-np.inf, -1.0, 1.0, np.inf]) - ETA[:, :1])),
     "Bernoulli of probabilities": np.array([[0.8, 0.2], [0.3, 0.7]]),
     "Categorical of probabilities": PROBS,
@@ -307,6 +321,13 @@ GOOD_AND_BAD: dict[str, tuple[Any, Any, str]] = {
     ),
     "tokens without padding": ([[0, 1, 2, 2]], [[0, 1, 2, -1]], "y, row 0, column 3: expected an integer from 0 to 2"),
     "Poisson": ([0, 9], [0, -1], "y, row 1: expected a value in IntegerNonnegative.*; got -1"),
+    "share": ([0.5, 0.1], [0.5, 1.0], "y, row 1: expected a number between 0 and 1; got 1.0"),
+    "ordered classes": ([0, 2], [0, 3], "expected an integer from 0 to 2; .* There are 4 classes in y"),
+    "bounds": (
+        [[1.0, 1.0], [0.0, np.inf]],
+        [[1.0, 1.0], [2.0, 1.0]],
+        "y, row 1: expected a lower bound up to the upper",
+    ),
     "Binomial": ([0, 5], [0, 6], r"y, row 1: expected an integer from 0 to \[?5\]?; got 6"),
     "Normal": ([0.0, -1.0], [0.0, np.inf], "y, row 1: expected a finite number; got inf"),
 }
