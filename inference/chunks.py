@@ -1,7 +1,7 @@
 """Functions of draws and rows, in bounded memory."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import lru_cache, partial
 from typing import Any
 
@@ -16,6 +16,8 @@ from .status import warn_of_precision
 
 WORKING_BYTES = 2**28
 """The device memory that a prediction may use in addition to x, the draws and its result: about 256 MiB."""
+PROBE_ROWS = 64
+"""The number of rows of which the memory is computed."""
 COPIES = 4
 """The number of arrays of (draw, row) that a summary has in memory at a time."""
 
@@ -119,18 +121,36 @@ def apart(draws: Weights) -> tuple[Weights, Weights]:
     return several, {site: value[0] for site, value in draws.items() if site not in several}
 
 
-def sizes(per_draw: PerDraw, density: Density, draws: Weights, data: Data) -> tuple[int, int]:
-    """Return the number of rows per chunk, and the number of draws that are evaluated together."""
-    num_rows, num_draws = data.num_rows, count_draws(draws)
-    probe = min(num_rows, 64)
+def sizes(
+    per_draw: PerDraw, density: Density, draws: Weights, data: Data, num_results: int | None = None
+) -> tuple[int, int]:
+    """Return the number of rows per chunk, and the number of draws that are evaluated together.
+
+    The results of all draws at the rows of a chunk fit in the working memory, and so do all intermediate values of one
+    draw there: those of a wide network, or of a sequence, are many times its result.
+
+    Args:
+        per_draw: the function that is evaluated.
+        density: the density of which the draws are.
+        draws: the draws.
+        data: n rows.
+        num_results: the number of results of a row that are in memory at a time; by default that of the draws.
+    """
+    num_rows, num_draws = data.num_rows, num_results or count_draws(draws)
+    probe = min(num_rows, PROBE_ROWS)
     one = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), draws)
-    x, y = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((probe, *leaf.shape[1:]), leaf.dtype), (data.x, data.y))
-    few = replace(data, x=x, y=y)
-    result, work = (size / probe for size in _num_bytes(per_draw, density, *signature((one, few))))
-    chunk = max(1, min(num_rows, int(WORKING_BYTES / (num_draws * max(result, 4) * COPIES))))
+
+    def bytes_of(count: int) -> tuple[int, int]:
+        few = jax.eval_shape(lambda data: data.take(jnp.arange(count)), data)
+        return _num_bytes(per_draw, density, *signature((one, few)))
+
+    result, work = (size / probe for size in bytes_of(probe))
+    if 2 * probe <= num_rows and num_rows * work > WORKING_BYTES:  # what does not grow with the rows is not theirs
+        work = (bytes_of(2 * probe)[1] - probe * work) / probe
+    together = num_draws * max(result, 4) * COPIES, max(work, 4)
+    chunk = max(1, min(num_rows, int(WORKING_BYTES / max(together))))
     chunk = -(-num_rows // -(-num_rows // chunk))  # chunks of equal size
-    together = max(1, min(num_draws, int(WORKING_BYTES / (chunk * max(work, 4)))))
-    return chunk, together
+    return chunk, max(1, min(num_draws, int(WORKING_BYTES / (chunk * max(work, 4)))))
 
 
 @lru_cache(maxsize=256)

@@ -245,8 +245,6 @@ def affine(d: Distribution, shift: ArrayLike, factor: ArrayLike) -> Distribution
             return affine(d.base_dist, shift, factor).mask(d._mask)
         case dist.LeftCensoredDistribution() | dist.RightCensoredDistribution():
             return type(d)(affine(d.base_dist, shift, factor), d.censored)  # the probability of a bound has no unit
-        case dist.IntervalCensoredDistribution():
-            return type(d)(affine(d.base_dist, shift, factor), d.left_censored, d.right_censored)
     return Affine(d, shift, factor)
 
 

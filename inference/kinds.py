@@ -18,7 +18,7 @@ from .distributions import (
     stated_logits,
     takes_intervals,
 )
-from .marginals import CATEGORICALS, cdf_of, is_censored, is_ordered, moments_of
+from .marginals import CATEGORICALS, cdf_of, is_censored, is_interval, is_ordered, moments_of
 from .response import NO_DISTANCE, Missing, Response
 from .sites import element, unmasked
 from .words import title
@@ -183,6 +183,7 @@ def response_of(site: str, d: Distribution) -> Response:
         "has_marginals": has_marginals(d),
         "needs_double": cancels(d),
         "takes_intervals": takes_intervals(d),
+        "is_interval": is_interval(d),
         "support": d.support,
     }
     return next(response for kind in KINDS if (response := kind.read(d, facts)) is not None)

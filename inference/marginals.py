@@ -36,6 +36,11 @@ def is_censored(d: Distribution) -> bool:
     return isinstance(element(d), CENSORED)
 
 
+def is_interval(d: Distribution) -> bool:
+    """Return whether y is bounds of a value, (n, 2)."""
+    return isinstance(element(d), dist.IntervalCensoredDistribution)
+
+
 def is_ordered(d: Distribution) -> bool:
     """Return whether classes have an order: they have a mean, as numbers do, or the distribution states a cdf."""
     each = element(d)

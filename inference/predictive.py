@@ -264,12 +264,17 @@ class Predictive:
         return jax.tree.map(lambda leaf: leaf.reshape(*shape, *leaf.shape[1:]), samples)
 
     def _sampled(self, chosen: Any, key: Array) -> Any:
-        """Draw one y at each of some draws of the weights, given by their numbers, (sample, n)."""
-        _, together = sizes(Density.observations, self.density, self.draws, self.data())
-        keys = jax.random.split(key, len(chosen))
-        with named_gaps():
-            samples = _sample(self.density, together, self.draws, jnp.asarray(chosen), keys, self.data())
-        return jax.tree.map(np.asarray, samples)
+        """Draw one y at each of some draws of the weights, given by their numbers, (sample, n), by chunks of rows."""
+        data, parts = self.data(), []
+        size, together = sizes(Density.observations, self.density, self.draws, data, len(chosen))
+        for start in range(0, data.num_rows, size):
+            rows = np.minimum(np.arange(start, start + size), data.num_rows - 1)  # the last chunk repeats its last row
+            some = data if size == data.num_rows else data.take(rows)
+            keys = jax.random.split(key if start == 0 else jax.random.fold_in(key, start), len(chosen))
+            with named_gaps():
+                samples = _sample(self.density, together, self.draws, jnp.asarray(chosen), keys, some)
+            parts.append(jax.tree.map(lambda leaf: np.asarray(leaf)[:, : data.num_rows - start], samples))  # noqa: B023
+        return jax.tree.map(lambda *leaves: np.concatenate(leaves, axis=1), *parts)
 
     @property
     def response(self) -> Response:

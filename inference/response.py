@@ -68,6 +68,8 @@ class Response(ABC):
     """Whether log probabilities are computed in float64; see `cancels`."""
     num_classes: int | None = None
     """K, where y, or each of its tokens, is one of 0, ..., K - 1."""
+    is_interval: bool = False
+    """Whether y is bounds of a value in every row, of which the model knows which are open."""
     takes_intervals: bool = False
     """Whether y may also be rows of a lower and an upper bound, (n, 2)."""
     padding: int | None = None
@@ -155,7 +157,7 @@ class Response(ABC):
 
     def are_bounds(self, y: Any) -> bool:
         """Return whether y is rows of a lower and an upper bound, (n, 2)."""
-        return self.takes_intervals and np.ndim(y) == 2
+        return (self.takes_intervals or self.is_interval) and np.ndim(y) == 2
 
     def has_distances(self, y: Any) -> bool:
         """Return whether y is known, and not bounds of it, so that predictions have a distance from it."""

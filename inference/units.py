@@ -144,7 +144,8 @@ def standardize(model: NumPyroModel, x: Any, y: Any) -> Standardized:
         Units.of(leaf) if jnp.issubdtype(leaf.dtype, jnp.floating) and not _is_at(path, own_units) else None
         for path, leaf in jax.tree.leaves_with_path(x)
     )
-    moved = [its for its in responses if not its.is_discrete and (is_real(its.support) or _is_positive(its.support))]
+    numbers = [its for its in responses if not (its.is_discrete or its.is_interval)]
+    moved = [its for its in numbers if is_real(its.support) or _is_positive(its.support)]
     values = _observed_values(model, tuple(its.site for its in moved), x, y) if moved else {}
     of_y = tuple((its.site, Units.of(its.points(values[its.site]), is_centred=is_real(its.support))) for its in moved)
     return Standardized(model, of_x, of_y)

@@ -14,7 +14,7 @@ import pytest
 import scipy.stats
 from jax import Array
 
-from flatprior.inference import MAP, NUTS, Fit, Laplace, compare, cross_validate, explain, fit, loo
+from flatprior.inference import MAP, NUTS, Fit, Laplace, chunks, compare, cross_validate, explain, fit, loo
 from flatprior.inference.checks import check_problem
 from flatprior.inference.criticism import calibration, diagnose
 from flatprior.inference.information import code_length, compress
@@ -241,3 +241,12 @@ def test_a_large_count_is_not_rounded() -> None:
     with jax.enable_x64(False):
         _, data = check_problem(LABELS["counts"][0], X[:3], np.ma.array([16_777_217, 2, 3], mask=[False, True, False]))
         assert np.asarray(data.y).tolist() == [16_777_217, 3]
+
+
+def test_many_rows_are_scored_in_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
+    x, y, known = (np.tile(each, (10, 1)) for each in (X, Y, KNOWN))
+    fitted = fit(independent, MAP(num_restarts=1), X, np.where(KNOWN, Y, np.nan), key=0)
+    few = fitted.predict(X).log_prob(np.where(KNOWN, Y, np.nan))
+    monkeypatch.setattr(chunks, "WORKING_BYTES", 2**12)
+    many = fitted.predict(x).log_prob(np.where(known, y, np.nan))
+    np.testing.assert_allclose(many, np.tile(few, 10), rtol=1e-12)

@@ -55,7 +55,6 @@ ASKED: dict[str, tuple[Callable[[Predictive, np.ndarray], np.ndarray], set[str]]
     "cdf": (lambda p, y: p.cdf(y), {"Normal"}),
     "quantile": (lambda p, y: p.quantile([0.1, 0.5]), {"Normal"}),
     "probs": (lambda p, y: p.probs, {"Bernoulli", "Categorical"}),
-    "sample": (lambda p, y: p.sample(0, (7,)), set(MODELS)),
     "log_likelihood": (
         lambda p, y: pointwise.log_likelihood(p.density, p.draws, Data(p.x, jnp.asarray(y))),
         set(MODELS),
@@ -80,10 +79,26 @@ def test_chunks_change_nothing(
     chunked = ask(predictive, data[1])
     assert chunked.shape == whole.shape
     assert NUM_ROWS in whole.shape
-    if asked == "sample":
-        np.testing.assert_array_equal(chunked, whole)
-    else:
-        np.testing.assert_allclose(chunked, whole, rtol=2e-5, atol=1e-6)
+    np.testing.assert_allclose(chunked, whole, rtol=2e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["Normal"])
+def test_samples_by_chunks_share_the_weights_and_not_the_noise(
+    name: str, data: tuple[np.ndarray, np.ndarray], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    x = np.repeat(data[0][:1], NUM_ROWS, axis=0)  # equal rows: draws of one function differ by the noise alone
+    predictive = from_prior(MODELS[name], x, data[1], NUM_DRAWS)
+    monkeypatch.setattr(chunks, "WORKING_BYTES", 2**14)
+    assert sizes(predictive)[0] < NUM_ROWS
+    samples = predictive.sample(0, (500,))
+    assert samples.shape == (500, NUM_ROWS)
+    assert len(np.unique(samples[0])) == NUM_ROWS
+    within = np.corrcoef(samples[:, :2].T)[0, 1]
+    np.testing.assert_allclose(np.corrcoef(samples[:, [0, -1]].T)[0, 1], within, atol=0.15)
+    expected, spread = predictive.mean, predictive.std
+    z = (samples.mean(axis=0) - expected) / (spread / np.sqrt(500))
+    assert np.abs(z).max() < 4.5
+    np.testing.assert_array_equal(predictive.sample(0, (500,)), samples)
 
 
 def sizes(predictive: Predictive) -> tuple[int, int]:
@@ -105,7 +120,8 @@ def test_chunks_respect_the_bound(
     row = num_draws * numbers * 4 * chunks.COPIES
     assert chunk == 1 or chunk * row <= working_bytes
     assert together == 1 or together * chunk * 3 * 4 <= working_bytes, "three hidden units a draw and row"
-    assert chunk == NUM_ROWS or 2 * (chunk + 1) * row > working_bytes, "no smaller than has to be"
+    work = working_bytes / chunk / together if together < num_draws or num_draws == 1 else 0
+    assert chunk == NUM_ROWS or 2 * (chunk + 1) * max(row, work) > working_bytes, "no smaller than has to be"
 
 
 LEVELS = np.array([1e-3, 0.01, 0.1, 0.5, 0.9, 0.99])

@@ -157,6 +157,16 @@ CASES: dict[str, tuple[Callable[[], dist.Distribution], Answers]] = {
         lambda: dist.OrderedLogistic(ETA[:, 0], jnp.array([-1.0, 1.0])),
         Answers("classes", "OrderedLogistic", {"mean", "variance", "crps"}, 3, **CLASSES),
     ),
+    "interval-censored": (
+        lambda: dist.IntervalCensoredDistribution(dist.Weibull(jnp.ones(2), 1.5), jnp.zeros(2), jnp.zeros(2)),
+        Answers(
+            "numbers",
+            "IntervalCensoredDistribution",
+            {"probs", "mode", "crps"},
+            event_shape=(2,),
+            is_discrete=False,
+        ),
+    ),
     "right-censored": (
         lambda: dist.RightCensoredDistribution(dist.Weibull(jnp.ones(2), 1.5), jnp.array([0, 1])),
         Answers("numbers", "RightCensoredDistribution", {"probs", "mode", "crps"}, is_discrete=False),

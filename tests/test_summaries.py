@@ -126,5 +126,10 @@ def test_a_censored_time_is_summarised_as_the_time() -> None:
     for ask in (lambda p: p.mean, lambda p: p.std, lambda p: p.cdf(y), lambda p: p.interval()):
         np.testing.assert_allclose(ask(censored), ask(whole), rtol=1e-6)
     np.testing.assert_allclose(censored.pit(y)[1], np.where(np.arange(7) % 2, 1.0, whole.cdf(y)), rtol=1e-6)
+    flags = jnp.zeros(7)
+    bounds = predictive(lambda eta: dist.IntervalCensoredDistribution(base(eta), flags, flags), np.stack([y, y + 1], 1))
+    np.testing.assert_allclose(bounds.mean, whole.mean, rtol=1e-6)
+    np.testing.assert_allclose(bounds.quantile(0.3), whole.quantile(0.3), rtol=1e-5)
+    np.testing.assert_allclose(bounds.pit(np.stack([y, y + 1], 1)), (whole.cdf(y), whole.cdf(y + 1)), rtol=1e-5)
     with pytest.raises(ValueError, match="interval: expected a probability between 0 and 1; got 90"):
         whole.interval(90)

@@ -16,6 +16,7 @@ from flatprior.inference import (
     MAP,
     MLE,
     NUTS,
+    Conditional,
     Ensemble,
     Fit,
     Laplace,
@@ -136,6 +137,27 @@ def test_laplace_and_the_evidence_are_those_of_replicated_rows(problem: Problem)
     replicated = fit(problem.model, method, *problem.replicated, key=0)
     same(weighted.draws, replicated.draws)
     same(weighted.log_evidence, replicated.log_evidence)
+
+
+METHODS: dict[str, Any] = {
+    "last layer": Laplace(num_samples=4, structure="last_layer", base=MAP(num_restarts=1)),
+    "diagonal": Laplace(num_samples=4, structure="diagonal", base=MAP(num_restarts=1)),
+    "low rank": Laplace(num_samples=4, structure="low_rank", base=MAP(num_restarts=1)),
+    "Conditional": Conditional(base=MAP(num_restarts=1), sites=("w2", "b2"), method=Laplace(num_samples=4)),
+    "Ensemble": Ensemble(base=MAP(), num_members=3),
+}
+
+
+@pytest.mark.parametrize("kind", ["binary"])
+@pytest.mark.parametrize(
+    "method", [pytest.param(name, marks=[] if name == "last layer" else pytest.mark.slow) for name in METHODS]
+)
+def test_every_method_has_the_weights(problem: Problem, method: str) -> None:
+    network = Model(MLP((2,), "tanh"), Bernoulli(), gaussian(1.0))
+    weighted = fit(network, METHODS[method], *problem.weighted, weights=problem.weights, key=0)
+    replicated = fit(network, METHODS[method], *problem.replicated, key=0)
+    for site, draws in weighted.draws.items():
+        np.testing.assert_allclose(draws, replicated.draws[site], rtol=1e-6, atol=1e-6)
 
 
 @every_kind

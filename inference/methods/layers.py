@@ -1,5 +1,6 @@
 """The last layer of a network, given the others."""
 
+from dataclasses import replace
 from typing import NamedTuple
 
 import jax
@@ -33,14 +34,14 @@ class Part(NamedTuple):
         weights = self.density.constrain(u, data)
         fixed = {site: value for site, value in weights.items() if site not in self.sites}
         given = Density(conditioned(self.density.model), self.structure)
-        return fixed, given, Data(data.x, data.y, fixed), {site: u[site] for site in self.sites}
+        return fixed, given, replace(data, fixed=fixed), {site: u[site] for site in self.sites}
 
     def is_linear(self, data: Data) -> bool:
         """Return whether no unit that depends on x and the part is multiplied by weights of the part."""
         shapes, dtype = self.density.structure.latents, jax.dtypes.canonicalize_dtype(float)
         fixed = {site: jnp.zeros(shape, dtype) for site, shape in shapes.items() if site not in self.sites}
         given = Density(conditioned(self.density.model), self.structure)
-        return not has_hidden_units(given, Data(data.x, data.y, fixed))
+        return not has_hidden_units(given, replace(data, fixed=fixed))
 
 
 def last_layer(density: Density, data: Data) -> Part:
