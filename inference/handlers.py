@@ -255,7 +255,7 @@ class counted:  # noqa: N801
 
     model: NumPyroModel
     observed: tuple[str, ...]
-    weights: Array | None
+    weights: Rows
     known: Rows
 
     def __call__(self, x: Rows, y: Rows | None = None, **given: Weights) -> Any:
@@ -267,7 +267,7 @@ class counted:  # noqa: N801
 class _Count(Messenger):
     """The handler of `counted`, for one call of a model."""
 
-    def __init__(self, observed: tuple[str, ...], weights: Array | None, known: Rows) -> None:
+    def __init__(self, observed: tuple[str, ...], weights: Rows, known: Rows) -> None:
         super().__init__()
         self.observed, self.weights = observed, weights
         self.known = {} if known is None else {observed[0]: known} if len(observed) == 1 else known

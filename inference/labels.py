@@ -150,7 +150,7 @@ def _as_numbers_with_gaps(value: Any) -> Rows:
 
 def _with_nan(leaf: Any) -> Any:
     if isinstance(leaf, np.ma.MaskedArray):
-        return leaf.astype(float).filled(np.nan) if np.ma.is_masked(leaf) else leaf.data
+        return np.ma.filled(leaf.astype(float), np.nan) if np.ma.is_masked(leaf) else leaf.data
     if hasattr(leaf, "isna") and hasattr(leaf, "to_numpy") and np.any(leaf.isna()):
         with suppress(TypeError, ValueError):  # where there is text among them, `as_numbers` says where
             return leaf.to_numpy(dtype=float, na_value=np.nan)

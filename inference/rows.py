@@ -28,7 +28,7 @@ class Data:
     """The weights around which a model is linearised, by site; see `tangent.tangent`."""
     start: Weights = field(default_factory=dict)
     """The starting values of optimisers and chains, for some or no sites."""
-    weights: Array | None = None
+    weights: Rows = None
     """The weight of each row, (n,): a row of weight w counts as w equal rows. None where every row counts once."""
     known: Rows = None
     """Which values of y were observed, as booleans in its shape. None where all of them were."""
