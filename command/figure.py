@@ -11,6 +11,7 @@ from ..inference import Comparison, Fit
 from ..inference.criticism import calibration
 from ..inference.files import atomic_write
 from ..inference.plots import plot_calibration, plot_compare
+from ..inference.status import no_failure_warnings
 from .data import Split
 
 NUM_BINS, BIN_ROWS = 10, 10
@@ -26,9 +27,10 @@ def draw(fits: Mapping[str, Fit], comparison: Comparison, test: Split, title: st
     num_bins = max(1, min(NUM_BINS, len(test.y) // BIN_ROWS))
     is_whole = test.weights is not None and not np.any(test.weights % 1)
     weights = test.weights if is_whole else None
-    calibrations = {
-        name: calibration(fit, test.x, test.y, weights=weights, num_bins=num_bins) for name, fit in fits.items()
-    }
+    with no_failure_warnings():  # the table has their statuses
+        calibrations = {
+            name: calibration(fit, test.x, test.y, weights=weights, num_bins=num_bins) for name, fit in fits.items()
+        }
     plot_calibration(calibrations, frequencies)
     if test.weights is not None and not is_whole:
         frequencies.set_title("each row once: its weights are not whole numbers", fontsize=10, loc="left")

@@ -38,7 +38,7 @@ def to_datatree(
         y: n rows, or None.
     """
     names = names_in_tree([*outcome.draws, *structure.observed_sites])
-    observed = [] if y is None else [(names[response.site], rows) for _, response, rows in structure.by_site(y)]
+    observed = [] if y is None else _observed(structure, names, y)
     structure = renamed(structure, names)
     group = "prior" if attrs["kind"] == "prior" else "posterior"
     groups: dict[str, Any] = {group: {names[site]: draws for site, draws in outcome.draws.items()}}
@@ -59,6 +59,17 @@ def to_datatree(
     tree.attrs.update(attrs)
     tree[group].attrs.update(attrs)
     return tree
+
+
+def _observed(structure: Structure, names: Mapping[str, str], y: Rows) -> list[tuple[str, Rows]]:
+    """Return the rows of each observed site under its name; lower and upper bounds are two variables."""
+    observed: list[tuple[str, Rows]] = []
+    for _, response, rows in structure.by_site(y):
+        name = names[response.site]
+        are_bounds = response.are_bounds(rows)
+        bounds = (f"{name}_lower", f"{name}_upper") if are_bounds else (name,)
+        observed += zip(bounds, np.asarray(rows).T if are_bounds else (rows,), strict=True)
+    return observed
 
 
 def names_in_tree(names: Iterable[str]) -> dict[str, str]:
