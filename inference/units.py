@@ -39,7 +39,9 @@ class Units:
         return cls(tuple((mean if is_centred else 0 * mean).tolist()), tuple(sd.tolist()))
 
     def arrays(self, shape: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
-        """Return means and standard deviations in the shape of a row."""
+        """Return means and standard deviations in the shape of a row; both bounds of a number have its units."""
+        if len(self.mean) == 1:
+            return np.full(shape, self.mean[0]), np.full(shape, self.sd[0])
         return np.reshape(self.mean, shape), np.reshape(self.sd, shape)
 
     def standardize(self, values: Array) -> Array:

@@ -264,6 +264,20 @@ def test_a_censored_y_is_described_like_one_that_is_not() -> None:
     np.testing.assert_array_equal(d.sample(jax.random.key(0)), expected.sample(jax.random.key(0)))
 
 
+@pytest.mark.usefixtures("x64")
+def test_bounds_in_units_of_y_have_the_probability_of_those_in_other_units() -> None:
+    """Only the density of a known value has units."""
+    y, x = jnp.array([[3.0, 3.0], [2.0, jnp.inf], [0.0, 5.0], [1.0, 4.0]]), jnp.ones((4, 1))
+    model = Model(MLP(), Censored(Weibull(1.5)))
+    moved = standardize(model, np.arange(4.0)[:, None], y)
+    (units,) = [units for _, units in moved.y]
+    weights = {"w1": jnp.zeros((1, 1)), "b1": jnp.array([0.3])}
+    of = lambda model, y: trace(substitute(seed(model, 0), weights)).get_trace(x, y)["y"]  # noqa: E731
+    here, there = of(moved, y), of(model, y / units.sd[0])
+    expected = there["fn"].log_prob(there["value"]) - np.log(units.sd[0]) * np.array([1, 0, 0, 0])
+    np.testing.assert_allclose(here["fn"].log_prob(here["value"]), expected, rtol=1e-12)
+
+
 BAD_BOUNDS: dict[str, tuple[Any, list[float], str]] = {
     "crossed": (Weibull(), [2.0, 1.0], r"y, row 1: expected a lower bound up to the upper one; got \(2, 1\). Swap"),
     "negative": (Weibull(), [-1.0, 1.0], "y, row 1: expected a positive number as lower bound"),
