@@ -83,8 +83,8 @@ BUGS = [
     Bug(
         "rows without a value at one of several sites have a score there",
         "inference/criticism/scores.py",
-        "weights=np.logical_or.reduce(known).astype(float)",
-        "weights=np.ones(len(known[0]))",
+        "weights=has_y.astype(float)",
+        "weights=np.ones(len(has_y))",
         "test_several_sites.py::test_a_comparison_is_of_whole_rows_and_of_each_site",
     ),
     Bug(
@@ -153,8 +153,8 @@ BUGS = [
     Bug(
         "only the first model is cross-validated",
         "inference/criticism/validation.py",
-        "result, forecast = _leave_out(*pair, x, y, fold, fold_key)",
-        "result, forecast = _leave_out(next(iter(fits.values()))[0], pair[1], x, y, fold, fold_key)",
+        "result, forecast = _leave_out(*pair, rows, fold, fold_key)",
+        "result, forecast = _leave_out(next(iter(fits.values()))[0], pair[1], rows, fold, fold_key)",
         "test_validation.py::test_models_are_scored_on_the_same_folds_and_differences_are_paired",
     ),
     Bug(
@@ -174,7 +174,7 @@ BUGS = [
     Bug(
         "a model whose rows depend on y is fitted",
         "inference/supported.py",
-        'if "y" in reached.by(("parameters",)):',
+        'if reached.by(("parameters", name)) & of_y:',
         "if False:",
         "test_handlers.py",
     ),
@@ -209,7 +209,7 @@ BUGS = [
     Bug(
         "the potential omits the Jacobian",
         "inference/density.py",
-        "return potential_energy(self.model, (data.x, data.y), data.given, u)",
+        "return potential_energy(self.model_of(data), (data.x, data.y), data.given, u)",
         "return -log_density(self.model, self.constrain(u, data), data.x, data.y)",
         "test_laplace.py test_oracles.py::test_nuts_draws_a_learned_scale",
     ),
@@ -399,8 +399,8 @@ BUGS = [
     Bug(
         "the shape of y is not checked",
         "inference/contract.py",
-        "    check_observation(observed_name, observed_site, count_rows(x))\n",
-        "",
+        "        check_observation(name, site, count_rows(x))\n",
+        "        pass\n",
         "test_rows.py test_bad_input.py",
     ),
     Bug(
@@ -440,8 +440,8 @@ BUGS = [
     ),
     Bug(
         "other rows are left out than those of the fit",
-        "inference/criticism/convergence.py",
-        "if fit.was_fitted_to(x, y) is False:",
+        "inference/criticism/left_out.py",
+        "if fit.was_fitted_to(x, y, weights) is False:",
         "if False:",
         "test_convergence.py::test_loo_of_other_rows_is_refused",
     ),
@@ -490,8 +490,8 @@ BUGS = [
     Bug(
         "raw units are named wherever the data are raw",
         "inference/methods/scales.py",
-        "if far > FAR * move or is_steep else ()",
-        "if raw else ()",
+        "return far > FAR * move or is_steep",
+        "return True",
         "test_units.py",
     ),
     Bug(
@@ -503,7 +503,7 @@ BUGS = [
     ),
     Bug(
         "Laplace does not look at its draws",
-        "inference/methods/laplace.py",
+        "inference/methods/gaussian.py",
         "    if stands:\n",
         "    if True:\n",
         "test_linearized.py",
@@ -559,9 +559,9 @@ BUGS = [
     ),
     Bug(
         "narrow integers of y are not widened",
-        "inference/arrays.py",
-        "return widened(as_rows(name, value))",
-        "return as_rows(name, value)",
+        "inference/labels.py",
+        "return widened(in_default_precision(name, y)), known",
+        "return in_default_precision(name, y), known",
         "test_rows.py::test_narrow_counts_are_scored_by_a_fit",
     ),
     Bug(
@@ -595,7 +595,7 @@ BUGS = [
     Bug(
         "latent sites are drawn to find their shapes",
         "inference/sites.py",
-        "return substitute(model, substitute_fn=central_value)",
+        "return substitute(model, substitute_fn=value)",
         "return model",
         "test_starts.py",
     ),

@@ -456,10 +456,10 @@ REFUSED: dict[str, tuple[Any, type[Exception], str]] = {
     "quantile": (
         lambda f, x, y: f.predict(x).quantile(0.5),
         NotImplementedError,
-        "y is discrete; use probs, or sample",
+        "y is tokens, which have no order; use probs",
     ),
-    "calibration": (calibration, NotImplementedError, "expected y to be a class, or one continuous number"),
-    "compress": (compress, TypeError, "expected y to be a class"),
+    "calibration": (calibration, NotImplementedError, "y is tokens, which have no order"),
+    "compress": (compress, TypeError, "expected y to be one class or count per row"),
     "cross_entropy": (cross_entropy, TypeError, "expected y to be a class"),
     "temperature_scaling": (temperature_scaling, TypeError, "expected y to be a class"),
     "weight_of_evidence": (
