@@ -178,6 +178,25 @@ class CensoredDistribution(dist.Distribution):
         return self.base_dist.log_prob(value)
 
 
+class _Bounds(constraints.Constraint):  # type: ignore[misc]
+    """Bounds of a number, (..., 2): a lower and an upper one.
+
+    A mask replaces what it hides by `feasible_like`, which therefore is a possible value of the number.
+    """
+
+    event_dim = 1
+
+    def __init__(self, base_constraint: constraints.Constraint) -> None:
+        self.base_constraint = base_constraint
+        super().__init__()
+
+    def __call__(self, x: Array) -> Array:
+        return x[..., 0] <= x[..., 1]
+
+    def feasible_like(self, prototype: Array) -> Array:
+        return self.base_constraint.feasible_like(prototype)
+
+
 class Intervals(dist.Distribution):
     """The likelihood of bounds of a number, (*batch, 2): the log probability that it is between them.
 
@@ -193,12 +212,15 @@ class Intervals(dist.Distribution):
     loss: ClassVar[str] = "censored likelihood: density of known values, probability of intervals"
     """The name of its negative log probability."""
     arg_constraints: ClassVar[dict[str, Any]] = {}
-    support = constraints.real_vector
     pytree_data_fields = ("base_dist",)
 
     def __init__(self, base_dist: dist.Distribution, *, validate_args: bool | None = None) -> None:
         self.base_dist = base_dist
         super().__init__(base_dist.batch_shape, (2,), validate_args=validate_args)
+
+    @constraints.dependent_property(is_discrete=False, event_dim=1)  # type: ignore[untyped-decorator]
+    def support(self) -> constraints.Constraint:
+        return _Bounds(self.base_dist.support)
 
     def log_prob(self, value: Array) -> Array:
         return _log_prob_of_bounds(self.base_dist, value[..., 0], value[..., 1])

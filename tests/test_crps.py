@@ -65,7 +65,7 @@ def test_of_other_families_it_is_the_integral(name: str) -> None:
     np.testing.assert_allclose(fitted, expected, rtol=1e-3 if name == "Cauchy" else 1e-4)
 
 
-@pytest.mark.parametrize("rates", [[0.3], [0.5, 4.0, 30.0], [4000.0, 9000.0]])
+@pytest.mark.parametrize("rates", [[0.5, 4.0, 30.0], [4000.0, 9000.0]])
 def test_of_counts_it_is_the_sum(rates: list[float]) -> None:
     y, grid = np.array([0, 1, 7, 40, 4100]), np.arange(20_000)
     cdf = stats.poisson(np.array(rates)[:, None]).cdf(grid).mean(axis=0)

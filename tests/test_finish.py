@@ -19,7 +19,7 @@ from flatprior.inference.methods.finish import Ending, alone
 from flatprior.inference.newton import Derivatives, minimise
 from flatprior.inference.reasons import Code
 from flatprior.inference.rows import Data
-from flatprior.models import MLP, Model, Normal, gaussian
+from flatprior.models import MLP, Bernoulli, Model, Normal, gaussian
 
 from .tables import FindProblem
 
@@ -214,3 +214,14 @@ def test_newtons_method_leaves_a_saddle_and_takes_a_valley() -> None:
             max_steps=5,
         )
         assert at_saddle.decrement == np.inf
+
+
+@pytest.mark.parametrize("key", range(3))
+def test_separable_classes_are_named_and_the_weights_stay_where_the_optimiser_ended(key: int) -> None:
+    """Also where only Newton's method finds that all rows can be classified: it would go on until rounding ends it."""
+    x = np.random.default_rng(key).normal(size=(40, 2))
+    y = (x @ [1.0, -0.7] > 0.2).astype(int)
+    stopped = fit(Model(MLP(), Bernoulli()), MLE(num_steps=20, num_restarts=1), x, y, key=key, progress=False)
+    assert [reason.code for reason in stopped.status.failures] == [Code.SEPARABLE]
+    before = fit(Model(MLP(), Bernoulli()), MLE(num_steps=20, num_restarts=1, polish=False), x, y, key=key)
+    np.testing.assert_array_equal(stopped.draws["w1"], before.draws["w1"])

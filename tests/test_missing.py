@@ -19,7 +19,18 @@ from flatprior.inference.checks import check_problem
 from flatprior.inference.criticism import calibration, diagnose
 from flatprior.inference.information import code_length, compress
 from flatprior.inference.surface import potential_surface_of
-from flatprior.models import MLP, Bernoulli, Categorical, Model, Normal, Poisson, gaussian
+from flatprior.models import (
+    MLP,
+    Bernoulli,
+    Categorical,
+    Censored,
+    Model,
+    Normal,
+    Poisson,
+    Weibull,
+    censored,
+    gaussian,
+)
 
 pytestmark = pytest.mark.usefixtures("x64")
 
@@ -250,3 +261,18 @@ def test_many_rows_are_scored_in_chunks(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setattr(chunks, "WORKING_BYTES", 2**12)
     many = fitted.predict(x).log_prob(np.where(known, y, np.nan))
     np.testing.assert_allclose(many, np.tile(few, 10), rtol=1e-12)
+
+
+def test_times_of_which_nothing_is_known_add_nothing() -> None:
+    """Also to the slopes: a mask replaces what it hides by a value, at which the density of a time must be smooth."""
+    rng = np.random.default_rng(4)
+    bounds = censored(rng.weibull(1.5, 30), rng.random(30) < 0.6)
+    gaps = np.where(GAPS[:, None], np.nan, bounds)
+    both = Model(MLP(), {"number": Normal(0.5), "time": Censored(Weibull())}, gaussian(1.0))
+    density, data = check_problem(both, X, {"number": ETA, "time": gaps})
+    one, others = check_problem(Model(MLP(), Censored(Weibull()), gaussian(1.0)), X[KEPT], bounds[KEPT])
+    u = {site: jnp.full(shape, 0.2) for site, shape in density.structure.sites}
+    alone = {"w1": u["w1"][:, 1:], "b1": u["b1"][1:], "concentration": u["time/concentration"]}
+    slope, slope_alone = jax.grad(density.potential)(u, data), jax.grad(one.potential)(alone, others)
+    np.testing.assert_allclose(slope["w1"][:, 1:], slope_alone["w1"], rtol=1e-10)
+    np.testing.assert_allclose(slope["time/concentration"], slope_alone["concentration"], rtol=1e-10)

@@ -70,7 +70,10 @@ DISCRETE: dict[str, tuple[Callable[[Array], dist.Distribution], Callable[[np.nda
 LEVELS = [0.03, 0.5, 0.9, 0.999]
 
 
-@pytest.mark.parametrize("name", DISCRETE)
+SLOW = ("binomial", "negative binomial")
+
+
+@pytest.mark.parametrize("name", [pytest.param(name, marks=[pytest.mark.slow] * (name in SLOW)) for name in DISCRETE])
 def test_discrete_summaries_are_those_of_the_enumerated_mixture(name: str) -> None:
     observation, pmf = DISCRETE[name]
     probs = pmf(VALUES).mean(axis=0)

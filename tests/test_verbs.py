@@ -148,7 +148,7 @@ def saved(result: Fit, name: str, folder: Path) -> np.ndarray:
     return Fit.load(result.save(folder / "fit.nc"), model_of(name)).predict(X).sample(0)
 
 
-QUICK = {"ordered classes", "zero-inflated", "right-censored", "vector"}
+QUICK = {"zero-inflated", "vector"}
 """One of each kind that is not asked for elsewhere; the others are slow tests, since each compiles programs."""
 every_kind = pytest.mark.parametrize(
     "name", [pytest.param(name, marks=[pytest.mark.slow] * (name not in QUICK)) for name in KINDS]

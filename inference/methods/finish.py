@@ -52,6 +52,8 @@ class Ending(NamedTuple):
     status: Status = Status()
     minimum: Minimum | None = None
     """Where Newton's method ended, in float64; None where it was not used."""
+    no_maximum: tuple[Reason, ...] = ()
+    """Why there is no maximum, where Newton's method found that; the point is then where the optimiser ended."""
 
     @property
     def polished(self) -> bool:
@@ -147,7 +149,10 @@ def go_on(
     *,
     progress: bool = False,
 ) -> Ending:
-    """Return where Newton's method leads from a point; the point itself where that is no mode."""
+    """Return where Newton's method leads from a point; the point itself where that is no mode.
+
+    Where the classes are separable Newton's method would go on to weights that know no doubt, as far as rounding lets it.
+    """
     surface = settings.surface(density, data)
     here = data.num_rows * float(surface.loss(u, data, prior_power))
     stay = Ending(u, math.inf, here)
@@ -164,6 +169,9 @@ def go_on(
     if not minimum.decrement <= _enough(is_large, data) or is_exact(surface, exactly, data):
         return stay._replace(minimum=minimum)
     there = jax.device_get(unravel(jnp.asarray(minimum.u.astype(vector.dtype))))
+    unbounded = no_maximum(surface, there, data, prior_power)
+    if unbounded:
+        return stay._replace(minimum=minimum, no_maximum=unbounded)
     return Ending(there, minimum.decrement, minimum.value, minimum=minimum)
 
 
@@ -213,7 +221,7 @@ def judge(
     The arguments are those of `finish`.
     """
     surface = settings.surface(density, data)
-    failures = no_maximum(surface, end.u, data, prior_power)
+    failures = no_maximum(surface, end.u, data, prior_power) or end.no_maximum
     collapse = Status() if failures else collapsing(surface, end.u, data, prior_power)
     failures, warnings = failures or collapse.failures, collapse.warnings
     if not (end.polished or failures or warnings):
