@@ -100,9 +100,9 @@ MODELS: dict[str, tuple[Model, str]] = {
     "Gamma": (Model(MLP(), Gamma()), "positive"),
     "Weibull": (Model(MLP(), Weibull()), "positive"),
     "Exponential": (Model(MLP(), Exponential()), "positive"),
-    "Beta": (Model(MLP(), Beta()), "shares"),
+    "Beta": (Model(MLP(), Beta(20.0)), "shares"),
     "Ordinal": (Model(MLP(), Ordinal(3)), "classes"),
-    "Mixture": (Model(MLP(), Mixture(Normal(), 2)), "real"),
+    "Mixture": (Model(MLP(), Mixture(Normal(0.5), 2)), "real"),
 }
 LONG = (
     "NegativeBinomial",

