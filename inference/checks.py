@@ -171,7 +171,7 @@ def _check_by_model(model: NumPyroModel, x: Rows) -> None:
     """Let a model that has a method `check_rows` raise for values of x that it cannot take, before it is traced."""
     while not hasattr(model, "check_rows") and hasattr(model, "model"):
         model = model.model
-    if hasattr(model, "check_rows"):
+    if hasattr(model, "check_rows") and not isinstance(model, type):
         model.check_rows(x)
 
 

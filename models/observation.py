@@ -106,7 +106,7 @@ class Family(ABC):
 
 def observe_values(observation: Scalar, eta: Array, y: AnyArray | None, also: str = "") -> AnyArray:
     """Sample what an observation of one value per row learns, and sample or observe y."""
-    check_rows(type(observation).__name__, eta, y, also=also)
+    check_rows(type(observation).__name__, eta, y, also=also, num_outputs=observation.num_outputs)
     learned = {name: sample(name, prior) for name, prior in observation.learned.items()}
     return observe(observation.distribution(eta, learned), y)
 
@@ -127,8 +127,8 @@ def observe(d: dist.Distribution, y: AnyArray | None) -> AnyArray:
         return numpyro.sample(SITE, d, obs=y)
 
 
-def check_outputs(name: str, eta: Array) -> None:
-    """Check that there is one vector of outputs per row."""
+def check_outputs(name: str, eta: Array, num_outputs: int | None = None) -> None:
+    """Check that there is one vector of outputs per row, of the length that the observation needs."""
     if eta.ndim != 2:
         cure = "out[:, None]" if eta.ndim == 1 else "for instance out[:, 0], or give an MLP x.reshape(len(x), -1)"
         expected = eta.shape[:1] + (eta.shape[1:] or (1,))[-1:]
@@ -136,11 +136,16 @@ def check_outputs(name: str, eta: Array) -> None:
             f"{name}: expected one vector of outputs per row, eta of shape {expected}; got {eta.shape}. Let the "
             f"network return {cure}."
         )
+    if num_outputs is not None and eta.shape[1] != num_outputs:
+        raise ValueError(
+            f"{name}: expected {num_outputs} outputs per row, eta of shape {(eta.shape[0], num_outputs)}; got "
+            f"{eta.shape}. Let the network return as many as it is asked for, num_outputs."
+        )
 
 
-def check_rows(name: str, eta: Array, y: AnyArray | None, also: str = "") -> None:
+def check_rows(name: str, eta: Array, y: AnyArray | None, also: str = "", num_outputs: int | None = None) -> None:
     """Check that there is one y per row: NumPyro would silently broadcast (n,) against (n, 1) to (n, n)."""
-    check_outputs(name, eta)
+    check_outputs(name, eta, num_outputs)
     rows = eta.shape[:-1]
     if y is not None and jnp.shape(y) != rows:
         cure = " Use y[:, 0]." if jnp.shape(y) == (*rows, 1) else ""

@@ -48,8 +48,8 @@ BUGS = [
     Bug(
         "leave-one-out leaves all of the equal rows out",
         "inference/criticism/left_out.py",
-        "np.minimum(row_weights, 1.0)",
-        "row_weights",
+        "np.minimum(weights, 1.0)",
+        "weights",
         "test_weights.py",
     ),
     Bug(

@@ -10,6 +10,11 @@ from flatprior.models import Bernoulli
 
 def test_another_shape_than_the_annotation_states_is_an_error() -> None:
     with pytest.raises(TypeCheckError, match="eta"):
+        Bernoulli()(jnp.zeros((3, 1, 1)))
+
+
+def test_more_outputs_than_an_observation_has_are_an_error() -> None:
+    with pytest.raises(ValueError, match=r"Bernoulli: expected 1 outputs per row, eta of shape \(3, 1\); got \(3, 2\)"):
         Bernoulli()(jnp.zeros((3, 2)))
 
 

@@ -54,20 +54,25 @@ def loo(fit: Fit, x: Any, y: Any, *, weights: Any = None) -> Any:
 
     x, y, row_weights = labelled(x, y, weights).scored
     log_probs = fit.log_likelihood(x, y)
-    left_out = np.ones(log_probs.shape[-1]) if row_weights is None else np.minimum(row_weights, 1.0).astype(float)
-    rows = arviz_base.from_dict({"log_likelihood": {"rows": left_out * log_probs}}, dims={"rows": ["row"]})
+    parts = log_probs if row_weights is None else _left_out(row_weights) * log_probs
+    rows = arviz_base.from_dict({"log_likelihood": {"rows": parts}}, dims={"rows": ["row"]})
     tree = fit.to_datatree()
     tree["log_likelihood"] = rows["log_likelihood"]
     result = arviz_stats.loo(tree, pointwise=True)  # type: ignore[attr-defined]
-    return result if row_weights is None else _weighted(result, log_probs, row_weights, left_out)
+    return result if row_weights is None else _weighted(result, log_probs, row_weights)
 
 
-def _weighted(result: Any, log_probs: np.ndarray, weights: np.ndarray, left_out: np.ndarray) -> Any:
-    """Return an `ELPDData` of rows, of which the parts `left_out` were left out, for rows that count as their weights.
+def _left_out(weights: np.ndarray) -> np.ndarray:
+    """Return what is left out of each row: one of the equal rows that it counts as, or all of it."""
+    return np.minimum(weights, 1.0).astype(float)
+
+
+def _weighted(result: Any, log_probs: np.ndarray, weights: np.ndarray) -> Any:
+    """Return an `ELPDData` of rows, of which the parts `_left_out` were left out, for rows that count as their weights.
 
     The sums and their standard error are those of rows that occur as often as they count.
     """
-    elpd_i, count = result.elpd_i / left_out, math.prod(log_probs.shape[:2])
+    elpd_i, count = result.elpd_i / _left_out(weights), math.prod(log_probs.shape[:2])
     known = logsumexp(log_probs, axis=(0, 1)) - math.log(count)
     total = float(weights.sum(dtype=float))
     return replace(

@@ -151,7 +151,7 @@ def go_on(
 ) -> Ending:
     """Return where Newton's method leads from a point; the point itself where that is no mode.
 
-    Where the classes are separable Newton's method would go on to weights that know no doubt, as far as rounding lets it.
+    Where the classes are separable Newton's method would go on until all weights are large and all rows certain.
     """
     surface = settings.surface(density, data)
     here = data.num_rows * float(surface.loss(u, data, prior_power))

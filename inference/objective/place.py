@@ -54,9 +54,9 @@ def within_supports(density: Density, weights: Weights, data: Data) -> Weights:
 
     In float64 NumPyro gives probability 0 to a Cholesky factor of a correlation whose rows have norm 1 in float32.
     """
-    moved = dict(weights)
-    for site, prior in density.priors(weights, data).items():
+    moved = jax.tree.map(jnp.asarray, dict(weights))
+    for site, prior in density.priors(moved, data).items():
         if of_one_value(prior.support).event_dim:
             transform = biject_to(prior.support)
-            moved[site] = transform(transform.inv(weights[site]))
+            moved[site] = transform(transform.inv(moved[site]))
     return moved
