@@ -20,8 +20,18 @@ REACH = 3.0
 """How far beyond the outermost quantiles the integral goes, in distances of these from the median."""
 AT_ONCE = 8
 """The intervals that are halved at a time."""
+KNOTS = 128
+"""About the number of values at which a cdf is evaluated for the score of one row."""
+MAX_CDFS, LEAST_DRAWS = 2**23, 50
+"""The number of cdfs of single draws up to which a score uses all draws, and the least number of draws otherwise."""
 ROUNDS = 5, 10
 """The least and the most times that this is done: more often for few draws, whose cdf may have steps."""
+
+
+def draws_used(num_draws: int, num_rows: int) -> np.ndarray:
+    """Return the numbers of the draws whose mixture is scored: all, or evenly spaced ones where there are many rows."""
+    count = min(num_draws, max(LEAST_DRAWS, MAX_CDFS // (KNOTS * num_rows)))
+    return np.unique(np.linspace(0, num_draws - 1, count).round().astype(int))
 
 
 def crps(components: dist.Distribution, y: Rows, extra: None) -> Array:

@@ -82,6 +82,7 @@ def test_a_run_stops_when_it_is_told() -> None:
     assert run == Run(30, 30, "stopped")
 
 
+@pytest.mark.slow
 def test_the_bar_says_what_describe_says(capsys: pytest.CaptureFixture[str]) -> None:
     """From the first second on: short runs show none."""
 

@@ -547,6 +547,7 @@ def grades(x: Array, y: Array | None = None) -> None:
         numpyro.sample("y", dist.OrderedLogistic(w * x, jnp.array([-1.0, 0.5])), obs=y)
 
 
+@pytest.mark.slow
 def test_intervals_of_vectors_of_counts_with_gaps_and_of_ordered_classes() -> None:
     rng, x = np.random.default_rng(5), np.linspace(-1, 1, 60)
     y = rng.poisson(np.exp(np.stack([x, 0 * x], axis=1))).astype(float)

@@ -240,6 +240,7 @@ def test_it_is_read_in_another_batch_size_and_precision(
     np.testing.assert_array_equal(decompress(fitted, x, compress(fitted, x, y)), y)
 
 
+@pytest.mark.slow
 def test_it_is_read_in_another_process_by_a_fit_that_was_kept_and_by_one_made_again(
     tmp_path: Path, cases: Cases
 ) -> None:

@@ -510,7 +510,9 @@ OTHERS: dict[str, tuple[Callable[..., None], Callable[[np.ndarray], np.ndarray],
 }
 
 
-@pytest.mark.parametrize("name", [pytest.param(name, id=name) for name in OTHERS])
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, id=name, marks=[] if i == 0 else pytest.mark.slow) for i, name in enumerate(OTHERS)]
+)
 def test_compare_scores_other_observations(name: str, data_sets: Any) -> None:
     """A model may observe anything that has one log probability a row."""
     model, of, columns = OTHERS[name]

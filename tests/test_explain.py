@@ -134,7 +134,9 @@ def assert_total_is_what_fit_minimises(model: Callable[..., Any], x: Any, y: Any
     assert_same_gradient(explanation, gradients, jax.grad(in_real_coordinates(model, to_support, x, y))(before))
 
 
-@pytest.mark.parametrize("name", ["hierarchical", "mixture_density", "dictionary"])
+@pytest.mark.parametrize(
+    "name", ["hierarchical", pytest.param("mixture_density", marks=pytest.mark.slow), "dictionary"]
+)
 def test_the_total_is_what_fit_minimises_for_models_by_hand(name: str, by_hand: dict[str, Any]) -> None:
     assert_total_is_what_fit_minimises(*by_hand[name])
 

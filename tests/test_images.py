@@ -97,7 +97,7 @@ def test_an_image_that_is_moved_moves_what_the_convolutions_see() -> None:
     assert np.abs(h[0]).max() > 0.01
 
 
-@pytest.mark.parametrize(("num_classes", "least"), [(10, 0.85), (3, 0.9)])
+@pytest.mark.parametrize(("num_classes", "least"), [(10, 0.85), pytest.param(3, 0.9, marks=pytest.mark.slow)])
 def test_a_few_batches_teach_it_to_read(num_classes: int, least: float, fitted: Any, digits: Any) -> None:
     """Chance is right in one row of `num_classes`."""
     fitted_model = fitted(num_classes)
@@ -109,6 +109,7 @@ def test_a_few_batches_teach_it_to_read(num_classes: int, least: float, fitted: 
     assert table.loc["fit", "elpd"] > np.log(1 / num_classes) / 2
 
 
+@pytest.mark.slow
 def test_its_density_is_softmax_cross_entropy_and_a_normal_prior(fitted: Any, digits: Any, x64: None) -> None:
     x, y = (part[:100].astype(float) if part.ndim > 1 else part[:100] for part in digits)
     model = model_of(10)

@@ -285,6 +285,7 @@ def test_a_smooth_network_is_climbed_to_its_mode(
 # What has no Gaussian, and what is not at its mode.
 
 
+@pytest.mark.slow
 def test_a_network_with_kinks_is_reported(data_sets: Any) -> None:
     """Its Hessian is negative somewhere, or its slope does not vanish; with the GGN there is a Gaussian."""
     x, y = data_sets["real"]

@@ -390,6 +390,7 @@ STATUSES: dict[str, tuple[Any, Any, bool]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", STATUSES)
 def test_the_status_tells_posteriors_that_are_no_gaussian(name: str) -> None:
     model, rows, is_ok = STATUSES[name]

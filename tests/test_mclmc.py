@@ -279,6 +279,7 @@ def test_a_flat_prior_is_sampled_when_it_has_been_thought_of(x_y: Any) -> None:
         assert np.abs(scores).max() < MAX_Z, (key, scores)
 
 
+@pytest.mark.slow
 def test_double_precision_stays_double(x64: None, x_y: Any) -> None:
     result = fit(NETWORK, MCLMC(**SHORT, adjusted=True, precondition=True), *x_y, key=0, progress=False)
     assert {draws.dtype for draws in result.draws.values()} == {np.dtype("float64")}

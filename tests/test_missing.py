@@ -95,7 +95,7 @@ def test_rows_without_a_label_are_left_out(kind: str, form: str) -> None:
     assert np.asarray(data.y).dtype == np.asarray(known.y).dtype
 
 
-@pytest.mark.parametrize("kind", ["binary", "real"])
+@pytest.mark.parametrize("kind", ["binary", pytest.param("real", marks=pytest.mark.slow)])
 def test_a_fit_and_its_scores_are_those_of_the_labelled_rows(kind: str) -> None:
     model, y = LABELS[kind]
     gaps = FORMS["NaN"](y)
@@ -170,7 +170,7 @@ def test_the_posterior_is_that_of_the_known_values(name: str) -> None:
     assert fitted.log_evidence is not None
 
 
-@every_vector
+@pytest.mark.parametrize("name", ["independent", pytest.param("correlated", marks=pytest.mark.slow)])
 def test_batches_have_the_known_values_of_their_rows(name: str) -> None:
     density, data = check_problem(VECTORS[name], X, np.where(KNOWN, Y, np.nan))
     data = data.take(np.arange(28))
@@ -180,6 +180,7 @@ def test_batches_have_the_known_values_of_their_rows(name: str) -> None:
     assert fit(VECTORS[name], MAP(num_steps=20, batch_size=7), X, np.where(KNOWN, Y, np.nan), key=0).draws
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:Estimated shape parameter")  # the chains are short
 def test_chains_have_the_known_values() -> None:
     gaps = np.where(KNOWN, Y, np.nan)
@@ -195,6 +196,7 @@ def test_chains_have_the_known_values() -> None:
     np.testing.assert_array_equal(np.isnan(tree["observed_data"]["y"]), ~KNOWN)
 
 
+@pytest.mark.slow
 def test_folds_have_the_known_values() -> None:
     gaps = np.where(KNOWN, Y, np.nan)
     result = cross_validate({"MAP": (independent, MAP(num_restarts=1))}, X, gaps, num_folds=3, key=0, progress=False)

@@ -133,6 +133,7 @@ def test_it_is_compared_with_others_and_named(fitted: Any, x_y: Any) -> None:
     assert "Observations: mixture of 3 Logistic (mixture); Normal (one Gaussian)." in str(table)
 
 
+@pytest.mark.slow
 def test_its_loss_is_reported_in_words(fitted: Any, x_y: Any) -> None:
     result = fitted("MLE")
     explanation = explain(MODEL, *x_y, at=result)

@@ -406,6 +406,7 @@ def has_no_maximum(x: np.ndarray, y: np.ndarray) -> bool:
     return -best.fun > 1e-7
 
 
+@pytest.mark.slow
 def test_small_data_sets_are_distinguished_as_by_the_definition() -> None:
     """Of data sets on a small grid of values many are separable, many in part, and many not."""
     rng = np.random.default_rng(5)

@@ -363,6 +363,7 @@ def test_ordered_classes_are_fitted_as_by_statsmodels(rows: Rows) -> None:
     assert (np.abs(ratio - 1) < MAX_Z / np.sqrt(2 * 4000)).all()
 
 
+@pytest.mark.slow
 def test_censored_times_are_fitted_as_by_hand(rows: Rows) -> None:
     """Right-, left- and interval-censored Weibull times, by a likelihood written in NumPy and maximised by SciPy."""
     time = rows.mean * rows.rng.weibull(1.5, size=300)

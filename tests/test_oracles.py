@@ -320,6 +320,7 @@ def test_scores_of_large_numbers_are_those_of_scipy(name: str) -> None:
     np.testing.assert_allclose(Predictive(density, draws, data.x).log_prob(y), mixed, rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_every_score_of_large_counts_is_exact() -> None:
     """A Poisson rate under a Gamma prior, which is conjugate: everything is known in closed form."""
 

@@ -23,6 +23,7 @@ def labels(data_sets: dict[str, Rows]) -> Rows:
     return data_sets["binary"]
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("x64")
 def test_a_member_is_the_map_estimate_of_the_model_with_that_scale(labels: Rows) -> None:
     path = prior_path(LOGISTIC, *labels, key=0, multiples=(0.5, 4.0), progress=False)

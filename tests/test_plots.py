@@ -153,6 +153,7 @@ def test_other_fits_have_styles_that_no_method_has() -> None:
     assert len({style.line["color"] + str(style.dash) for style in many.values()}) == 30
 
 
+@pytest.mark.slow
 def test_a_method_has_one_colour_in_every_figure(fitted: Any) -> None:
     """Along a line, in losses, in comparisons and in calibrations, whatever the fit is called."""
     for name, method in [("MLE", "MLE"), ("tanh", "Ensemble"), ("posterior", "MCLMC")]:

@@ -79,6 +79,7 @@ def test_a_flat_prior_is_refused(model: Any) -> None:
         drawn(0, model=model)
 
 
+@pytest.mark.slow
 def test_compare_shows_what_the_data_have_added() -> None:
     x = RNG.normal(size=(80, 2))
     y = RNG.poisson(np.exp(1.5 * x[:, 0])).astype(int)

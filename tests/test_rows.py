@@ -153,6 +153,7 @@ def test_masks_and_unsigned_integers_are_computed_with_as_such() -> None:
     assert around.predict({"from": [250], "to": [4.0]}).mean == pytest.approx(2.0, abs=1e-3)
 
 
+@pytest.mark.slow
 def test_networks_take_booleans_and_narrow_integers() -> None:
     x = np.array([[0, 1], [1, 1], [0, 0], [1, 0]])
     fits = [
@@ -179,6 +180,7 @@ def test_counts_are_scored_alike_in_every_type(dtype: str) -> None:
     np.testing.assert_allclose(log_probs, betabinom.logpmf(y.astype(int), 255, 2.0, 1.0), rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_narrow_counts_are_scored_by_a_fit() -> None:
     result = fit(
         counted, MAP(num_steps=2, polish=False), X, np.array([255, 250, 1, 0], np.uint8), key=0, progress=False

@@ -94,6 +94,7 @@ def test_every_kind_of_rows_is_read_as_it_was_written(name: str, fitted: Any, pr
     check_same(result, Fit.load(result.save(tmp_path / "fit.nc"), model), x, y)
 
 
+@pytest.mark.slow
 def test_what_was_read_can_be_written_again(classes: Fit, problems: Any, tmp_path: Path) -> None:
     model, x, y = problems["classes"]
     again = Fit.load(classes.save(tmp_path / "fit.nc"), model)

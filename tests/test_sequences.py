@@ -394,6 +394,7 @@ def test_probabilities_come_in_chunks(fitted: dict[str, Fit], rows: Rows, monkey
     np.testing.assert_allclose(predictive.probs, whole, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_lifted_network_is_fitted_by_batches(lifted: Fit, rows: Rows) -> None:
     assert lifted.log_likelihood(*rows).shape == (1, 1, len(rows.y))
     assert lifted.stats["loss"].shape == (1, 40)
@@ -552,6 +553,7 @@ def entropy_rate() -> float:
     return float(stationary / stationary.sum() @ each)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("key", range(3))
 def test_maximum_likelihood_pays_the_entropy_rate(key: int) -> None:
     x, y = next_token_rows(markov(6_400, key), 64, start=0)

@@ -52,6 +52,7 @@ def test_it_is_the_cost_of_each_block_by_another_library(
     assert (fitted.uniform, fitted.base_rate) == (result.uniform, result.base_rate)
 
 
+@pytest.mark.slow
 def test_maximum_likelihood_of_a_coin_costs_the_frequencies_so_far() -> None:
     y = np.tile([1, 0, 1, 1], 10)
     fitted = prequential(Model(MLP(), Bernoulli()), MLE(), CONSTANT, y, key=0, num_blocks=4)

@@ -512,6 +512,7 @@ def test_a_linear_model_of_two_sites_is_not_changed_by_its_linearisation() -> No
         assert log_density(linear, w, X, Y) == pytest.approx(float(log_density(TWO, w, X, Y)), rel=1e-10)
 
 
+@pytest.mark.slow
 def test_the_gauss_newton_matrix_is_the_sum_over_sites() -> None:
     """It is the Hessian where means and logits are linear, and the same in each of the ways in which it is formed."""
     model = Model(MLP(), {"price": Normal(0.5), "sold": Bernoulli()}, gaussian(2.0))

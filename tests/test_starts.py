@@ -70,6 +70,7 @@ def _free(value: Array, site: str, name: str) -> Array:
     return biject_to(PRIORS[name]().support).inv(value) if site == "scale" else value
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "method",
     [

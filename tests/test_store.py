@@ -69,6 +69,7 @@ def assert_same(result: Fit, whole: Fit) -> None:
     assert result.status == whole.status
 
 
+@pytest.mark.slow
 def test_twice_half_the_draws_are_the_whole_to_the_bit(rows: Rows, whole: Fit, folder: Path) -> None:
     assert_same(run(rows, 60, folder), whole)
 

@@ -283,6 +283,7 @@ def test_raw_units_are_not_named_where_they_are_no_cause() -> None:
         assert Code.UNITS not in result
 
 
+@pytest.mark.slow
 def test_saturated_units_are_not_a_mode() -> None:
     tanh = Model(MLP((4,), "tanh"), Normal(0.5), gaussian(1.0))
     raw = fit(tanh, MAP(num_steps=500, polish=False), AREA, Z, key=0, progress=False).status
@@ -294,6 +295,7 @@ def test_saturated_units_are_not_a_mode() -> None:
 KNOWN = Model(MLP(), Normal(0.5), gaussian(1.0))
 
 
+@pytest.mark.slow
 def test_a_prior_in_conflict_with_the_data_is_named() -> None:
     for method in (MAP(), Laplace(num_samples=4)):
         assert codes(KNOWN, method, X, Z + 8) == {Code.PRIOR_CONFLICT}  # eight prior standard deviations
@@ -370,6 +372,7 @@ def test_logistic_regressions_are_nearly_gaussian(num_rows: int) -> None:
     assert sum(Code.NOT_GAUSSIAN in each for each in result) <= 1
 
 
+@pytest.mark.slow
 def test_what_a_base_says_is_reported_by_what_is_built_on_it() -> None:
     given = Conditional(base=MAP(), sites=("w1",), method=Laplace(num_samples=4))
     result = fit(KNOWN, given, X, Z + 8, key=0, progress=False)

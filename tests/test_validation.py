@@ -64,7 +64,7 @@ def with_ones(x: np.ndarray) -> np.ndarray:
     return np.column_stack([x, np.ones(len(x))])
 
 
-@pytest.mark.parametrize("folds", [5, 7])
+@pytest.mark.parametrize("folds", [5, pytest.param(7, marks=pytest.mark.slow)])
 def test_log_densities_of_classes_are_those_of_sklearn(folds: int, data_sets: Any) -> None:
     x, y = data_sets["binary"]
     result = cross_validate(
@@ -82,7 +82,7 @@ def test_log_densities_of_classes_are_those_of_sklearn(folds: int, data_sets: An
     np.testing.assert_allclose(row["brier"], ((probs - np.eye(2)[y]) ** 2).sum(axis=1).mean(), rtol=1e-4)
 
 
-@pytest.mark.parametrize("folds", [3, 40])
+@pytest.mark.parametrize("folds", [3, pytest.param(40, marks=pytest.mark.slow)])
 def test_log_densities_of_numbers_are_those_of_sklearn(folds: int, data_sets: Any) -> None:
     """Of 40 rows in 40 folds each is left out once."""
     x, y = data_sets["real"]
@@ -252,6 +252,7 @@ def test_statuses_of_folds_are_noted() -> None:
     assert "MLE: 3 of 3 fits are not ok, the worst: failed: There is no maximum" in str(result)
 
 
+@pytest.mark.slow
 def test_soft_labels_frames_and_pytrees_are_rows(data_sets: Any) -> None:
     x, y = (each[:-1] for each in data_sets["classes"])
     soft = 0.8 * np.eye(3)[y] + 0.2 / 3

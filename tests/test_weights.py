@@ -43,7 +43,9 @@ MODELS = {
     "real": Model(MLP(), Normal(dist.HalfNormal(1.0)), gaussian(1.0)),
     "counts": Model(MLP(), Poisson(), gaussian(1.0)),
 }
-every_kind = pytest.mark.parametrize("kind", MODELS)
+every_kind = pytest.mark.parametrize(
+    "kind", [pytest.param(kind, marks=[] if kind == "real" else pytest.mark.slow) for kind in MODELS]
+)
 
 
 class Problem(NamedTuple):
@@ -173,6 +175,7 @@ def test_the_objective_is_explained_as_that_of_replicated_rows(problem: Problem)
     assert "Left out: 6 rows of weight 0." in str(weighted)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["binary"])
 def test_whatever_else_has_rows_takes_their_weights(problem: Problem, fits: tuple[Fit, Fit]) -> None:
     rows = {"weighted": (*problem.weighted, problem.weights), "replicated": (*problem.replicated, None)}
@@ -228,6 +231,7 @@ def test_loo_leaves_one_of_the_equal_rows_out(problem: Problem) -> None:
         loo(weighted, *problem.weighted)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["real"])
 def test_rows_are_cross_validated_with_their_weights(problem: Problem) -> None:
     x, y = problem.weighted
