@@ -1004,7 +1004,9 @@ CLASSIFIERS: dict[str, Model] = {
 KEYS = range(5)
 
 
-@pytest.mark.parametrize("kind", CLASSIFIERS)
+@pytest.mark.parametrize(
+    "kind", [pytest.param(kind, marks=[] if kind != "network" else pytest.mark.slow) for kind in CLASSIFIERS]
+)
 def test_separable_classes_have_no_maximum_likelihood(kind: str) -> None:
     """However many steps are taken, the weights would still grow (Albert & Anderson 1984)."""
     for key in KEYS:

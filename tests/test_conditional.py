@@ -85,7 +85,9 @@ def z_scores(draws: np.ndarray, mean: np.ndarray, covariance: np.ndarray) -> lis
     return [float((values.mean() - right) / array_stats.mcse(values, method="mean")) for values, right in quantities]
 
 
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.slow if name == "NUTS" else []) for name in METHODS]
+)
 def test_the_last_layer_is_bayesian_linear_regression_on_its_features(name: str, fitted: Any, x_y: Any) -> None:
     """Of 56 comparisons a method, one beyond 4 standard errors has a chance of 0.4%."""
     for key in KEYS:

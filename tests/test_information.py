@@ -228,8 +228,8 @@ def _flat(shape: tuple[int, ...]) -> dist.Distribution:
     return dist.Normal(0.0, 1.0).expand(shape).to_event(len(shape)).mask(False)
 
 
-@pytest.mark.parametrize("key", range(3))
-@pytest.mark.parametrize("method", [MAP, MLE])
+@pytest.mark.parametrize("key", [0, *(pytest.param(key, marks=pytest.mark.slow) for key in (1, 2))])
+@pytest.mark.parametrize("method", [pytest.param(MAP, marks=pytest.mark.slow), MLE])
 def test_a_fit_on_soft_labels_is_one_on_weighted_hard_labels(
     x64: None, method: Any, key: int, data_sets: dict[str, Any]
 ) -> None:

@@ -517,6 +517,7 @@ def stacked_equinox() -> Any:
     return eqx.filter_vmap(lambda key: eqx.nn.Linear(3, 2, key=key))(jax.random.split(key(), 5))
 
 
+@pytest.mark.slow
 def test_fan_in_gives_every_unit_of_every_layer_the_same_spread() -> None:
     """A unit is linear in its weights, so its variance is the sum of theirs times its slopes squared."""
     prior, lifts = fan_in(1.7), {name: Lift(make()) for name, (make, _) in LAYERS.items()}

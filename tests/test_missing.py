@@ -265,6 +265,7 @@ def test_many_rows_are_scored_in_chunks(monkeypatch: pytest.MonkeyPatch) -> None
     np.testing.assert_allclose(many, np.tile(few, 10), rtol=1e-12)
 
 
+@pytest.mark.slow
 def test_times_of_which_nothing_is_known_add_nothing() -> None:
     """Also to the slopes: a mask replaces what it hides by a value, at which the density of a time must be smooth."""
     rng = np.random.default_rng(4)

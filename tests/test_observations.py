@@ -349,6 +349,7 @@ def test_an_offset_is_the_log_of_an_exposure(rows: Rows) -> None:
     assert kept is None, "a rate per day is one whatever the units of the features"
 
 
+@pytest.mark.slow
 def test_ordered_classes_are_fitted_as_by_statsmodels(rows: Rows) -> None:
     """Estimates, log likelihood, and standard errors by Laplace, whose draws have an error of their own."""
     y = np.digitize(rows.x @ [1.0, -0.5] + rows.rng.logistic(size=300), [-1.5, 0.0, 1.0])

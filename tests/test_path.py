@@ -138,6 +138,7 @@ def test_bad_input(name: str, labels: Rows) -> None:
         call(*labels)
 
 
+@pytest.mark.slow
 def test_the_picture_has_a_line_a_weight_and_says_whether_there_is_a_limit(labels: Rows) -> None:
     x, y = labels
     path = prior_path(LOGISTIC, x, y, key=0, multiples=(0.1, 1.0, 10.0), x_test=x, y_test=y, progress=False)

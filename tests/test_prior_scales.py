@@ -167,7 +167,8 @@ CHAINS: dict[str, Any] = {
 }
 
 
-@pytest.mark.parametrize("name", ["NUTS", pytest.param("MCLMC", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["NUTS", "MCLMC"])
 def test_chains_find_the_posterior_of_the_scale(name: str) -> None:
     new = np.array([1.0, -1.0, 2.0, 0.0])
     result = fit(HALF_NORMAL, CHAINS[name], X, WEAK, key=1, progress=False)

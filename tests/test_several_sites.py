@@ -204,6 +204,7 @@ def test_the_sites_of_a_sample_share_a_draw(draws: Fit) -> None:
     assert set(np.unique(components["sold"])) <= {0, 1}
 
 
+@pytest.mark.slow
 def test_rows_without_one_site_have_the_other() -> None:
     """A missing value at one site removes its term alone."""
     gaps = {

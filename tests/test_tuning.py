@@ -61,7 +61,8 @@ def test_the_evidence_of_a_linear_model_is_its_marginal_likelihood(name: str) ->
         np.testing.assert_allclose(at.gradient[i], slope, rtol=1e-4)
 
 
-@pytest.mark.parametrize("curvature", ["ggn", pytest.param("hessian", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("curvature", ["ggn", "hessian"])
 def test_the_gradient_of_the_evidence_is_its_finite_difference(curvature: Any) -> None:
     """The mode of a network moves with the scales, and the determinant with the mode."""
     density, data = check_problem(NETWORK, X, (WEAK > 0).astype(int))
@@ -77,6 +78,7 @@ def test_the_gradient_of_the_evidence_is_its_finite_difference(curvature: Any) -
         )
 
 
+@pytest.mark.slow
 def test_tuned_scales_maximise_the_marginal_likelihood() -> None:
     tuned = tune(HALF_NORMAL, X, WEAK, key=0, progress=False)
     best = minimize_scalar(
@@ -177,6 +179,7 @@ def test_the_search_ends_at_a_jump_and_at_a_smooth_maximum_to_the_last_digits() 
 # Scores of rows.
 
 
+@pytest.mark.slow
 def test_held_out_scores_are_those_of_ridge_regression() -> None:
     tuned = tune(HALF_NORMAL, X, WEAK, by="held-out", held_out=0.4, method=MAP(num_steps=300), key=5, progress=False)
     _, data = check_problem(HALF_NORMAL, X, WEAK)
