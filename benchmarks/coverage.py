@@ -92,11 +92,8 @@ def covered(kind: str, replicates: range) -> list[Covered]:
         posterior = fit(model, MAP() if is_point else SAMPLER, fitted, train, key=key_fit, progress=False)
         predictive = posterior.predict(others)
         low, high = predictive.interval(LEVEL)
-        below = predictive.cdf(low)
-        if predictive.response.is_discrete:
-            below = np.where(low > 0, predictive.cdf(np.maximum(low - 1, 0)), 0.0)
         inside = (low <= test) & (test <= high)
-        results.append(Covered(float(inside.mean()), float((predictive.cdf(high) - below).mean())))
+        results.append(Covered(float(inside.mean()), float((predictive.pit(high)[1] - predictive.pit(low)[0]).mean())))
     return results
 
 

@@ -55,9 +55,7 @@ def over_rows(
     num_rows = data.num_rows
     chunk, together = sizes(per_draw, density, draws, data)
     whole: Any = None
-    for start in range(0, num_rows, chunk):
-        rows = np.minimum(np.arange(start, start + chunk), num_rows - 1)  # the last chunk repeats its last row
-        part = data if chunk == num_rows else data.take(rows)
+    for start, part in data.parts(chunk):
         result = _evaluate(per_draw, summary, density, together, draws, part, extra)
         if whole is None:
             whole = jax.tree.map(lambda leaf: np.empty((num_rows, *leaf.shape[1:]), dtype or leaf.dtype), result)

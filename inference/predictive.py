@@ -271,9 +271,7 @@ class Predictive:
         """Draw one y at each of some draws of the weights, given by their numbers, (sample, n), by chunks of rows."""
         data, parts = self.data(), []
         size, together = sizes(Density.observations, self.density, self.draws, data, len(chosen))
-        for start in range(0, data.num_rows, size):
-            rows = np.minimum(np.arange(start, start + size), data.num_rows - 1)  # the last chunk repeats its last row
-            some = data if size == data.num_rows else data.take(rows)
+        for start, some in data.parts(size):
             keys = jax.random.split(key if start == 0 else jax.random.fold_in(key, start), len(chosen))
             with named_gaps():
                 samples = _sample(self.density, together, self.draws, jnp.asarray(chosen), keys, some)

@@ -1,5 +1,6 @@
 """Rows of data: arrays, or pytrees of arrays, with n rows first."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -61,6 +62,15 @@ class Data:
         """Return some of the rows, by an array of indices, which must exist."""
         x, y, weights, known = (take_rows(each, rows) for each in (self.x, self.y, self.weights, self.known))
         return replace(self, x=x, y=y, weights=weights, known=known)
+
+    def parts(self, size: int) -> Iterator[tuple[int, "Data"]]:
+        """Yield the number of the first row and the rows of each part, all of this size: one program serves them.
+
+        The last part repeats its last row.
+        """
+        for start in range(0, self.num_rows, size):
+            rows = np.minimum(np.arange(start, start + size), self.num_rows - 1)
+            yield start, self if size == self.num_rows else self.take(rows)
 
     def of_site(self, site: str) -> "Data":
         """Return the data of one of several observed sites, whose rows are in y under its name."""

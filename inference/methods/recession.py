@@ -120,8 +120,7 @@ def _design(surface: Surface, sites: tuple[str, ...], u: Weights, data: Data) ->
     rows = -(-data.num_rows // parts)
     moved = {**u, **{site: u[site] + _small_step(np.asarray(u[site])) for site in sites}}
     gram, sizes = np.zeros((size, size)), np.zeros(size)
-    for begin in range(0, data.num_rows, rows):
-        part = data if parts == 1 else data.take(np.minimum(np.arange(begin, begin + rows), data.num_rows - 1))
+    for begin, part in data.parts(rows):
         here = np.asarray(surface.parameter_slopes(sites, u, part))
         if begin == 0 and not _are_parallel(here, np.asarray(surface.parameter_slopes(sites, moved, part))):
             return None
