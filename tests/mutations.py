@@ -679,7 +679,7 @@ def outcome(bug: Bug) -> str:
         shutil.copytree(ROOT / "tests", copy / "tests", ignore=shutil.ignore_patterns("__pycache__"))
         shutil.copy(ROOT / "pyproject.toml", copy)
         package = copy / "flatprior"  # a package of that name comes before the installed one, which has no __init__
-        for part in ("models", "inference", "command"):
+        for part in ("models", "inference", "tables", "command"):
             shutil.copytree(ROOT / part, package / part, ignore=shutil.ignore_patterns("__pycache__"))
         (package / "__init__.py").touch()
         file = package / bug.file
