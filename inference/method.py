@@ -48,6 +48,11 @@ class Method(Protocol):
         """Whether it draws Markov chains, for all sites or for some given the others."""
         ...
 
+    @property
+    def streams(self) -> bool:
+        """Whether it takes rows by batches, so that rows that stay on disk are not read whole."""
+        ...
+
     def run(self, density: Density, data: Data, *, key: Array, progress: bool) -> Outcome:
         """Fit a density to checked rows.
 

@@ -4,8 +4,6 @@ from contextlib import ExitStack
 from os import PathLike
 from typing import Any
 
-import jax
-
 from .blocks import stopwatch
 from .checks import Layout, as_key, check_labelled
 from .fingerprint import digest_of_rows
@@ -81,7 +79,7 @@ def fit(
         given = labelled(x, y, weights)
         density, data = check_labelled(model, given)
         rows, seen = digest_of_rows(data.x, with_gaps(data.y, data.known)), seen_of(density.structure, data)
-        data = jax.device_put(data)
+        data = (data if method.streams else data.in_memory()).on_device()
         store = {}
         if resume is not None:
             folder.enter_context(held(resume))

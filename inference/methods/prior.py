@@ -51,6 +51,7 @@ class Prior:
     name: ClassVar[str] = "Prior"
     kind: ClassVar[Kind] = "prior"
     draws_chains: ClassVar[bool] = False
+    streams: ClassVar[bool] = False
 
     num_samples: int = 1000
 
