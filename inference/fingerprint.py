@@ -30,6 +30,7 @@ from numpyro.infer import init_to_uniform
 from .density import log_density
 from .rows import Rows
 from .sites import NumPyroModel, is_latent
+from .stored import Stored
 
 TOLERANCE = 1e-3
 """The tolerance of log densities, relative, and absolute in nats: above the rounding differences between machines, and
@@ -84,15 +85,16 @@ def digest_of_rows(*rows: Rows) -> str:
     time is that of a sum; a hash of all bytes takes ten times as long.
     """
     sha = hashlib.sha256()
-    for leaf in map(np.asarray, jax.tree.leaves(rows)):
+    for leaf in jax.tree.leaves(rows):
         spaced = np.linspace(0, len(leaf) - 1, min(len(leaf), SPACED_ROWS)).astype(int)
-        sha.update(f"{leaf.shape}".encode())
-        sha.update(np.ascontiguousarray(leaf[spaced], np.float32).tobytes())
-        sha.update(f"{_sum_of_bits(leaf)}".encode())
+        sha.update(f"{np.shape(leaf)}".encode())
+        array = leaf if isinstance(leaf, Stored) else np.asarray(leaf)
+        sha.update(np.ascontiguousarray(array[spaced], np.float32).tobytes())
+        sha.update(f"{_sum_of_bits(array)}".encode())
     return sha.hexdigest()
 
 
-def _sum_of_bits(array: np.ndarray) -> int:
+def _sum_of_bits(array: np.ndarray | Stored) -> int:
     """Return the sum of the elements as float32, read as integers, modulo 2^64, with a few rows in memory at a time."""
     total, size = 0, max(1, SUMMED_AT_A_TIME // max(1, array[:1].size))
     for start in range(0, len(array), size):

@@ -52,6 +52,11 @@ class Method(Protocol):
         ...
 
     @property
+    def streams(self) -> bool:
+        """Whether it takes rows by batches, so that rows that stay on disk are not read whole."""
+        ...
+
+    @property
     def growing(self) -> tuple[str, ...]:
         """The names of the settings in which a run on disk can be continued with a larger number."""
         ...

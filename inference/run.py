@@ -5,7 +5,6 @@ from functools import partial
 from os import PathLike
 from typing import Any
 
-import jax
 from jax import Array
 
 from .blocks import stopwatch
@@ -87,9 +86,9 @@ def fit(
         given = labelled(x, y, weights)
         density, data = check_labelled(model, given)
         rows, seen = digest_of_rows(data.x, with_gaps(data.y, data.known)), seen_of(density.structure, data)
-        data = jax.device_put(data)
+        data = (data if method.streams else data.in_memory()).on_device()
         run = partial(method.run, density, data, key=key, progress=progress)
-        outcome = run() if resume is None else _resumed(resume, run, density, data, method, key)
+        outcome = run() if resume is None else _resumed(resume, run, density, data, method, key, rows)
     if lacking := density.structure.of_prior - set(outcome.draws):
         density = density.without(lacking)
     if method.kind == "prior":
@@ -105,10 +104,11 @@ def _resumed(
     data: Data,
     method: Method,
     key: Array,
+    rows: str,
 ) -> Outcome:
     """Return the outcome of a run in a folder, which is begun, continued or read."""
     with held(folder):
-        store = Store(folder, identity(density, data, method, key))
+        store = Store(folder, identity(density, data, method, key, rows))
         if method.draws_chains:  # these are on disk already, and may be continued
             return run(store=store)
         return store.outcome(method, partial(run, store=store))

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -49,6 +49,7 @@ class SavedMethod:
     draws_chains: bool
     words: str
     """The method with all settings."""
+    streams: ClassVar[bool] = False
 
     def __repr__(self) -> str:
         return self.words

@@ -39,6 +39,7 @@ from .fingerprint import (
 from .method import Outcome
 from .rows import Data, Rows
 from .status import Status
+from .stored import is_stored
 
 if sys.platform != "win32":
     import fcntl
@@ -201,8 +202,16 @@ class Store:
         return int(np.prod(array["shape"])) * np.dtype(array["dtype"]).itemsize
 
 
-def identity(density: Density, data: Data, method: Any, key: Array) -> Identity:
-    """Return the identity of a run: everything except the settings in which it can be continued (`Method.growing`)."""
+def identity(density: Density, data: Data, method: Any, key: Array, rows: str) -> Identity:
+    """Return the identity of a run: everything except the settings in which it can be continued (`Method.growing`).
+
+    Args:
+        density: the density.
+        data: n rows.
+        method: the method.
+        key: the key of the run.
+        rows: a digest of the rows, which stands for those that are not in memory.
+    """
     name = getattr(density.model, "__qualname__", None) or repr(density.model)
     every = max(1, -(-data.num_rows // DENSITY_ROWS))
     some = data.take(np.arange(0, data.num_rows, every))
@@ -216,6 +225,7 @@ def identity(density: Density, data: Data, method: Any, key: Array) -> Identity:
             for name, each in (("weights", data.weights), ("known", data.known))
             if each is not None
         },
+        **({"rows": rows} if data.is_stored else {}),
         "key": key_in_words(key),
         "density": log_density_at_random(density.model, some.x, some.y),  # last: it depends on the others
     }
@@ -239,9 +249,11 @@ def _same(then: Any, now: Any) -> bool:
 
 
 def _in_words(rows: Rows) -> str:
-    """Return the types and shapes of a pytree of arrays, and a digest of their values."""
+    """Return the types and shapes of a pytree of arrays, and a digest of their values where all are in memory."""
     leaves = jax.tree.leaves(rows)
     shapes = ", ".join(f"{leaf.dtype}{list(leaf.shape)}" for leaf in leaves)
+    if is_stored(rows):
+        return shapes
     return f"{shapes} {digest(('', leaf) for leaf in leaves)[:16]}"
 
 

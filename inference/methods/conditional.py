@@ -97,6 +97,11 @@ class Conditional:
         """Whether `method` draws Markov chains."""
         return self.method.draws_chains
 
+    @property
+    def streams(self) -> bool:
+        """Whether rows may stay on disk; see `Method.streams`."""
+        return False
+
     def run(self, density: Density, data: Data, *, key: Array, progress: bool, store: Store | None = None) -> Outcome:
         """See `Method.run`.
 

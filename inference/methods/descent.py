@@ -1,7 +1,9 @@
 """The optimisation of point estimates, from their starting points, in blocks of steps."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, ClassVar
 
 import jax
@@ -23,6 +25,7 @@ from ..start import VALIDATION_KEY
 from ..status import Status
 from ..store import Store
 from ..surface import Surface, surface_of
+from .batches import Batches
 from .optimizer import check_optimizer
 from .progress import Descent, Progress, read_end, read_progress, write_progress
 from .steps import MAX_BLOCK_STEPS, State, Steps
@@ -75,6 +78,11 @@ class PointSettings:
         return () if self.optimizer is None or self.validation_fraction else ("num_steps",)
 
     @property
+    def streams(self) -> bool:
+        """Whether rows may stay on disk: it takes them by batches."""
+        return self.batch_size is not None
+
+    @property
     def num_descents(self) -> int:
         """The number of starting points of the optimiser."""
         return self.num_restarts or 1
@@ -87,7 +95,8 @@ class PointSettings:
 def steps_of(settings: PointSettings, density: Density, data: Data) -> Steps:
     """Return the compiled steps of an optimiser, from the cache."""
     functions = ByValue(settings.optimizer), ByValue(settings.init_strategy)
-    return program(Steps, density, data, settings.batch_size, settings.num_descents, *functions)
+    num_rows = data.num_rows if data.is_stored else None
+    return program(Steps, density, data, settings.batch_size, settings.num_descents, *functions, num_rows)
 
 
 def starting_points(settings: PointSettings, density: Density, data: Data, *, key: Array) -> Weights:
@@ -132,30 +141,43 @@ def descend(
     first = steps.start(key, data, total, start, prior_power)
     begun = Progress(first) if checkpoint is None else read_progress(checkpoint, first)
     tracker = _Tracker(settings, steps, density, validation, begun, checkpoint)
-    everywhere = jax.device_put(data, steps.sharding.all) if steps.sharding.mesh.size > 1 else data
-
-    def block(state: State, begin: int, end: int) -> State:
-        return steps.advance(state, begin, end, key=key, data=everywhere, num_steps=total, prior_power=prior_power)
-
-    run: Run[State] = run_in_blocks(
-        block,
-        begun.state,
-        total,
-        done=begun.done,
-        label="MLE" if isinstance(density.model, flat) else "MAP",
-        unit="step" if settings.batch_size is None else "epoch",
-        steps_per_unit=steps.steps_per_epoch(num_rows),
-        progress=progress,
-        describe=lambda state, done: f"loss {np.nanmin(state.last_losses) * num_rows:.4g}",
-        keep_going=tracker.keep_going,
-        align=steps.steps_per_shuffle(num_rows) if settings.batch_size else None,
-        block_steps=min(MAX_BLOCK_STEPS, -(-total // NUM_CHECKS)) if validation is not None else None,
-        max_block_steps=MAX_BLOCK_STEPS,
-    )
+    with _blocks(steps, data, total, key=key, prior_power=prior_power) as block:
+        run: Run[State] = run_in_blocks(
+            block,
+            begun.state,
+            total,
+            done=begun.done,
+            label="MLE" if isinstance(density.model, flat) else "MAP",
+            unit="step" if settings.batch_size is None else "epoch",
+            steps_per_unit=steps.steps_per_epoch(num_rows),
+            progress=progress,
+            describe=lambda state, done: f"loss {np.nanmin(state.last_losses) * num_rows:.4g}",
+            keep_going=tracker.keep_going,
+            align=steps.steps_per_shuffle(num_rows) if settings.batch_size else None,
+            block_steps=min(MAX_BLOCK_STEPS, -(-total // NUM_CHECKS)) if validation is not None else None,
+            max_block_steps=MAX_BLOCK_STEPS,
+        )
     descent = tracker.descent(run, num_rows)
     if checkpoint is not None:
         write_progress(checkpoint, tracker.progress, None if run.ended == "interrupted" else descent)
     return descent
+
+
+@contextmanager
+def _blocks(
+    steps: Steps, data: Data, num_steps: int, *, key: Array, prior_power: Array | None
+) -> Iterator[Callable[[State, int, int], State]]:
+    """Yield the function that takes a block of steps, (state, begin, end) -> state; see `run_in_blocks`."""
+
+    def put(some: Data) -> Data:
+        return jax.device_put(some, steps.sharding.all) if steps.sharding.mesh.size > 1 else jax.device_put(some)
+
+    if data.is_stored and steps.batch_size is not None:
+        with Batches(data, steps.batch_size, num_steps, key, put) as batches:
+            yield partial(steps.advance_on, batches=batches, prior_power=prior_power)
+        return
+    everywhere = put(data) if steps.sharding.mesh.size > 1 else data
+    yield partial(steps.advance, key=key, data=everywhere, num_steps=num_steps, prior_power=prior_power)
 
 
 class _Tracker:
@@ -231,7 +253,7 @@ class _Tracker:
 
 
 def split_validation(fraction: float, key: Array, data: Data) -> tuple[Data, Data | None]:
-    """Return the rows to fit and the validation rows, split at random.
+    """Return the rows to fit and the validation rows, split at random. Validation rows are read into memory.
 
     Raises:
         ValueError: when no rows remain to fit.
@@ -242,4 +264,4 @@ def split_validation(fraction: float, key: Array, data: Data) -> tuple[Data, Dat
     if count == data.num_rows:
         raise ValueError(f"validation_fraction={fraction} of {count} rows leaves none to fit.")
     order = np.asarray(jax.random.permutation(jax.random.fold_in(key, VALIDATION_KEY), data.num_rows))
-    return data.take(order[count:]), data.take(order[:count])
+    return data.choose(order[count:]), data.take(order[:count]).on_device()

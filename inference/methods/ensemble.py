@@ -45,6 +45,11 @@ class Ensemble:
     _: KW_ONLY
     num_members: int = 10
 
+    @property
+    def streams(self) -> bool:
+        """Whether rows may stay on disk; see `Method.streams`."""
+        return self.base.streams
+
     def __post_init__(self) -> None:
         if not isinstance(self.base, MAP | MLE):
             raise ValueError(f"Ensemble: expected MAP(...) or MLE(...) as base; got {self.base!r}.")
@@ -84,7 +89,7 @@ class Ensemble:
             if all(end.polished for end in ends.values()):
                 stats["newton_decrement"] = np.array([end.decrement for end in ends.values()])
         surface = settings.surface(density, data)
-        weights = [surface.constrain(u, data) for u in members.values()]
+        weights = [surface.constrain(u, data.few()) for u in members.values()]
         sites = density.structure.latents
         draws = {site: np.stack([np.asarray(each[site]) for each in weights])[None] for site in sites}
         return Outcome(draws, status, stats=stats)

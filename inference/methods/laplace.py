@@ -136,6 +136,7 @@ class Laplace:
     name: ClassVar[str] = "Laplace"
     kind: ClassVar[Kind] = "approximation"
     draws_chains: ClassVar[bool] = False
+    streams: ClassVar[bool] = False
 
     base: MAP = field(default_factory=MAP)
     _: KW_ONLY

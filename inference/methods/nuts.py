@@ -90,6 +90,7 @@ class NUTS:
     kind: ClassVar[Kind] = "chain"
     draws_chains: ClassVar[bool] = True
     growing: ClassVar[tuple[str, ...]] = ("num_samples",)
+    streams: ClassVar[bool] = False
 
     num_warmup: int = 1000
     num_samples: int = 1000

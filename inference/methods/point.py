@@ -15,6 +15,7 @@ from ..store import Store
 from .descent import PointSettings, descend, split_validation
 from .finish import best_end, finish
 from .mode import no_maximum
+from .representative import representative
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -70,8 +71,8 @@ class MAP(PointSettings):
             u, status = end.u, end.status
             stats |= {"newton_decrement": np.asarray(end.decrement)} if end.polished else {}
         elif status:
-            status = Status(no_maximum(surface, u, data), status.warnings)
-        draws = {site: np.asarray(value)[None, None] for site, value in surface.constrain(u, data).items()}
+            status = Status(no_maximum(surface, u, representative(surface, u, data)), status.warnings)
+        draws = {site: np.asarray(value)[None, None] for site, value in surface.constrain(u, data.few()).items()}
         return Outcome(draws, status, stats=stats)
 
 

@@ -53,6 +53,7 @@ class Prior:
     kind: ClassVar[Kind] = "prior"
     draws_chains: ClassVar[bool] = False
     growing: ClassVar[tuple[str, ...]] = ("num_samples",)
+    streams: ClassVar[bool] = False
 
     num_samples: int = 1000
 
