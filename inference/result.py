@@ -150,7 +150,7 @@ class Fit:
         """
         data = check_labels(self.model, self._checked(x), y)
         row_weights = None if weights is None else as_weights(weights, data.num_rows)
-        data = jax.device_put(replace(data, at=self._linearized_at, weights=row_weights))
+        data = replace(data, at=self._linearized_at, weights=row_weights).on_device()
         values = log_likelihood(self._predicting, self._mixture(), data)
         return values.reshape(*self._chains_and_draws, -1)
 
