@@ -23,7 +23,6 @@ from .lookups import check_indices
 from .method import Kind, Method, Outcome
 from .pointwise import log_likelihood
 from .predictive import Predictive
-from .response import Response
 from .rows import Data, Rows, Weights, copied
 from .saved import Parts, Seen, read, write
 from .several import observing
@@ -321,17 +320,8 @@ def seen_of(structure: Structure, data: Data) -> dict[str, Seen]:
         of_site = data.of_site(response.site)
         given = labelled(of_site.x, with_gaps(of_site.y, of_site.known), of_site.weights)
         x, y, _ = given.scored
-        seen[response.site] = Seen(digest_of_rows(x, y), absent_classes(response, y), given.counts)
+        seen[response.site] = Seen(digest_of_rows(x, y), response.absent(y), given.counts)
     return seen
-
-
-def absent_classes(response: Response, y: Rows) -> tuple[int, ...]:
-    """Return the classes, or kinds of tokens, that no row of y has; none where y is no class, or soft labels."""
-    leaves = jax.tree.leaves(y)
-    symbols = response.symbols(leaves[0]) if len(leaves) == 1 else None
-    if symbols is None or symbols[1].dtype.kind not in "biu":
-        return ()
-    return tuple(np.flatnonzero(np.bincount(symbols[1].astype(int), minlength=symbols[0]) == 0).tolist())
 
 
 def check_fit(caller: str, fit: Any) -> None:

@@ -9,7 +9,7 @@ from .checks import Layout, as_key, check_labelled
 from .fingerprint import digest_of_rows
 from .labels import labelled, with_gaps
 from .method import Method
-from .result import Fit, absent_classes, seen_of
+from .result import Fit, seen_of
 from .sites import NumPyroModel
 from .store import Store, held, identity
 
@@ -89,5 +89,5 @@ def fit(
         density = density.without(lacking)
     if method.kind == "prior":
         return Fit(density, method, Layout.of(x, data.x), outcome, seconds)
-    absent = absent_classes(density.structure.response, data.y)
+    absent = density.structure.response.absent(data.y)
     return Fit(density, method, Layout.of(x, data.x), outcome, seconds, rows, absent, given.counts, seen)
