@@ -13,8 +13,9 @@ from .density import Density
 from .fingerprint import digest_of_rows
 from .labels import labelled, with_gaps
 from .method import Method, Outcome
-from .result import Fit, absent_classes, seen_of
+from .result import Fit
 from .rows import Data
+from .seen import absent_classes, seen_of
 from .sites import NumPyroModel
 from .store import Store, held, identity
 

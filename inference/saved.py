@@ -30,6 +30,7 @@ from .kinds import response_of
 from .labels import RowCounts
 from .method import Kind, Outcome
 from .rows import Rows, Weights
+from .seen import Seen
 from .sites import NumPyroModel, is_weighted, undrawn, unmasked
 from .status import Status
 from .structure import Structure
@@ -57,18 +58,6 @@ class SavedMethod:
     def run(self, *_: Any, **__: Any) -> Outcome:
         """Raise TypeError: settings may be functions, which are not in the file."""
         raise TypeError(f"A method that was read from a file cannot be run. Construct it again: {self.words}.")
-
-
-@dataclass(frozen=True)
-class Seen:
-    """What a fit has seen of one of several observed sites."""
-
-    rows: str | None = None
-    """The digest of the rows of x and of this site; None where it is not known."""
-    absent: tuple[int, ...] = ()
-    """The classes that occur in none of these rows."""
-    counts: RowCounts | None = None
-    """These rows, counted."""
 
 
 @dataclass(frozen=True)
