@@ -34,7 +34,6 @@ from numpyro.distributions import Distribution, constraints
 from .distributions import of_one_value
 from .intervals import check_intervals, point_of
 from .rows import Rows
-from .stored import in_parts
 from .words import in_words, index_in_words
 
 type Kind = Literal["binary", "classes", "tokens", "counts", "numbers", "several"]
@@ -151,19 +150,6 @@ class Response(ABC):
             return None
         values, known = np.asarray(y), self.is_known(y)
         return self.num_classes, values[known], known.reshape(len(values), -1).sum(axis=1)
-
-    def absent(self, y: Rows) -> tuple[int, ...]:
-        """Return the classes, or kinds of tokens, that no row of y has; none where y is no class, or soft labels."""
-        leaves = jax.tree.leaves(y)
-        if len(leaves) != 1 or self.num_classes is None:
-            return ()
-        counts = np.zeros(self.num_classes, int)
-        for _, part in in_parts(leaves[0]):
-            symbols = self.symbols(part)
-            if symbols is None or symbols[1].dtype.kind not in "biu":
-                return ()
-            counts += np.bincount(symbols[1].astype(int), minlength=self.num_classes)
-        return tuple(np.flatnonzero(counts == 0).tolist())
 
     def count_tokens(self, y: Any) -> np.ndarray | None:
         """Return the number of tokens per row of y without padding, (n,); None where y has no tokens."""

@@ -24,7 +24,8 @@ from .method import Kind, Method, Outcome
 from .pointwise import log_likelihood
 from .predictive import Predictive
 from .rows import Data, Rows, Weights, copied
-from .saved import Parts, Seen, read, write
+from .saved import Parts, read, write
+from .seen import Seen
 from .several import observing
 from .sites import NumPyroModel
 from .status import Status, warn_if_failed
@@ -309,19 +310,6 @@ class Fit:
         rows = check_like(self.layout, x)
         check_indices(self.density, Data(rows))
         return copied(rows)
-
-
-def seen_of(structure: Structure, data: Data) -> dict[str, Seen]:
-    """Return the rows of each of several observed sites that have a label there; nothing where there is one site."""
-    if len(structure.responses) == 1:
-        return {}
-    seen = {}
-    for response in structure.responses:
-        of_site = data.of_site(response.site)
-        given = labelled(of_site.x, with_gaps(of_site.y, of_site.known), of_site.weights)
-        x, y, _ = given.scored
-        seen[response.site] = Seen(digest_of_rows(x, y), response.absent(y), given.counts)
-    return seen
 
 
 def check_fit(caller: str, fit: Any) -> None:

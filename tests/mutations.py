@@ -195,7 +195,7 @@ BUGS = [
     Bug(
         "a class that a fit has not seen is not named",
         "inference/run.py",
-        "absent = density.structure.response.absent(data.y)",
+        "absent = absent_classes(density.structure.response, data.y)",
         "absent = ()",
         "test_compare.py::test_a_class_that_a_fit_has_not_seen_is_named",
     ),

@@ -13,6 +13,7 @@ from ..methods.gaussian import MAX_PARETO_K
 from ..predictive import Predictive
 from ..response import Response
 from ..result import Fit
+from ..seen import absent_classes
 from ..several import pairs_of
 from ..status import no_failure_warnings
 from .distance import Reference, check_reference
@@ -246,7 +247,7 @@ def _unseen(lists: Mapping[str, Sequence[Fit]], y: Any) -> list[str]:
     """Return a note for each fit whose rows lack a class of y."""
     first, notes = next(iter(lists.values()))[0].structure, []  # all fits have the same classes
     for _, response, rows in first.by_site(y):
-        absent = set(response.absent(rows))
+        absent = set(absent_classes(response, rows))
         of_site = f"{OF}{response.site}" if len(first.responses) > 1 else ""
         for name, members in lists.items():
             lacking = sorted(set(members[0][response.site].absent) - absent)

@@ -20,8 +20,9 @@ from ..second_order import FEW_WEIGHTS, HESSIAN_WEIGHTS, SecondOrder, second_ord
 from ..status import Status
 from ..surface import Surface
 from .collapse import collapsing
-from .descent import Descent, PointSettings
+from .descent import PointSettings
 from .mode import MAX_GAIN, ROUNDING, is_exact, is_unbounded, no_maximum, not_stationary, quasi_separable, still_falling
+from .progress import Descent
 from .recession import MAX_ENTRIES, examine
 from .representative import representative
 from .scales import prior_conflict, raw_units, saturated

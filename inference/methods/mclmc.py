@@ -108,6 +108,7 @@ class MCLMC:
     name: ClassVar[str] = "MCLMC"
     kind: ClassVar[Kind] = "chain"
     draws_chains: ClassVar[bool] = True
+    growing: ClassVar[tuple[str, ...]] = ("num_samples",)
     streams: ClassVar[bool] = False
 
     num_warmup: int = 20_000

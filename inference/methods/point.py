@@ -11,6 +11,7 @@ from ..method import Outcome
 from ..reasons import Code, Reason
 from ..rows import Data, Weights
 from ..status import Status
+from ..store import Store
 from .descent import PointSettings, descend, split_validation
 from .finish import best_end, finish
 from .mode import no_maximum
@@ -59,10 +60,10 @@ class MAP(PointSettings):
 
     name: ClassVar[str] = "MAP"
 
-    def run(self, density: Density, data: Data, *, key: Array, progress: bool) -> Outcome:
+    def run(self, density: Density, data: Data, *, key: Array, progress: bool, store: Store | None = None) -> Outcome:
         """See `Method.run`."""
         data, validation = split_validation(self.validation_fraction, key, data)
-        descent = descend(self, density, data, validation, key=key, progress=progress)
+        descent = descend(self, density, data, validation, key=key, progress=progress, store=store)
         u = descent.member(descent.best)[0]
         surface, stats, status = self.surface(density, data), {"loss": descent.losses}, descent.status
         if status.level == "ok":
@@ -89,9 +90,9 @@ class MLE(PointSettings):
         """The same settings for the density under a flat prior."""
         return MAP(**_settings(self))
 
-    def run(self, density: Density, data: Data, *, key: Array, progress: bool) -> Outcome:
+    def run(self, density: Density, data: Data, *, key: Array, progress: bool, store: Store | None = None) -> Outcome:
         """See `Method.run`."""
-        return self.as_map.run(density.flattened(), data, key=key, progress=progress)
+        return self.as_map.run(density.flattened(), data, key=key, progress=progress, store=store)
 
 
 def _settings(method: PointSettings) -> dict[str, Any]:

@@ -144,10 +144,11 @@ class Steps:
         self, state: State, begin: int, end: int, *, key: Array, data: Data, num_steps: int, prior_power: Array | None
     ) -> State:
         """Return the state after the steps begin, ..., end - 1."""
-        if self.batch_size is not None and begin % self.steps_per_shuffle(data.num_rows) == 0:
+        since = begin % self.steps_per_shuffle(data.num_rows)  # not 0 at once where a run is continued
+        if self.batch_size is not None and (since == 0 or not state.order.size):
             per_epoch = self.steps_per_epoch(data.num_rows)
-            epochs = min(self.epochs_per_shuffle(data.num_rows), -(-(num_steps - begin) // per_epoch))
-            state = state._replace(order=self.shuffled(key, begin // per_epoch, epochs, data.num_rows))
+            epochs = min(self.epochs_per_shuffle(data.num_rows), -(-(num_steps - begin + since) // per_epoch))
+            state = state._replace(order=self.shuffled(key, (begin - since) // per_epoch, epochs, data.num_rows))
         svi, losses = self._compiled_block((state.svi, prior_power), state.order, begin, end, data)
         return state._replace(svi=svi, losses=(*state.losses, np.asarray(losses)[:, : end - begin]))
 
