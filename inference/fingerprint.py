@@ -30,7 +30,7 @@ from numpyro.infer import init_to_uniform
 from .density import log_density
 from .rows import Rows
 from .sites import NumPyroModel, is_latent
-from .stored import Stored
+from .stored import in_parts
 
 TOLERANCE = 1e-3
 """The tolerance of log densities, relative, and absolute in nats: above the rounding differences between machines, and
@@ -84,22 +84,32 @@ def digest_of_rows(*rows: Rows) -> str:
     which tells a change of any one; all as float32, so that it does not depend on the type in which rows are given. The
     time is that of a sum; a hash of all bytes takes ten times as long.
     """
+    leaves = jax.tree.leaves(rows)
+    spaced = [np.linspace(0, len(leaf) - 1, min(len(leaf), SPACED_ROWS)).astype(int) for leaf in leaves]
+    sums = [0] * len(leaves)
+    picked: list[list[np.ndarray]] = [[] for _ in leaves]
+    for start, parts in in_parts(leaves):
+        for i, part in enumerate(map(np.asarray, parts)):
+            sums[i] += _sum_of_bits(part)
+            inside = spaced[i][(spaced[i] >= start) & (spaced[i] < start + len(part))]
+            picked[i].append(np.ascontiguousarray(part[inside - start], np.float32))
     sha = hashlib.sha256()
-    for leaf in jax.tree.leaves(rows):
-        spaced = np.linspace(0, len(leaf) - 1, min(len(leaf), SPACED_ROWS)).astype(int)
+    for leaf, total, some in zip(leaves, sums, picked, strict=True):
         sha.update(f"{np.shape(leaf)}".encode())
-        array = leaf if isinstance(leaf, Stored) else np.asarray(leaf)
-        sha.update(np.ascontiguousarray(array[spaced], np.float32).tobytes())
-        sha.update(f"{_sum_of_bits(array)}".encode())
+        sha.update(np.concatenate(some).tobytes())
+        sha.update(f"{total % 2**64}".encode())
     return sha.hexdigest()
 
 
-def _sum_of_bits(array: np.ndarray | Stored) -> int:
-    """Return the sum of the elements as float32, read as integers, modulo 2^64, with a few rows in memory at a time."""
-    total, size = 0, max(1, SUMMED_AT_A_TIME // max(1, array[:1].size))
+def _sum_of_bits(array: np.ndarray) -> int:
+    """Return the sum of the elements as float32, read as integers, modulo 2^64, with a few rows in memory at a time.
+
+    They are read two at a time, so that the parts of an array, of an even number of rows each, have the sum of all.
+    """
+    total, size = 0, 2 * max(1, SUMMED_AT_A_TIME // max(1, 2 * array[:1].size))
     for start in range(0, len(array), size):
         numbers = np.ascontiguousarray(array[start : start + size], np.float32).reshape(-1)
-        numbers = np.append(numbers, np.float32(0)) if numbers.size % 2 else numbers  # read two at a time
+        numbers = np.append(numbers, np.float32(0)) if numbers.size % 2 else numbers
         total += int(numbers.view(np.uint64).sum())
     return total % 2**64
 
