@@ -136,9 +136,15 @@ def settings_in_words(method: Any, *, without: Iterable[str] = ()) -> dict[str, 
     return {"method": words, **dict(_digests(method))}
 
 
+def plain_settings(method: Any) -> dict[str, Any]:
+    """Return the settings of a method that are numbers, words or tuples of these, by name."""
+    values = {each.name: getattr(method, each.name) for each in fields(method)} if is_dataclass(method) else {}
+    return {name: value for name, value in values.items() if _is_plain(value)}
+
+
 def _digests(settings: Any, path: str = "") -> Iterator[tuple[str, str]]:
     """Yield the path and a digest of each setting that is more than numbers and words."""
-    for each in fields(settings):
+    for each in fields(settings) if is_dataclass(settings) else ():
         value = getattr(settings, each.name)
         if is_dataclass(value):
             yield from _digests(value, f"{path}{each.name}.")

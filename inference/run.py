@@ -1,6 +1,7 @@
 """`fit`: the one entry point of fitting."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from os import PathLike
 from typing import Any
@@ -10,12 +11,12 @@ from jax import Array
 from .blocks import stopwatch
 from .checks import Layout, as_key, check_labelled
 from .density import Density
-from .fingerprint import digest_of_rows
+from .fingerprint import digest_of_rows, key_in_words
 from .labels import labelled, with_gaps
 from .method import Method, Outcome
 from .result import Fit
 from .rows import Data
-from .seen import absent_classes, seen_of
+from .seen import absent_classes, digest_of_weights, seen_of
 from .sites import NumPyroModel
 from .store import Store, held, identity
 
@@ -86,16 +87,18 @@ def fit(
     with stopwatch() as seconds:
         given = labelled(x, y, weights)
         density, data = check_labelled(model, given)
+        row_weights = digest_of_weights(data.weights)
         rows, seen = digest_of_rows(data.x, with_gaps(data.y, data.known)), seen_of(density.structure, data)
         data = (data if method.streams else data.in_memory()).on_device()
         run = partial(method.run, density, data, key=key, progress=progress)
         outcome = run() if resume is None else _resumed(resume, run, density, data, method, key, rows)
     if lacking := density.structure.of_prior - set(outcome.draws):
         density = density.without(lacking)
+    fitted = Fit(density, method, Layout.of(x, data.x), outcome, seconds, keys=(key_in_words(key),))
     if method.kind == "prior":
-        return Fit(density, method, Layout.of(x, data.x), outcome, seconds)
+        return fitted
     absent = absent_classes(density.structure.response, data.y)
-    return Fit(density, method, Layout.of(x, data.x), outcome, seconds, rows, absent, given.counts, seen)
+    return replace(fitted, rows=rows, absent=absent, counts=given.counts, seen=seen, weights=row_weights)
 
 
 def _resumed(

@@ -38,6 +38,11 @@ def seen_of(structure: Structure, data: Data) -> dict[str, Seen]:
     return seen
 
 
+def digest_of_weights(weights: Rows) -> str | None:
+    """Return a digest of the weights of rows; None where they have none."""
+    return None if weights is None else digest_of_rows(weights)
+
+
 def absent_classes(response: Response, y: Rows) -> tuple[int, ...]:
     """Return the classes, or kinds of tokens, that no row of y has; none where y is no class, or soft labels."""
     leaves = jax.tree.leaves(y)
