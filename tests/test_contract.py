@@ -166,7 +166,7 @@ def test_a_fit_has_a_status_seconds_and_stats(result: Fit, method: str) -> None:
     assert (result.status.level == "ok") == (not result.status.reasons)
     assert result.seconds.compile >= 0
     assert result.seconds.run >= 0
-    if KINDS[method] == "chain":
+    if result.method.draws_chains:
         assert {"diverging", "n_steps", "lp", "step_size"} <= set(result.stats)
         assert all(value.shape == LEADING[method] for value in result.outcome.sample_stats.values())
     elif KINDS[method] == "prior":
@@ -354,7 +354,7 @@ def test_to_datatree_names_its_groups_and_dimensions(
     tree = result.to_datatree(x, y)
     site, group = result.structure.response.site, "prior" if method == "Prior" else "posterior"
     assert {group, "log_likelihood", "observed_data", "constant_data"} <= set(tree.children)
-    assert ("sample_stats" in tree.children) == (KINDS[method] == "chain")
+    assert ("sample_stats" in tree.children) == result.method.draws_chains
     assert tree["log_likelihood"][site].dims == ("chain", "draw", "row")
     assert tree["observed_data"][site].dims == ("row", "y_dim1")[: y.ndim]
     assert tree.attrs["kind"] == tree[group].attrs["kind"] == result.kind
