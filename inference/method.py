@@ -43,6 +43,8 @@ class Method(Protocol):
         """The name in tables, such as "MAP"."""
         ...
 
+    # A method may also state ``spreads_rows``: whether it computes with rows that are sharded over devices.
+
     @property
     def draws_chains(self) -> bool:
         """Whether it draws Markov chains, for all sites or for some given the others."""

@@ -9,6 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from .processes import readable
+
 Rows = Any
 """An array, or a pytree of arrays, with n rows first."""
 Weights = dict[str, Array]
@@ -47,9 +49,10 @@ class Data:
     @property
     def counted_rows(self) -> np.ndarray:
         """The indices of the rows that count: their weight is above 0, and a value of their y was observed."""
-        counts = np.ones(self.num_rows, bool) if self.weights is None else np.asarray(self.weights) > 0
-        if self.known is not None:
-            known = [np.asarray(leaf).reshape(self.num_rows, -1) for leaf in jax.tree.leaves(self.known)]
+        weights, known = readable((self.weights, self.known))
+        counts = np.ones(self.num_rows, bool) if weights is None else np.asarray(weights) > 0
+        if known is not None:
+            known = [np.asarray(leaf).reshape(self.num_rows, -1) for leaf in jax.tree.leaves(known)]
             counts &= np.concatenate(known, axis=1).any(axis=1)
         return np.flatnonzero(counts)
 
@@ -58,10 +61,19 @@ class Data:
         """The arguments of a model other than x and y."""
         return {name: value for name, value in (("fixed", self.fixed), ("at", self.at)) if value}
 
+    @property
+    def rows(self) -> tuple[Rows, Rows, Rows, Rows]:
+        """What has n rows: x, y, weights and known."""
+        return self.x, self.y, self.weights, self.known
+
+    def with_rows(self, rows: tuple[Rows, Rows, Rows, Rows]) -> "Data":
+        """Return the data with other `rows`."""
+        x, y, weights, known = rows
+        return replace(self, x=x, y=y, weights=weights, known=known)
+
     def take(self, rows: Any) -> "Data":
         """Return some of the rows, by an array of indices, which must exist."""
-        x, y, weights, known = (take_rows(each, rows) for each in (self.x, self.y, self.weights, self.known))
-        return replace(self, x=x, y=y, weights=weights, known=known)
+        return self.with_rows(take_rows(self.rows, rows))
 
     def parts(self, size: int) -> Iterator[tuple[int, "Data"]]:
         """Yield the number of the first row and the rows of each part, all of this size: one program serves them.
@@ -88,7 +100,7 @@ def count_rows(x: Rows) -> int:
 
 def take_rows(x: Rows, rows: Any) -> Rows:
     """Return the rows of an array, or of a pytree of arrays, at an array of indices, which must exist."""
-    return jax.tree.map(lambda leaf: jnp.asarray(leaf).at[rows].get(mode="promise_in_bounds"), x)
+    return readable(jax.tree.map(lambda leaf: jnp.asarray(leaf).at[rows].get(mode="promise_in_bounds"), x))
 
 
 def copied(rows: Rows) -> Rows:
@@ -99,8 +111,10 @@ def copied(rows: Rows) -> Rows:
     return jax.tree.map(lambda leaf: leaf if isinstance(leaf, Array) else jnp.array(leaf), rows)
 
 
-def in_double(leaf: Any) -> np.ndarray:
-    """Return a leaf as an array, in float64 if its numbers are real."""
+def in_double(leaf: Any) -> np.ndarray | Array:
+    """Return a leaf as an array, in float64 if its numbers are real; JAX must be in double precision."""
+    if isinstance(leaf, Array) and len(leaf.sharding.device_set) > 1:  # stays where it is
+        return leaf.astype(jnp.float64) if jnp.issubdtype(leaf.dtype, jnp.floating) else leaf
     array = np.asarray(leaf)
     return array.astype(np.float64) if array.dtype.kind == "f" else array
 

@@ -1,6 +1,8 @@
 """`fit`: the one entry point of fitting."""
 
+from collections.abc import Mapping
 from contextlib import ExitStack
+from dataclasses import dataclass
 from os import PathLike
 from typing import Any
 
@@ -8,11 +10,16 @@ import jax
 
 from .blocks import stopwatch
 from .checks import Layout, as_key, check_labelled
-from .fingerprint import digest_of_rows
-from .labels import labelled, with_gaps
+from .density import Density
+from .fingerprint import digest_of_rows, without_addresses
+from .labels import RowCounts, labelled, with_gaps
 from .method import Method
+from .processes import from_all, is_first, others_may_end, raised_by_all
 from .result import Fit, absent_classes, seen_of
+from .rows import Data
+from .saved import Seen
 from .sites import NumPyroModel
+from .spread import Shards, check_same, check_spread, check_spreads, counts_of_all, digest_of_all, over_processes
 from .store import Store, held, identity
 
 
@@ -76,12 +83,15 @@ def fit(
         raise TypeError(f"Expected a method such as MLE(), MAP(), NUTS() or MCLMC(); got {method!r}.")
     if resume is not None and not method.draws_chains:
         raise ValueError(f"resume: expected a method of chains, NUTS() or MCLMC(); got {type(method).__name__}.")
-    key = as_key(key)
-    with stopwatch() as seconds, ExitStack() as folder:
-        given = labelled(x, y, weights)
-        density, data = check_labelled(model, given)
-        rows, seen = digest_of_rows(data.x, with_gaps(data.y, data.known)), seen_of(density.structure, data)
-        data = jax.device_put(data)
+    key, shards = as_key(key), Shards.of(x, y, weights)
+    with stopwatch() as seconds, others_may_end(), ExitStack() as folder:
+        if shards is None:
+            density, data, seen = _checked(model, x, y, weights)
+        else:
+            check_spreads(method, shards)
+            density, data, seen = _checked_shards(model, shards, x, y, weights)
+        check_same(f"{without_addresses(repr(method))} {jax.random.key_data(key)}", seen.rows)
+        progress = progress and is_first()
         store = {}
         if resume is not None:
             folder.enter_context(held(resume))
@@ -91,5 +101,38 @@ def fit(
         density = density.without(lacking)
     if method.kind == "prior":
         return Fit(density, method, Layout.of(x, data.x), outcome, seconds)
-    absent = absent_classes(density.structure.response, data.y)
-    return Fit(density, method, Layout.of(x, data.x), outcome, seconds, rows, absent, given.counts, seen)
+    return Fit(density, method, Layout.of(x, data.x), outcome, seconds, **vars(seen))
+
+
+@dataclass(frozen=True)
+class _Seen:
+    """What a fit remembers of its rows; see `Fit`."""
+
+    rows: str
+    absent: tuple[int, ...]
+    counts: RowCounts
+    seen: Mapping[str, Seen]
+
+
+def _checked(model: NumPyroModel, x: Any, y: Any, weights: Any) -> tuple[Density, Data, _Seen]:
+    """Return the density, and the rows that take part, on the device."""
+    with raised_by_all():
+        given = labelled(x, y, weights)
+        density, data = check_labelled(model, given)
+    rows, absent = digest_of_rows(data.x, with_gaps(data.y, data.known)), _absent(density, data)
+    return density, jax.device_put(data), _Seen(rows, absent, given.counts, seen_of(density.structure, data))
+
+
+def _checked_shards(
+    model: NumPyroModel, shards: Shards, x: Any, y: Any, weights: Any
+) -> tuple[Density, Data, _Seen]:
+    """Return the density, and the rows of all processes, sharded as they are; each process checks its own."""
+    with raised_by_all():
+        density, data = check_spread(model, shards, x, y, weights)
+    absent = set.intersection(*map(set, from_all(_absent(density, data))))
+    seen = _Seen(digest_of_all(shards, data), tuple(sorted(absent)), counts_of_all(shards, x, y, weights), {})
+    return density, over_processes(shards, data, x, y, weights), seen
+
+
+def _absent(density: Density, data: Data) -> tuple[int, ...]:
+    return absent_classes(density.structure.response, data.y) if len(density.structure.responses) == 1 else ()

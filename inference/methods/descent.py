@@ -12,6 +12,7 @@ from jax import Array
 from ..blocks import Run, run_in_blocks
 from ..checks import check_positive_integer
 from ..density import Density
+from ..devices import Spread, by_shard
 from ..fingerprint import ByValue, fingerprint
 from ..handlers import flat
 from ..method import Kind
@@ -37,6 +38,7 @@ class PointSettings:
 
     kind: ClassVar[Kind] = "point"
     draws_chains: ClassVar[bool] = False
+    spreads_rows: ClassVar[bool] = True
 
     optimizer: optax.GradientTransformation | None = None
     num_steps: int = 2000
@@ -100,7 +102,7 @@ class Descent(NamedTuple):
 def steps_of(settings: PointSettings, density: Density, data: Data) -> Steps:
     """Return the compiled steps of an optimiser, from the cache."""
     functions = ByValue(settings.optimizer), ByValue(settings.init_strategy)
-    return program(Steps, density, data, settings.batch_size, settings.num_descents, *functions)
+    return program(Steps, density, data, settings.batch_size, settings.num_descents, *functions, Spread.of(data))
 
 
 def starting_points(settings: PointSettings, density: Density, data: Data, *, key: Array) -> Weights:
@@ -133,11 +135,10 @@ def descend(
         prior_power: the factor of the log prior in each restart, (restart,); by default 1.
     """
     num_rows, total = data.num_rows, settings.num_steps
-    if settings.batch_size is not None and settings.batch_size > num_rows:
-        raise ValueError(f"Expected batch_size to be at most {num_rows}, the rows to fit; got {settings.batch_size}.")
+    _check_batches(settings, data)
     steps = steps_of(settings, density, data)
     tracker = _Tracker(settings, steps, density, validation, steps.start(key, data, total, start, prior_power))
-    everywhere = jax.device_put(data, steps.sharding.all) if steps.sharding.mesh.size > 1 else data
+    everywhere = steps.sharding.place(data)
 
     def block(state: State, begin: int, end: int) -> State:
         return steps.advance(state, begin, end, key=key, data=everywhere, num_steps=total, prior_power=prior_power)
@@ -157,6 +158,20 @@ def descend(
         max_block_steps=MAX_BLOCK_STEPS,
     )
     return tracker.descent(run, num_rows)
+
+
+def _check_batches(settings: PointSettings, data: Data) -> None:
+    """Raise ValueError where a batch cannot be taken from the rows."""
+    size, spread = settings.batch_size, Spread.of(data)
+    if size is None:
+        return
+    if size > data.num_rows:
+        raise ValueError(f"Expected batch_size to be at most {data.num_rows}, the rows to fit; got {size}.")
+    if spread is not None and size % spread.num_shards:
+        raise ValueError(
+            f"Expected batch_size to be a multiple of {spread.num_shards}, the shards of the rows, each of which has as "
+            f"many rows of every batch; got {size}."
+        )
 
 
 class _Tracker:
@@ -224,7 +239,7 @@ class _Tracker:
 
 
 def split_validation(fraction: float, key: Array, data: Data) -> tuple[Data, Data | None]:
-    """Return the rows to fit and the validation rows, split at random.
+    """Return the rows to fit and the validation rows, split at random; each shard of rows that are spread is split.
 
     Raises:
         ValueError: when no rows remain to fit.
@@ -234,5 +249,11 @@ def split_validation(fraction: float, key: Array, data: Data) -> tuple[Data, Dat
         return data, None
     if count == data.num_rows:
         raise ValueError(f"validation_fraction={fraction} of {count} rows leaves none to fit.")
-    order = np.asarray(jax.random.permutation(jax.random.fold_in(key, VALIDATION_KEY), data.num_rows))
-    return data.take(order[count:]), data.take(order[:count])
+    key, spread = jax.random.fold_in(key, VALIDATION_KEY), Spread.of(data)
+    if spread is None:
+        order = np.asarray(jax.random.permutation(key, data.num_rows))
+        return data.take(order[count:]), data.take(order[:count])
+    shards = spread.num_shards
+    count = max(1, round(count / shards))
+    orders = np.stack([jax.random.permutation(each, data.num_rows // shards) for each in jax.random.split(key, shards)])
+    return spread.take(data, orders[:, count:]), spread.take(data, orders[:, :count])

@@ -11,6 +11,7 @@ from jax import Array
 
 from ..checks import check_positive_integer
 from ..density import Density
+from ..devices import Spread, together
 from ..method import Kind, Outcome
 from ..programs import program
 from ..reasons import Code, Reason, numbered
@@ -108,6 +109,7 @@ class MCLMC:
     name: ClassVar[str] = "MCLMC"
     kind: ClassVar[Kind] = "chain"
     draws_chains: ClassVar[bool] = True
+    spreads_rows: ClassVar[bool] = True
 
     num_warmup: int = 20_000
     num_samples: int = 200
@@ -147,12 +149,11 @@ class MCLMC:
 
         def sampler(u: Weights) -> Langevin:
             shapes = signature(jax.tree.map(lambda leaf: leaf[0], u))
-            return program(
-                Langevin, density.noncentred(), data, shapes, self.num_chains, self.precondition, self.adjusted
-            )
+            settings = shapes, self.num_chains, self.precondition, self.adjusted, Spread.of(data)
+            return program(Langevin, density.noncentred(), data, *settings)
 
         sampled = sample(self, sampler, density, data, min_draws=MIN_DRAWS, key=key, progress=progress, store=store)
-        mixing = Mixing(density, sampled.draws, data, self.num_warmup / self.thinning)
+        mixing = Mixing(density, sampled.draws, together(data), self.num_warmup / self.thinning)
         status = sampled.status + status_of(self, sampled.stats, sampled.sampler.dim, mixing)
         length = sampled.sampler.momentum_length(self, sampled.state)
         return Outcome(sampled.draws, status, sample_stats=sampled.stats, stats={"momentum_length": length})
