@@ -11,7 +11,6 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from .processes import are_several, readable
 from .rows import Data
 
-
 FEW_BYTES = 2**26
 """The size of rows up to which what follows a descent is computed by each process alone: a step over them takes less
 time than its exchange with others, and there may be thousands."""

@@ -8,7 +8,7 @@ depends on a clock, a key press or the rows of one process is agreed on first. W
 import json
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import lru_cache, wraps
 from typing import Any
@@ -40,18 +40,22 @@ def from_all(value: Any) -> list[Any]:
     return [json.loads(each[:length].tobytes()) for each, length in zip(np.asarray(texts), lengths, strict=True)]
 
 
-def of_first(arrays: Any) -> Any:
-    """Return the arrays of the first process; those of the others give structure, shapes and types."""
+def of_first(read: Callable[[], tuple[Mapping[str, np.ndarray], Any]]) -> tuple[Mapping[str, np.ndarray], Any]:
+    """Return what the first process reads: named arrays, and what JSON can write."""
     if not are_several():
-        return arrays
+        return read()
     from jax.experimental import multihost_utils
 
-    def broadcast(array: np.ndarray) -> np.ndarray:
+    with raised_by_all():
+        own, words = read() if is_first() else ({}, None)
+    shapes, words = from_all([[[name, array.dtype.str, array.shape] for name, array in own.items()], words])[0]
+    arrays = {}
+    for name, dtype, shape in shapes:
+        array = own.get(name, np.empty(shape, dtype))
         flat = np.ascontiguousarray(array).reshape(-1).view(np.uint8)  # as bytes, so that no bit changes
-        flat = np.asarray(multihost_utils.broadcast_one_to_all(flat))
-        return flat.view(array.dtype).reshape(array.shape)
-
-    return jax.tree.map(lambda array: broadcast(np.asarray(array)), arrays)
+        flat = np.asarray(multihost_utils.broadcast_one_to_all(flat)) if flat.size else flat
+        arrays[name] = flat.view(dtype).reshape(shape)
+    return arrays, words
 
 
 def agreed(size: int, goes_on: bool, is_interrupted: bool) -> tuple[int, bool, bool]:
@@ -71,7 +75,7 @@ def raised_by_all() -> Iterator[None]:
     own: Exception | None = None
     try:
         yield
-    except Exception as error:  # noqa: BLE001  # whatever it is, the others must not wait for this process
+    except Exception as error:  # whatever it is: the others must not wait for this process
         own = error
     errors = from_all(None if own is None else [type(own).__name__, str(own)])
     failed = [i for i, error in enumerate(errors) if error is not None]

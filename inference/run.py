@@ -1,23 +1,23 @@
 """`fit`: the one entry point of fitting."""
 
-from collections.abc import Mapping
+from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import dataclass
+from functools import partial
 from os import PathLike
 from typing import Any
 
-import jax
+from jax import Array
 
 from .blocks import stopwatch
 from .checks import Layout, as_key, check_labelled
 from .density import Density
-from .fingerprint import digest_of_rows, without_addresses
-from .labels import RowCounts, labelled, with_gaps
-from .method import Method
+from .fingerprint import digest_of_rows, key_in_words, without_addresses
+from .labels import labelled, with_gaps
+from .method import Method, Outcome
 from .processes import from_all, is_first, others_may_end, raised_by_all
-from .result import Fit, absent_classes, seen_of
+from .result import Fit
 from .rows import Data
-from .saved import Seen
+from .seen import Seen, absent_classes, seen_of
 from .sites import NumPyroModel
 from .spread import Shards, check_same, check_spread, check_spreads, counts_of_all, digest_of_all, over_processes
 from .store import Store, held, identity
@@ -57,10 +57,14 @@ def fit(
             counts, such as those of `class_weights`, define another likelihood.
         key: a typed JAX key or an integer seed; the same key gives the same bits.
         progress: show a progress bar when the fit takes more than a second.
-        resume: a folder to which a method of chains writes its draws and state as it runs. If it contains a run of the
-            same model, method, data and key, that run is continued, after a crash or with a larger `num_samples`; the
-            draws are those of a run that was never interrupted. One fit at a time can use it. Memory then does not grow
-            with the number of draws.
+        resume: a folder to which the fit writes its state as it runs. If it contains a run of the same model, method,
+            data and key, that run is continued, after a crash, a kill or Ctrl-C, with the bits of one that was never
+            interrupted; a run that has finished is read. Optimisers write their state at most every 5 seconds, and so
+            rarely that this takes at most 2% of the run; chains write each block of draws, about a second, so that
+            memory does not grow with their number. What was computed since is lost; so is Newton's method after a
+            descent, but not the descent. A continued run may have a larger `num_samples` and, with an `optimizer` of
+            its own and without validation rows, `num_steps`. One fit at a time can use the folder. `Fit.seconds` is
+            the time of this call.
 
     Returns:
         The fit. Check its `status`: a numerical failure is a status, not an exception.
@@ -81,58 +85,62 @@ def fit(
     """
     if isinstance(method, type) or not callable(getattr(method, "run", None)):
         raise TypeError(f"Expected a method such as MLE(), MAP(), NUTS() or MCLMC(); got {method!r}.")
-    if resume is not None and not method.draws_chains:
-        raise ValueError(f"resume: expected a method of chains, NUTS() or MCLMC(); got {type(method).__name__}.")
     key, shards = as_key(key), Shards.of(x, y, weights)
-    with stopwatch() as seconds, others_may_end(), ExitStack() as folder:
+    with stopwatch() as seconds, others_may_end():
         if shards is None:
-            density, data, seen = _checked(model, x, y, weights)
+            density, data, seen, by_site = _checked(model, method, x, y, weights)
         else:
-            check_spreads(method, shards)
-            density, data, seen = _checked_shards(model, shards, x, y, weights)
-        check_same(f"{without_addresses(repr(method))} {jax.random.key_data(key)}", seen.rows)
-        progress = progress and is_first()
-        store = {}
-        if resume is not None:
-            folder.enter_context(held(resume))
-            store["store"] = Store(resume, identity(density, data, method, key))
-        outcome = method.run(density, data, key=key, progress=progress, **store)
+            density, data, seen, by_site = _checked_shards(model, method, shards, x, y, weights)
+        rows = str(seen.rows)
+        check_same(f"{without_addresses(repr(method))} {key_in_words(key)}", rows)
+        run = partial(method.run, density, data, key=key, progress=progress and is_first())
+        outcome = run() if resume is None else _resumed(resume, run, density, data, method, key, rows)
     if lacking := density.structure.of_prior - set(outcome.draws):
         density = density.without(lacking)
     if method.kind == "prior":
         return Fit(density, method, Layout.of(x, data.x), outcome, seconds)
-    return Fit(density, method, Layout.of(x, data.x), outcome, seconds, **vars(seen))
+    of_rows = seen.rows, seen.absent, seen.counts, by_site
+    return Fit(density, method, Layout.of(x, data.x), outcome, seconds, *of_rows)
 
 
-@dataclass(frozen=True)
-class _Seen:
-    """What a fit remembers of its rows; see `Fit`."""
-
-    rows: str
-    absent: tuple[int, ...]
-    counts: RowCounts
-    seen: Mapping[str, Seen]
+type _Checked = tuple[Density, Data, Seen, dict[str, Seen]]
+"""The density, the rows that take part, on the devices, and what the fit has seen of them, in all and by site."""
 
 
-def _checked(model: NumPyroModel, x: Any, y: Any, weights: Any) -> tuple[Density, Data, _Seen]:
-    """Return the density, and the rows that take part, on the device."""
+def _checked(model: NumPyroModel, method: Method, x: Any, y: Any, weights: Any) -> _Checked:
+    """Return the density and the rows, of which every process has all."""
     with raised_by_all():
         given = labelled(x, y, weights)
         density, data = check_labelled(model, given)
-    rows, absent = digest_of_rows(data.x, with_gaps(data.y, data.known)), _absent(density, data)
-    return density, jax.device_put(data), _Seen(rows, absent, given.counts, seen_of(density.structure, data))
+    rows, by_site = digest_of_rows(data.x, with_gaps(data.y, data.known)), seen_of(density.structure, data)
+    seen = Seen(rows, absent_classes(density.structure.response, data.y), given.counts)
+    return density, (data if method.streams else data.in_memory()).on_device(), seen, by_site
 
 
-def _checked_shards(
-    model: NumPyroModel, shards: Shards, x: Any, y: Any, weights: Any
-) -> tuple[Density, Data, _Seen]:
-    """Return the density, and the rows of all processes, sharded as they are; each process checks its own."""
+def _checked_shards(model: NumPyroModel, method: Method, shards: Shards, x: Any, y: Any, weights: Any) -> _Checked:
+    """Return the density and the rows, sharded as they are; each process checks its own."""
     with raised_by_all():
+        check_spreads(method, shards)
         density, data = check_spread(model, shards, x, y, weights)
-    absent = set.intersection(*map(set, from_all(_absent(density, data))))
-    seen = _Seen(digest_of_all(shards, data), tuple(sorted(absent)), counts_of_all(shards, x, y, weights), {})
-    return density, over_processes(shards, data, x, y, weights), seen
+    absent = set.intersection(*map(set, from_all(absent_classes(density.structure.response, data.y))))
+    seen = Seen(digest_of_all(shards, data), tuple(sorted(absent)), counts_of_all(shards, x, y, weights))
+    return density, over_processes(shards, data, x, y, weights), seen, {}
 
 
-def _absent(density: Density, data: Data) -> tuple[int, ...]:
-    return absent_classes(density.structure.response, data.y) if len(density.structure.responses) == 1 else ()
+def _resumed(
+    folder: str | PathLike[str],
+    run: Callable[..., Outcome],
+    density: Density,
+    data: Data,
+    method: Method,
+    key: Array,
+    rows: str,
+) -> Outcome:
+    """Return the outcome of a run in a folder, which is begun, continued or read."""
+    with ExitStack() as stack:
+        with raised_by_all():
+            stack.enter_context(held(folder))
+        store = Store(folder, identity(density, data, method, key, rows))
+        if method.draws_chains:  # these are on disk already, and may be continued
+            return run(store=store)
+        return store.outcome(method, partial(run, store=store))

@@ -9,7 +9,7 @@ import numpy as np
 from .checks import check_labelled
 from .density import Density
 from .devices import Spread, automatic, row_axes
-from .fingerprint import digest, digest_of_rows
+from .fingerprint import digest_of_rows
 from .labels import RowCounts, labelled, with_gaps
 from .processes import from_all
 from .rows import Data, Rows, count_rows
@@ -171,7 +171,9 @@ def digest_of_all(shards: Shards, data: Data) -> str:
     for own in from_all([[start, int(part.sum())] for (start, _), part in zip(shards.ranges, parts, strict=True)]):
         counts.update(dict(own))
     begins = dict(zip(sorted(counts), np.cumsum([0, *(counts[start] for start in sorted(counts))]), strict=False))
-    numbers = np.concatenate([begins[start] + np.cumsum(part) - 1 for (start, _), part in zip(shards.ranges, parts, strict=True)])
+    numbers = np.concatenate(
+        [begins[start] + np.cumsum(part) - 1 for (start, _), part in zip(shards.ranges, parts, strict=True)]
+    )
     chosen = np.flatnonzero(takes_part & shards.counted)
     rows = jax.tree.map(lambda leaf: np.asarray(leaf)[chosen], (data.x, with_gaps(data.y, data.known)))
     return digest_of_rows(*rows, numbers=numbers[chosen], num_rows=sum(counts.values()))

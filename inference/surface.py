@@ -63,9 +63,7 @@ class Surface:
         self.nonlinearity = jit(self._nonlinearity)
         self.reach = jit(self._reach)
         self.parameter_slopes = jit(self._parameter_slopes, static_argnums=0)
-        self.validation_loss = jit(
-            jax.vmap(lambda u, data: -self._log_likelihood(u, data).sum(), in_axes=(0, None))
-        )
+        self.validation_loss = jit(jax.vmap(lambda u, data: -self._log_likelihood(u, data).sum(), in_axes=(0, None)))
         self.constrain = jit(density.constrain)
         self.prior_drops = jit(density.prior_drops)
         self.responses = jit(self._responses)

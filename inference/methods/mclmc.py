@@ -110,6 +110,8 @@ class MCLMC:
     kind: ClassVar[Kind] = "chain"
     draws_chains: ClassVar[bool] = True
     spreads_rows: ClassVar[bool] = True
+    growing: ClassVar[tuple[str, ...]] = ("num_samples",)
+    streams: ClassVar[bool] = False
 
     num_warmup: int = 20_000
     num_samples: int = 200

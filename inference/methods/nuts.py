@@ -90,6 +90,8 @@ class NUTS:
     kind: ClassVar[Kind] = "chain"
     draws_chains: ClassVar[bool] = True
     spreads_rows: ClassVar[bool] = True
+    growing: ClassVar[tuple[str, ...]] = ("num_samples",)
+    streams: ClassVar[bool] = False
 
     num_warmup: int = 1000
     num_samples: int = 1000
