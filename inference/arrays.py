@@ -106,8 +106,10 @@ def _cast(name: str, array: Any) -> Any:
     if array.dtype == np.longdouble:  # a type that JAX does not have
         array = array.astype(np.float64)
     dtype = jax.dtypes.canonicalize_dtype(array.dtype)
+    if isinstance(array, Stored):  # converted when it is read
+        return array.astype(dtype)
     if dtype != array.dtype and dtype.kind in "iu":
-        check_in_parts(partial(_check_range, name, dtype), array, f"checking {name}")
+        _check_range(name, dtype, array)
     with np.errstate(over="ignore"):  # check_finite reports values that become infinite, with their row
         return array if dtype == array.dtype else array.astype(dtype)
 

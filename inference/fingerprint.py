@@ -31,7 +31,7 @@ from .density import log_density
 from .processes import from_all
 from .rows import Rows
 from .sites import NumPyroModel, is_latent
-from .stored import Stored
+from .stored import in_parts
 
 TOLERANCE = 1e-3
 """The tolerance of log densities, relative, and absolute in nats: above the rounding differences between machines, and
@@ -91,30 +91,30 @@ def digest_of_rows(*rows: Rows, numbers: np.ndarray | None = None, num_rows: int
             default these are all rows.
         num_rows: the number of rows of all processes.
     """
-    leaves = [leaf if isinstance(leaf, Stored) else np.asarray(leaf) for leaf in jax.tree.leaves(rows)]
-    total = num_rows or len(leaves[0])
+    leaves = jax.tree.leaves(rows)
+    total = len(leaves[0]) if num_rows is None else num_rows
     spaced = np.linspace(0, total - 1, min(total, SPACED_ROWS)).astype(int)
-    if numbers is None:
-        parts = [[_hashes(spaced, leaf[spaced], _sum_of_bits(leaf)) for leaf in leaves]]
-    else:
-        places = np.flatnonzero(np.isin(numbers, spaced))
-        parts = from_all([_hashes(numbers[places], leaf[places], _sum_of_bits(leaf)) for leaf in leaves])
+    places = spaced if numbers is None else np.flatnonzero(np.isin(numbers, spaced))
+    hashes: list[dict[int, str]] = [{} for _ in leaves]
+    sums = [0] * len(leaves)
+    for start, parts in in_parts(leaves):
+        inside = places[(places >= start) & (places < start + len(parts[0]))]
+        for i, part in enumerate(map(np.asarray, parts)):
+            sums[i] += _sum_of_bits(part)
+            for place, row in zip(inside, np.ascontiguousarray(part[inside - start], np.float32), strict=True):
+                number = place if numbers is None else numbers[place]
+                hashes[i][int(number)] = hashlib.sha256(row.tobytes()).hexdigest()
+    every = [[hashes, sums]] if numbers is None else from_all([hashes, sums])
     sha = hashlib.sha256()
     for i, leaf in enumerate(leaves):
-        hashes = {int(number): each for part in parts for number, each in part[i][0].items()}
-        sha.update(f"{(total, *leaf.shape[1:])}".encode())
-        sha.update("".join(hashes[number] for number in sorted(hashes)).encode())
-        sha.update(f"{sum(part[i][1] for part in parts) % 2**64}".encode())
+        of_leaf = {int(number): each for own, _ in every for number, each in own[i].items()}
+        sha.update(f"{(total, *np.shape(leaf)[1:])}".encode())
+        sha.update("".join(of_leaf[number] for number in sorted(of_leaf)).encode())
+        sha.update(f"{sum(own[i] for _, own in every) % 2**64}".encode())
     return sha.hexdigest()
 
 
-def _hashes(numbers: np.ndarray, rows: np.ndarray, total: int) -> list[Any]:
-    """Return the hashes of rows, as float32, by their numbers, and the sum of the bits of all."""
-    values = np.ascontiguousarray(rows, np.float32)
-    return [{int(i): hashlib.sha256(row.tobytes()).hexdigest() for i, row in zip(numbers, values, strict=True)}, total]
-
-
-def _sum_of_bits(array: np.ndarray | Stored) -> int:
+def _sum_of_bits(array: np.ndarray) -> int:
     """Return the sum of the elements as float32, read as integers, modulo 2^64, with a few rows in memory at a time."""
     total, size = 0, max(1, SUMMED_AT_A_TIME // max(1, array[:1].size))
     for start in range(0, len(array), size):
@@ -145,9 +145,15 @@ def settings_in_words(method: Any, *, without: Iterable[str] = ()) -> dict[str, 
     return {"method": words, **dict(_digests(method))}
 
 
+def plain_settings(method: Any) -> dict[str, Any]:
+    """Return the settings of a method that are numbers, words or tuples of these, by name."""
+    values = {each.name: getattr(method, each.name) for each in fields(method)} if is_dataclass(method) else {}
+    return {name: value for name, value in values.items() if _is_plain(value)}
+
+
 def _digests(settings: Any, path: str = "") -> Iterator[tuple[str, str]]:
     """Yield the path and a digest of each setting that is more than numbers and words."""
-    for each in fields(settings):
+    for each in fields(settings) if is_dataclass(settings) else ():
         value = getattr(settings, each.name)
         if is_dataclass(value):
             yield from _digests(value, f"{path}{each.name}.")

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from contextlib import ExitStack
+from dataclasses import replace
 from functools import partial
 from os import PathLike
 from typing import Any
@@ -17,9 +18,18 @@ from .method import Method, Outcome
 from .processes import from_all, is_first, others_may_end, raised_by_all
 from .result import Fit
 from .rows import Data
-from .seen import Seen, absent_classes, seen_of
+from .seen import absent_classes, digest_of_weights, seen_of
 from .sites import NumPyroModel
-from .spread import Shards, check_same, check_spread, check_spreads, counts_of_all, digest_of_all, over_processes
+from .spread import (
+    Shards,
+    check_same,
+    check_spread,
+    check_spreads,
+    counts_of_all,
+    digests_of_all,
+    over_processes,
+    taking_part,
+)
 from .store import Store, held, identity
 
 
@@ -88,23 +98,23 @@ def fit(
     key, shards = as_key(key), Shards.of(x, y, weights)
     with stopwatch() as seconds, others_may_end():
         if shards is None:
-            density, data, seen, by_site = _checked(model, method, x, y, weights)
+            density, data, seen = _checked(model, method, x, y, weights)
         else:
-            density, data, seen, by_site = _checked_shards(model, method, shards, x, y, weights)
-        rows = str(seen.rows)
+            density, data, seen = _checked_shards(model, method, shards, x, y, weights)
+        rows = seen["rows"]
         check_same(f"{without_addresses(repr(method))} {key_in_words(key)}", rows)
         run = partial(method.run, density, data, key=key, progress=progress and is_first())
         outcome = run() if resume is None else _resumed(resume, run, density, data, method, key, rows)
     if lacking := density.structure.of_prior - set(outcome.draws):
         density = density.without(lacking)
+    fitted = Fit(density, method, Layout.of(x, data.x), outcome, seconds, keys=(key_in_words(key),))
     if method.kind == "prior":
-        return Fit(density, method, Layout.of(x, data.x), outcome, seconds)
-    of_rows = seen.rows, seen.absent, seen.counts, by_site
-    return Fit(density, method, Layout.of(x, data.x), outcome, seconds, *of_rows)
+        return fitted
+    return replace(fitted, **seen)
 
 
-type _Checked = tuple[Density, Data, Seen, dict[str, Seen]]
-"""The density, the rows that take part, on the devices, and what the fit has seen of them, in all and by site."""
+type _Checked = tuple[Density, Data, dict[str, Any]]
+"""The density, the rows that take part, on the devices, and what a fit has seen of them, as `Fit` names it."""
 
 
 def _checked(model: NumPyroModel, method: Method, x: Any, y: Any, weights: Any) -> _Checked:
@@ -112,9 +122,14 @@ def _checked(model: NumPyroModel, method: Method, x: Any, y: Any, weights: Any) 
     with raised_by_all():
         given = labelled(x, y, weights)
         density, data = check_labelled(model, given)
-    rows, by_site = digest_of_rows(data.x, with_gaps(data.y, data.known)), seen_of(density.structure, data)
-    seen = Seen(rows, absent_classes(density.structure.response, data.y), given.counts)
-    return density, (data if method.streams else data.in_memory()).on_device(), seen, by_site
+    seen = {
+        "rows": digest_of_rows(data.x, with_gaps(data.y, data.known)),
+        "absent": absent_classes(density.structure.response, data.y),
+        "counts": given.counts,
+        "seen": seen_of(density.structure, data),
+        "weights": digest_of_weights(data.weights),
+    }
+    return density, (data if method.streams else data.in_memory()).on_device(), seen
 
 
 def _checked_shards(model: NumPyroModel, method: Method, shards: Shards, x: Any, y: Any, weights: Any) -> _Checked:
@@ -122,9 +137,15 @@ def _checked_shards(model: NumPyroModel, method: Method, shards: Shards, x: Any,
     with raised_by_all():
         check_spreads(method, shards)
         density, data = check_spread(model, shards, x, y, weights)
-    absent = set.intersection(*map(set, from_all(absent_classes(density.structure.response, data.y))))
-    seen = Seen(digest_of_all(shards, data), tuple(sorted(absent)), counts_of_all(shards, x, y, weights))
-    return density, over_processes(shards, data, x, y, weights), seen, {}
+    absent = from_all(absent_classes(density.structure.response, taking_part(data).y))
+    rows, row_weights = digests_of_all(shards, data)
+    seen = {
+        "rows": rows,
+        "absent": tuple(sorted(set.intersection(*map(set, absent)))),
+        "counts": counts_of_all(shards, x, y, weights),
+        "weights": None if weights is None else row_weights,
+    }
+    return density, over_processes(shards, data, x, y, weights), seen
 
 
 def _resumed(

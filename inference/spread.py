@@ -157,26 +157,31 @@ def counts_of_all(shards: Shards, x: Rows, y: Rows, weights: Any) -> RowCounts:
     return RowCounts(*(sum(each[i] for each in of_all) for i in range(4)), weight)
 
 
-def digest_of_all(shards: Shards, data: Data) -> str:
-    """Return the digest of the rows of all processes that take part: that of one process which has all of them.
+def taking_part(data: Data) -> Data:
+    """Return the rows of this process that have a label and a positive weight."""
+    return data if data.weights is None else data.take(np.flatnonzero(np.asarray(data.weights) > 0))
+
+
+def digests_of_all(shards: Shards, data: Data) -> tuple[str, str]:
+    """Return the digests of the rows of all processes that take part, and of their weights.
+
+    They are those of one process which has all of them.
 
     Args:
         shards: the part of this process.
         data: the rows of this process.
     """
     takes_part = np.ones(data.num_rows, bool) if data.weights is None else np.asarray(data.weights) > 0
-    ends = np.cumsum([stop - start for start, stop in shards.ranges])
-    parts = np.split(takes_part, ends[:-1])
-    counts = {}
-    for own in from_all([[start, int(part.sum())] for (start, _), part in zip(shards.ranges, parts, strict=True)]):
-        counts.update(dict(own))
+    parts = np.split(takes_part, np.cumsum([stop - start for start, stop in shards.ranges])[:-1])
+    own = [(start, int(part.sum())) for (start, _), part in zip(shards.ranges, parts, strict=True)]
+    counts = {start: count for each in from_all(own) for start, count in each}
     begins = dict(zip(sorted(counts), np.cumsum([0, *(counts[start] for start in sorted(counts))]), strict=False))
-    numbers = np.concatenate(
-        [begins[start] + np.cumsum(part) - 1 for (start, _), part in zip(shards.ranges, parts, strict=True)]
-    )
+    ends = [begins[start] + np.cumsum(part) for (start, _), part in zip(shards.ranges, parts, strict=True)]
     chosen = np.flatnonzero(takes_part & shards.counted)
-    rows = jax.tree.map(lambda leaf: np.asarray(leaf)[chosen], (data.x, with_gaps(data.y, data.known)))
-    return digest_of_rows(*rows, numbers=numbers[chosen], num_rows=sum(counts.values()))
+    some = data.take(chosen)
+    where = {"numbers": np.concatenate(ends)[chosen] - 1, "num_rows": sum(counts.values())}
+    row_weights = np.ones(len(chosen)) if some.weights is None else some.weights
+    return digest_of_rows(some.x, with_gaps(some.y, some.known), **where), digest_of_rows(row_weights, **where)
 
 
 def check_spreads(method: Any, shards: Shards) -> None:

@@ -135,9 +135,7 @@ class NUTS:
         Raises:
             ValueError: when the prior is flat and `improper_ok` is not set.
         """
-        is_network = bool(density.structure.exchangeable)
-        target = self.target_accept_prob or (NETWORK_TARGET if is_network else TARGET)
-        settings = replace(self, target_accept_prob=target)
+        settings = self._for(density)
 
         def sampler(_: Weights) -> _Sampler:
             shared = replace(settings, num_warmup=1, num_samples=1, start=None, init_strategy=None, improper_ok=True)
@@ -145,9 +143,19 @@ class NUTS:
 
         sampled = sample(self, sampler, density, data, min_draws=MIN_DRAWS, key=key, progress=progress, store=store)
         stats = {"max_tree_depth": np.asarray(self.longest_tree)}
-        mixing = Mixing(density, sampled.draws, together(data), self.num_warmup)
-        status = sampled.status + status_of(settings, sampled.stats, mixing)
+        status = sampled.status + self.judged(density, sampled.draws, sampled.stats, together(data))
         return Outcome(sampled.draws, status, sample_stats=sampled.stats, stats=stats)
+
+    def judged(
+        self, density: Density, draws: Mapping[str, np.ndarray], stats: Mapping[str, np.ndarray], data: Data
+    ) -> Status:
+        """Return the status by the draws of all chains, in addition to that of `chains.sample`."""
+        return status_of(self._for(density), stats, Mixing(density, draws, data, self.num_warmup))
+
+    def _for(self, density: Density) -> "NUTS":
+        """Return the settings with the acceptance rate that suits a density."""
+        target = NETWORK_TARGET if density.structure.exchangeable else TARGET
+        return replace(self, target_accept_prob=self.target_accept_prob or target)
 
 
 class _Clock(NamedTuple):

@@ -222,14 +222,14 @@ class Steps:
         num_rows, batch_size = num_rows // shards, (self.batch_size or num_rows) // shards
         used = num_rows - num_rows % batch_size
 
-        def of_shard(*shard: int) -> np.ndarray:
+        def of_shard(shard: int | None) -> np.ndarray:
             orders = np.zeros((length, used), np.int32)
             for i in range(num_epochs):
-                orders[i] = order_of(key, first + i, num_rows, *shard)[:used]
+                orders[i] = order_of(key, first + i, num_rows, shard=shard)[:used]
             return orders.reshape(-1)
 
         if self.spread is None:
-            return of_shard()
+            return of_shard(None)
         each, shape = range(shards), (shards, length * used)
         return jax.make_array_from_callback(
             shape, self.spread.sharding, lambda index: np.stack([of_shard(shard) for shard in each[index[0]]])
