@@ -7,8 +7,22 @@ from typing import Any
 import jax
 import numpy as np
 import pytest
+from numpy.testing import assert_allclose
 
-from flatprior.inference import MAP, MLE, NUTS, Ensemble, Fit, compare, cross_validate, fit, rows_of, stored
+from flatprior.inference import (
+    MAP,
+    MLE,
+    NUTS,
+    Ensemble,
+    Fit,
+    compare,
+    cross_validate,
+    explain,
+    fit,
+    rows_of,
+    standardize,
+    stored,
+)
 from flatprior.inference.criticism import calibration
 from flatprior.inference.methods.batches import Batches, order_of
 from flatprior.inference.methods.representative import representative
@@ -159,6 +173,22 @@ class TestFits:
         middle = np.sort(each)[20:-20]
         error = NUM_ROWS * middle.std() / np.sqrt(300)
         assert float(surface.log_likelihood(u, some).sum()) == pytest.approx(each.sum(), abs=4 * error)
+
+
+class TestOtherFunctions:
+    def test_units_are_those_of_all_rows(self, rows: tuple[np.ndarray, np.ndarray], on_disk: OnDisk) -> None:
+        x, y = 3 + 20 * rows[0], 1_000 * rows[1]
+        near, far = standardize(MODEL, x, y), standardize(MODEL, on_disk(x), on_disk(y))
+        for one, other in ((near.x[0], far.x[0]), (near.y[0][1], far.y[0][1])):
+            assert one is not None
+            assert other is not None
+            assert_allclose(other.mean, one.mean, rtol=1e-6)
+            assert_allclose(other.sd, one.sd, rtol=1e-6)
+
+    @pytest.mark.slow
+    def test_explain_reads_the_rows(self, rows: tuple[np.ndarray, np.ndarray], on_disk: OnDisk) -> None:
+        x, y = rows
+        assert str(explain(MODEL, on_disk(x), y)) == str(explain(MODEL, x, y))
 
 
 class TestMessages:
