@@ -60,6 +60,7 @@ from .predictive import Predictive
 from .reasons import Code, Reason
 from .result import Fit
 from .run import fit
+from .sources import rows_of
 from .status import FailedFitWarning, PrecisionWarning, Status, UndefinedPredictionWarning
 from .tangent import linearized
 from .threads import separate_handlers
@@ -100,6 +101,7 @@ __all__ = [
     "methods",
     "objective",
     "plots",
+    "rows_of",
     "standardize",
     "tune",
 ]

@@ -11,6 +11,8 @@ from typing import Literal
 import jax
 from tqdm.auto import tqdm
 
+from .processes import agreed, interrupts
+
 BLOCK_SECONDS = 1.0
 """The target duration of a block, and so the delay of the progress bar and of Ctrl-C."""
 FIRST_BLOCK = 50
@@ -36,6 +38,7 @@ def run_in_blocks[State](
     *,
     label: str,
     unit: str,
+    done: int = 0,
     steps_per_unit: int = 1,
     progress: bool = True,
     describe: Callable[[State, int], str] = lambda state, done: "",
@@ -55,6 +58,7 @@ def run_in_blocks[State](
         num_steps: the total number of steps.
         label: the label of the progress bar.
         unit: the unit that the bar counts.
+        done: the number of steps that led to the initial state.
         steps_per_unit: the number of steps per unit.
         progress: show a bar on the error stream, from the first second on.
         describe: a function that returns a description of a state for the bar.
@@ -63,11 +67,20 @@ def run_in_blocks[State](
         block_steps: the number of steps per block; by default it adapts to `BLOCK_SECONDS`.
         max_block_steps: the upper limit of the adapted number.
     """
-    done, size = 0, block_steps or min(-(-num_steps // FIRST_BLOCK), max_block_steps or num_steps)
-    total = -(-num_steps // steps_per_unit)
-    bar = tqdm(total=total, desc=label, unit=unit, disable=not progress, delay=1.0, file=sys.stderr, leave=False)
+    size = block_steps or min(-(-num_steps // FIRST_BLOCK), max_block_steps or num_steps)
+    total, before = (-(-steps // steps_per_unit) for steps in (num_steps, done))
+    bar = tqdm(
+        total=total,
+        initial=before,
+        desc=label,
+        unit=unit,
+        disable=not progress,
+        delay=1.0,
+        file=sys.stderr,
+        leave=False,
+    )
     try:
-        with bar:
+        with bar, interrupts() as is_interrupted:
             while done < num_steps:
                 started = perf_counter()
                 stop = min(num_steps, done + size, (done // align + 1) * align if align else num_steps)
@@ -76,11 +89,13 @@ def run_in_blocks[State](
                 if progress:
                     bar.set_postfix_str(describe(state, done), refresh=False)
                     bar.update(-(-done // steps_per_unit) - bar.n)
-                if not keep_going(state, done):
-                    return Run(state, done, "stopped")
+                going = keep_going(state, done)
                 if block_steps is None:
                     wanted = taken * BLOCK_SECONDS / max(perf_counter() - started, 1e-9)
                     size = max(1, min(int(wanted), 64 * taken, max_block_steps or num_steps))
+                size, going, ends = agreed(size, going, is_interrupted())
+                if not going or ends:
+                    return Run(state, done, "interrupted" if ends and going else "stopped")
     except KeyboardInterrupt:
         return Run(state, done, "interrupted")
     return Run(state, done, "finished")

@@ -19,8 +19,10 @@ def plain(values: pd.Series) -> pd.Series:
         kind = types.infer_dtype(values, skipna=True)
         if kind in ("date", "datetime"):
             values = pd.to_datetime(values)
-        elif kind in ("integer", "floating", "mixed-integer-float", "decimal", "boolean"):
+        elif kind in ("integer", "floating", "mixed-integer-float", "decimal"):
             values = pd.to_numeric(values.where(values.notna(), np.nan))
+        elif kind == "boolean":
+            values = values.astype("boolean")
     if isinstance(values.dtype, pd.PeriodDtype):
         values = values.dt.to_timestamp()
     return values
@@ -44,13 +46,13 @@ def numbers_of(name: str, values: pd.Series) -> np.ndarray:
         values = values / DAY
     if not is_number(values) or types.is_complex_dtype(values):
         raise ValueError(
-            f"Column {name!r}: expected numbers, as in the fit; got {text_of(values.dropna().iloc[0])!r} in row "
-            f"{values.first_valid_index()}."
+            f"Column {name!r}: expected numbers, as in the fit; got {text_of(values.dropna().iloc[0])!r} in "
+            f"{place_of(values.dropna(), 0)}."
         )
     numbers = values.to_numpy(dtype=float, na_value=np.nan)
     if np.isinf(numbers).any():
-        row = values.index[np.isinf(numbers)][0]
-        raise ValueError(f"Column {name!r}, row {row}: expected a finite number; got an infinite one. Leave it empty.")
+        place = place_of(values, int(np.isinf(numbers).argmax()))
+        raise ValueError(f"Column {name!r}, {place}: expected a finite number; got an infinite one. Leave it empty.")
     return numbers
 
 
@@ -65,8 +67,8 @@ def dates_of(name: str, values: pd.Series) -> pd.Series:
         return pd.Series(pd.NaT, values.index, dtype="datetime64[us]")
     if not types.is_datetime64_any_dtype(values):
         raise ValueError(
-            f"Column {name!r}: expected dates, as in the fit; got {text_of(values.dropna().iloc[0])!r} in row "
-            f"{values.first_valid_index()}."
+            f"Column {name!r}: expected dates, as in the fit; got {text_of(values.dropna().iloc[0])!r} in "
+            f"{place_of(values.dropna(), 0)}."
         )
     return values.dt.tz_convert(None) if values.dt.tz is not None else values
 
@@ -76,6 +78,11 @@ def texts_of(values: pd.Series) -> pd.Series:
     values = plain(values)
     texts = values.astype(object).map(text_of, na_action="ignore")
     return texts.where(values.notna(), None).astype(object)
+
+
+def place_of(values: pd.Series, position: int) -> str:
+    """Return where a value is, in words: "line 3" of a file, whose index has this name, or "row 2" of a frame."""
+    return f"{values.index.name or 'row'} {values.index[position]}"
 
 
 def shortened(values: Sequence[object] | pd.Series) -> str:

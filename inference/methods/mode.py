@@ -20,7 +20,7 @@ loss, which must keep falling, is that of all.
 """
 
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -29,6 +29,7 @@ from jaxtyping import Float
 from scipy.optimize import linprog
 from scipy.special import softmax
 
+from ..processes import readable
 from ..reasons import Code, Reason
 from ..response import Response
 from ..rows import Data, Weights, in_double
@@ -70,7 +71,7 @@ def _separable(surface: Surface, head: Head, u: Weights, data: Data, prior_power
     if structure.response.has_densities(head.data.y):
         return ()
     log_probs, loss_per_row = jax.device_get(head.surface.log_likelihood_and_loss(u, head.data, prior_power))
-    if not (log_probs > -math.log(2)).all():
+    if not (_by_unit_weight(log_probs, head.data) > -math.log(2)).all():
         return ()
     is_saturated = not log_probs.any()  # every probability is rounded to 1, and the loss cannot fall
     sites = [site for site in structure.latents if site in structure.real and head.own[site].any()]
@@ -92,7 +93,7 @@ def _separable(surface: Surface, head: Head, u: Weights, data: Data, prior_power
 def _evidence(response: Response, data: Data) -> str:
     if response.are_bounds(data.y):
         return f"y is censored in all {data.num_rows} rows"
-    values = np.unique(np.asarray(jax.tree.leaves(data.y)[0]))
+    values = np.unique(np.asarray(readable(jax.tree.leaves(data.y)[0])))
     if len(values) == 1:
         return f"y is {values[0]} in all {data.num_rows} rows"
     return f"all {data.num_rows} rows are classified correctly (the classes are separable)"
@@ -108,14 +109,14 @@ def quasi_separable(surface: Surface, u: Weights, data: Data) -> tuple[Reason, .
 def _quasi_separable(surface: Surface, head: Head, u: Weights, data: Data) -> tuple[Reason, ...]:
     """Return a reason if some rows are separable from a class of one site, by the log probabilities of all sites."""
     part, some = head.surface, head.data
-    structure, observed = part.density.structure, np.asarray(jax.tree.leaves(some.y)[0])
+    structure, observed = part.density.structure, np.asarray(readable(jax.tree.leaves(some.y)[0]))
     shape = part.logits_shape(u, some)
     if shape is None or shape[0] != observed.size:
         return ()
     labels = observed.ravel()  # for rows of tokens all tokens, one after the other
     is_known = structure.response.is_known(observed).ravel()
     if some.known is not None:
-        is_known &= np.asarray(some.known).ravel()
+        is_known &= np.asarray(readable(some.known)).ravel()
     labels, known = labels[is_known], np.flatnonzero(is_known)
     absent = sorted(set(range(shape[1])) - set(labels.tolist()))
     sites = [site for site in structure.latents if site in structure.real & structure.flat and head.own[site].any()]
@@ -289,7 +290,7 @@ def _numbers(surface: Surface, data: Data) -> np.ndarray | None:
     leaves, response = jax.tree.leaves(data.y), surface.density.structure.response
     if response.is_discrete or len(leaves) != 1:
         return None
-    values = response.points(np.asarray(leaves[0]))
+    values = response.points(np.asarray(readable(leaves[0])))
     return values.reshape(len(values), -1).astype(values.dtype if values.dtype.kind == "f" else float)
 
 
@@ -304,15 +305,21 @@ def _densest_row(surface: Surface, u: Weights, data: Data, values: np.ndarray) -
 
     It is 0 where no density is finite.
     """
-    log_probs = np.array(surface.log_likelihood(u, data), float)
+    log_probs = _by_unit_weight(surface.log_likelihood(u, data), data)
     if data.known is not None:
-        known = np.asarray(jax.tree.leaves(data.known)[0])
+        known = np.asarray(readable(jax.tree.leaves(data.known)[0]))
         log_probs[~known.reshape(len(known), -1).any(axis=1)] = np.nan
     if np.isnan(log_probs).all():
         return 0.0, 0
     row = int(np.nanargmax(log_probs))
     nats = log_probs[row] / values.shape[1] + np.log(_spread(values)).mean()
     return math.exp(min(700.0, nats)), row
+
+
+def _by_unit_weight(log_likelihood: Any, data: Data) -> np.ndarray:
+    """Return log p(y_i | x_i, w) of every row, from that times the weight of the row in the data."""
+    values = np.array(log_likelihood, float)
+    return values if data.weights is None else values / np.where(np.asarray(data.weights) > 0, data.weights, 1)
 
 
 def still_falling(losses: Float[np.ndarray, " step"]) -> tuple[Reason, ...]:

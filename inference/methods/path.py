@@ -19,10 +19,11 @@ from ..rows import Data, Weights
 from ..sites import NumPyroModel
 from ..status import Status
 from ..surface import Surface
-from .descent import Descent, descend
+from .descent import descend
 from .finish import Ending, finish
 from .mode import MAX_GAIN
 from .point import MAP
+from .progress import Descent
 
 MULTIPLES = tuple(np.geomspace(0.1, 100.0, 19).tolist())
 """The scales of the prior, as multiples of the model's own."""
@@ -224,4 +225,4 @@ def _as_test(density: Density, layout: Layout, x: Any, y: Any) -> Data | None:
     if x is None:
         return None
     x, y, _ = labelled(check_like(layout, x, "x_test"), y).scored
-    return jax.device_put(check_labels(density.model, x, y, "y_test"))
+    return check_labels(density.model, x, y, "y_test").in_memory().on_device()

@@ -1,7 +1,7 @@
 """SGMCMC: Langevin chains of which each step sees a batch of the rows."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
@@ -97,6 +97,9 @@ class SGMCMC:
     name: ClassVar[str] = "SGMCMC"
     kind: ClassVar[Kind] = "approximation"
     draws_chains: ClassVar[bool] = True
+    spreads_rows: ClassVar[bool] = False
+    growing: ClassVar[tuple[str, ...]] = ("num_samples",)
+    streams: ClassVar[bool] = False
 
     num_warmup: int = 5_000
     num_samples: int = 100
@@ -131,9 +134,15 @@ class SGMCMC:
 
         started = replace(self, start=self._start(data.num_rows))
         sampled = sample(started, sampler, density, data, min_draws=MIN_DRAWS, key=key, progress=progress, store=store)
-        mixing = Mixing(density, sampled.draws, data, self.num_warmup / self.thinning)
-        status = sampled.status + status_of(sampled.stats, density.structure.num_weights, mixing)
+        status = sampled.status + self.judged(density, sampled.draws, sampled.stats, data)
         return Outcome(sampled.draws, status, sample_stats=sampled.stats)
+
+    def judged(
+        self, density: Density, draws: Mapping[str, np.ndarray], stats: Mapping[str, np.ndarray], data: Data
+    ) -> Status:
+        """Return the status by the draws of all chains, in addition to that of `chains.sample`."""
+        mixing = Mixing(density, draws, data, self.num_warmup / self.thinning)
+        return status_of(stats, density.structure.num_weights, mixing)
 
     def _start(self, num_rows: int) -> MAP | None:
         """Return the run that finds the starting points, by batches like those of the chains."""
@@ -142,7 +151,7 @@ class SGMCMC:
         return replace(self.start, batch_size=self.batch_size)
 
 
-def status_of(stats: dict[str, np.ndarray], dim: int, mixing: Mixing) -> Status:
+def status_of(stats: Mapping[str, np.ndarray], dim: int, mixing: Mixing) -> Status:
     """Return the status by the statistics of the draws, in addition to that of `chains.sample`.
 
     Args:

@@ -26,6 +26,7 @@ from jax.flatten_util import ravel_pytree
 
 from ..density import Density
 from ..devices import Sharding
+from ..processes import readable
 from ..rows import Data, Weights
 from .chains import buffer_rows, draw_rows
 
@@ -120,7 +121,7 @@ class Stochastic:
         return state, drawn, 1
 
     def began_cold(self, state: Walker) -> np.ndarray:
-        return np.asarray(state.began_cold)
+        return np.asarray(readable(state.began_cold))
 
     def describe(self, stats: Mapping[str, np.ndarray]) -> str:
         return f"log density {stats['lp'][:, -1].mean():.4g}, temperature {stats['temperature'].mean():.2f}"
