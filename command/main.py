@@ -15,6 +15,8 @@ from .cache import keep_compiled
 from .network import METHODS, SCALES
 from .runs import run_compare, run_explain, run_fit, run_predict
 
+type Commands = "argparse._SubParsersAction[argparse.ArgumentParser]"
+
 DEFAULT = ("mle", "map", "mclmc")
 """The methods that `compare` runs by default."""
 BAD_INPUT, INTERRUPTED = 2, 130
@@ -52,7 +54,15 @@ def _parser() -> argparse.ArgumentParser:
         epilog=CODES,
     )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    compare = _command(
+    _add_compare(commands)
+    _add_fit(commands)
+    _add_predict(commands)
+    _add_explain(commands)
+    return parser
+
+
+def _add_compare(commands: Commands) -> None:
+    parser = _command(
         commands,
         "compare",
         "fit one network by several methods and compare them on test rows",
@@ -60,15 +70,18 @@ def _parser() -> argparse.ArgumentParser:
         "predicts the test rows; write a figure, and the fits as NetCDF files that ArviZ reads.",
         [_data(), _reading(), _model(), _output()],
     )
-    compare.add_argument(
+    parser.add_argument(
         "--methods", type=_methods, default=DEFAULT, help=f"any of {','.join(METHODS)} ({','.join(DEFAULT)})"
     )
-    compare.add_argument("--held-out", type=float, default=0.25, help="the share of rows that are test rows (0.25)")
-    compare.add_argument(
+    parser.add_argument("--held-out", type=float, default=0.25, help="the share of rows that are test rows (0.25)")
+    parser.add_argument(
         "--out", type=Path, default=Path("flatprior-compare"), metavar="DIR", help="the folder for the files"
     )
-    compare.set_defaults(run=run_compare)
-    fit = _command(
+    parser.set_defaults(run=run_compare)
+
+
+def _add_fit(commands: Commands) -> None:
+    parser = _command(
         commands,
         "fit",
         "fit one network by one method and save it",
@@ -76,11 +89,14 @@ def _parser() -> argparse.ArgumentParser:
         "`flatprior predict`. The file is NetCDF, which ArviZ reads.",
         [_data(), _reading(), _model(), _output()],
     )
-    fit.add_argument("--method", choices=METHODS, default="mclmc", help="the method (mclmc)")
-    fit.add_argument("--held-out", type=float, default=0.0, help="the share of rows that are test rows (0)")
-    fit.add_argument("--save", type=Path, metavar="MODEL.nc", help="the file of the model")
-    fit.set_defaults(run=run_fit)
-    predict = _command(
+    parser.add_argument("--method", choices=METHODS, default="mclmc", help="the method (mclmc)")
+    parser.add_argument("--held-out", type=float, default=0.0, help="the share of rows that are test rows (0)")
+    parser.add_argument("--save", type=Path, metavar="MODEL.nc", help="the file of the model")
+    parser.set_defaults(run=run_fit)
+
+
+def _add_predict(commands: Commands) -> None:
+    parser = _command(
         commands,
         "predict",
         "predict new rows by a model that `fit` saved",
@@ -89,12 +105,15 @@ def _parser() -> argparse.ArgumentParser:
         "predictions are scored.",
         [_reading(), _output()],
     )
-    predict.add_argument("model", type=Path, metavar="MODEL.nc", help="the model")
-    predict.add_argument("data", type=Path, metavar="NEW.csv", help="the new rows")
-    predict.add_argument("--out", type=Path, metavar="PRED.csv", help="the file of the predictions; by default stdout")
-    predict.add_argument("--interval", type=float, default=0.9, help="the probability of the interval (0.9)")
-    predict.set_defaults(run=run_predict)
-    explain = _command(
+    parser.add_argument("model", type=Path, metavar="MODEL.nc", help="the model")
+    parser.add_argument("data", type=Path, metavar="NEW.csv", help="the new rows")
+    parser.add_argument("--out", type=Path, metavar="PRED.csv", help="the file of the predictions; by default stdout")
+    parser.add_argument("--interval", type=float, default=0.9, help="the probability of the interval (0.9)")
+    parser.set_defaults(run=run_predict)
+
+
+def _add_explain(commands: Commands) -> None:
+    parser = _command(
         commands,
         "explain",
         "name the cost function of the network of a table",
@@ -102,12 +121,11 @@ def _parser() -> argparse.ArgumentParser:
         "learning, each checked against an independent implementation. Nothing is fitted.",
         [_data(), _reading(), _model(), _output()],
     )
-    explain.set_defaults(run=run_explain)
-    return parser
+    parser.set_defaults(run=run_explain)
 
 
 def _command(
-    commands: "argparse._SubParsersAction[argparse.ArgumentParser]",
+    commands: Commands,
     name: str,
     summary: str,
     description: str,
