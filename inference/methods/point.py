@@ -42,7 +42,10 @@ class MAP(PointSettings):
             where only one of all points led to the best mode, and it is the best by far.
         validation_fraction: the share of validation rows, which are not fitted: the fit stops when their loss has not
             improved for `patience` of 100 checks, at the best weights so far. 0 is no early stopping. A fit that
-            stopped early is not at the mode, as its status reports.
+            stopped early is not at the mode, as its status reports. By batches there are at most as many validation
+            rows as half of the rows that are fitted between two checks (2,560 for the default `num_steps` and batches
+            of 256), so that checks take at most half of the time of the steps; all other rows are fitted. Those to fit
+            are a copy of x and y.
         patience: see `validation_fraction`.
         polish: go on to the mode by Newton's method on all rows, in float64, for at most 300 steps. Up to 256 weights
             it uses Hessians and ends there to working precision, whatever the units of x and y; up to 1,024, in fits
@@ -62,7 +65,7 @@ class MAP(PointSettings):
 
     def run(self, density: Density, data: Data, *, key: Array, progress: bool, store: Store | None = None) -> Outcome:
         """See `Method.run`."""
-        data, validation = split_validation(self.validation_fraction, key, data)
+        data, validation = split_validation(self, key, data)
         descent = descend(self, density, data, validation, key=key, progress=progress, store=store)
         u = descent.member(descent.best)[0]
         surface, stats, status = self.surface(density, data), {"loss": descent.losses}, descent.status
