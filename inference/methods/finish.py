@@ -20,6 +20,7 @@ from ..status import Status
 from ..surface import Surface
 from .collapse import collapsing
 from .descent import Descent, PointSettings
+from .effort import Effort
 from .mode import MAX_GAIN, ROUNDING, is_exact, is_unbounded, no_maximum, not_stationary, quasi_separable, still_falling
 from .recession import MAX_ENTRIES, examine
 from .scales import prior_conflict, raw_units, saturated
@@ -156,11 +157,12 @@ def go_on(
     surface = settings.surface(density, data)
     here = data.num_rows * float(surface.loss(u, data, prior_power))
     stay = Ending(u, math.inf, here)
-    problems = second_order_of(density, data) if settings.polish else ()
+    effort = settings.effort(density, data)
+    problems = second_order_of(density, data) if settings.polish and effort.max_steps else ()
     is_large = density.structure.num_weights > HESSIAN_WEIGHTS
     if not problems or (is_large and settings.batch_size is not None) or no_maximum(surface, u, data, prior_power):
         return stay
-    minimum = _minimum(problems, is_large, u, data, prior_power, progress)
+    minimum = _minimum(problems, effort, is_large, u, data, prior_power, progress)
     if isinstance(minimum, Reason):
         return stay._replace(status=Status(warnings=(minimum,)))
     vector, unravel = ravel_pytree(u)
@@ -176,11 +178,17 @@ def go_on(
 
 
 def _minimum(
-    problems: tuple[SecondOrder, ...], is_large: bool, u: Weights, data: Data, prior_power: Any, progress: bool
+    problems: tuple[SecondOrder, ...],
+    effort: Effort,
+    is_large: bool,
+    u: Weights,
+    data: Data,
+    prior_power: Any,
+    progress: bool,
 ) -> Minimum | Reason:
     """Return where the objectives lead from u, one after the other; a reason if the user pressed Ctrl-C."""
     bar = tqdm(desc="Newton", unit="step", disable=not progress, delay=1.0, file=sys.stderr, leave=False)
-    taken, vector = 0, None
+    taken, vector, max_steps = 0, None, min(MAX_STEPS, effort.max_steps)
 
     def keep_going(decrements: list[float]) -> bool:
         nonlocal taken
@@ -194,11 +202,19 @@ def _minimum(
                 is_last = problem is problems[-1]
                 enough = DIGITS if is_last and not is_large else _enough(is_large, data) / 2
                 minimum = problem.minimise(
-                    u, data, prior_power, begin=vector, max_steps=MAX_STEPS, keep_going=keep_going, enough=enough
+                    u,
+                    data,
+                    prior_power,
+                    begin=vector,
+                    max_steps=max_steps,
+                    keep_going=keep_going,
+                    enough=enough,
+                    rows_together=effort.rows_together,
+                    curvature_rows=effort.curvature_rows(problem),
                 )
                 vector = minimum.u
     except KeyboardInterrupt:
-        at_most = f"at most {MAX_STEPS * len(problems)}"
+        at_most = f"at most {max_steps * len(problems)}"
         return Reason.of(Code.INTERRUPTED, done=taken, total=at_most, unit="steps of Newton's method")
     return minimum
 
@@ -240,9 +256,10 @@ def judge(
     status = Status(failures, warnings)
     is_small = data.num_rows * density.structure.num_weights <= MAX_ENTRIES
     if status.level == "ok" and (settings.polish or settings.batch_size is None or is_small):
-        status = examine(surface, end.u, data, end.minimum if end.polished else None)
+        effort = settings.effort(density, data)
+        status = examine(surface, end.u, data, effort, end.minimum if end.polished else None)
     if status.level == "ok" and prior_power is None:
-        status = Status(warnings=_disagreement(surface, end, data))
+        status = Status(warnings=_disagreement(surface, end, data, settings.effort(density, data)))
     return end._replace(status=status)
 
 
@@ -266,11 +283,11 @@ def _not_a_mode(
     return warnings
 
 
-def _disagreement(surface: Surface, end: Ending, data: Data) -> tuple[Reason, ...]:
+def _disagreement(surface: Surface, end: Ending, data: Data, effort: Effort) -> tuple[Reason, ...]:
     """Return the reasons why precision, units or priors do not fit the data, at a mode."""
     warnings = _too_coarse(surface, end, data) or saturated(surface, end.u, data)
     if not surface.density.structure.is_flat:
-        warnings += prior_conflict(surface, end.u, data, _likelihood_lost(surface, end, data))
+        warnings += prior_conflict(surface, end.u, data, _likelihood_lost(surface, end, data, effort))
     return warnings
 
 
@@ -285,7 +302,7 @@ def _too_coarse(surface: Surface, end: Ending, data: Data) -> tuple[Reason, ...]
     return (Reason.of(Code.TOO_COARSE, precision=precision, lost=lost),)
 
 
-def _likelihood_lost(surface: Surface, end: Ending, data: Data) -> float:
+def _likelihood_lost(surface: Surface, end: Ending, data: Data, effort: Effort) -> float:
     """Return the log likelihood of its maximum minus that of the mode, in nats; 0 where Newton's method finds none.
 
     For classes it is 0 as well: where they are nearly separable the maximum is far, and a prior is there to prevent it.
@@ -294,7 +311,14 @@ def _likelihood_lost(surface: Surface, end: Ending, data: Data) -> float:
     problems = second_order_of(surface.density, data)
     if not end.polished or has_classes or surface.density.structure.num_weights > HESSIAN_WEIGHTS:
         return 0.0
-    maximum = problems[-1].minimise(end.u, data, 0.0, max_steps=MAX_STEPS)
+    maximum = problems[-1].minimise(
+        end.u,
+        data,
+        0.0,
+        max_steps=min(MAX_STEPS, effort.max_steps),
+        rows_together=effort.rows_together,
+        curvature_rows=effort.curvature_rows(problems[-1]),
+    )
     if not maximum.decrement <= MAX_GAIN:
         return 0.0
     here = -float(np.sum(surface.log_likelihood(end.u, data), dtype=float))

@@ -292,7 +292,7 @@ class Laplace:
         failures: tuple[Reason, ...] = ()
         if density.structure.flat:
             found = no_maximum(surface, mode, data) or quasi_separable(surface, mode, data)
-            found = found or examine(surface, mode, data).reasons
+            found = found or examine(surface, mode, data, self.base.effort(density, data)).reasons
             failures = tuple(Reason.of(Code.IMPROPER_POSTERIOR, reason=each) for each in found if each.code in IMPROPER)
         collapse = Status() if failures else collapsing(surface, mode, data, is_over_u=True)
         failures = failures or collapse.failures

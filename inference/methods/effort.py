@@ -1,0 +1,77 @@
+"""How much may follow a descent: as many evaluations of rows as the descent itself took, in bounded memory.
+
+Evaluations are counted and not timed, so that a fit is the same on every machine. What small data cost is free.
+"""
+
+import math
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from ..chunks import sizes
+from ..density import Density
+from ..rows import Data
+from ..second_order import HESSIAN_WORK, SecondOrder
+
+FREE_WORK = 2**29
+"""The number of rows times weights whose gradients are free: a second or two."""
+FREE_ENTRIES = 2**21
+"""The number of rows times weights, and of entries of x, that are evaluated together without a look at the memory."""
+COPIES = 16
+"""The copies of a row's intermediate values that gradients and curvature in float64 need, at most."""
+FEWEST_STEPS, PASSES_OF_STEP = 5, 2
+"""The smallest number of steps in which Newton's method is of use, and the passes through all rows of each."""
+CURVATURE_STEPS = 20
+"""The number of steps whose curvature costs as much as the descent."""
+COST_OF_HESSIAN, COST_OF_GAUSS_NEWTON = 0.5, 1 / 32
+"""The measured cost of a row's curvature, in gradients of the row, divided by the number of weights."""
+ROWS_OF_WEIGHT = 32
+"""The smallest number of rows from which curvature is estimated, divided by the number of weights."""
+
+
+class Effort(NamedTuple):
+    """What may follow a descent."""
+
+    passes: float
+    """The number of gradients of all rows."""
+    num_rows: int
+    num_weights: int
+    rows_together: int
+    """The number of rows whose derivatives are in memory together."""
+
+    @classmethod
+    def of(cls, evaluations: int, density: Density, data: Data) -> "Effort":
+        """Return what may follow a descent that took the gradients of so many rows, each as often as it was used."""
+        weights = max(1, density.structure.num_weights)
+        passes = max(evaluations, FREE_WORK / weights) / data.num_rows
+        return cls(passes, data.num_rows, weights, rows_in_memory(density, data, COPIES))
+
+    @property
+    def max_steps(self) -> int:
+        """The largest number of Newton steps; 0 where there would be too few to arrive."""
+        steps = int(min(self.passes, 1e9) / PASSES_OF_STEP)
+        return steps if steps >= FEWEST_STEPS else 0
+
+    def curvature_rows(self, problem: SecondOrder) -> int | None:
+        """The number of rows from which curvature is estimated; None where all rows are used."""
+        d = self.num_weights
+        cost = d * (COST_OF_GAUSS_NEWTON if problem.by_gauss_newton else COST_OF_HESSIAN)
+        rows = max(int(self.passes * self.num_rows / CURVATURE_STEPS / cost), ROWS_OF_WEIGHT * d)
+        return None if rows >= self.num_rows or self.num_rows * d**2 <= HESSIAN_WORK else rows
+
+    def pays_for_hessians(self, count: int) -> bool:
+        """Return whether so many Hessians of all rows may follow."""
+        work = self.num_rows * self.num_weights**2
+        return work <= HESSIAN_WORK or count * self.num_weights * COST_OF_HESSIAN <= self.passes
+
+
+def rows_in_memory(density: Density, data: Data, copies: int) -> int:
+    """Return the number of rows of which so many copies of all intermediate values fit in the working memory."""
+    entries = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(data.x))
+    if max(entries, data.num_rows * density.structure.num_weights) <= FREE_ENTRIES:
+        return data.num_rows
+    dtype = jnp.result_type(float)
+    draws = {site: jax.ShapeDtypeStruct((1, *shape), dtype) for site, shape in density.structure.sites}
+    chunk, _ = sizes(Density.row_log_probs, density, draws, data)
+    return max(1, chunk // copies)
