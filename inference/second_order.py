@@ -79,7 +79,7 @@ class SecondOrder:
             u = jax.device_put(jax.tree.map(in_double, u))
             like, power = u, jnp.asarray(1.0 if prior_power is None else prior_power, float)
             size = min(rows_together or data.num_rows, data.num_rows)
-            if size == data.num_rows:
+            if size == data.num_rows and not data.is_stored:
                 data = jax.device_put(jax.tree.map(in_double, data))
             some = None if curvature_rows is None else _sampled(data, curvature_rows)
 
@@ -140,7 +140,7 @@ def _parts(data: Data, size: int) -> Iterator[Data]:
     """
     n = data.num_rows
     count = -(-n // size)
-    if count == 1:
+    if count == 1 and not data.is_stored:
         yield data
         return
     for start, part in data.parts(-(-n // count)):

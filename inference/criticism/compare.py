@@ -12,7 +12,8 @@ from ..labels import labelled
 from ..methods.gaussian import MAX_PARETO_K
 from ..predictive import Predictive
 from ..response import Response
-from ..result import Fit, absent_classes
+from ..result import Fit
+from ..seen import absent_classes
 from ..several import pairs_of
 from ..status import no_failure_warnings
 from .distance import Reference, check_reference

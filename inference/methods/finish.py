@@ -2,6 +2,7 @@
 
 import math
 import sys
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import jax
@@ -19,10 +20,12 @@ from ..second_order import FEW_WEIGHTS, HESSIAN_WEIGHTS, SecondOrder, second_ord
 from ..status import Status
 from ..surface import Surface
 from .collapse import collapsing
-from .descent import Descent, PointSettings
+from .descent import PointSettings
 from .effort import Effort
 from .mode import MAX_GAIN, ROUNDING, is_exact, is_unbounded, no_maximum, not_stationary, quasi_separable, still_falling
+from .progress import Descent
 from .recession import MAX_ENTRIES, examine
+from .representative import representative
 from .scales import prior_conflict, raw_units, saturated
 
 MAX_STEPS = 300
@@ -75,6 +78,10 @@ def best_end(
         key: the key of the descent.
         progress: show progress bars.
     """
+    if data.is_stored:  # one pass through all rows, at the best end point
+        settings = replace(settings, num_restarts=1)
+        u, losses = descent.member(descent.best)
+        return finish(settings, density, u, losses, data, progress=progress)
     indices = np.flatnonzero(np.isfinite(descent.final)).tolist() or [descent.best]
     ends = {i: go_on(settings, density, descent.member(i)[0], data, progress=progress) for i in indices}
     best = min(ends, key=lambda i: ends[i].loss if math.isfinite(ends[i].loss) else math.inf)
@@ -137,6 +144,10 @@ def finish(
         prior_power: the factor of the log prior; see `descend`.
         progress: show a progress bar.
     """
+    if data.is_stored:
+        some = representative(settings.surface(density, data), u, data)
+        loss = some.num_rows * float(settings.surface(density, some).loss(u, some, prior_power))
+        return judge(settings, density, Ending(u, math.inf, loss), losses, some, prior_power, is_sample=True)
     end = go_on(settings, density, u, data, prior_power, progress=progress)
     return end if end.status.is_interrupted else judge(settings, density, end, losses, data, prior_power)
 
@@ -158,7 +169,7 @@ def go_on(
     here = data.num_rows * float(surface.loss(u, data, prior_power))
     stay = Ending(u, math.inf, here)
     effort = settings.effort(density, data)
-    problems = second_order_of(density, data) if settings.polish and effort.max_steps else ()
+    problems = effort.affordable(second_order_of(density, data)) if settings.polish else ()
     is_large = density.structure.num_weights > HESSIAN_WEIGHTS
     if not problems or (is_large and settings.batch_size is not None) or no_maximum(surface, u, data, prior_power):
         return stay
@@ -188,7 +199,7 @@ def _minimum(
 ) -> Minimum | Reason:
     """Return where the objectives lead from u, one after the other; a reason if the user pressed Ctrl-C."""
     bar = tqdm(desc="Newton", unit="step", disable=not progress, delay=1.0, file=sys.stderr, leave=False)
-    taken, vector, max_steps = 0, None, min(MAX_STEPS, effort.max_steps)
+    taken, vector, at_most = 0, None, [min(MAX_STEPS, effort.max_steps(problem)) for problem in problems]
 
     def keep_going(decrements: list[float]) -> bool:
         nonlocal taken
@@ -198,7 +209,7 @@ def _minimum(
 
     try:
         with bar:
-            for problem in problems:
+            for problem, max_steps in zip(problems, at_most, strict=True):
                 is_last = problem is problems[-1]
                 enough = DIGITS if is_last and not is_large else _enough(is_large, data) / 2
                 minimum = problem.minimise(
@@ -214,8 +225,8 @@ def _minimum(
                 )
                 vector = minimum.u
     except KeyboardInterrupt:
-        at_most = f"at most {max_steps * len(problems)}"
-        return Reason.of(Code.INTERRUPTED, done=taken, total=at_most, unit="steps of Newton's method")
+        total = f"at most {sum(at_most)}"
+        return Reason.of(Code.INTERRUPTED, done=taken, total=total, unit="steps of Newton's method")
     return minimum
 
 
@@ -231,10 +242,13 @@ def judge(
     losses: np.ndarray,
     data: Data,
     prior_power: Array | None = None,
+    *,
+    is_sample: bool = False,
 ) -> Ending:
     """Return the point with its status: whether it is a mode, and whether there is one.
 
-    The arguments are those of `finish`.
+    The arguments are those of `finish`. Rows that are a `representative` sample may be separable, or leave directions
+    open, although all rows are not: what depends on that is left out.
     """
     surface = settings.surface(density, data)
     failures = no_maximum(surface, end.u, data, prior_power) or end.no_maximum
@@ -251,11 +265,11 @@ def judge(
             warnings = ()
         elif warnings:
             warnings = raw_units(surface, end.u, data) or warnings
-    if not (failures or warnings):
+    if not (failures or warnings or is_sample):
         failures = quasi_separable(surface, end.u, data)
     status = Status(failures, warnings)
     is_small = data.num_rows * density.structure.num_weights <= MAX_ENTRIES
-    if status.level == "ok" and (settings.polish or settings.batch_size is None or is_small):
+    if status.level == "ok" and not is_sample and (settings.polish or settings.batch_size is None or is_small):
         effort = settings.effort(density, data)
         status = examine(surface, end.u, data, effort, end.minimum if end.polished else None)
     if status.level == "ok" and prior_power is None:
@@ -308,14 +322,14 @@ def _likelihood_lost(surface: Surface, end: Ending, data: Data, effort: Effort) 
     For classes it is 0 as well: where they are nearly separable the maximum is far, and a prior is there to prevent it.
     """
     has_classes = any(response.num_classes is not None for response in surface.density.structure.responses)
-    problems = second_order_of(surface.density, data)
-    if not end.polished or has_classes or surface.density.structure.num_weights > HESSIAN_WEIGHTS:
+    problems = effort.affordable(second_order_of(surface.density, data))
+    if not problems or not end.polished or has_classes or surface.density.structure.num_weights > HESSIAN_WEIGHTS:
         return 0.0
     maximum = problems[-1].minimise(
         end.u,
         data,
         0.0,
-        max_steps=min(MAX_STEPS, effort.max_steps),
+        max_steps=min(MAX_STEPS, effort.max_steps(problems[-1])),
         rows_together=effort.rows_together,
         curvature_rows=effort.curvature_rows(problems[-1]),
     )
