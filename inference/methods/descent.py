@@ -91,9 +91,10 @@ class PointSettings:
 
     def surface(self, density: Density, data: Data) -> Surface:
         """Return the density at given points, evaluated on as many rows at a time as in the fit, or a few more."""
-        if self.batch_size is None:
-            return surface_of(density, data)
-        return surface_of(density, data, max(self.batch_size, min(ROWS_TOGETHER, rows_in_memory(density, data, 1))))
+        rows = rows_in_memory(density, data, 1)
+        if self.batch_size is not None:
+            return surface_of(density, data, max(self.batch_size, min(ROWS_TOGETHER, rows)))
+        return surface_of(density, data, rows if rows < data.num_rows else None)
 
     def effort(self, density: Density, data: Data) -> Effort:
         """Return how much may follow a descent from all starting points."""

@@ -13,6 +13,7 @@ from ..chunks import sizes
 from ..density import Density
 from ..rows import Data
 from ..second_order import HESSIAN_WORK, SecondOrder
+from .representative import SPACED_ROWS
 
 FREE_WORK = 2**29
 """The number of rows times weights whose gradients are free: a second or two."""
@@ -30,6 +31,8 @@ CURVATURE_STEPS = 20
 """The number of steps whose curvature costs as much as all passes, where it is estimated from some of the rows."""
 COST_OF_HESSIAN, COST_OF_GAUSS_NEWTON = 0.5, 1 / 32
 """The measured cost of a row's curvature, in gradients of the row, divided by the number of weights."""
+FEWEST_ROWS = 1024
+"""The smallest number of rows that stand for all."""
 ROWS_OF_WEIGHT = 32
 """The smallest number of rows from which curvature is estimated, divided by the number of weights."""
 
@@ -70,6 +73,10 @@ class Effort(NamedTuple):
     def pays_for_hessians(self, count: int) -> bool:
         """Return whether so many Hessians of all rows may follow."""
         return self.work <= HESSIAN_WORK or count * self.num_weights * COST_OF_HESSIAN <= self.passes
+
+    def rows_for(self, passes: int) -> int:
+        """Return the number of rows of which so many gradients may follow, enough for a judgement and no more."""
+        return min(max(int(self.passes * self.num_rows / passes), FEWEST_ROWS), SPACED_ROWS)
 
     @property
     def work(self) -> int:

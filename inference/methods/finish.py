@@ -22,11 +22,12 @@ from ..surface import Surface
 from .collapse import collapsing
 from .descent import PointSettings
 from .effort import Effort
-from .mode import MAX_GAIN, ROUNDING, is_exact, is_unbounded, no_maximum, not_stationary, quasi_separable, still_falling
+from .mode import MAX_GAIN, ROUNDING, no_maximum, not_stationary, quasi_separable, still_falling
 from .progress import Descent
 from .recession import MAX_ENTRIES, examine
 from .representative import representative
 from .scales import prior_conflict, raw_units, saturated
+from .unbounded import is_exact, is_unbounded
 
 MAX_STEPS = 300
 """The largest number of steps by Gauss-Newton matrices, and again by Hessians."""
@@ -250,9 +251,9 @@ def judge(
     The arguments are those of `finish`. Rows that are a `representative` sample may be separable, or leave directions
     open, although all rows are not: what depends on that is left out.
     """
-    surface = settings.surface(density, data)
+    surface, effort = settings.surface(density, data), settings.effort(density, data)
     failures = no_maximum(surface, end.u, data, prior_power) or end.no_maximum
-    collapse = Status() if failures else collapsing(surface, end.u, data, prior_power)
+    collapse = Status() if failures else collapsing(surface, end.u, data, effort, prior_power)
     failures, warnings = failures or collapse.failures, collapse.warnings
     if not (end.polished or failures or warnings):
         warnings = _not_a_mode(settings, surface, end, losses, data, prior_power)
@@ -260,7 +261,7 @@ def judge(
         interpolates = density.structure.is_flat and data.num_rows <= weights
         is_examined = end.minimum is not None and (weights <= HESSIAN_WEIGHTS or interpolates)
         is_suspect = bool(warnings) and is_examined
-        failures = is_unbounded(surface, end.u, data, prior_power, is_suspect=is_suspect)
+        failures = is_unbounded(surface, end.u, data, effort, prior_power, is_suspect=is_suspect)
         if failures:
             warnings = ()
         elif warnings:
@@ -270,10 +271,9 @@ def judge(
     status = Status(failures, warnings)
     is_small = data.num_rows * density.structure.num_weights <= MAX_ENTRIES
     if status.level == "ok" and not is_sample and (settings.polish or settings.batch_size is None or is_small):
-        effort = settings.effort(density, data)
         status = examine(surface, end.u, data, effort, end.minimum if end.polished else None)
     if status.level == "ok" and prior_power is None:
-        status = Status(warnings=_disagreement(surface, end, data, settings.effort(density, data)))
+        status = Status(warnings=_disagreement(surface, end, data, effort))
     return end._replace(status=status)
 
 
