@@ -15,6 +15,7 @@ from .curvature import hessian
 from .density import Density
 from .gauss_newton import expected_hessian, is_by_rows
 from .newton import DAMPING, FLOOR, Derivatives, Minimum, minimise
+from .processes import jit
 from .programs import program
 from .rows import Data, Weights, in_double
 
@@ -42,8 +43,8 @@ class SecondOrder:
     def __init__(self, density: Density, by_gauss_newton: bool) -> None:
         self.density, self.by_gauss_newton = density, by_gauss_newton
         self._value = jax.jit(self._nats)  # traced once for all functions
-        self._value_and_slope = jax.jit(jax.value_and_grad(self._value))
-        self._derivatives = jax.jit(self._all_derivatives)
+        self._value_and_slope = jit(jax.value_and_grad(self._value))
+        self._derivatives = jit(self._all_derivatives)
 
     def minimise(
         self,
@@ -76,11 +77,11 @@ class SecondOrder:
             curvature_rows: the number of rows from which the curvature is estimated; by default all.
         """
         with jax.enable_x64(True):
-            u = jax.device_put(jax.tree.map(in_double, u))
+            u = jax.tree.map(lambda leaf: jnp.asarray(in_double(leaf)), u)
             like, power = u, jnp.asarray(1.0 if prior_power is None else prior_power, float)
             size = min(rows_together or data.num_rows, data.num_rows)
             if size == data.num_rows and not data.is_stored:
-                data = jax.device_put(jax.tree.map(in_double, data))
+                data = jax.tree.map(lambda leaf: jnp.asarray(in_double(leaf)), data)
             some = None if curvature_rows is None else _sampled(data, curvature_rows)
 
             def mean(function: Callable[..., Any], vector: np.ndarray, rows: Data) -> Any:

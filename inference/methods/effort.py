@@ -11,6 +11,7 @@ import jax.numpy as jnp
 
 from ..chunks import sizes
 from ..density import Density
+from ..devices import Spread
 from ..rows import Data
 from ..second_order import HESSIAN_WORK, SecondOrder
 from .representative import SPACED_ROWS
@@ -89,9 +90,12 @@ class Effort(NamedTuple):
 
 
 def rows_in_memory(density: Density, data: Data, copies: int) -> int:
-    """Return the number of rows of which so many copies of all intermediate values fit in the working memory."""
+    """Return the number of rows of which so many copies of all intermediate values fit in the working memory.
+
+    Of rows that are sharded each device has its own, and all are evaluated together.
+    """
     entries = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(data.x))
-    if max(entries, data.num_rows * density.structure.num_weights) <= FREE_ENTRIES:
+    if max(entries, data.num_rows * density.structure.num_weights) <= FREE_ENTRIES or Spread.of(data) is not None:
         return data.num_rows
     dtype = jnp.result_type(float)
     draws = {site: jax.ShapeDtypeStruct((1, *shape), dtype) for site, shape in density.structure.sites}

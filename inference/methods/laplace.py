@@ -138,6 +138,7 @@ class Laplace:
     kind: ClassVar[Kind] = "approximation"
     draws_chains: ClassVar[bool] = False
     streams: ClassVar[bool] = False
+    spreads_rows: ClassVar[bool] = False
 
     base: MAP = field(default_factory=MAP)
     _: KW_ONLY
@@ -302,7 +303,9 @@ class Laplace:
             found = no_maximum(surface, mode, data) or quasi_separable(surface, mode, data)
             found = found or examine(surface, mode, data, self.base.effort(density, data)).reasons
             failures = tuple(Reason.of(Code.IMPROPER_POSTERIOR, reason=each) for each in found if each.code in IMPROPER)
-        collapse = Status() if failures else collapsing(surface, mode, data, self.base.effort(density, data), is_over_u=True)
+        collapse = (
+            Status() if failures else collapsing(surface, mode, data, self.base.effort(density, data), is_over_u=True)
+        )
         failures = failures or collapse.failures
         if not failures and not is_mode:
             failures = is_unbounded(surface, start, data, self.base.effort(density, data), is_suspect=True)

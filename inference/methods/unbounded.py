@@ -12,6 +12,7 @@ import jax
 import numpy as np
 from jax import Array
 
+from ..processes import readable
 from ..reasons import Code, Reason
 from ..rows import Data, Weights, in_double
 from ..surface import LBFGS_STEPS, Surface
@@ -117,7 +118,7 @@ def _numbers(surface: Surface, data: Data) -> np.ndarray | None:
     leaves, response = jax.tree.leaves(data.y), surface.density.structure.response
     if response.is_discrete or len(leaves) != 1:
         return None
-    values = response.points(np.asarray(leaves[0]))
+    values = response.points(np.asarray(readable(leaves[0])))
     return values.reshape(len(values), -1).astype(values.dtype if values.dtype.kind == "f" else float)
 
 
@@ -134,7 +135,7 @@ def _densest_row(surface: Surface, u: Weights, data: Data, values: np.ndarray) -
     """
     log_probs = by_unit_weight(surface.log_likelihood(u, data), data)
     if data.known is not None:
-        known = np.asarray(jax.tree.leaves(data.known)[0])
+        known = np.asarray(readable(jax.tree.leaves(data.known)[0]))
         log_probs[~known.reshape(len(known), -1).any(axis=1)] = np.nan
     if np.isnan(log_probs).all():
         return 0.0, 0
