@@ -296,21 +296,19 @@ class Laplace:
 
     def _status(self, start: Weights, gaussian: Gaussian | LowRank, density: Density, data: Data) -> Status:
         """Return the status of the point that the trust region reached, and of the Gaussian there."""
-        surface, is_mode = self.base.surface(density, data), gaussian.decrement <= MAX_DECREMENT
+        surface, effort = self.base.surface(density, data), self.base.effort(density, data)
+        is_mode = gaussian.decrement <= MAX_DECREMENT
         mode = jax.device_get(by_site(gaussian.centre.astype(jax.dtypes.canonicalize_dtype(float)), start))
         failures: tuple[Reason, ...] = ()
         if density.structure.flat:
             found = no_maximum(surface, mode, data) or quasi_separable(surface, mode, data)
-            found = found or examine(surface, mode, data, self.base.effort(density, data)).reasons
+            found = found or examine(surface, mode, data, effort).reasons
             failures = tuple(Reason.of(Code.IMPROPER_POSTERIOR, reason=each) for each in found if each.code in IMPROPER)
-        collapse = (
-            Status() if failures else collapsing(surface, mode, data, self.base.effort(density, data), is_over_u=True)
-        )
+        collapse = Status() if failures else collapsing(surface, mode, data, effort, is_over_u=True)
         failures = failures or collapse.failures
         if not failures and not is_mode:
-            failures = is_unbounded(surface, start, data, self.base.effort(density, data), is_suspect=True)
-        if not failures and gaussian.defect is not None:
-            failures = (gaussian.defect,)
+            failures = is_unbounded(surface, start, data, effort, is_suspect=True)
+        failures = failures or (() if gaussian.defect is None else (gaussian.defect,))
         if failures:
             return Status(failures)
         if is_mode:
