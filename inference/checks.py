@@ -138,12 +138,13 @@ def check_problem(model: NumPyroModel, x: Any, y: Any, weights: Any = None) -> t
         weights: the weight of each row, (n,), or None.
 
     Returns:
-        The density of the model, and the rows that take part, which are the arguments of every method.
+        The density of the model, and the rows that take part, in memory, which are the arguments of every method.
 
     Raises:
         TypeError, ValueError: when the data or the model are invalid.
     """
-    return check_labelled(model, labelled(x, y, weights))
+    density, data = check_labelled(model, labelled(x, y, weights))
+    return density, data.in_memory()
 
 
 def check_labelled(model: NumPyroModel, given: Labelled) -> tuple[Density, Data]:

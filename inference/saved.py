@@ -55,6 +55,7 @@ class SavedMethod:
     digests: Mapping[str, str] = field(default_factory=dict)
     """The digests of all others; see `settings_in_words`."""
     streams: ClassVar[bool] = False
+    spreads_rows: ClassVar[bool] = False
     growing: ClassVar[tuple[str, ...]] = ()
 
     def __repr__(self) -> str:

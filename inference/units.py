@@ -18,6 +18,7 @@ from .distributions import affine, of_one_value
 from .handlers import params_as_sites
 from .rows import Rows, Weights
 from .sites import NumPyroModel, is_real, undrawn
+from .stored import Stored, check_in_parts, in_parts
 
 
 @dataclass(frozen=True)
@@ -33,6 +34,9 @@ class Units:
 
         The standard deviation of a constant column is taken to be 1.
         """
+        if isinstance(values, Stored):
+            mean, sd = _moments_in_parts(values)
+            return cls(tuple((mean if is_centred else 0 * mean).tolist()), tuple(sd.tolist()))
         columns = np.asarray(values, np.float64).reshape(len(values), -1)
         is_constant = np.ptp(columns, axis=0) == 0
         mean, sd = columns.mean(axis=0), np.where(is_constant, 1.0, columns.std(axis=0))
@@ -53,6 +57,16 @@ class Units:
         if len(self.mean) > 1:
             return f"{len(self.mean)} columns"
         return f"mean {self.mean[0]:.4g}, sd {self.sd[0]:.4g}"
+
+
+def _moments_in_parts(values: Stored) -> tuple[np.ndarray, np.ndarray]:
+    """Return the means and standard deviations of columns that are read in parts."""
+    from sklearn.preprocessing import StandardScaler  # imported late, as it takes long
+
+    scaler = StandardScaler()
+    for _, part in in_parts(values, "standardising"):
+        scaler.partial_fit(part.reshape(len(part), -1).astype(np.float64))
+    return scaler.mean_, np.where(scaler.var_ > 0, np.sqrt(scaler.var_), 1.0)
 
 
 @dataclass(frozen=True, repr=False)
@@ -139,7 +153,7 @@ def standardize(model: NumPyroModel, x: Any, y: Any) -> Standardized:
     check_finite("x", x)
     structure = check_model(model, x, y)
     for site, response, part in structure.by_site(y):
-        check_finite(site, response.points(part))
+        check_in_parts(lambda some: check_finite(site, response.points(some)), part)  # noqa: B023
     responses = structure.responses
     own_units = getattr(inner, "own_units", frozenset[str]())
     of_x = tuple(
@@ -171,4 +185,5 @@ def _observed_values(model: NumPyroModel, sites: tuple[str, ...], x: Rows, y: Ro
         traced = trace(seeded).get_trace(x, y)
         return {site: jnp.asarray(traced[site]["value"], float) for site in sites}
 
-    return values(x, y)
+    parts = [jax.device_get(values(*part)) for _, part in in_parts((x, y), "standardising")]
+    return {site: np.concatenate([part[site] for part in parts]) for site in sites}

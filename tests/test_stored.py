@@ -7,8 +7,22 @@ from typing import Any
 import jax
 import numpy as np
 import pytest
+from numpy.testing import assert_allclose
 
-from flatprior.inference import MAP, MLE, NUTS, Ensemble, Fit, compare, cross_validate, fit, rows_of, stored
+from flatprior.inference import (
+    MAP,
+    MLE,
+    NUTS,
+    Ensemble,
+    Fit,
+    compare,
+    cross_validate,
+    explain,
+    fit,
+    rows_of,
+    standardize,
+    stored,
+)
 from flatprior.inference.criticism import calibration
 from flatprior.inference.methods.batches import Batches, order_of
 from flatprior.inference.methods.representative import representative
@@ -161,6 +175,22 @@ class TestFits:
         assert float(surface.log_likelihood(u, some).sum()) == pytest.approx(each.sum(), abs=4 * error)
 
 
+class TestOtherFunctions:
+    def test_units_are_those_of_all_rows(self, rows: tuple[np.ndarray, np.ndarray], on_disk: OnDisk) -> None:
+        x, y = 3 + 20 * rows[0], 1_000 * rows[1]
+        near, far = standardize(MODEL, x, y), standardize(MODEL, on_disk(x), on_disk(y))
+        for one, other in ((near.x[0], far.x[0]), (near.y[0][1], far.y[0][1])):
+            assert one is not None
+            assert other is not None
+            assert_allclose(other.mean, one.mean, rtol=1e-6)
+            assert_allclose(other.sd, one.sd, rtol=1e-6)
+
+    @pytest.mark.slow
+    def test_explain_reads_the_rows(self, rows: tuple[np.ndarray, np.ndarray], on_disk: OnDisk) -> None:
+        x, y = rows
+        assert str(explain(MODEL, on_disk(x), y)) == str(explain(MODEL, x, y))
+
+
 class TestMessages:
     def test_a_value_that_is_not_finite_is_named_with_its_row(self, rows: tuple[np.ndarray, np.ndarray]) -> None:
         x, y = rows
@@ -212,6 +242,15 @@ class TestScores:
         changed = x.copy()
         changed[333, 1] += 1e-3
         assert not in_memory.was_fitted_to(Foreign(changed), y)
+
+    def test_predictions_part_by_part(self, rows: tuple[np.ndarray, np.ndarray], in_memory: Fit) -> None:
+        x, _ = rows
+        whole, mean = in_memory.predict(x).mean, np.zeros(NUM_ROWS)
+        for some, part in in_memory.predict(Foreign(x)).parts(600):
+            mean[some] = part.mean
+        assert_allclose(mean, whole, rtol=1e-5, atol=1e-6)
+        with pytest.raises(ValueError, match="^parts: expected a positive integer as num_rows; got 0"):
+            next(in_memory.predict(x).parts(0))
 
     @pytest.mark.slow
     def test_functions_of_fits(self, rows: tuple[np.ndarray, np.ndarray], in_memory: Fit, on_disk: OnDisk) -> None:

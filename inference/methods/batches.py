@@ -16,14 +16,16 @@ MAX_STEPS = 32
 """The largest number of steps whose batches are read together."""
 
 
-def order_of(key: Array, epoch: int, num_rows: int, window: int | None = None) -> np.ndarray:
+def order_of(key: Array, epoch: int, num_rows: int, window: int | None = None, shard: int | None = None) -> np.ndarray:
     """Return the order of all rows in an epoch, a permutation: the same for rows in memory and on disk.
 
     NumPy shuffles a million rows in the time in which JAX compiles a sort. Where rows can only be read one after the
-    other, they are shuffled within windows of some rows.
+    other, they are shuffled within windows of some rows. Of rows that are spread over devices each shard, by its
+    number, has an order of its own.
     """
     order = np.arange(num_rows, dtype=np.int32 if num_rows <= np.iinfo(np.int32).max else np.int64)
-    rng = np.random.default_rng([BATCH_KEY, *np.asarray(jax.random.key_data(key)).tolist(), epoch])
+    own = [] if shard is None else [shard]
+    rng = np.random.default_rng([BATCH_KEY, *np.asarray(jax.random.key_data(key)).tolist(), epoch, *own])
     for start in range(0, num_rows, window or num_rows):
         rng.shuffle(order[start : start + (window or num_rows)])
     return order

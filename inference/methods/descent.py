@@ -15,6 +15,7 @@ from ..blocks import Run, run_in_blocks
 from ..checkpoint import Checkpoint
 from ..checks import check_positive_integer
 from ..density import Density
+from ..devices import Spread
 from ..fingerprint import ByValue, fingerprint
 from ..handlers import flat
 from ..method import Kind
@@ -26,13 +27,15 @@ from ..status import Status
 from ..store import Store
 from ..surface import Surface, surface_of
 from .batches import Batches
+from .effort import Effort, rows_in_memory
 from .optimizer import check_optimizer
 from .progress import Descent, Progress, read_end, read_progress, write_progress
 from .steps import MAX_BLOCK_STEPS, State, Steps
 
 ROWS_TOGETHER = 128
-"""The number of rows that are evaluated together after a fit by smaller batches. In chunks that fit into a cache, the
-rows of an image set take a third of the time that they take all at once, when they might not even fit in memory."""
+"""The largest number of rows that are evaluated together after a fit by smaller batches. In chunks that fit into a
+cache, the rows of an image set take a third of the time that they take all at once, when they might not even fit in
+memory."""
 NUM_CHECKS = 100
 """The number of times that a run with early stopping evaluates the validation rows."""
 SCORED = 0.5
@@ -47,6 +50,7 @@ class PointSettings:
 
     kind: ClassVar[Kind] = "point"
     draws_chains: ClassVar[bool] = False
+    spreads_rows: ClassVar[bool] = True
 
     optimizer: optax.GradientTransformation | None = None
     num_steps: int = 2000
@@ -92,15 +96,24 @@ class PointSettings:
         return self.num_restarts or 1
 
     def surface(self, density: Density, data: Data) -> Surface:
-        """Return the density at given points, evaluated on as many rows at a time as in the fit."""
-        return surface_of(density, data, self.batch_size and max(self.batch_size, ROWS_TOGETHER))
+        """Return the density at given points, evaluated on as many rows at a time as in the fit, or a few more."""
+        rows = rows_in_memory(density, data, 1)
+        if self.batch_size is not None:
+            return surface_of(density, data, max(self.batch_size, min(ROWS_TOGETHER, rows)))
+        return surface_of(density, data, rows if rows < data.num_rows else None)
+
+    def effort(self, density: Density, data: Data) -> Effort:
+        """Return how much may follow a descent from all starting points."""
+        evaluations = self.num_steps * (self.batch_size or data.num_rows) * self.num_descents
+        return Effort.of(evaluations, density, data)
 
 
 def steps_of(settings: PointSettings, density: Density, data: Data) -> Steps:
     """Return the compiled steps of an optimiser, from the cache."""
     functions = ByValue(settings.optimizer), ByValue(settings.init_strategy)
     num_rows = data.num_rows if data.is_stored else None
-    return program(Steps, density, data, settings.batch_size, settings.num_descents, *functions, num_rows)
+    functions = *functions, num_rows, Spread.of(data)
+    return program(Steps, density, data, settings.batch_size, settings.num_descents, *functions)
 
 
 def starting_points(settings: PointSettings, density: Density, data: Data, *, key: Array) -> Weights:
@@ -135,8 +148,7 @@ def descend(
         store: where the descent is written to, and from where it is continued.
     """
     num_rows, total = data.num_rows, settings.num_steps
-    if settings.batch_size is not None and settings.batch_size > num_rows:
-        raise ValueError(f"Expected batch_size to be at most {num_rows}, the rows to fit; got {settings.batch_size}.")
+    _check_batches(settings, data)
     checkpoint = None if store is None else store.checkpoint("descent")
     ended = None if checkpoint is None else read_end(checkpoint, total)
     if ended is not None:
@@ -174,14 +186,27 @@ def _blocks(
     """Yield the function that takes a block of steps, (state, begin, end) -> state; see `run_in_blocks`."""
 
     def put(some: Data) -> Data:
-        return jax.device_put(some, steps.sharding.all) if steps.sharding.mesh.size > 1 else jax.device_put(some)
+        return steps.sharding.place(some) if steps.sharding.mesh.size > 1 else jax.device_put(some)
 
     if data.is_stored and steps.batch_size is not None:
         with Batches(data, steps.batch_size, num_steps, key, put) as batches:
             yield partial(steps.advance_on, batches=batches, prior_power=prior_power)
         return
-    everywhere = put(data) if steps.sharding.mesh.size > 1 else data
-    yield partial(steps.advance, key=key, data=everywhere, num_steps=num_steps, prior_power=prior_power)
+    yield partial(steps.advance, key=key, data=steps.sharding.place(data), num_steps=num_steps, prior_power=prior_power)
+
+
+def _check_batches(settings: PointSettings, data: Data) -> None:
+    """Raise ValueError where a batch cannot be taken from the rows."""
+    size, spread = settings.batch_size, Spread.of(data)
+    if size is None:
+        return
+    if size > data.num_rows:
+        raise ValueError(f"Expected batch_size to be at most {data.num_rows}, the rows to fit; got {size}.")
+    if spread is not None and size % spread.num_shards:
+        raise ValueError(
+            f"Expected batch_size to be a multiple of {spread.num_shards}, the shards of the rows, each of which has "
+            f"as many rows of every batch; got {size}."
+        )
 
 
 class _Tracker:
@@ -259,7 +284,8 @@ class _Tracker:
 def split_validation(settings: PointSettings, key: Array, data: Data) -> tuple[Data, Data | None]:
     """Return the rows to fit and the validation rows, split at random. Validation rows are read into memory.
 
-    Rows in memory are copied: those to fit take as much of it once more.
+    Rows in memory are copied: those to fit take as much of it once more. Of rows that are spread over devices each
+    shard is split.
 
     Raises:
         ValueError: when no rows remain to fit.
@@ -272,8 +298,14 @@ def split_validation(settings: PointSettings, key: Array, data: Data) -> tuple[D
         raise ValueError(f"validation_fraction={fraction} of {count} rows leaves none to fit.")
     per_check = _steps_per_check(settings.num_steps) * (settings.batch_size or num_rows - count)
     count = min(count, max(1, int(SCORED * per_check)))
-    order = np.asarray(jax.random.permutation(jax.random.fold_in(key, VALIDATION_KEY), num_rows))
-    return data.choose(order[count:]), data.take(order[:count]).on_device()
+    key, spread = jax.random.fold_in(key, VALIDATION_KEY), Spread.of(data)
+    if spread is None:
+        order = np.asarray(jax.random.permutation(key, num_rows))
+        return data.choose(order[count:]), data.take(order[:count]).on_device()
+    shards = spread.num_shards
+    count = max(1, round(count / shards))
+    orders = np.stack([jax.random.permutation(each, num_rows // shards) for each in jax.random.split(key, shards)])
+    return spread.take(data, orders[:, count:]), spread.take(data, orders[:, :count])
 
 
 def _steps_per_check(num_steps: int) -> int:
