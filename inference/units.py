@@ -16,7 +16,8 @@ from .checks import check_pair
 from .contract import check_model
 from .distributions import affine, of_one_value
 from .handlers import params_as_sites
-from .rows import Rows, Weights
+from .labels import as_weights
+from .rows import Rows, Weights, count_rows
 from .sites import NumPyroModel, is_real, undrawn
 
 
@@ -28,14 +29,15 @@ class Units:
     sd: tuple[float, ...]
 
     @classmethod
-    def of(cls, values: Any, *, is_centred: bool = True) -> Self:
+    def of(cls, values: Any, *, weights: np.ndarray | None = None, is_centred: bool = True) -> Self:
         """Return the units in which values, (n, ...), have mean 0 (unless not centred) and standard deviation 1.
 
-        The standard deviation of a constant column is taken to be 1.
+        The standard deviation of a constant column is taken to be 1. Rows may have weights, (n,).
         """
         columns = np.asarray(values, np.float64).reshape(len(values), -1)
-        is_constant = np.ptp(columns, axis=0) == 0
-        mean, sd = columns.mean(axis=0), np.where(is_constant, 1.0, columns.std(axis=0))
+        is_constant = np.ptp(columns if weights is None else columns[weights > 0], axis=0) == 0
+        mean = np.average(columns, axis=0, weights=weights)
+        sd = np.where(is_constant, 1.0, np.sqrt(np.average((columns - mean) ** 2, axis=0, weights=weights)))
         return cls(tuple((mean if is_centred else 0 * mean).tolist()), tuple(sd.tolist()))
 
     def arrays(self, shape: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
@@ -91,7 +93,7 @@ class _Observed(Messenger):
             msg["fn"] = affine(msg["fn"], *self.units[msg["name"]].arrays(msg["fn"].event_shape))
 
 
-def standardize(model: NumPyroModel, x: Any, y: Any) -> Standardized:
+def standardize(model: NumPyroModel, x: Any, y: Any, *, weights: Any = None) -> Standardized:
     """Return the model in standardised units, with its density, predictions and scores in the units of x and y.
 
     The default priors and the optimiser expect numbers of about 1. This makes a model of raw data, such as prices in
@@ -114,6 +116,7 @@ def standardize(model: NumPyroModel, x: Any, y: Any) -> Standardized:
         model: a NumPyro model of standardised data.
         x: n rows, as for `fit`.
         y: n rows likewise.
+        weights: the weight of each row, (n,), as for `fit`: a row of weight w counts as w equal rows.
 
     Raises:
         TypeError, ValueError: when data or model are invalid, or the model is standardised already.
@@ -137,19 +140,23 @@ def standardize(model: NumPyroModel, x: Any, y: Any) -> Standardized:
     x, y = as_rows("x", x), as_rows("y", y)
     check_pair(x, y)
     check_finite("x", x)
+    weights = None if weights is None else as_weights(weights, count_rows(x))
     structure = check_model(model, x, y)
     for site, response, part in structure.by_site(y):
         check_finite(site, response.points(part))
     responses = structure.responses
     own_units = getattr(inner, "own_units", frozenset[str]())
     of_x = tuple(
-        Units.of(leaf) if jnp.issubdtype(leaf.dtype, jnp.floating) and not _is_at(path, own_units) else None
+        Units.of(leaf, weights=weights) if jnp.issubdtype(leaf.dtype, jnp.floating) and not _is_at(path, own_units) else None
         for path, leaf in jax.tree.leaves_with_path(x)
     )
     numbers = [its for its in responses if not (its.is_discrete or its.is_interval)]
     moved = [its for its in numbers if is_real(its.support) or _is_positive(its.support)]
     values = _observed_values(model, tuple(its.site for its in moved), x, y) if moved else {}
-    of_y = tuple((its.site, Units.of(its.points(values[its.site]), is_centred=is_real(its.support))) for its in moved)
+    of_y = tuple(
+        (its.site, Units.of(its.points(values[its.site]), weights=weights, is_centred=is_real(its.support)))
+        for its in moved
+    )
     return Standardized(model, of_x, of_y)
 
 
