@@ -54,7 +54,7 @@ $(READY): requirements.lock pyproject.toml
 		--requirement requirements.lock  # most modules are never imported; the others compile on import
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
 	@mkdir -p .venv/typing/flatprior && cd .venv/typing/flatprior && \
-		ln -sfn ../../../models models && ln -sfn ../../../inference inference && \
+		ln -sfn ../../../models models && ln -sfn ../../../inference inference && ln -sfn ../../../tables tables && \
 		ln -sfn ../../../estimators estimators && ln -sfn ../../../command command
 	@touch $@
 

@@ -1,6 +1,7 @@
 """Arrays, lists and data frames as rows of numbers, in the types in which they were passed."""
 
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import jax
@@ -8,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from .rows import Rows
+from .stored import Stored, check_in_parts, stays, stored
 from .words import index_in_words, shapes_in_words
 
 
@@ -44,7 +46,9 @@ def is_array(value: Any) -> bool:
     return isinstance(value, list | Iterator) or value is None
 
 
-def _as_array(name: str, leaf: Any) -> np.ndarray | jax.Array:
+def _as_array(name: str, leaf: Any) -> np.ndarray | jax.Array | Stored:
+    if stays(leaf):
+        return _as_stored(name, stored(leaf))
     if hasattr(leaf, "toarray"):
         raise TypeError(f"{name}: expected a dense array; got a {type(leaf).__name__}. Use {name}.toarray().")
     if isinstance(leaf, np.ma.MaskedArray) and np.ma.is_masked(leaf):
@@ -67,6 +71,12 @@ def _as_array(name: str, leaf: Any) -> np.ndarray | jax.Array:
     return array
 
 
+def _as_stored(name: str, leaf: Stored) -> Stored:
+    if leaf.dtype.kind not in "biuf":
+        raise TypeError(f"{name}: expected numbers; got {leaf.dtype}. Encode text and dates as numbers first.")
+    return leaf
+
+
 def _not_numeric(name: str, leaf: Any, array: np.ndarray | jax.Array, columns: Any) -> str:
     """Return the error message for a value that is not an array of numbers."""
     if array.ndim == 0 and leaf is not None:
@@ -85,20 +95,24 @@ def in_default_precision(name: str, rows: Rows) -> Rows:
     return jax.tree.map(lambda array: _cast(name, array), rows)
 
 
-def _cast(name: str, array: np.ndarray | jax.Array) -> np.ndarray | jax.Array:
+def _cast(name: str, array: Any) -> Any:
     if array.dtype == np.longdouble:  # a type that JAX does not have
         array = array.astype(np.float64)
     dtype = jax.dtypes.canonicalize_dtype(array.dtype)
     if dtype != array.dtype and dtype.kind in "iu":
-        outside = np.argwhere(~_is_within(array, dtype))
-        if len(outside):
-            index = tuple(outside[0])
-            raise ValueError(
-                f"{name}{index_in_words(index)}: expected integers from {np.iinfo(dtype).min} to "
-                f"{np.iinfo(dtype).max} ({dtype}); got {array[index]}."
-            )
+        check_in_parts(partial(_check_range, name, dtype), array, f"checking {name}")
     with np.errstate(over="ignore"):  # check_finite reports values that become infinite, with their row
         return array if dtype == array.dtype else array.astype(dtype)
+
+
+def _check_range(name: str, dtype: np.dtype, array: Any) -> None:
+    outside = np.argwhere(~_is_within(array, dtype))
+    if len(outside):
+        index = tuple(outside[0])
+        raise ValueError(
+            f"{name}{index_in_words(index)}: expected integers from {np.iinfo(dtype).min} to "
+            f"{np.iinfo(dtype).max} ({dtype}); got {array[index]}."
+        )
 
 
 def widened(rows: Rows) -> Rows:
@@ -117,9 +131,15 @@ def converted(name: str, array: np.ndarray | jax.Array, dtype: str) -> np.ndarra
     Raises:
         ValueError: when a value is not a boolean, 0 or 1 where the fit had booleans.
     """
-    values, target = np.asarray(array), jnp.dtype(dtype)
-    if values.dtype == target or all(jnp.issubdtype(each, jnp.floating) for each in (values.dtype, target)):
+    target = jnp.dtype(dtype)
+    if array.dtype == target or all(jnp.issubdtype(each, jnp.floating) for each in (array.dtype, target)):
         return array
+    if isinstance(array, Stored):
+        raise TypeError(
+            f"{name}: expected {target}, the type in the fit, of an array that is too large to be converted in memory "
+            f"({shapes_in_words((array.shape,))}); got {array.dtype}. Store it in this type."
+        )
+    values = np.asarray(array)
     if target.kind == "b":
         outside = np.argwhere((values != 0) & (values != 1))
         if len(outside):
@@ -145,15 +165,18 @@ def _is_within(values: np.ndarray | jax.Array, dtype: np.dtype) -> np.ndarray:
 def check_finite(name: str, rows: Rows) -> None:
     """Raise ValueError at the first value that is NaN or infinite."""
     for path, leaf in jax.tree.leaves_with_path(rows):
-        array = np.asarray(leaf)
-        if array.dtype.kind in "biu":
-            continue
-        with np.errstate(all="ignore"):
-            if np.isfinite(array.sum()):  # one pass without a temporary; only suspects are examined closely
-                continue
-        bad = np.argwhere(~np.isfinite(array))
-        if bad.size:
-            raise ValueError(
-                f"{name}{jax.tree_util.keystr(path)}{index_in_words(bad[0])}: expected finite numbers; got "
-                f"{array[tuple(bad[0])]} ({len(bad)} such values). Drop or impute them first."
-            )
+        if leaf.dtype.kind not in "biu":
+            check_in_parts(partial(_check_finite, f"{name}{jax.tree_util.keystr(path)}"), leaf, f"checking {name}")
+
+
+def _check_finite(name: str, leaf: Any) -> None:
+    array = np.asarray(leaf)
+    with np.errstate(all="ignore"):
+        if np.isfinite(array.sum()):  # one pass without a temporary; only suspects are examined closely
+            return
+    bad = np.argwhere(~np.isfinite(array))
+    if bad.size:
+        raise ValueError(
+            f"{name}{index_in_words(bad[0])}: expected finite numbers; got {array[tuple(bad[0])]} ({len(bad)} such "
+            f"values). Drop or impute them first."
+        )

@@ -36,6 +36,7 @@ def run_in_blocks[State](
     *,
     label: str,
     unit: str,
+    done: int = 0,
     steps_per_unit: int = 1,
     progress: bool = True,
     describe: Callable[[State, int], str] = lambda state, done: "",
@@ -55,6 +56,7 @@ def run_in_blocks[State](
         num_steps: the total number of steps.
         label: the label of the progress bar.
         unit: the unit that the bar counts.
+        done: the number of steps that led to the initial state.
         steps_per_unit: the number of steps per unit.
         progress: show a bar on the error stream, from the first second on.
         describe: a function that returns a description of a state for the bar.
@@ -63,9 +65,18 @@ def run_in_blocks[State](
         block_steps: the number of steps per block; by default it adapts to `BLOCK_SECONDS`.
         max_block_steps: the upper limit of the adapted number.
     """
-    done, size = 0, block_steps or min(-(-num_steps // FIRST_BLOCK), max_block_steps or num_steps)
-    total = -(-num_steps // steps_per_unit)
-    bar = tqdm(total=total, desc=label, unit=unit, disable=not progress, delay=1.0, file=sys.stderr, leave=False)
+    size = block_steps or min(-(-num_steps // FIRST_BLOCK), max_block_steps or num_steps)
+    total, before = (-(-steps // steps_per_unit) for steps in (num_steps, done))
+    bar = tqdm(
+        total=total,
+        initial=before,
+        desc=label,
+        unit=unit,
+        disable=not progress,
+        delay=1.0,
+        file=sys.stderr,
+        leave=False,
+    )
     try:
         with bar:
             while done < num_steps:

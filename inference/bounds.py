@@ -15,6 +15,7 @@ from .density import Density
 from .distributions import of_one_value
 from .parts import Part, part, traced
 from .rows import Data, Weights, signature
+from .stored import in_parts, numbered_from
 from .words import index_in_words
 
 INSIDE, LOWER, UPPER = range(3)
@@ -33,6 +34,12 @@ def _check_site(name: str, density: Density, data: Data) -> None:
     ends = [getattr(support, name, 0) for name in ("lower_bound", "upper_bound")]
     if len(jax.tree.leaves(data.y)) != 1 or not any(isinstance(end, jax.Array | np.ndarray) for end in ends):
         return
+    for start, (x, y, weights, gaps) in in_parts(data.rows, "checking y"):
+        with numbered_from(start):
+            _check_part(name, density, data.with_rows((x, y, weights, gaps)), support)
+
+
+def _check_part(name: str, density: Density, data: Data, support: Any) -> None:
     tree, leaves = signature(data)
     parts = _parts(density, tree, leaves, jax.config.jax_enable_x64)
     known = {number: np.asarray(each.of(data)) for number, each in parts.items() if not each.sites}

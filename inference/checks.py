@@ -1,6 +1,7 @@
 """Checks of the data, the model and settings, made before anything is compiled."""
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import jax
@@ -22,9 +23,11 @@ from .density import Density
 from .labels import Labelled, check_gaps, check_has_labels, labelled, observations
 from .lookups import check_indices
 from .repeated import check_one_density
+from .response import Response
 from .rows import Data, Rows, count_rows
 from .scales import check_offsets, check_rounding, check_scales
 from .sites import NumPyroModel
+from .stored import check_in_parts, in_parts, read
 from .words import shapes_in_words
 
 
@@ -109,13 +112,13 @@ def check_labels(model: NumPyroModel, x: Rows, y: Any, name: str = "y") -> Data:
     check_pair(x, rows)
     structure = check_model(model, x, rows)
     for site, response, part in structure.by_site(rows):
-        check_finite(site, response.points(part))
+        check_finite(site, _points(response, part))
     density, data = Density.of(model, structure), Data(x, rows, known=known)
     check_bounds(density, data)
     check_gaps(structure, known)
     for (site, response, part), (_, some) in zip(structure.by_site(rows), density.by_site(data), strict=True):
         if some.known is None or any(leaf.any() for leaf in jax.tree.leaves(some.known)):
-            response.check(part, site)
+            check_in_parts(partial(response.check, name=site), part, f"checking {site}")
     check_indices(density, data)
     return data
 
@@ -148,16 +151,16 @@ def check_labelled(model: NumPyroModel, given: Labelled) -> tuple[Density, Data]
     _check_by_model(model, x)
     structure = check_model(model, x, y)
     for site, response, part in structure.by_site(y):
-        check_finite(site, response.points(part))
+        check_finite(site, _points(response, part))
     check_gaps(structure, given.known)
     check_has_labels(structure, given.known)
     as_given = [part for _, _, part in structure.by_site(given.y)]
     for (site, response, part), part_as_given in zip(structure.by_site(y), as_given, strict=True):
-        response.check(part, site)
-        response.check_not_all_padding(part, site)
+        check_in_parts(partial(response.check, name=site), part, f"checking {site}")
+        _check_not_all_padding(response, part, site)
         if not response.is_discrete:
-            check_scales(site, response.points(part_as_given))
-            check_rounding(response.points(part_as_given), site)
+            check_scales(site, _points(response, part_as_given))
+            check_rounding(_points(response, part_as_given), site)
     check_one_density(model, structure, x, y)
     known = given.known if given.counts.missing else None
     x, y, known, row_weights = (given.taken(each) for each in (x, y, known, given.weights))
@@ -167,12 +170,32 @@ def check_labelled(model: NumPyroModel, given: Labelled) -> tuple[Density, Data]
     return density, data
 
 
+def _points(response: Response, y: Rows) -> Rows:
+    """Return y with a number for each row of bounds, of which there are few enough to be read whole."""
+    return response.points(read(y)) if response.are_bounds(y) else y
+
+
+def _check_not_all_padding(response: Response, y: Rows, site: str) -> None:
+    """Raise ValueError where rows of tokens contain only padding."""
+    for _, part in in_parts(y):
+        if response.padding is None or any(response.is_known(leaf).any() for leaf in jax.tree.leaves(part)):
+            return
+    response.check_not_all_padding(part, site)
+
+
 def _check_by_model(model: NumPyroModel, x: Rows) -> None:
     """Let a model that has a method `check_rows` raise for values of x that it cannot take, before it is traced."""
     while not hasattr(model, "check_rows") and hasattr(model, "model"):
         model = model.model
-    if hasattr(model, "check_rows") and not isinstance(model, type):
-        model.check_rows(x)
+    if not hasattr(model, "check_rows") or isinstance(model, type):
+        return
+    for start, part in in_parts(x):
+        try:
+            model.check_rows(part)
+        except (TypeError, ValueError) as error:
+            if start:
+                raise type(error)(f"{error} Rows are counted from row {start}.") from error
+            raise
 
 
 def check_pair(x: Rows, y: Rows) -> None:

@@ -11,7 +11,7 @@ import numpy as np
 from jax import Array
 
 from .density import Density
-from .rows import Data, Rows, Weights, signature
+from .rows import Data, Rows, Weights, abstract_rows, signature
 from .status import warn_of_precision
 
 WORKING_BYTES = 2**28
@@ -139,7 +139,7 @@ def sizes(
     one = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), draws)
 
     def bytes_of(count: int) -> tuple[int, int]:
-        few = jax.eval_shape(lambda data: data.take(jnp.arange(count)), data)
+        few = data.with_rows(abstract_rows(data.rows, count))
         return _num_bytes(per_draw, density, *signature((one, few)))
 
     result, work = (size / probe for size in bytes_of(probe))

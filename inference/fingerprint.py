@@ -1,8 +1,9 @@
 """Tests of equality: fingerprints of Python values, digests of arrays, and log densities equal up to rounding.
 
 `fingerprint` decides whether two settings that contain functions are equal, so that a compiled program serves both;
-`digest` whether arrays are equal to the bit; `digest_of_rows` whether rows of data are those of a fit; and
-`same_log_density` whether a density is the same as in an earlier session, possibly on another machine.
+`digest` whether arrays are equal to the bit; `digest_of_rows` whether rows of data are those of a fit;
+`settings_in_words` whether the settings of a method, and `same_log_density` whether a density is the same as in an
+earlier session, possibly on another machine.
 """
 
 import builtins
@@ -10,7 +11,7 @@ import dis
 import hashlib
 import re
 import weakref
-from collections.abc import Hashable, Iterable
+from collections.abc import Hashable, Iterable, Iterator
 from dataclasses import dataclass, fields, is_dataclass
 from functools import lru_cache, partial
 from types import CodeType, EllipsisType, FunctionType, MethodType, ModuleType, NoneType
@@ -29,6 +30,7 @@ from numpyro.infer import init_to_uniform
 from .density import log_density
 from .rows import Rows
 from .sites import NumPyroModel, is_latent
+from .stored import Stored
 
 TOLERANCE = 1e-3
 """The tolerance of log densities, relative, and absolute in nats: above the rounding differences between machines, and
@@ -83,15 +85,16 @@ def digest_of_rows(*rows: Rows) -> str:
     time is that of a sum; a hash of all bytes takes ten times as long.
     """
     sha = hashlib.sha256()
-    for leaf in map(np.asarray, jax.tree.leaves(rows)):
+    for leaf in jax.tree.leaves(rows):
         spaced = np.linspace(0, len(leaf) - 1, min(len(leaf), SPACED_ROWS)).astype(int)
-        sha.update(f"{leaf.shape}".encode())
-        sha.update(np.ascontiguousarray(leaf[spaced], np.float32).tobytes())
-        sha.update(f"{_sum_of_bits(leaf)}".encode())
+        sha.update(f"{np.shape(leaf)}".encode())
+        array = leaf if isinstance(leaf, Stored) else np.asarray(leaf)
+        sha.update(np.ascontiguousarray(array[spaced], np.float32).tobytes())
+        sha.update(f"{_sum_of_bits(array)}".encode())
     return sha.hexdigest()
 
 
-def _sum_of_bits(array: np.ndarray) -> int:
+def _sum_of_bits(array: np.ndarray | Stored) -> int:
     """Return the sum of the elements as float32, read as integers, modulo 2^64, with a few rows in memory at a time."""
     total, size = 0, max(1, SUMMED_AT_A_TIME // max(1, array[:1].size))
     for start in range(0, len(array), size):
@@ -99,6 +102,60 @@ def _sum_of_bits(array: np.ndarray) -> int:
         numbers = np.append(numbers, np.float32(0)) if numbers.size % 2 else numbers  # read two at a time
         total += int(numbers.view(np.uint64).sum())
     return total % 2**64
+
+
+def key_in_words(key: jax.Array) -> str:
+    """Return the kind and the numbers of a typed key."""
+    return f"{jax.random.key_impl(key)} {np.asarray(jax.random.key_data(key)).tolist()}"
+
+
+def settings_in_words(method: Any, *, without: Iterable[str] = ()) -> dict[str, str]:
+    """Return the settings of a method in words that are the same in every process, by which two are compared.
+
+    Args:
+        method: a dataclass whose fields are settings.
+        without: the names of settings that are left out, which are numbers.
+
+    Returns:
+        All settings as "method" and, since functions and large arrays have no words, a digest of each setting that
+        consists of these, by the path of its field: "base.optimizer".
+    """
+    words = without_addresses(repr(method))
+    for name in without:
+        words = re.sub(rf"\b{name}=\d+(, )?", "", words)
+    return {"method": words, **dict(_digests(method))}
+
+
+def _digests(settings: Any, path: str = "") -> Iterator[tuple[str, str]]:
+    """Yield the path and a digest of each setting that is more than numbers and words."""
+    for each in fields(settings):
+        value = getattr(settings, each.name)
+        if is_dataclass(value):
+            yield from _digests(value, f"{path}{each.name}.")
+        elif not _is_plain(value):
+            text = repr(_in_words(fingerprint(value)))
+            yield f"{path}{each.name}", hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _is_plain(value: Any) -> bool:
+    return all(map(_is_plain, value)) if type(value) is tuple else type(value) in (*PLAIN, float)
+
+
+def _in_words(mark: Any) -> Any:
+    """Return a part of a fingerprint in words and numbers that are the same in every process."""
+    if isinstance(mark, CodeType):
+        constants = [_in_words(c) for c in mark.co_consts]
+        return "code", mark.co_name, mark.co_code, constants, mark.co_names, mark.co_freevars
+    if isinstance(mark, _Itself):
+        name = getattr(mark.value, "__qualname__", None) or without_addresses(repr(mark.value))
+        return getattr(mark.value, "__module__", ""), name
+    if isinstance(mark, type):
+        return mark.__module__, mark.__qualname__
+    if isinstance(mark, tuple):
+        return tuple(map(_in_words, mark))
+    if isinstance(mark, frozenset):
+        return sorted(map(repr, map(_in_words, mark)))
+    return "" if isinstance(mark, jax.sharding.Sharding) else without_addresses(repr(mark))
 
 
 def fingerprint(value: Any) -> Hashable:

@@ -14,6 +14,7 @@ import numpy as np
 from .arrays import as_numbers, as_rows, in_default_precision, is_array, widened
 from .response import Response
 from .rows import Rows, count_rows
+from .stored import Stored, chosen, in_parts
 from .structure import Structure
 from .words import index_in_words
 
@@ -85,7 +86,7 @@ class Labelled(NamedTuple):
 
     def taken(self, rows: Rows) -> Rows:
         """Return those of n rows that take part."""
-        return rows if self.kept is None else jax.tree.map(lambda leaf: leaf[self.kept], rows)
+        return rows if self.kept is None else chosen(rows, self.kept)
 
     @property
     def scored(self) -> tuple[Rows, Rows, np.ndarray | None]:
@@ -178,14 +179,29 @@ def _filled(y: Rows) -> tuple[Rows, Rows]:
 
 def _known(leaf: Any) -> np.ndarray | None:
     """Return which values are not NaN; None where none is."""
-    array = np.asarray(leaf)
-    if array.dtype.kind in "biu":
+    if leaf.dtype.kind in "biu":
         return None
+    if isinstance(leaf, Stored):
+        _check_stored(leaf)
+        return None
+    array = np.asarray(leaf)
     with np.errstate(all="ignore"):
         if not np.isnan(array.sum()):  # one pass without a temporary
             return None
     known = ~np.isnan(array)
     return None if known.all() else known
+
+
+def _check_stored(leaf: Stored) -> None:
+    """Raise ValueError where values of a large array are missing: what takes their place would have to be stored."""
+    for start, part in in_parts(leaf, "checking y"):
+        missing = np.argwhere(np.isnan(part))
+        if len(missing):
+            row, *rest = missing[0].tolist()
+            raise ValueError(
+                f"y{index_in_words((start + row, *rest))}: expected all values, in an array of y that is too large to "
+                f"be read whole; got NaN. Leave rows without y out when you store them."
+            )
 
 
 def _without_gaps(values: np.ndarray, known: np.ndarray) -> np.ndarray:

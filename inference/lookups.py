@@ -18,7 +18,7 @@ from jax.lax import GatherScatterMode
 
 from .density import Density
 from .parts import Part, part, traced
-from .rows import Data, signature
+from .rows import Data, abstract_rows, signature
 from .words import index_in_words
 
 ROWS_TOGETHER = 2**16
@@ -55,10 +55,13 @@ def check_indices(density: Density, data: Data) -> None:
         data: rows of x; with y, also the log probabilities of y are searched, otherwise its distribution.
     """
     for start in range(0, data.num_rows, ROWS_TOGETHER):
-        rows = slice(start, start + ROWS_TOGETHER)
-        some = data if data.num_rows <= ROWS_TOGETHER else jax.tree.map(lambda leaf: leaf[rows], data)  # noqa: B023
-        tree, shapes = signature(some)
-        for lookup in _lookups(density, tree, shapes, jax.config.jax_enable_x64):
+        count = min(ROWS_TOGETHER, data.num_rows - start)
+        tree, shapes = signature(data.with_rows(abstract_rows(data.rows, count)))
+        lookups = _lookups(density, tree, shapes, jax.config.jax_enable_x64)
+        if not lookups:
+            continue
+        some = data if count == data.num_rows else data.take(np.arange(start, start + count))
+        for lookup in lookups:
             _check(lookup, np.asarray(lookup.indices.of(some)), some, start)
 
 

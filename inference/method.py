@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import ClassVar, Literal, Protocol
+from typing import TYPE_CHECKING, ClassVar, Literal, Protocol
 
 import numpy as np
 from jax import Array
@@ -10,6 +10,9 @@ from jax import Array
 from .density import Density
 from .rows import Data
 from .status import Status
+
+if TYPE_CHECKING:
+    from .store import Store
 
 Kind = Literal["point", "approximation", "chain", "prior"]
 """The kind of draws of a fit: one point, draws from an approximation, a Markov chain, or draws from the prior."""
@@ -48,15 +51,24 @@ class Method(Protocol):
         """Whether it draws Markov chains, for all sites or for some given the others."""
         ...
 
-    def run(self, density: Density, data: Data, *, key: Array, progress: bool) -> Outcome:
-        """Fit a density to checked rows.
+    @property
+    def streams(self) -> bool:
+        """Whether it takes rows by batches, so that rows that stay on disk are not read whole."""
+        ...
 
-        A method that draws chains has one more argument, ``store``: the store that the run is written to, or None.
+    @property
+    def growing(self) -> tuple[str, ...]:
+        """The names of the settings in which a run on disk can be continued with a larger number."""
+        ...
+
+    def run(self, density: Density, data: Data, *, key: Array, progress: bool, store: "Store | None" = None) -> Outcome:
+        """Fit a density to checked rows.
 
         Args:
             density: the density that is maximised, sampled or approximated.
             data: n rows.
             key: a typed JAX key; the same key gives the same bits.
             progress: show progress bars.
+            store: the folder that a long run writes its state to as it goes, and from which it is continued.
         """
         ...

@@ -297,7 +297,7 @@ class Predictive:
         return Data(self.x if x is None else x, y, at=self.at)
 
     def _checked(self, y: Any) -> Data:
-        return jax.device_put(replace(check_labels(self.density.model, self.x, y), at=self.at))
+        return replace(check_labels(self.density.model, self.x, y), at=self.at).on_device()
 
     def _over_rows(self, per_draw: PerDraw, summary: Summary, y: Rows = None, extra: Any = None) -> Any:
         is_count = per_draw is Density.observation and self.response.is_discrete

@@ -294,6 +294,16 @@ class Reason:
         plain = {name: value.item() if isinstance(value, np.generic) else value for name, value in numbers.items()}
         return cls(code, MESSAGES[code].format(**plain), plain)
 
+    def to_json(self) -> list[Any]:
+        """Return the reason as JSON has it."""
+        return [self.code, self.words, dict(self.numbers)]
+
+    @classmethod
+    def from_json(cls, saved: list[Any]) -> "Reason":
+        """Return the reason that `to_json` gave."""
+        code, words, numbers = saved
+        return cls(Code(code), words, numbers)
+
     def within(self, part: str) -> "Reason":
         """Return the reason attributed to a named part of a fit."""
         return replace(self, words=f"{part}: {self.words}")

@@ -23,9 +23,9 @@ from .lookups import check_indices
 from .method import Kind, Method, Outcome
 from .pointwise import log_likelihood
 from .predictive import Predictive
-from .response import Response
 from .rows import Data, Rows, Weights, copied
-from .saved import Parts, Seen, read, write
+from .saved import Parts, read, write
+from .seen import Seen
 from .several import observing
 from .sites import NumPyroModel
 from .status import Status, warn_if_failed
@@ -150,7 +150,7 @@ class Fit:
         """
         data = check_labels(self.model, self._checked(x), y)
         row_weights = None if weights is None else as_weights(weights, data.num_rows)
-        data = jax.device_put(replace(data, at=self._linearized_at, weights=row_weights))
+        data = replace(data, at=self._linearized_at, weights=row_weights).on_device()
         values = log_likelihood(self._predicting, self._mixture(), data)
         return values.reshape(*self._chains_and_draws, -1)
 
@@ -310,28 +310,6 @@ class Fit:
         rows = check_like(self.layout, x)
         check_indices(self.density, Data(rows))
         return copied(rows)
-
-
-def seen_of(structure: Structure, data: Data) -> dict[str, Seen]:
-    """Return the rows of each of several observed sites that have a label there; nothing where there is one site."""
-    if len(structure.responses) == 1:
-        return {}
-    seen = {}
-    for response in structure.responses:
-        of_site = data.of_site(response.site)
-        given = labelled(of_site.x, with_gaps(of_site.y, of_site.known), of_site.weights)
-        x, y, _ = given.scored
-        seen[response.site] = Seen(digest_of_rows(x, y), absent_classes(response, y), given.counts)
-    return seen
-
-
-def absent_classes(response: Response, y: Rows) -> tuple[int, ...]:
-    """Return the classes, or kinds of tokens, that no row of y has; none where y is no class, or soft labels."""
-    leaves = jax.tree.leaves(y)
-    symbols = response.symbols(leaves[0]) if len(leaves) == 1 else None
-    if symbols is None or symbols[1].dtype.kind not in "biu":
-        return ()
-    return tuple(np.flatnonzero(np.bincount(symbols[1].astype(int), minlength=symbols[0]) == 0).tolist())
 
 
 def check_fit(caller: str, fit: Any) -> None:

@@ -9,6 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from .stored import Stored, chosen, is_stored, read
+
 Rows = Any
 """An array, or a pytree of arrays, with n rows first."""
 Weights = dict[str, Array]
@@ -58,10 +60,40 @@ class Data:
         """The arguments of a model other than x and y."""
         return {name: value for name, value in (("fixed", self.fixed), ("at", self.at)) if value}
 
+    @property
+    def rows(self) -> tuple[Rows, Rows, Rows, Rows]:
+        """What has n rows: x, y, weights and known."""
+        return self.x, self.y, self.weights, self.known
+
+    @property
+    def is_stored(self) -> bool:
+        """Whether some of it stays where it is, and is read when rows are taken."""
+        return is_stored(self.rows)
+
+    def with_rows(self, rows: tuple[Rows, Rows, Rows, Rows]) -> "Data":
+        """Return the data with other `rows`."""
+        x, y, weights, known = rows
+        return replace(self, x=x, y=y, weights=weights, known=known)
+
     def take(self, rows: Any) -> "Data":
         """Return some of the rows, by an array of indices, which must exist."""
-        x, y, weights, known = (take_rows(each, rows) for each in (self.x, self.y, self.weights, self.known))
-        return replace(self, x=x, y=y, weights=weights, known=known)
+        return self.with_rows(take_rows(self.rows, rows))
+
+    def choose(self, rows: Any) -> "Data":
+        """Return some of the rows, as `take` does; those that stay where they are are read later."""
+        return self.with_rows(chosen(self.rows, np.asarray(rows))) if self.is_stored else self.take(rows)
+
+    def few(self) -> "Data":
+        """Return the data, or one row of them where they are not in memory: to evaluate what no row changes."""
+        return self.take(np.arange(1)).on_device() if self.is_stored else self
+
+    def in_memory(self) -> "Data":
+        """Return the data with all rows in memory."""
+        return self.with_rows(read(self.rows)) if self.is_stored else self
+
+    def on_device(self) -> "Data":
+        """Return the data on the device; rows that stay where they are come to it when they are taken."""
+        return self if self.is_stored else jax.device_put(self)
 
     def parts(self, size: int) -> Iterator[tuple[int, "Data"]]:
         """Yield the number of the first row and the rows of each part, all of this size: one program serves them.
@@ -70,7 +102,7 @@ class Data:
         """
         for start in range(0, self.num_rows, size):
             rows = np.minimum(np.arange(start, start + size), self.num_rows - 1)
-            yield start, self if size == self.num_rows else self.take(rows)
+            yield start, self if size == self.num_rows and not self.is_stored else self.take(rows)
 
     def of_site(self, site: str) -> "Data":
         """Return the data of one of several observed sites, whose rows are in y under its name."""
@@ -83,20 +115,33 @@ jax.tree_util.register_dataclass(Data, ["x", "y", "fixed", "at", "start", "weigh
 
 def count_rows(x: Rows) -> int:
     """Return the number of rows of an array or of a pytree of arrays."""
-    return jnp.shape(jax.tree.leaves(x)[0])[0]
+    leaf = jax.tree.leaves(x)[0]
+    return len(leaf) if isinstance(leaf, Stored) else jnp.shape(leaf)[0]
 
 
 def take_rows(x: Rows, rows: Any) -> Rows:
     """Return the rows of an array, or of a pytree of arrays, at an array of indices, which must exist."""
-    return jax.tree.map(lambda leaf: jnp.asarray(leaf).at[rows].get(mode="promise_in_bounds"), x)
+    return jax.tree.map(lambda leaf: _taken(leaf, rows), x)
+
+
+def _taken(leaf: Any, rows: Any) -> Any:
+    if isinstance(leaf, Stored | np.ndarray) and not isinstance(rows, Array):  # the others need not reach the device
+        return leaf[rows]
+    return jnp.asarray(leaf).at[rows].get(mode="promise_in_bounds")
+
+
+def abstract_rows(rows: Rows, count: int) -> Rows:
+    """Return the shapes and types of some of the rows, as many as `count`."""
+    return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((count, *leaf.shape[1:]), leaf.dtype), rows)
 
 
 def copied(rows: Rows) -> Rows:
     """Return rows on the device, which the caller's later writes to the same memory do not reach.
 
     `jax.device_put` may take over the memory of a NumPy array, and predictions are computed when they are asked for.
+    Rows that stay where they are are read when they are needed.
     """
-    return jax.tree.map(lambda leaf: leaf if isinstance(leaf, Array) else jnp.array(leaf), rows)
+    return jax.tree.map(lambda leaf: leaf if isinstance(leaf, Array | Stored) else jnp.array(leaf), rows)
 
 
 def in_double(leaf: Any) -> np.ndarray:

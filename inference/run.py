@@ -1,17 +1,21 @@
 """`fit`: the one entry point of fitting."""
 
-from contextlib import ExitStack
+from collections.abc import Callable
+from functools import partial
 from os import PathLike
 from typing import Any
 
-import jax
+from jax import Array
 
 from .blocks import stopwatch
 from .checks import Layout, as_key, check_labelled
+from .density import Density
 from .fingerprint import digest_of_rows
 from .labels import labelled, with_gaps
-from .method import Method
-from .result import Fit, absent_classes, seen_of
+from .method import Method, Outcome
+from .result import Fit
+from .rows import Data
+from .seen import absent_classes, seen_of
 from .sites import NumPyroModel
 from .store import Store, held, identity
 
@@ -50,10 +54,14 @@ def fit(
             counts, such as those of `class_weights`, define another likelihood.
         key: a typed JAX key or an integer seed; the same key gives the same bits.
         progress: show a progress bar when the fit takes more than a second.
-        resume: a folder to which a method of chains writes its draws and state as it runs. If it contains a run of the
-            same model, method, data and key, that run is continued, after a crash or with a larger `num_samples`; the
-            draws are those of a run that was never interrupted. One fit at a time can use it. Memory then does not grow
-            with the number of draws.
+        resume: a folder to which the fit writes its state as it runs. If it contains a run of the same model, method,
+            data and key, that run is continued, after a crash, a kill or Ctrl-C, with the bits of one that was never
+            interrupted; a run that has finished is read. Optimisers write their state at most every 5 seconds, and so
+            rarely that this takes at most 2% of the run; chains write each block of draws, about a second, so that
+            memory does not grow with their number. What was computed since is lost; so is Newton's method after a
+            descent, but not the descent. A continued run may have a larger `num_samples` and, with an `optimizer` of
+            its own and without validation rows, `num_steps`. One fit at a time can use the folder. `Fit.seconds` is
+            the time of this call.
 
     Returns:
         The fit. Check its `status`: a numerical failure is a status, not an exception.
@@ -74,22 +82,34 @@ def fit(
     """
     if isinstance(method, type) or not callable(getattr(method, "run", None)):
         raise TypeError(f"Expected a method such as MLE(), MAP(), NUTS() or MCLMC(); got {method!r}.")
-    if resume is not None and not method.draws_chains:
-        raise ValueError(f"resume: expected a method of chains, NUTS() or MCLMC(); got {type(method).__name__}.")
     key = as_key(key)
-    with stopwatch() as seconds, ExitStack() as folder:
+    with stopwatch() as seconds:
         given = labelled(x, y, weights)
         density, data = check_labelled(model, given)
         rows, seen = digest_of_rows(data.x, with_gaps(data.y, data.known)), seen_of(density.structure, data)
-        data = jax.device_put(data)
-        store = {}
-        if resume is not None:
-            folder.enter_context(held(resume))
-            store["store"] = Store(resume, identity(density, data, method, key))
-        outcome = method.run(density, data, key=key, progress=progress, **store)
+        data = (data if method.streams else data.in_memory()).on_device()
+        run = partial(method.run, density, data, key=key, progress=progress)
+        outcome = run() if resume is None else _resumed(resume, run, density, data, method, key, rows)
     if lacking := density.structure.of_prior - set(outcome.draws):
         density = density.without(lacking)
     if method.kind == "prior":
         return Fit(density, method, Layout.of(x, data.x), outcome, seconds)
     absent = absent_classes(density.structure.response, data.y)
     return Fit(density, method, Layout.of(x, data.x), outcome, seconds, rows, absent, given.counts, seen)
+
+
+def _resumed(
+    folder: str | PathLike[str],
+    run: Callable[..., Outcome],
+    density: Density,
+    data: Data,
+    method: Method,
+    key: Array,
+    rows: str,
+) -> Outcome:
+    """Return the outcome of a run in a folder, which is begun, continued or read."""
+    with held(folder):
+        store = Store(folder, identity(density, data, method, key, rows))
+        if method.draws_chains:  # these are on disk already, and may be continued
+            return run(store=store)
+        return store.outcome(method, partial(run, store=store))

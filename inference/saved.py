@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -29,8 +29,8 @@ from .fingerprint import digest, same_log_density, without_addresses
 from .kinds import response_of
 from .labels import RowCounts
 from .method import Kind, Outcome
-from .reasons import Code, Reason
 from .rows import Rows, Weights
+from .seen import Seen
 from .sites import NumPyroModel, is_weighted, undrawn, unmasked
 from .status import Status
 from .structure import Structure
@@ -50,6 +50,7 @@ class SavedMethod:
     draws_chains: bool
     words: str
     """The method with all settings."""
+    streams: ClassVar[bool] = False
 
     def __repr__(self) -> str:
         return self.words
@@ -57,18 +58,6 @@ class SavedMethod:
     def run(self, *_: Any, **__: Any) -> Outcome:
         """Raise TypeError: settings may be functions, which are not in the file."""
         raise TypeError(f"A method that was read from a file cannot be run. Construct it again: {self.words}.")
-
-
-@dataclass(frozen=True)
-class Seen:
-    """What a fit has seen of one of several observed sites."""
-
-    rows: str | None = None
-    """The digest of the rows of x and of this site; None where it is not known."""
-    absent: tuple[int, ...] = ()
-    """The classes that occur in none of these rows."""
-    counts: RowCounts | None = None
-    """These rows, counted."""
 
 
 @dataclass(frozen=True)
@@ -116,7 +105,7 @@ def write(path: str | os.PathLike[str], parts: Parts, attrs: Mapping[str, Any]) 
         "stats": list(outcome.stats),
         "linearized_at": list(outcome.linearized_at),
         "log_evidence": outcome.log_evidence,
-        "status": [list(map(_reason_to_json, each)) for each in (outcome.status.failures, outcome.status.warnings)],
+        "status": outcome.status.to_json(),
         "method": asdict(_as_saved(parts.method)),
         "observed": list(structure.observed_sites),
         "sites": [[site, list(shape)] for site, shape in structure.sites],
@@ -176,8 +165,7 @@ def read(path: str | os.PathLike[str], model: NumPyroModel) -> Parts:
         raise ValueError(f"{path}: the file is damaged: its digest does not agree with its contents.")
     layout = _layout_from_json(about["layout"])
     structure = _check_model(path, model, about, layout, draws, y)
-    failures, warnings = (tuple(map(_reason_from_json, reasons)) for reasons in about["status"])
-    status, evidence = Status(failures, warnings), about["log_evidence"]
+    status, evidence = Status.from_json(about["status"]), about["log_evidence"]
     outcome = Outcome(draws, status, sample_stats, stats, evidence, linearized_at)
     method, seconds, rows = SavedMethod(**about["method"]), Seconds(*about["seconds"]), about.get("rows")
     absent, counts = tuple(about.get("absent", ())), _counts_from_json(about["counts"])
@@ -269,15 +257,6 @@ def _as_saved(method: Any) -> SavedMethod:
         return method
     words = without_addresses(repr(method))
     return SavedMethod(method.name, method.kind, method.draws_chains, words)
-
-
-def _reason_to_json(reason: Reason) -> list[Any]:
-    return [reason.code, reason.words, dict(reason.numbers)]
-
-
-def _reason_from_json(saved: list[Any]) -> Reason:
-    code, words, numbers = saved
-    return Reason(Code(code), words, numbers)
 
 
 def _first(draws: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:

@@ -1,5 +1,6 @@
 """Checks of the numbers of x and y against the precision in which a model computes with them."""
 
+from functools import partial
 from typing import Any
 
 import jax
@@ -7,12 +8,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from .rows import Rows
+from .stored import check_in_parts, in_parts
 from .words import index_in_words
 
 SAMPLED_ROWS = 1_000
 """The number of rows from which the means and standard deviations of columns are estimated."""
 ROUNDED = 0.01
 """The largest acceptable rounding error of y, as a share of its standard deviation."""
+CURE = "Divide by the standard deviation first."
 
 
 def check_offsets(x: Rows) -> None:
@@ -26,12 +29,12 @@ def check_offsets(x: Rows) -> None:
         x: rows in the precision in which they were passed: float32 may round a whole column to one number.
     """
     for path, leaf in jax.tree.leaves_with_path(x):
-        array, dtype = np.asarray(leaf), _real_type(leaf)
-        if array.dtype == bool or len(array) < 2:
+        dtype = _real_type(leaf)
+        if leaf.dtype == bool or len(leaf) < 2:
             continue
-        sample = _sampled(array)
+        sample = _sampled(leaf)
         mean, width = sample.mean(0), np.ptp(sample, axis=0)
-        kind, spread = ("sd", sample.std(0)) if array.dtype.kind not in "iu" else ("range", width)
+        kind, spread = ("sd", sample.std(0)) if leaf.dtype.kind not in "iu" else ("range", width)
         limit = 1 / np.sqrt(jnp.finfo(dtype).eps)
         bad = np.flatnonzero((width > 0) & (np.abs(mean) > limit * spread))
         if bad.size:
@@ -51,28 +54,33 @@ def check_scales(name: str, rows: Rows) -> None:
         rows: rows in the precision in which they were passed: float32 may round a whole column to 0.
     """
     for path, leaf in jax.tree.leaves_with_path(rows):
-        array, dtype = np.asarray(leaf), jnp.promote_types(_real_type(leaf), float)
-        if array.dtype.kind in "biu" or not array.size:
+        dtype = jnp.promote_types(_real_type(leaf), float)
+        if leaf.dtype.kind in "biu" or not leaf.size:
             continue
-        info = jnp.finfo(dtype)
-        largest, least = float(info.max) ** 0.5, float(info.tiny) ** 0.5
-        cure = "Divide by the standard deviation first."
-        with np.errstate(over="ignore"):
-            is_suspect = not float(np.vdot(array, array)) <= largest**2  # one fast pass; may be a false alarm
-        if is_suspect and max(array.max(), -array.min()) > largest:
-            index = np.unravel_index(np.abs(array).argmax(), array.shape)
-            raise ValueError(
-                f"{name}{jax.tree_util.keystr(path)}{index_in_words(index)}: expected numbers up to {largest:.2g}, "
-                f"whose squares are finite in {dtype}; got {array[index]:.4g}. {cure}"
-            )
-        highest = np.abs(_sampled(array)).max(0)
+        of_leaf = f"{name}{jax.tree_util.keystr(path)}"
+        check_in_parts(partial(_check_largest, of_leaf, dtype), leaf, f"checking {name}")
+        least = float(jnp.finfo(dtype).tiny) ** 0.5
+        highest = np.abs(_sampled(leaf)).max(0)
         for column in np.flatnonzero((highest > 0) & (highest < least)) if name == "x" else ():
-            most = float(np.abs(array.reshape(len(array), -1)[:, column]).max())
+            parts = (np.asarray(part).reshape(len(part), -1)[:, column] for _, part in in_parts(leaf))
+            most = max(float(np.abs(part).max()) for part in parts)
             if most < least:
                 raise ValueError(
-                    f"{name}{jax.tree_util.keystr(path)}, column {column}: expected numbers of at least {least:.2g}, "
-                    f"whose squares are not 0 in {dtype}; got {most:.4g} at most. {cure}"
+                    f"{of_leaf}, column {column}: expected numbers of at least {least:.2g}, whose squares are not 0 in "
+                    f"{dtype}; got {most:.4g} at most. {CURE}"
                 )
+
+
+def _check_largest(name: str, dtype: Any, leaf: Any) -> None:
+    array, largest = np.asarray(leaf), float(jnp.finfo(dtype).max) ** 0.5
+    with np.errstate(over="ignore"):
+        is_suspect = not float(np.vdot(array, array)) <= largest**2  # one fast pass; may be a false alarm
+    if is_suspect and max(array.max(), -array.min()) > largest:
+        index = np.unravel_index(np.abs(array).argmax(), array.shape)
+        raise ValueError(
+            f"{name}{index_in_words(index)}: expected numbers up to {largest:.2g}, whose squares are finite in "
+            f"{dtype}; got {array[index]:.4g}. {CURE}"
+        )
 
 
 def check_rounding(y: Rows, name: str = "y") -> None:
@@ -83,22 +91,22 @@ def check_rounding(y: Rows, name: str = "y") -> None:
         name: what they are called.
     """
     for leaf in jax.tree.leaves(y):
-        sample, dtype = _sampled(np.asarray(leaf)), _real_type(leaf)
+        sample, dtype = _sampled(leaf), _real_type(leaf)
         mean, spread = np.abs(sample.mean(0)), sample.std(0)
         limit = ROUNDED / float(jnp.finfo(dtype).eps)
         bad = np.flatnonzero((np.ptp(sample, axis=0) > 0) & (mean > limit * spread))
         if bad.size:
             column = bad[0]
             raise ValueError(
-                f"{name}{f', column {column}' if np.ndim(leaf) > 1 else ''}: expected |mean| < {limit:,.0f} sd in "
+                f"{name}{f', column {column}' if leaf.ndim > 1 else ''}: expected |mean| < {limit:,.0f} sd in "
                 f"{dtype}; got mean {mean[column]:.4g}, sd {spread[column]:.4g}. They would be rounded to multiples of "
                 f"{mean[column] * float(jnp.finfo(dtype).eps):.2g}. Subtract the mean first."
             )
 
 
-def _sampled(array: np.ndarray) -> np.ndarray:
+def _sampled(leaf: Any) -> np.ndarray:
     """Return a sample of the rows, (rows, columns), in float64."""
-    sample = array[:: max(1, len(array) // SAMPLED_ROWS)]
+    sample = np.asarray(leaf[:: max(1, len(leaf) // SAMPLED_ROWS)])
     return sample.reshape(len(sample), -1).astype(np.float64)
 
 

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
@@ -51,6 +51,15 @@ class Status:
         """Return the status with every reason attributed to a named part of a fit."""
         failures, warnings = (tuple(r.within(part) for r in reasons) for reasons in (self.failures, self.warnings))
         return Status(failures, warnings)
+
+    def to_json(self) -> list[list[Any]]:
+        """Return the status as JSON has it."""
+        return [[reason.to_json() for reason in reasons] for reasons in (self.failures, self.warnings)]
+
+    @classmethod
+    def from_json(cls, saved: list[list[Any]]) -> "Status":
+        """Return the status that `to_json` gave."""
+        return cls(*(tuple(map(Reason.from_json, reasons)) for reasons in saved))
 
     def __add__(self, other: "Status") -> "Status":
         """Return a status with the reasons of both."""

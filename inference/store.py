@@ -1,36 +1,53 @@
-"""Runs on disk: draws, written block by block, and the state from which a run is continued.
+"""Runs on disk: what was computed, written as a run goes, and the state from which it is continued.
 
-A run is a folder: ``run.json`` describes the run, ``*.bin`` are the draws, one file per site or statistic, and
-``state.npz`` is the state of the chains after the last finished block. The draws of a block are appended first, then
-the state is replaced atomically: whenever a process ends, the folder contains every finished block. It contains no
-code.
+A run is a folder: ``run.json`` describes the run, and each other file is replaced as a whole or only appended to.
+
+- ``descent.npz`` is the state of an optimiser or, once it has ended, its result; see `Checkpoint`.
+- ``*.bin`` are the draws of chains, one file per site or statistic, and ``state.npz`` is the state of the chains after
+  the last finished block. The draws of a block are appended first, then the state is replaced.
+- ``outcome.npz`` is the result of a method without chains. That of chains is computed from their draws.
+
+The files of a part of a method, such as the descent by which chains find their starting points, have the name of the
+part in front. So whenever a process ends, the folder is that of a run that can be continued. It contains no code.
 """
 
 import json
 import os
 import re
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from copy import copy
 from pathlib import Path
 from typing import Any
-from zipfile import BadZipFile
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from .checkpoint import Checkpoint, leaves_of
 from .density import Density
 from .files import atomic_write
-from .fingerprint import digest, log_density_at_random, same_log_density, without_addresses
+from .fingerprint import (
+    digest,
+    key_in_words,
+    log_density_at_random,
+    same_log_density,
+    settings_in_words,
+    without_addresses,
+)
+from .method import Outcome
 from .rows import Data, Rows
+from .status import Status
+from .stored import is_stored
 
 if sys.platform != "win32":
     import fcntl
 
-VERSION = 1
+VERSION = 2
 """The version of the format of the folder."""
+DENSITY_ROWS = 256
+"""The largest number of rows at which the density of a model is compared with that of a run."""
 Identity = Mapping[str, str | float]
 
 
@@ -64,7 +81,7 @@ def held(path: str | os.PathLike[str]) -> Iterator[None]:
 
 
 class Store:
-    """A run of chains in a folder: a new one where the folder is empty or missing, else the one in it.
+    """A run in a folder: a new one where the folder is empty or missing, else the one in it.
 
     Args:
         path: the folder.
@@ -75,18 +92,19 @@ class Store:
     """
 
     def __init__(self, path: str | os.PathLike[str], identity: Identity) -> None:
-        self.path = Path(path)
+        self.path, self.part = Path(path), ""
         self.path.mkdir(parents=True, exist_ok=True)
         self.done = self.num_draws = 0
         self.arrays: list[dict[str, Any]] = []
-        self._leaves: list[np.ndarray] = []
-        about = self.path / "run.json"
+        self._leaves: dict[str, np.ndarray] = {}
+        about, others = self.path / "run.json", [file.name for file in self.path.iterdir()]
         if about.exists():
             self._open(about, identity)
-        elif any(self.path.iterdir()):
+        elif set(others) - {"run.partial.json"}:  # of a process that ended as it began
             raise ValueError(f"resume: expected an empty folder or one with a run; {self.path} contains other files.")
         else:
             self._identity = dict(identity)
+            self._describe()
 
     def _open(self, about: Path, identity: Identity) -> None:
         try:
@@ -97,35 +115,53 @@ class Store:
             raise ValueError(
                 f"resume: {self.path} has format {saved.get('version')}; this release of flatprior reads {VERSION}."
             )
-        for name, now in identity.items():
-            if not _same(saved["identity"].get(name), now):
+        for name in dict.fromkeys([*identity, *saved["identity"]]):
+            then, now = saved["identity"].get(name), identity.get(name)
+            if not _same(then, now):
                 raise ValueError(
-                    f"resume: {self.path} contains a run with another {name}: expected "
-                    f"{saved['identity'].get(name)}; got {now}. Give another folder, or remove this one."
+                    f"resume: {self.path} contains a run with another {name}: expected {then}; got {now}. Give another "
+                    f"folder, or remove this one.{_why(name, then, now)}"
                 )
         self._identity, self.arrays = saved["identity"], saved["arrays"]
-        state = self.path / "state.npz"
-        if not state.exists():
-            return  # ended before its first block
-        try:
-            with state.open("rb") as stream, np.load(stream, allow_pickle=False) as leaves:
-                self.done, self.num_draws = int(leaves["done"]), int(leaves["kept"])
-                self._leaves = [leaves[f"leaf{i}"] for i in range(len(leaves.files) - 2)]
-        except (ValueError, OSError, KeyError, EOFError, BadZipFile) as error:
-            raise ValueError(f"resume: {state} is damaged ({error}). Remove the folder to begin again.") from error
+        state = self.checkpoint("state").read()
+        if state is None:
+            return  # ended before its first draws
+        self._leaves, self.done, self.num_draws = state.arrays, state.about["done"], state.about["kept"]
         for i, array in enumerate(self.arrays):
             size, file = self.num_draws * self._bytes(array), self._file(i)
             if not file.exists() or file.stat().st_size < size:
                 raise ValueError(f"resume: {file} is shorter than its run. Remove the folder.")
             os.truncate(file, size)  # the draws of an unfinished block
 
+    def within(self, part: str) -> "Store":
+        """Return the same store for a part of the method, whose checkpoints have names of their own."""
+        inner = copy(self)
+        inner.part = f"{self.part}{part}-"
+        return inner
+
+    def checkpoint(self, name: str) -> Checkpoint:
+        """Return a checkpoint of this part of the method, by its name."""
+        return Checkpoint(self.path / f"{self.part}{name}.npz")
+
+    def outcome(self, method: Any, run: Callable[[], Outcome]) -> Outcome:
+        """Return the outcome of a method, from disk or, if it has not finished, by running it.
+
+        Args:
+            method: the method, with all settings.
+            run: a function that returns the outcome, which is then on disk unless it was interrupted.
+        """
+        checkpoint, settings = self.checkpoint("outcome"), settings_in_words(method)
+        saved = checkpoint.read()
+        if saved is not None and saved.about["settings"] == settings:
+            return _outcome_from(saved.arrays, saved.about)
+        outcome = run()
+        if not outcome.status.is_interrupted:
+            checkpoint.write(*_as_contents(outcome, {"settings": settings}))
+        return outcome
+
     def restore(self, template: Any) -> Any:
         """Return the state of the chains, with the structure and the devices of another state."""
-        leaves, tree = jax.tree.flatten(template)
-        shapes = [_as_numpy(leaf).shape for leaf in leaves]
-        if [leaf.shape for leaf in self._leaves] != shapes:
-            raise ValueError(f"resume: the state in {self.path} does not fit the method. Remove the folder.")
-        return jax.tree.unflatten(tree, [_like(leaf, saved) for leaf, saved in zip(leaves, self._leaves, strict=True)])
+        return self.checkpoint("state").restore(template, self._leaves)
 
     def append(self, draws: Mapping[str, np.ndarray], stats: Mapping[str, np.ndarray], state: Any, done: int) -> None:
         """Append the draws of a block, (chain, draw, ...), and write the state of the chains after `done` steps."""
@@ -136,17 +172,18 @@ class Store:
                 {"kind": kind, "name": name, "dtype": value.dtype.str, "shape": [value.shape[0], *value.shape[2:]]}
                 for kind, name, value in named
             ]
-            about = {"version": VERSION, "identity": self._identity, "arrays": self.arrays}
-            atomic_write(self.path / "run.json", lambda file: file.write_text(json.dumps(about, indent=1)))
+            self._describe()
         for i, (_, _, value) in enumerate(named):
             with self._file(i).open("ab") as file:
                 file.write(np.ascontiguousarray(np.swapaxes(value, 0, 1)).tobytes())
                 file.flush()
                 os.fsync(file.fileno())
         self.done, self.num_draws = done, self.num_draws + named[0][2].shape[1]
-        leaves = {f"leaf{i}": _as_numpy(leaf) for i, leaf in enumerate(jax.tree.leaves(state))}
-        numbers = {"done": np.array(done), "kept": np.array(self.num_draws)}
-        atomic_write(self.path / "state.npz", lambda file: np.savez(file, allow_pickle=False, **leaves, **numbers))
+        self.checkpoint("state").write(leaves_of(state), {"done": done, "kept": self.num_draws})
+
+    def _describe(self) -> None:
+        about = {"version": VERSION, "identity": self._identity, "arrays": self.arrays}
+        atomic_write(self.path / "run.json", lambda file: file.write_text(json.dumps(about, indent=1)))
 
     def read(self, num_samples: int) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
         """Return the first draws and statistics, shaped (chain, draw, ...), as views of the files without a copy."""
@@ -165,13 +202,22 @@ class Store:
         return int(np.prod(array["shape"])) * np.dtype(array["dtype"]).itemsize
 
 
-def identity(density: Density, data: Data, method: Any, key: Array) -> Identity:
-    """Return the identity of a run: everything except the number of draws, which can be increased."""
+def identity(density: Density, data: Data, method: Any, key: Array, rows: str) -> Identity:
+    """Return the identity of a run: everything except the settings in which it can be continued (`Method.growing`).
+
+    Args:
+        density: the density.
+        data: n rows.
+        method: the method.
+        key: the key of the run.
+        rows: a digest of the rows, which stands for those that are not in memory.
+    """
     name = getattr(density.model, "__qualname__", None) or repr(density.model)
-    settings = re.sub(r"num_samples=\d+(, )?", "", repr(method))
+    every = max(1, -(-data.num_rows // DENSITY_ROWS))
+    some = data.take(np.arange(0, data.num_rows, every))
     return {
         "model": f"{without_addresses(name)} with {density.structure.latents}",
-        "method": without_addresses(settings),
+        **settings_in_words(method, without=method.growing),
         "x": _in_words(data.x),
         "y": _in_words(data.y),
         **{
@@ -179,36 +225,59 @@ def identity(density: Density, data: Data, method: Any, key: Array) -> Identity:
             for name, each in (("weights", data.weights), ("known", data.known))
             if each is not None
         },
-        "key": f"{jax.random.key_impl(key)} {np.asarray(jax.random.key_data(key)).tolist()}",
-        "density": log_density_at_random(density.model, data.x, data.y),  # last: it depends on the others
+        **({"rows": rows} if data.is_stored else {}),
+        "key": key_in_words(key),
+        "density": log_density_at_random(density.model, some.x, some.y),  # last: it depends on the others
     }
 
 
-def _same(then: Any, now: str | float) -> bool:
+def _why(name: str, then: Any, now: Any) -> str:
+    """Return why a setting cannot be changed, where that is not obvious."""
+    without = [re.sub(r"\bnum_steps=\d+", "", str(words)) for words in (then, now)]
+    if name != "method" or without[0] != without[1]:
+        return ""
+    return (
+        " num_steps can be increased only with an optimizer of your own and without validation rows: the learning rate "
+        "of the default is annealed over num_steps, and validation rows are scored after each hundredth of them."
+    )
+
+
+def _same(then: Any, now: Any) -> bool:
     if isinstance(then, float) and isinstance(now, float):
         return same_log_density(then, now)
     return bool(then == now)
 
 
 def _in_words(rows: Rows) -> str:
-    """Return the types and shapes of a pytree of arrays, and a digest of their values."""
+    """Return the types and shapes of a pytree of arrays, and a digest of their values where all are in memory."""
     leaves = jax.tree.leaves(rows)
     shapes = ", ".join(f"{leaf.dtype}{list(leaf.shape)}" for leaf in leaves)
+    if is_stored(rows):
+        return shapes
     return f"{shapes} {digest(('', leaf) for leaf in leaves)[:16]}"
 
 
-def _is_key(leaf: Any) -> bool:
-    return isinstance(leaf, jax.Array) and jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+ARRAYS = ("draws", "sample_stats", "stats", "linearized_at")
+"""The parts of an outcome that are arrays by name."""
 
 
-def _as_numpy(leaf: Any) -> np.ndarray:
-    return np.asarray(jax.random.key_data(leaf) if _is_key(leaf) else leaf)
+def _as_contents(outcome: Outcome, about: Mapping[str, Any]) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    """Return the arrays of an outcome, each without the axes along which it repeats, and the rest as JSON."""
+    arrays, shapes = {}, {}
+    for kind in ARRAYS:
+        for name, value in getattr(outcome, kind).items():
+            array = np.asarray(value)
+            repeats = [slice(0, 1) if stride == 0 else slice(None) for stride in array.strides]
+            arrays[f"{kind}/{name}"], shapes[f"{kind}/{name}"] = array[tuple(repeats)], list(array.shape)
+    rest = {"shapes": shapes, "status": outcome.status.to_json(), "log_evidence": outcome.log_evidence}
+    return arrays, {**about, **rest}
 
 
-def _like(leaf: Any, saved: np.ndarray) -> Any:
-    """Return a saved leaf as an array of the type and on the devices of another."""
-    if _is_key(leaf):
-        return jax.device_put(
-            jax.random.wrap_key_data(jnp.asarray(saved), impl=jax.random.key_impl(leaf)), leaf.sharding
-        )
-    return jax.device_put(saved.astype(leaf.dtype), leaf.sharding) if isinstance(leaf, jax.Array) else saved
+def _outcome_from(arrays: Mapping[str, np.ndarray], about: Mapping[str, Any]) -> Outcome:
+    """Return the outcome of which `_as_contents` gave the contents."""
+    parts: dict[str, dict[str, np.ndarray]] = {kind: {} for kind in ARRAYS}
+    for path, array in arrays.items():
+        kind, _, name = path.partition("/")
+        shape = tuple(about["shapes"][path])
+        parts[kind][name] = array if array.shape == shape else np.broadcast_to(array, shape)
+    return Outcome(status=Status.from_json(about["status"]), log_evidence=about["log_evidence"], **parts)

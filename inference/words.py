@@ -10,6 +10,7 @@ from numpyro.distributions import Distribution, constraints
 
 from .distributions import Affine, IntegerInterval, takes_intervals
 from .sites import element
+from .stored import number_of
 
 
 def title(d: Distribution) -> str:
@@ -42,9 +43,9 @@ def in_words(support: constraints.Constraint) -> str:
 
 
 def index_in_words(index: Any) -> str:
-    """Return a description of an index into an array of rows."""
+    """Return a description of an index into an array of rows, or into the part of them that is being checked."""
     row, *rest = map(int, index)
-    return f", row {row}" + (f", column {rest[0]}" if rest else "")
+    return f", row {number_of(row)}" + (f", column {rest[0]}" if rest else "")
 
 
 def shapes_in_words(shapes: tuple[tuple[int, ...], ...]) -> str:

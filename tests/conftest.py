@@ -17,7 +17,7 @@ import pytest
 from jax import Array
 
 from flatprior.inference import Fit, fit
-from flatprior.models import MLP, fan_in
+from flatprior.models import MLP, censored, fan_in
 
 from .compile_seconds import CompileSeconds
 from .tables import MODELS, NUM_ROWS, CommonFit, FindProblem, method_of
@@ -110,6 +110,11 @@ def data_sets() -> dict[str, tuple[np.ndarray, np.ndarray]]:
     signal = x @ [1.0, -0.5] + 0.3
     gumbel = rng.gumbel(size=(NUM_ROWS, 3))
     tokens = np.random.default_rng(22).integers(0, 3, size=(NUM_ROWS, 4))
+    pairs = np.stack([signal, -signal], axis=1) + np.random.default_rng(23).normal(size=(NUM_ROWS, 2)) @ [
+        [1, 0.5],
+        [0, 1],
+    ]
+    times = np.exp(signal) * np.random.default_rng(24).weibull(1.5, NUM_ROWS)
     return {
         "binary": (x, (signal + rng.logistic(size=NUM_ROWS) > 0).astype(int)),
         "classes": (x, np.argmax(np.outer(signal, [-0.5, 0.0, 0.5]) + gumbel, axis=1)),
@@ -117,6 +122,8 @@ def data_sets() -> dict[str, tuple[np.ndarray, np.ndarray]]:
         "counts": (x, rng.poisson(np.exp(signal))),
         "positive": (x, np.exp(signal + 0.4 * rng.normal(size=NUM_ROWS))),
         "shares": (x, rng.beta(4 / (1 + np.exp(-signal)), 4 / (1 + np.exp(signal)))),
+        "vectors": (x, pairs),
+        "bounds": (x, censored(np.minimum(times, 2.0), times < 2.0)),
         "tokens": (tokens[:, :-1], np.where(np.arange(3 * NUM_ROWS).reshape(-1, 3) % 10 == 9, -1, tokens[:, 1:])),
     }
 

@@ -32,6 +32,20 @@ class Bug(NamedTuple):
 
 BUGS = [
     Bug(
+        "the total variation is not halved",
+        "inference/criticism/distance.py",
+        "np.abs(one.astype(float) - other).sum(axis=-1) / 2",
+        "np.abs(one.astype(float) - other).sum(axis=-1)",
+        "test_distance.py",
+    ),
+    Bug(
+        "sets of different sizes are compared by the quantiles of one",
+        "inference/criticism/distance.py",
+        "other[ends[:-1] // s]",
+        "other[np.minimum(ends[:-1] // t, t - 1)]",
+        "test_distance.py",
+    ),
+    Bug(
         "weights replace those of a scale handler",
         "inference/handlers.py",
         'msg["scale"] = self.weights if msg["scale"] is None else msg["scale"] * self.weights',
@@ -665,7 +679,7 @@ def outcome(bug: Bug) -> str:
         shutil.copytree(ROOT / "tests", copy / "tests", ignore=shutil.ignore_patterns("__pycache__"))
         shutil.copy(ROOT / "pyproject.toml", copy)
         package = copy / "flatprior"  # a package of that name comes before the installed one, which has no __init__
-        for part in ("models", "inference", "command"):
+        for part in ("models", "inference", "tables", "command"):
             shutil.copytree(ROOT / part, package / part, ignore=shutil.ignore_patterns("__pycache__"))
         (package / "__init__.py").touch()
         file = package / bug.file

@@ -17,12 +17,15 @@ from flatprior.models import (
     Beta,
     Categorical,
     CategoricalSequence,
+    Censored,
     Exponential,
     Gamma,
+    Independent,
     Lift,
     LogNormal,
     Mixture,
     Model,
+    MultivariateNormal,
     NegativeBinomial,
     Normal,
     Ordinal,
@@ -103,6 +106,9 @@ MODELS: dict[str, tuple[Model, str]] = {
     "Beta": (Model(MLP(), Beta(20.0)), "shares"),
     "Ordinal": (Model(MLP(), Ordinal(3)), "classes"),
     "Mixture": (Model(MLP(), Mixture(Normal(0.5), 2)), "real"),
+    "Independent": (Model(MLP(), Independent(Normal(dist.HalfNormal(1.0)), 2)), "vectors"),
+    "MultivariateNormal": (Model(MLP(), MultivariateNormal(2)), "vectors"),
+    "Censored": (Model(MLP(), Censored(Weibull(1.5)), gaussian(1.0)), "bounds"),
 }
 LONG = (
     "NegativeBinomial",
@@ -115,6 +121,7 @@ LONG = (
     "Beta",
     "Ordinal",
     "Mixture",
+    "Independent",
 )
 """The models that only the slow tests fit: by default `test_observations.py` has their distributions."""
 """Every observation, and every kind of network: `MLP`, and what a `Lift` makes of a module."""
@@ -125,7 +132,7 @@ LAST: dict[str, str] = {
     "Normal, learned scale": "w1",
     "Normal, scale of the network": "[wb]2",
     "Poisson": "w1",
-    **dict.fromkeys(LONG, "w1"),
+    **dict.fromkeys((*LONG, "MultivariateNormal", "Censored"), "w1"),
     "CategoricalSequence": "head.*",
     "Lift": "layers.2.*",
     "hierarchical": "offset",

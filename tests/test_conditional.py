@@ -181,8 +181,6 @@ def test_it_is_read_from_a_file_and_its_chains_from_a_folder(result: Fit, x_y: A
         for site, draws in result.draws.items():
             np.testing.assert_array_equal(draws, stored.draws[site], err_msg=site)
     assert isinstance(stored.draws["w2"].base, np.memmap)
-    with pytest.raises(ValueError, match=r"resume: expected a method of chains.*got Conditional"):
-        fit(MODEL, METHODS["Laplace"], *x_y, key=0, progress=False, resume=tmp_path / "other")
 
 
 def groups(x: Array, y: Array | None = None) -> None:

@@ -26,6 +26,7 @@ from flatprior.models import (
     Model,
     Normal,
 )
+from flatprior.models.censored import CensoredDistribution
 
 from .tables import KINDS, LEADING, LONG, METHODS, MODELS, NUM_STEPS, CommonFit, FindProblem, method_of
 
@@ -45,7 +46,7 @@ EXISTS: dict[str, set[str]] = {
     "Poisson": NUMBERS,
     "CategoricalSequence": {"probs"},
     "Lift": {"mean", "variance", "probs"},
-    **dict.fromkeys(LONG, NUMBERS),
+    **dict.fromkeys((*LONG, "MultivariateNormal", "Censored"), NUMBERS),
     "Ordinal": {"probs", "cdf", "quantile"},
 }
 """Model -> the summaries of its predictive distribution that exist: classes have no moments, and no order of theirs."""
@@ -54,6 +55,11 @@ COUNTS = ("dictionary", "Poisson", "NegativeBinomial", "ZeroInflated", "Ordinal"
 BINARY = ("Bernoulli", "Lift")
 CLASSES = ("Categorical", "CategoricalSequence", "Ordinal")
 """Models whose y is one of three classes, or a row of such."""
+
+
+def points(name: str, y: np.ndarray) -> np.ndarray:
+    """Values of y at which predictions are asked: where y is bounds, the lower ones."""
+    return y[:, 0] if name == "Censored" else y
 
 
 QUICK = ("Laplace", "Prior")
@@ -111,20 +117,26 @@ def components(common_fit: CommonFit, problem: FindProblem) -> Callable[[str, st
         result, (model, x, y) = common_fit(name, method), problem(name)
         at = result.outcome.linearized_at
         model = linearized(model, at) if at else model  # by which Laplace predicts, where the model is a network
-        x, y = jax.tree.map(jnp.asarray, (x, y))
+        handlers, y_of_model = numpyro.handlers, result.structure.response.site
 
-        def one(weights: Any) -> dict[str, Array]:
-            handlers = numpyro.handlers
-            trace = handlers.trace(handlers.seed(handlers.substitute(model, weights), 0)).get_trace(x)
-            site = trace[result.structure.response.site]["fn"]
-            values = {"log_prob": site.log_prob(y), **parameters(site)}
+        def one(weights: Any, x: Any, y: Array) -> dict[str, Array]:
+            trace = handlers.trace(handlers.seed(handlers.substitute(model, weights), 0))
+            site, given = (trace.get_trace(x, some)[y_of_model]["fn"] for some in (None, y))
+            values = {"log_prob": given.log_prob(y), **parameters(site)}
             values |= {moment: getattr(site, moment) for moment in ("mean", "variance") if moment in EXISTS[name]}
             return {key: jnp.broadcast_to(value, (len(y), *jnp.shape(value)[1:])) for key, value in values.items()}
 
-        draws = {site: jnp.asarray(value.reshape(-1, *value.shape[2:])) for site, value in result.draws.items()}
-        return jax.tree.map(np.asarray, jax.jit(jax.vmap(one))(draws))
+        draws = {site: value.reshape(-1, *value.shape[2:]) for site, value in result.draws.items()}
+        rows = jax.device_get(jax.tree.map(jnp.asarray, (draws, x, y)))  # in the precision of the fit
+        with jax.enable_x64(result.structure.response.needs_double):  # as scores are; see `log_probs_over_rows`
+            return jax.tree.map(np.asarray, jax.jit(jax.vmap(one, in_axes=(0, None, None)))(*widened(rows)))
 
     return find
+
+
+def widened(rows: Any) -> Any:
+    """The same numbers in the default precision."""
+    return jax.tree.map(lambda leaf: jnp.asarray(leaf, float if leaf.dtype.kind == "f" else leaf.dtype), rows)
 
 
 def parameters(site: Any) -> dict[str, Array]:
@@ -136,6 +148,10 @@ def parameters(site: Any) -> dict[str, Array]:
         return {"gate": site.gate, "rate": site.base_dist.rate}
     if hasattr(site, "class_log_probs"):
         return {"logits": site.class_log_probs}
+    if isinstance(site, dist.MultivariateNormal):
+        return {"loc": site.loc, "scale": jnp.sqrt(jnp.diagonal(site.covariance_matrix, axis1=-2, axis2=-1))}
+    if isinstance(site, dist.Independent | CensoredDistribution):
+        return {key: jnp.broadcast_to(value, site.shape()) for key, value in parameters(site.base_dist).items()}
     shapes = ("df", "concentration", "concentration1", "concentration0")
     return {name: getattr(site, name) for name in ("logits", "loc", "scale", "rate", *shapes) if hasattr(site, name)}
 
@@ -202,7 +218,7 @@ def test_moments_are_those_of_the_mixture_over_draws(result: Fit, name: str, mod
             with pytest.raises(NotImplementedError, match=f"{moment}: y is a class.*probs"):
                 getattr(predictive, moment)
         return
-    assert predictive.mean.shape == predictive.variance.shape == (len(y),)
+    assert predictive.mean.shape == predictive.variance.shape == points(name, y).shape
     np.testing.assert_allclose(predictive.mean, per_draw["mean"].mean(axis=0), rtol=1e-4, atol=1e-5)
     variance = per_draw["variance"].mean(axis=0) + per_draw["mean"].var(axis=0)
     np.testing.assert_allclose(predictive.variance, variance, rtol=1e-4, atol=1e-5)
@@ -225,7 +241,7 @@ SCIPY: dict[str, Callable[[Any], Any]] = {
     "StudentT": lambda d: scipy.stats.t(d["df"], d["loc"], d["scale"]),
     "LogNormal": lambda d: scipy.stats.lognorm(d["scale"], scale=np.exp(d["loc"])),
     "Gamma": lambda d: scipy.stats.gamma(d["concentration"], scale=1 / d["rate"]),
-    "Weibull": lambda d: scipy.stats.weibull_min(d["concentration"], scale=d["scale"]),
+    **dict.fromkeys(("Weibull", "Censored"), lambda d: scipy.stats.weibull_min(d["concentration"], scale=d["scale"])),
     "Exponential": lambda d: scipy.stats.expon(scale=1 / d["rate"]),
     "Beta": lambda d: scipy.stats.beta(d["concentration1"], d["concentration0"]),
 }
@@ -261,6 +277,7 @@ def test_cdf_is_that_of_scipy(result: Fit, name: str, model_x_y: Any, per_draw: 
         with pytest.raises(NotImplementedError):
             result.predict(x).cdf(y)
         return
+    y = points(name, y)
     np.testing.assert_allclose(result.predict(x).cdf(y), scipy_cdf(name, per_draw, y), rtol=1e-4, atol=1e-5)
 
 
@@ -274,7 +291,7 @@ def test_quantile_inverts_cdf(result: Fit, name: str, model_x_y: Any, per_draw: 
         return
     levels = [0.001, 0.1, 0.5, 0.9, 0.999]
     quantiles = predictive.quantile(levels)
-    assert quantiles.shape == (5, len(y))
+    assert quantiles.shape == (5, *points(name, y).shape)
     if name in COUNTS:
         for level, quantile in zip(levels, quantiles, strict=True):
             assert (scipy_cdf(name, per_draw, quantile) >= level - 1e-5).all()
@@ -307,7 +324,7 @@ def test_samples_have_the_moments_of_the_predictive(result: Fit, name: str, mode
     _, x, y = model_x_y
     predictive = result.predict(x)
     sample = np.asarray(predictive.sample(11, (1000,)))
-    assert sample.shape == (1000, *y.shape)
+    assert sample.shape == (1000, *points(name, y).shape)
     assert sample.dtype.kind == ("f" if name not in COUNTS and "quantile" in EXISTS[name] else "i")
     sample = (sample[..., None] == np.arange(3)) if name in CLASSES else sample
     expected = predictive.probs if name in CLASSES else predictive.mean
@@ -356,7 +373,10 @@ def test_to_datatree_names_its_groups_and_dimensions(
     assert {group, "log_likelihood", "observed_data", "constant_data"} <= set(tree.children)
     assert ("sample_stats" in tree.children) == (KINDS[method] == "chain")
     assert tree["log_likelihood"][site].dims == ("chain", "draw", "row")
-    assert tree["observed_data"][site].dims == ("row", "y_dim1")[: y.ndim]
+    names = [f"{site}_lower", f"{site}_upper"] if name == "Censored" else [site]
+    for observed, values in zip(names, y.T if name == "Censored" else [y], strict=True):
+        assert tree["observed_data"][observed].dims == ("row", "y_dim1")[: values.ndim]
+        np.testing.assert_allclose(tree["observed_data"][observed].values, values, rtol=1e-6)
     assert tree.attrs["kind"] == tree[group].attrs["kind"] == result.kind
     assert tree.attrs["status"] == result.status.level
     if name == "Normal, scale of the network":
@@ -467,13 +487,15 @@ def test_scores_of_classes_are_those_of_sklearn(result: Fit, data_sets: Any) -> 
     np.testing.assert_allclose(row["calibration_error"], error, rtol=1e-4)
 
 
-@pairs(*(name for name in NAMES if "quantile" in EXISTS[name] and name not in COUNTS))
+@pairs(*(name for name in NAMES if "quantile" in EXISTS[name] and name not in (*COUNTS, "Censored")))
 def test_scores_of_numbers_are_those_of_sklearn_and_scipy(
     result: Fit, name: str, model_x_y: Any, per_draw: Any
 ) -> None:
     _, x, y = model_x_y
     row = compare({"fit": result}, x, y).to_dataframe().loc["fit"]
-    np.testing.assert_allclose(row["rmse"], root_mean_squared_error(y, result.predict(x).mean), rtol=1e-5)
+    np.testing.assert_allclose(
+        row["rmse"], root_mean_squared_error(y.ravel(), result.predict(x).mean.ravel()), rtol=1e-5
+    )
     transform = scipy_cdf(name, per_draw, y)
     np.testing.assert_allclose(row["coverage"], ((transform >= 0.05) & (transform <= 0.95)).mean(), atol=1e-12)
     levels = np.arange(0.1, 0.95, 0.1)

@@ -11,8 +11,9 @@ import pytest
 
 import flatprior.inference
 import flatprior.models
+import flatprior.tables
 
-PACKAGES = (flatprior.models, flatprior.inference)
+PACKAGES = (flatprior.models, flatprior.inference, flatprior.tables)
 DEFINITIONS = ast.Module | ast.ClassDef | ast.FunctionDef
 
 
@@ -47,5 +48,5 @@ def test_an_example_prints_what_it_shows(name: str) -> None:
     assert not result.failed, "".join(printed)
 
 
-def test_there_are_examples_in_both_packages() -> None:
-    assert {name.split(".")[1] for name in EXAMPLES} == {"models", "inference"}
+def test_there_are_examples_in_every_package() -> None:
+    assert {name.split(".")[1] for name in EXAMPLES} == {"models", "inference", "tables"}

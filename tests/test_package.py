@@ -60,10 +60,10 @@ def test_the_wheel_imports_and_runs_elsewhere(tmp_path: Path) -> None:
 import sys
 sys.path[:0] = [{str(target)!r}]
 sys.path.append({str(dependencies)!r})
-import numpy as np, flatprior.models, flatprior.inference, flatprior.command
+import numpy as np, flatprior.models, flatprior.inference, flatprior.tables, flatprior.command
 from flatprior.inference import MLE, fit
 from flatprior.models import MLP, Model, Normal
-for module in (flatprior.models, flatprior.inference, flatprior.command):
+for module in (flatprior.models, flatprior.inference, flatprior.tables, flatprior.command):
     assert module.__file__.startswith({str(target)!r}), module.__file__
 x = np.linspace(-1.0, 1.0, 9)[:, None]
 line = fit(Model(MLP(), Normal(1.0)), MLE(num_steps=10), x, 2 * x[:, 0], key=0)
@@ -79,7 +79,7 @@ def test_every_subpackage_is_in_the_wheel() -> None:
     listed = set(tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"])
     result = {
         ".".join(("flatprior", *path.parent.relative_to(ROOT).parts))
-        for top in ("models", "inference", "estimators", "command")
+        for top in ("models", "inference", "tables", "estimators", "command")
         for path in (ROOT / top).rglob("__init__.py")
     }
     assert listed == result

@@ -179,6 +179,14 @@ CASES: dict[str, tuple[Callable[[], dist.Distribution], Answers]] = {
         lambda: models.Censored(models.Weibull(1.5)).distribution(jnp.asarray(ETA[:, :1]), {}),
         Answers("numbers", "censored Weibull", {"probs", "mode"}, is_discrete=False),
     ),
+    "independent numbers": (
+        lambda: observed(models.Independent(models.Normal(0.5), 3), ETA),
+        Answers("numbers", "Normal", {"probs", "mode"}, event_shape=(3,), is_discrete=False),
+    ),
+    "correlated numbers": (
+        lambda: observed(models.MultivariateNormal(3), ETA),
+        Answers("numbers", "MultivariateNormal", {"probs", "mode"}, event_shape=(3,), is_discrete=False),
+    ),
     "share": (
         lambda: models.Beta(5.0).distribution(jnp.asarray(ETA[:, :1]), {}),
         Answers("numbers", "OpenBeta", {"probs", "mode"}, is_discrete=False),
@@ -225,6 +233,7 @@ def test_it_is_a_value(name: str) -> None:
 SAME = (
     ["Bernoulli", "Bernoulli of probabilities"],
     ["Normal", "Normal, masked", "Normal, expanded"],
+    ["MultivariateNormal", "correlated numbers"],
 )
 
 

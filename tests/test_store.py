@@ -19,7 +19,7 @@ import numpyro
 import numpyro.distributions as dist
 import pytest
 
-from flatprior.inference import MAP, MCLMC, NUTS, Fit, fit
+from flatprior.inference import MCLMC, NUTS, Fit, fit
 from flatprior.inference.methods import chains, nuts
 from flatprior.inference.store import held
 from flatprior.models import MLP, Bernoulli, Lift, Model, gaussian
@@ -169,7 +169,7 @@ def without_run(folder: Path) -> None:
 
 SPOILT = {
     "damaged json": (spoil_json, "run.json is damaged"),
-    "a future format": (of_the_future, "has format 99; this release of flatprior reads 1"),
+    "a future format": (of_the_future, "has format 99; this release of flatprior reads 2"),
     "damaged state": (spoil_state, "state.npz is damaged"),
     "draws cut short": (cut_short, "000.bin is shorter than its run"),
     "other files": (without_run, "contains other files"),
@@ -232,11 +232,6 @@ def test_models_that_are_alike_in_words_are_distinguished_by_their_density(
     with pytest.raises(ValueError, match="with another density: expected -"):
         run(rows, 5, tmp_path, model=other)
     assert_same(run(rows, 5, tmp_path, model=one), first)
-
-
-def test_a_point_has_nothing_to_resume(rows: Rows, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="expected a method of chains"):
-        fit(LOGISTIC, MAP(), *rows, key=0, resume=tmp_path)
 
 
 WORKER = """

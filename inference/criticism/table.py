@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import get_args
 
 import numpy as np
@@ -30,13 +30,23 @@ COLUMNS = {
     "rps": ("RPS", "{:.4f}"),
     "coverage": ("90% covers", "{:.1%}"),
     "calibration_error": ("calibration error", "{:.3f}"),
+    "agreement": ("agreement", "{:.1%}"),
+    "agreement_se": ("se", "{:.1%}"),
+    "total_variation": ("total variation", "{:.3f}"),
+    "total_variation_se": ("se", "{:.3f}"),
+    "w2": ("W2", "{:.3g}"),
+    "w2_se": ("se", "{:.2g}"),
+    "w2_mean": ("W2 of means", "{:.3g}"),
+    "w2_mean_se": ("se", "{:.2g}"),
+    "spread": ("spread ratio", "{:.2f}"),
+    "spread_se": ("se", "{:.2f}"),
     "kind": ("kind", "{}"),
     "status": ("status", "{}"),
     "seconds_compile": ("compile s", "{:.1f}"),
     "seconds_run": ("run s", "{:.1f}"),
 }
 """Column -> (heading, format) of the printed table."""
-PRINTED_BY_SITE = ("elpd", "bits_per_token", "rmse", "accuracy")
+PRINTED_BY_SITE = ("elpd", "bits_per_token", "rmse", "accuracy", "total_variation", "w2_mean")
 """The scores of each of several observed sites that are printed; `Comparison.to_dataframe` has all of them."""
 NOT_BLANK = ("elpd", "elpd_se", "bits", "elpd_diff", "dse")
 """Columns that every row has, in which NaN is printed. In the others it means that there is no such score."""
@@ -52,6 +62,8 @@ class Comparison(Printed):
     """Name of a fit -> log predictive density of each row in nats, (n,); for several keys, their mean."""
     notes: tuple[str, ...]
     """The notes below the table: units, and the reasons of statuses that are not ok."""
+    floor: Mapping[str, float] = field(default_factory=dict)
+    """The distance between two halves of the reference, by measure, with its standard error; empty without one."""
 
     def to_dataframe(self) -> pd.DataFrame:
         """Return the scores, unrounded, one row per fit; `compare` describes the columns."""
@@ -92,7 +104,12 @@ class Entry:
     seconds_run: float
 
 
-def tabulate(entries: Mapping[str, Entry], notes: Sequence[str], weights: np.ndarray | None = None) -> Comparison:
+def tabulate(
+    entries: Mapping[str, Entry],
+    notes: Sequence[str],
+    weights: np.ndarray | None = None,
+    floor: Mapping[str, float] | None = None,
+) -> Comparison:
     """Return the comparison of several entries scored on the same rows, best first; rows may have weights, (n,)."""
     log_probs = {name: _over_keys(entry.log_probs) for name, entry in entries.items()}
     means = {name: mean(values, weights) for name, values in log_probs.items()}
@@ -121,7 +138,7 @@ def tabulate(entries: Mapping[str, Entry], notes: Sequence[str], weights: np.nda
         )
     table = pd.DataFrame(rows, index=order)
     reasons = [f"{name}: {reason}" for name, entry in entries.items() for reason in _reasons(entry)]
-    return Comparison(table[list(columns_of_table(table.columns))], log_probs, (*notes, *reasons))
+    return Comparison(table[list(columns_of_table(table.columns))], log_probs, (*notes, *reasons), floor or {})
 
 
 def _over_keys(log_probs: np.ndarray) -> np.ndarray:

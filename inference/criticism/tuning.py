@@ -235,6 +235,11 @@ class _Given:
     def draws_chains(self) -> bool:
         return self.method.draws_chains
 
+    @property
+    def streams(self) -> bool:
+        """Whether rows may stay on disk; see `Method.streams`."""
+        return False
+
     def run(self, density: Density, data: Data, *, key: Array, progress: bool, store: Store | None = None) -> Outcome:
         """See `Method.run`."""
         data = replace(data, fixed={site: jnp.asarray(value, float) for site, value in self.values})

@@ -154,15 +154,16 @@ def first_points(
 
     Returns:
         Site -> value in unconstrained coordinates, (chain, *shape), and whether a chain begins cold in spite of a
-        descent, (chain,). A resumed run needs only the shapes of the starting points.
+        descent, (chain,).
     """
     start, num_chains = settings.start, settings.num_chains
     if start is not None and not isinstance(start, MAP):
         raise ValueError(f"Expected MAP(...), which has the same density, or None as start; got {start!r}.")
     first = replace(start or MAP(init_strategy=settings.init_strategy), num_restarts=num_chains)
-    if start is None or (store is not None and store.done):
+    if start is None:
         return starting_points(first, density, data, key=key), np.zeros(num_chains, bool)
-    descent = descend(first, density, data, key=key, progress=progress)
+    of_start = None if store is None else store.within("start")
+    descent = descend(first, density, data, key=key, progress=progress, store=of_start)
     if descent.status.is_interrupted:
         raise KeyboardInterrupt
     began_cold = ~(descent.final < descent.losses[:, 0])  # true where either is NaN

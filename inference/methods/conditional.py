@@ -88,9 +88,19 @@ class Conditional:
         return f"{self.method.name} of {', '.join(self.sites)} given the rest by {self.base.name}"
 
     @property
+    def growing(self) -> tuple[str, ...]:
+        """See `Method.growing`: of the settings of `method` alone, never of those of the base."""
+        return tuple(name for name in self.method.growing if name == "num_samples")
+
+    @property
     def draws_chains(self) -> bool:
         """Whether `method` draws Markov chains."""
         return self.method.draws_chains
+
+    @property
+    def streams(self) -> bool:
+        """Whether rows may stay on disk; see `Method.streams`."""
+        return False
 
     def run(self, density: Density, data: Data, *, key: Array, progress: bool, store: Store | None = None) -> Outcome:
         """See `Method.run`.
@@ -101,7 +111,7 @@ class Conditional:
         """
         sites = list(density.structure.latents)
         sampled = self._sampled(sites)
-        base = self.base.run(density, data, key=key, progress=progress)
+        base = self._run_base(density, data, key=key, progress=progress, store=store)
         if base.status.is_interrupted:
             raise KeyboardInterrupt  # there are no draws to return
         base_status = base.status.within(f"In the base, {self.base.name}")
@@ -119,6 +129,13 @@ class Conditional:
         status = base_status + outcome.status.within(f"In {self.method.name} given the base")
         stats = {**outcome.stats, "base_loss": base.stats["loss"]}
         return replace(outcome, status=status, stats=stats, log_evidence=None)
+
+    def _run_base(self, density: Density, data: Data, *, key: Array, progress: bool, store: Store | None) -> Outcome:
+        if store is None:
+            return self.base.run(density, data, key=key, progress=progress)
+        inner = store.within("base")
+        run = partial(self.base.run, density, data, key=key, progress=progress, store=inner)
+        return inner.outcome(self.base, run)
 
     def _sampled(self, sites: list[str]) -> list[str]:
         """Return the sites that match a pattern."""
@@ -156,8 +173,7 @@ def run_given(
         store: the store that the run is written to, if any.
     """
     rest = Density(conditioned(density.model, dependent), density.structure.given(data.fixed))
-    written = {} if store is None else {"store": store}
-    outcome = method.run(rest, data, key=key, progress=progress, **written)
+    outcome = method.run(rest, data, key=key, progress=progress, store=store)
     shape = next(iter(outcome.draws.values())).shape[:2]
     copies = {site: np.broadcast_to(np.asarray(value), (*shape, *value.shape)) for site, value in data.fixed.items()}
     drawn = {**copies, **outcome.draws}

@@ -1,8 +1,10 @@
 """The optimisation of point estimates, from their starting points, in blocks of steps."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, ClassVar, NamedTuple
+from functools import partial
+from typing import Any, ClassVar
 
 import jax
 import numpy as np
@@ -10,6 +12,7 @@ import optax
 from jax import Array
 
 from ..blocks import Run, run_in_blocks
+from ..checkpoint import Checkpoint
 from ..checks import check_positive_integer
 from ..density import Density
 from ..fingerprint import ByValue, fingerprint
@@ -20,8 +23,11 @@ from ..reasons import Code, Reason
 from ..rows import Data, Weights
 from ..start import VALIDATION_KEY
 from ..status import Status
+from ..store import Store
 from ..surface import Surface, surface_of
+from .batches import Batches
 from .optimizer import check_optimizer
+from .progress import Descent, Progress, read_end, read_progress, write_progress
 from .steps import MAX_BLOCK_STEPS, State, Steps
 
 ROWS_TOGETHER = 128
@@ -67,6 +73,16 @@ class PointSettings:
         return hash(fingerprint(self))
 
     @property
+    def growing(self) -> tuple[str, ...]:
+        """See `Method.growing`: the default optimiser and validation rows depend on the total number of steps."""
+        return () if self.optimizer is None or self.validation_fraction else ("num_steps",)
+
+    @property
+    def streams(self) -> bool:
+        """Whether rows may stay on disk: it takes them by batches."""
+        return self.batch_size is not None
+
+    @property
     def num_descents(self) -> int:
         """The number of starting points of the optimiser."""
         return self.num_restarts or 1
@@ -76,31 +92,11 @@ class PointSettings:
         return surface_of(density, data, self.batch_size and max(self.batch_size, ROWS_TOGETHER))
 
 
-class Descent(NamedTuple):
-    """The end points of the optimiser, from all starting points."""
-
-    weights: Weights
-    """The weights by site, in unconstrained coordinates, (restart, *shape)."""
-    losses: np.ndarray
-    """The negative log density in nats before each step, (restart, step); an estimate for batches."""
-    final: np.ndarray
-    """The loss by which restarts are compared, (restart,)."""
-    status: Status
-
-    @property
-    def best(self) -> int:
-        """The restart with the smallest loss."""
-        return int(np.argmin(np.where(np.isfinite(self.final), self.final, np.inf)))
-
-    def member(self, restart: int) -> tuple[Weights, np.ndarray]:
-        """Return the weights of one restart, and its losses, (step,)."""
-        return jax.tree.map(lambda leaf: leaf[restart], (self.weights, self.losses))
-
-
 def steps_of(settings: PointSettings, density: Density, data: Data) -> Steps:
     """Return the compiled steps of an optimiser, from the cache."""
     functions = ByValue(settings.optimizer), ByValue(settings.init_strategy)
-    return program(Steps, density, data, settings.batch_size, settings.num_descents, *functions)
+    num_rows = data.num_rows if data.is_stored else None
+    return program(Steps, density, data, settings.batch_size, settings.num_descents, *functions, num_rows)
 
 
 def starting_points(settings: PointSettings, density: Density, data: Data, *, key: Array) -> Weights:
@@ -119,6 +115,7 @@ def descend(
     progress: bool,
     start: Weights | None = None,
     prior_power: Array | None = None,
+    store: Store | None = None,
 ) -> Descent:
     """Minimise the negative log density from every starting point, with restarts spread over devices.
 
@@ -131,45 +128,72 @@ def descend(
         progress: show a progress bar.
         start: the starting points of the restarts, like `Descent.weights`; by default random ones.
         prior_power: the factor of the log prior in each restart, (restart,); by default 1.
+        store: where the descent is written to, and from where it is continued.
     """
     num_rows, total = data.num_rows, settings.num_steps
     if settings.batch_size is not None and settings.batch_size > num_rows:
         raise ValueError(f"Expected batch_size to be at most {num_rows}, the rows to fit; got {settings.batch_size}.")
+    checkpoint = None if store is None else store.checkpoint("descent")
+    ended = None if checkpoint is None else read_end(checkpoint, total)
+    if ended is not None:
+        return ended
     steps = steps_of(settings, density, data)
-    tracker = _Tracker(settings, steps, density, validation, steps.start(key, data, total, start, prior_power))
-    everywhere = jax.device_put(data, steps.sharding.all) if steps.sharding.mesh.size > 1 else data
+    first = steps.start(key, data, total, start, prior_power)
+    begun = Progress(first) if checkpoint is None else read_progress(checkpoint, first)
+    tracker = _Tracker(settings, steps, density, validation, begun, checkpoint)
+    with _blocks(steps, data, total, key=key, prior_power=prior_power) as block:
+        run: Run[State] = run_in_blocks(
+            block,
+            begun.state,
+            total,
+            done=begun.done,
+            label="MLE" if isinstance(density.model, flat) else "MAP",
+            unit="step" if settings.batch_size is None else "epoch",
+            steps_per_unit=steps.steps_per_epoch(num_rows),
+            progress=progress,
+            describe=lambda state, done: f"loss {np.nanmin(state.last_losses) * num_rows:.4g}",
+            keep_going=tracker.keep_going,
+            align=steps.steps_per_shuffle(num_rows) if settings.batch_size else None,
+            block_steps=min(MAX_BLOCK_STEPS, -(-total // NUM_CHECKS)) if validation is not None else None,
+            max_block_steps=MAX_BLOCK_STEPS,
+        )
+    descent = tracker.descent(run, num_rows)
+    if checkpoint is not None:
+        write_progress(checkpoint, tracker.progress, None if run.ended == "interrupted" else descent)
+    return descent
 
-    def block(state: State, begin: int, end: int) -> State:
-        return steps.advance(state, begin, end, key=key, data=everywhere, num_steps=total, prior_power=prior_power)
 
-    run: Run[State] = run_in_blocks(
-        block,
-        tracker.state,
-        total,
-        label="MLE" if isinstance(density.model, flat) else "MAP",
-        unit="step" if settings.batch_size is None else "epoch",
-        steps_per_unit=steps.steps_per_epoch(num_rows),
-        progress=progress,
-        describe=lambda state, done: f"loss {np.nanmin(state.last_losses) * num_rows:.4g}",
-        keep_going=tracker.keep_going,
-        align=steps.steps_per_shuffle(num_rows) if settings.batch_size else None,
-        block_steps=min(MAX_BLOCK_STEPS, -(-total // NUM_CHECKS)) if validation is not None else None,
-        max_block_steps=MAX_BLOCK_STEPS,
-    )
-    return tracker.descent(run, num_rows)
+@contextmanager
+def _blocks(
+    steps: Steps, data: Data, num_steps: int, *, key: Array, prior_power: Array | None
+) -> Iterator[Callable[[State, int, int], State]]:
+    """Yield the function that takes a block of steps, (state, begin, end) -> state; see `run_in_blocks`."""
+
+    def put(some: Data) -> Data:
+        return jax.device_put(some, steps.sharding.all) if steps.sharding.mesh.size > 1 else jax.device_put(some)
+
+    if data.is_stored and steps.batch_size is not None:
+        with Batches(data, steps.batch_size, num_steps, key, put) as batches:
+            yield partial(steps.advance_on, batches=batches, prior_power=prior_power)
+        return
+    everywhere = put(data) if steps.sharding.mesh.size > 1 else data
+    yield partial(steps.advance, key=key, data=everywhere, num_steps=num_steps, prior_power=prior_power)
 
 
 class _Tracker:
-    """The last finite state of a run and, with validation rows, the weights with the smallest validation loss."""
+    """The progress of a run, in memory and, where there is a checkpoint, on disk."""
 
     def __init__(
-        self, settings: PointSettings, steps: Steps, density: Density, validation: Data | None, state: State
+        self,
+        settings: PointSettings,
+        steps: Steps,
+        density: Density,
+        validation: Data | None,
+        progress: Progress,
+        checkpoint: Checkpoint | None,
     ) -> None:
-        self.settings, self.steps, self.state, self.done = settings, steps, state, 0
+        self.settings, self.steps, self.progress, self.checkpoint = settings, steps, progress, checkpoint
         self.validation = validation
-        self.best: Weights = {}
-        self.best_loss = np.array(np.inf)
-        self.best_step = self.waited = 0
         if validation is not None:
             self.surface = settings.surface(density, validation)
 
@@ -177,36 +201,41 @@ class _Tracker:
         """Return whether a restart is finite and, with validation rows, one has improved within `patience` checks."""
         if not self.steps.is_finite(state).any():
             return False
-        self.state, self.done = state, done
-        return self.validation is None or self._is_improving(done)
+        progress = self.progress._replace(state=state, done=done)
+        self.progress = progress if self.validation is None else self._checked(progress)
+        if self.checkpoint is not None and self.checkpoint.is_due:
+            write_progress(self.checkpoint, self.progress)
+        return self.progress.waited < self.settings.patience
 
-    def _is_improving(self, done: int) -> bool:
-        weights: dict[str, Any] = self.steps.weights(self.state)
+    def _checked(self, progress: Progress) -> Progress:
+        """Return the progress with the weights that predict the validation rows best so far."""
+        weights: dict[str, Any] = self.steps.weights(progress.state)
         losses = np.asarray(self.surface.validation_loss(weights, self.validation))
-        better = losses < self.best_loss
-        if self.best:
+        better = losses < progress.best_loss
+        if progress.best:
             weights = {
-                site: np.where(better.reshape(-1, *(1,) * (value.ndim - 1)), value, self.best[site])
+                site: np.where(better.reshape(-1, *(1,) * (value.ndim - 1)), value, progress.best[site])
                 for site, value in weights.items()
             }
-        self.best, self.best_loss = weights, np.where(better, losses, self.best_loss)
-        self.best_step, self.waited = (done, 0) if better.any() else (self.best_step, self.waited + 1)
-        return self.waited < self.settings.patience
+        best_step, waited = (progress.done, 0) if better.any() else (progress.best_step, progress.waited + 1)
+        best_loss = np.where(better, losses, progress.best_loss)
+        return progress._replace(best=weights, best_loss=best_loss, best_step=best_step, waited=waited)
 
     def descent(self, run: Run[State], num_rows: int) -> Descent:
         """Return the result of a run."""
+        progress = self.progress
         none = np.empty((self.settings.num_descents, 0), jax.dtypes.canonicalize_dtype(float))
         losses = np.concatenate([none, *run.state.losses], axis=1) * num_rows
         status = self._status(run, losses)
-        if self.best and status:
-            stopped = Reason.of(Code.STOPPED_EARLY, step=self.best_step, total=self.settings.num_steps)
+        if progress.best and status:
+            stopped = Reason.of(Code.STOPPED_EARLY, step=progress.best_step, total=self.settings.num_steps)
             status += Status(warnings=(stopped,))
-            weights, final = self.best, self.best_loss
+            weights, final = progress.best, progress.best_loss
         else:
-            weights = self.steps.weights(self.state)
-            last = losses[:, max(0, self.done - self.steps.steps_per_epoch(num_rows)) : max(1, self.done)]
+            weights, done = self.steps.weights(progress.state), progress.done
+            last = losses[:, max(0, done - self.steps.steps_per_epoch(num_rows)) : max(1, done)]
             final = last.mean(axis=1) if last.size else np.full(len(losses), np.inf)  # interrupted at once
-            final = np.where(self.steps.is_finite(self.state), final, np.inf)
+            final = np.where(self.steps.is_finite(progress.state), final, np.inf)
         return Descent(weights, losses, final, status)
 
     def _status(self, run: Run[State], losses: np.ndarray) -> Status:
@@ -214,17 +243,17 @@ class _Tracker:
             return Status(
                 warnings=(Reason.of(Code.INTERRUPTED, done=run.done, total=self.settings.num_steps, unit="steps"),)
             )
-        if run.ended == "stopped" and self.done < run.done:
+        if run.ended == "stopped" and self.progress.done < run.done:
             bad = ~np.isfinite(losses).all(axis=0)
             step = int(np.argmax(bad)) if bad.any() else run.done  # losses are evaluated before the step
             value = losses[:, step].max() if bad.any() else np.nan
             code = Code.NON_FINITE_LOSS if step else Code.NON_FINITE_START
-            return Status(failures=(Reason.of(code, value=value, step=step, last=self.done),))
+            return Status(failures=(Reason.of(code, value=value, step=step, last=self.progress.done),))
         return Status()
 
 
 def split_validation(fraction: float, key: Array, data: Data) -> tuple[Data, Data | None]:
-    """Return the rows to fit and the validation rows, split at random.
+    """Return the rows to fit and the validation rows, split at random. Validation rows are read into memory.
 
     Raises:
         ValueError: when no rows remain to fit.
@@ -235,4 +264,4 @@ def split_validation(fraction: float, key: Array, data: Data) -> tuple[Data, Dat
     if count == data.num_rows:
         raise ValueError(f"validation_fraction={fraction} of {count} rows leaves none to fit.")
     order = np.asarray(jax.random.permutation(jax.random.fold_in(key, VALIDATION_KEY), data.num_rows))
-    return data.take(order[count:]), data.take(order[:count])
+    return data.choose(order[count:]), data.take(order[:count]).on_device()

@@ -13,6 +13,7 @@ from ..method import Kind, Outcome
 from ..reasons import Code, Reason, numbered
 from ..rows import Data
 from ..status import Status
+from ..store import Store
 from .descent import descend, split_validation
 from .finish import Ending, finish
 from .point import MAP, MLE
@@ -44,6 +45,11 @@ class Ensemble:
     _: KW_ONLY
     num_members: int = 10
 
+    @property
+    def streams(self) -> bool:
+        """Whether rows may stay on disk; see `Method.streams`."""
+        return self.base.streams
+
     def __post_init__(self) -> None:
         if not isinstance(self.base, MAP | MLE):
             raise ValueError(f"Ensemble: expected MAP(...) or MLE(...) as base; got {self.base!r}.")
@@ -54,13 +60,19 @@ class Ensemble:
                 f"{self.base.num_restarts}. Set the number of members by num_members."
             )
 
-    def run(self, density: Density, data: Data, *, key: Array, progress: bool) -> Outcome:
+    @property
+    def growing(self) -> tuple[str, ...]:
+        """See `Method.growing`."""
+        return self.base.growing
+
+    def run(self, density: Density, data: Data, *, key: Array, progress: bool, store: Store | None = None) -> Outcome:
         """See `Method.run`."""
         if isinstance(self.base, MLE):
-            return replace(self, base=self.base.as_map).run(density.flattened(), data, key=key, progress=progress)
+            maps = replace(self, base=self.base.as_map)
+            return maps.run(density.flattened(), data, key=key, progress=progress, store=store)
         settings = replace(self.base, num_restarts=self.num_members)
         data, validation = split_validation(settings.validation_fraction, key, data)
-        descent = descend(settings, density, data, validation, key=key, progress=progress)
+        descent = descend(settings, density, data, validation, key=key, progress=progress, store=store)
         stats: dict[str, Any] = {"loss": descent.losses}
         status, is_finite = descent.status, np.isfinite(descent.final)
         if not is_finite.any():  # as the failures report
@@ -77,7 +89,7 @@ class Ensemble:
             if all(end.polished for end in ends.values()):
                 stats["newton_decrement"] = np.array([end.decrement for end in ends.values()])
         surface = settings.surface(density, data)
-        weights = [surface.constrain(u, data) for u in members.values()]
+        weights = [surface.constrain(u, data.few()) for u in members.values()]
         sites = density.structure.latents
         draws = {site: np.stack([np.asarray(each[site]) for each in weights])[None] for site in sites}
         return Outcome(draws, status, stats=stats)

@@ -2,6 +2,7 @@
 
 import math
 import sys
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import jax
@@ -19,9 +20,11 @@ from ..second_order import FEW_WEIGHTS, HESSIAN_WEIGHTS, SecondOrder, second_ord
 from ..status import Status
 from ..surface import Surface
 from .collapse import collapsing
-from .descent import Descent, PointSettings
+from .descent import PointSettings
 from .mode import MAX_GAIN, ROUNDING, is_exact, is_unbounded, no_maximum, not_stationary, quasi_separable, still_falling
+from .progress import Descent
 from .recession import MAX_ENTRIES, examine
+from .representative import representative
 from .scales import prior_conflict, raw_units, saturated
 
 MAX_STEPS = 300
@@ -74,6 +77,10 @@ def best_end(
         key: the key of the descent.
         progress: show progress bars.
     """
+    if data.is_stored:  # one pass through all rows, at the best end point
+        settings = replace(settings, num_restarts=1)
+        u, losses = descent.member(descent.best)
+        return finish(settings, density, u, losses, data, progress=progress)
     indices = np.flatnonzero(np.isfinite(descent.final)).tolist() or [descent.best]
     ends = {i: go_on(settings, density, descent.member(i)[0], data, progress=progress) for i in indices}
     best = min(ends, key=lambda i: ends[i].loss if math.isfinite(ends[i].loss) else math.inf)
@@ -136,6 +143,10 @@ def finish(
         prior_power: the factor of the log prior; see `descend`.
         progress: show a progress bar.
     """
+    if data.is_stored:
+        some = representative(settings.surface(density, data), u, data)
+        loss = some.num_rows * float(settings.surface(density, some).loss(u, some, prior_power))
+        return judge(settings, density, Ending(u, math.inf, loss), losses, some, prior_power, is_sample=True)
     end = go_on(settings, density, u, data, prior_power, progress=progress)
     return end if end.status.is_interrupted else judge(settings, density, end, losses, data, prior_power)
 
@@ -215,10 +226,13 @@ def judge(
     losses: np.ndarray,
     data: Data,
     prior_power: Array | None = None,
+    *,
+    is_sample: bool = False,
 ) -> Ending:
     """Return the point with its status: whether it is a mode, and whether there is one.
 
-    The arguments are those of `finish`.
+    The arguments are those of `finish`. Rows that are a `representative` sample may be separable, or leave directions
+    open, although all rows are not: what depends on that is left out.
     """
     surface = settings.surface(density, data)
     failures = no_maximum(surface, end.u, data, prior_power) or end.no_maximum
@@ -235,11 +249,11 @@ def judge(
             warnings = ()
         elif warnings:
             warnings = raw_units(surface, end.u, data) or warnings
-    if not (failures or warnings):
+    if not (failures or warnings or is_sample):
         failures = quasi_separable(surface, end.u, data)
     status = Status(failures, warnings)
     is_small = data.num_rows * density.structure.num_weights <= MAX_ENTRIES
-    if status.level == "ok" and (settings.polish or settings.batch_size is None or is_small):
+    if status.level == "ok" and not is_sample and (settings.polish or settings.batch_size is None or is_small):
         status = examine(surface, end.u, data, end.minimum if end.polished else None)
     if status.level == "ok" and prior_power is None:
         status = Status(warnings=_disagreement(surface, end, data))

@@ -17,6 +17,7 @@ from ..method import Kind, Outcome
 from ..reasons import Code, Reason
 from ..rows import Data, Weights, in_double
 from ..status import Status
+from ..store import Store
 from ..structure import Structure
 from ..surface import Curvature, PotentialSurface, by_site, known_curvature, potential_surface_of
 from ..tangent import has_hidden_units, tangent
@@ -135,6 +136,7 @@ class Laplace:
     name: ClassVar[str] = "Laplace"
     kind: ClassVar[Kind] = "approximation"
     draws_chains: ClassVar[bool] = False
+    streams: ClassVar[bool] = False
 
     base: MAP = field(default_factory=MAP)
     _: KW_ONLY
@@ -175,7 +177,12 @@ class Laplace:
                 f"Jacobians; got {self.structure!r}."
             )
 
-    def run(self, density: Density, data: Data, *, key: Array, progress: bool) -> Outcome:
+    @property
+    def growing(self) -> tuple[str, ...]:
+        """See `Method.growing`."""
+        return ("num_samples", *self.base.growing)
+
+    def run(self, density: Density, data: Data, *, key: Array, progress: bool, store: Store | None = None) -> Outcome:
         """See `Method.run`.
 
         Raises:
@@ -188,7 +195,7 @@ class Laplace:
         self._check_size(density.structure if of_part is None else of_part.structure)
         known_curvature(density, data, "ggn" if self.structure in MATRIX_FREE else self.curvature)
         key_base, key_draws = jax.random.split(key)
-        descent = descend(self.base, density, data, key=key_base, progress=progress)
+        descent = descend(self.base, density, data, key=key_base, progress=progress, store=store)
         start = descent.member(descent.best)[0]
         fixed: Weights = {}
         if of_part is not None:

@@ -108,6 +108,8 @@ class MCLMC:
     name: ClassVar[str] = "MCLMC"
     kind: ClassVar[Kind] = "chain"
     draws_chains: ClassVar[bool] = True
+    growing: ClassVar[tuple[str, ...]] = ("num_samples",)
+    streams: ClassVar[bool] = False
 
     num_warmup: int = 20_000
     num_samples: int = 200

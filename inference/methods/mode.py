@@ -20,7 +20,7 @@ loss, which must keep falling, is that of all.
 """
 
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -70,7 +70,7 @@ def _separable(surface: Surface, head: Head, u: Weights, data: Data, prior_power
     if structure.response.has_densities(head.data.y):
         return ()
     log_probs, loss_per_row = jax.device_get(head.surface.log_likelihood_and_loss(u, head.data, prior_power))
-    if not (log_probs > -math.log(2)).all():
+    if not (_by_unit_weight(log_probs, head.data) > -math.log(2)).all():
         return ()
     is_saturated = not log_probs.any()  # every probability is rounded to 1, and the loss cannot fall
     sites = [site for site in structure.latents if site in structure.real and head.own[site].any()]
@@ -304,7 +304,7 @@ def _densest_row(surface: Surface, u: Weights, data: Data, values: np.ndarray) -
 
     It is 0 where no density is finite.
     """
-    log_probs = np.array(surface.log_likelihood(u, data), float)
+    log_probs = _by_unit_weight(surface.log_likelihood(u, data), data)
     if data.known is not None:
         known = np.asarray(jax.tree.leaves(data.known)[0])
         log_probs[~known.reshape(len(known), -1).any(axis=1)] = np.nan
@@ -313,6 +313,12 @@ def _densest_row(surface: Surface, u: Weights, data: Data, values: np.ndarray) -
     row = int(np.nanargmax(log_probs))
     nats = log_probs[row] / values.shape[1] + np.log(_spread(values)).mean()
     return math.exp(min(700.0, nats)), row
+
+
+def _by_unit_weight(log_likelihood: Any, data: Data) -> np.ndarray:
+    """Return log p(y_i | x_i, w) of every row, from that times the weight of the row in the data."""
+    values = np.array(log_likelihood, float)
+    return values if data.weights is None else values / np.where(np.asarray(data.weights) > 0, data.weights, 1)
 
 
 def still_falling(losses: Float[np.ndarray, " step"]) -> tuple[Reason, ...]:

@@ -19,10 +19,11 @@ from ..rows import Data, Weights
 from ..sites import NumPyroModel
 from ..status import Status
 from ..surface import Surface
-from .descent import Descent, descend
+from .descent import descend
 from .finish import Ending, finish
 from .mode import MAX_GAIN
 from .point import MAP
+from .progress import Descent
 
 MULTIPLES = tuple(np.geomspace(0.1, 100.0, 19).tolist())
 """The scales of the prior, as multiples of the model's own."""

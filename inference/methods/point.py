@@ -11,9 +11,11 @@ from ..method import Outcome
 from ..reasons import Code, Reason
 from ..rows import Data, Weights
 from ..status import Status
+from ..store import Store
 from .descent import PointSettings, descend, split_validation
 from .finish import best_end, finish
 from .mode import no_maximum
+from .representative import representative
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -58,10 +60,10 @@ class MAP(PointSettings):
 
     name: ClassVar[str] = "MAP"
 
-    def run(self, density: Density, data: Data, *, key: Array, progress: bool) -> Outcome:
+    def run(self, density: Density, data: Data, *, key: Array, progress: bool, store: Store | None = None) -> Outcome:
         """See `Method.run`."""
         data, validation = split_validation(self.validation_fraction, key, data)
-        descent = descend(self, density, data, validation, key=key, progress=progress)
+        descent = descend(self, density, data, validation, key=key, progress=progress, store=store)
         u = descent.member(descent.best)[0]
         surface, stats, status = self.surface(density, data), {"loss": descent.losses}, descent.status
         if status.level == "ok":
@@ -69,8 +71,8 @@ class MAP(PointSettings):
             u, status = end.u, end.status
             stats |= {"newton_decrement": np.asarray(end.decrement)} if end.polished else {}
         elif status:
-            status = Status(no_maximum(surface, u, data), status.warnings)
-        draws = {site: np.asarray(value)[None, None] for site, value in surface.constrain(u, data).items()}
+            status = Status(no_maximum(surface, u, representative(surface, u, data)), status.warnings)
+        draws = {site: np.asarray(value)[None, None] for site, value in surface.constrain(u, data.few()).items()}
         return Outcome(draws, status, stats=stats)
 
 
@@ -88,9 +90,9 @@ class MLE(PointSettings):
         """The same settings for the density under a flat prior."""
         return MAP(**_settings(self))
 
-    def run(self, density: Density, data: Data, *, key: Array, progress: bool) -> Outcome:
+    def run(self, density: Density, data: Data, *, key: Array, progress: bool, store: Store | None = None) -> Outcome:
         """See `Method.run`."""
-        return self.as_map.run(density.flattened(), data, key=key, progress=progress)
+        return self.as_map.run(density.flattened(), data, key=key, progress=progress, store=store)
 
 
 def _settings(method: PointSettings) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from ..method import Kind, Outcome
 from ..programs import program
 from ..rows import Data, Weights
 from ..status import Status
+from ..store import Store
 
 BLOCK_BYTES = 2**26
 """The device memory of the draws that are made together, 64 MiB."""
@@ -51,14 +52,16 @@ class Prior:
     name: ClassVar[str] = "Prior"
     kind: ClassVar[Kind] = "prior"
     draws_chains: ClassVar[bool] = False
+    growing: ClassVar[tuple[str, ...]] = ("num_samples",)
+    streams: ClassVar[bool] = False
 
     num_samples: int = 1000
 
     def __post_init__(self) -> None:
         check_positive_integer("Prior", "num_samples", self.num_samples)
 
-    def run(self, density: Density, data: Data, *, key: Array, progress: bool) -> Outcome:
-        """See `Method.run`.
+    def run(self, density: Density, data: Data, *, key: Array, progress: bool, store: Store | None = None) -> Outcome:
+        """See `Method.run`. Nothing is written to the store: the draws take no longer to make than to read.
 
         Raises:
             ValueError: when the prior of a site is flat: it is no distribution, so it cannot be drawn from.

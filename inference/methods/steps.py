@@ -22,7 +22,8 @@ from ..devices import Sharding
 from ..fingerprint import ByValue
 from ..rows import Data, Weights
 from ..sites import is_latent, undrawn
-from ..start import BATCH_KEY, START_KEY, starting_weights
+from ..start import START_KEY, starting_weights
+from .batches import Batches, order_of
 from .optimizer import annealed_adam, with_num_steps
 
 MAX_BLOCK_STEPS = 4096
@@ -73,6 +74,7 @@ class Steps:
         num_restarts: the number of starting points.
         optimizer: an optax optimiser; None is the default.
         init_strategy: see `MAP`.
+        num_rows: the number of all rows, where blocks of steps get some of them; None where they get all.
     """
 
     def __init__(
@@ -82,8 +84,10 @@ class Steps:
         num_restarts: int,
         optimizer: ByValue,
         init_strategy: ByValue,
+        num_rows: int | None,
     ) -> None:
         self.density, self.batch_size, self.num_restarts = density, batch_size, num_restarts
+        self.num_rows = num_rows
         self.init_strategy = init_strategy.value
         self._priors: dict[str, dist.Distribution] = {}
         """The priors of the latent sites, from the trace of the starting point."""
@@ -118,17 +122,33 @@ class Steps:
             start: unconstrained site -> value, (restart, *shape); by default each restart has a random point.
             prior_power: the factor of the log prior, (restart,); None is 1.
         """
-        svi = self._compiled_start(key, data, num_steps, None if start is None else _as_params(start), prior_power)
+        svi = self._compiled_start(
+            key, data.few(), num_steps, None if start is None else _as_params(start), prior_power
+        )
         return State(svi, np.zeros(0, np.int32), ())
+
+    def advance_on(self, state: State, begin: int, end: int, *, batches: Batches, prior_power: Array | None) -> State:
+        """Return the state after the steps begin, ..., end - 1, on batches that are read while others are computed."""
+        svi, losses = state.svi, []
+        order = np.arange(batches.num_steps * batches.size, dtype=np.int32)
+        while begin < end:
+            number, first = divmod(begin, batches.num_steps)
+            last = min(end - number * batches.num_steps, batches.num_steps)
+            svi, some = self._compiled_block((svi, prior_power), order, first, last, batches[number])
+            losses.append((some, last - first))
+            begin += last - first
+        taken = [np.asarray(some)[:, :count] for some, count in losses]
+        return state._replace(svi=svi, losses=(*state.losses, np.concatenate(taken, axis=1)))
 
     def advance(
         self, state: State, begin: int, end: int, *, key: Array, data: Data, num_steps: int, prior_power: Array | None
     ) -> State:
         """Return the state after the steps begin, ..., end - 1."""
-        if self.batch_size is not None and begin % self.steps_per_shuffle(data.num_rows) == 0:
+        since = begin % self.steps_per_shuffle(data.num_rows)  # not 0 at once where a run is continued
+        if self.batch_size is not None and (since == 0 or not state.order.size):
             per_epoch = self.steps_per_epoch(data.num_rows)
-            epochs = min(self.epochs_per_shuffle(data.num_rows), -(-(num_steps - begin) // per_epoch))
-            state = state._replace(order=self.shuffled(key, begin // per_epoch, epochs, data.num_rows))
+            epochs = min(self.epochs_per_shuffle(data.num_rows), -(-(num_steps - begin + since) // per_epoch))
+            state = state._replace(order=self.shuffled(key, (begin - since) // per_epoch, epochs, data.num_rows))
         svi, losses = self._compiled_block((state.svi, prior_power), state.order, begin, end, data)
         return state._replace(svi=svi, losses=(*state.losses, np.asarray(losses)[:, : end - begin]))
 
@@ -194,9 +214,8 @@ class Steps:
         """
         used = num_rows - num_rows % (self.batch_size or num_rows)
         orders = np.zeros((self.epochs_per_shuffle(num_rows), used), np.int32)
-        seed = [BATCH_KEY, *np.asarray(jax.random.key_data(key)).tolist()]
         for i in range(num_epochs):
-            orders[i] = np.random.default_rng([*seed, first + i]).permutation(num_rows)[:used]
+            orders[i] = order_of(key, first + i, num_rows)[:used]
         return orders.reshape(-1)
 
     def _block(self, each: Any, order: Array, begin: Array, end: Array, data: Data) -> tuple[Any, Array]:
@@ -228,7 +247,7 @@ class Steps:
         data: Data,
         restarts: tuple[int, ...],
     ) -> tuple[Any, Array]:
-        num_rows = data.num_rows
+        num_rows = self.num_rows or data.num_rows
         batch_size = self.batch_size or num_rows
 
         def batch(i: Array) -> Data:

@@ -18,6 +18,11 @@ MIN_DIFFERENCE = 0.1
 """Nats per row: smaller differences count as this one."""
 MAX_JUMP = 30.0
 """A difference more than this factor larger than the one above it is not drawn to scale, nor are those below."""
+DISTANCES = {
+    "total_variation": "total variation from the reference",
+    "w2_mean": "W2 of means from the reference, units of y",
+}
+"""The measures of distance that are drawn, the first that there is, and the labels of their axes."""
 SPAN = 10.0
 """Positive losses that span more than this factor have a logarithmic axis."""
 
@@ -87,6 +92,57 @@ def plot_compare(comparison: Comparison | CrossValidation, ax: "Axes | None" = N
     numbers.spines["right"].set_visible(False)
     ax.spines[["top", "right"]].set_visible(False)
     return ax
+
+
+def plot_distance(comparison: Comparison, axes: Any = None) -> "np.ndarray":
+    """Draw what is gained for what is paid: elpd against the distance from the reference, and this against seconds.
+
+    The distance is the total variation where y is classes or tokens, and else the Wasserstein-2 distance of the
+    distributions of E[y | x, w]; both axes of the left panel have bars of one standard error. The grey area is the
+    distance between two halves of the reference: distances in it cannot be told from its noise. Seconds are those of
+    the run, without compilation. Where the reference is one of the fits, a line shows its elpd at the left, and it has
+    no distance at the right. The marker of a failed fit is hollow.
+
+    Args:
+        comparison: the result of `compare` with a `reference`.
+        axes: the two axes to draw in; by default those of a new figure.
+
+    Returns:
+        The two axes.
+
+    Raises:
+        TypeError: when `comparison` is not the result of `compare`.
+        ValueError: when it has no reference, or distances of several observed sites.
+    """
+    if not isinstance(comparison, Comparison):
+        raise TypeError(f"plot_distance: expected the result of compare; got {comparison!r}.")
+    measure = next((name for name in DISTANCES if name in comparison.floor), None)
+    if measure is None:
+        raise ValueError(
+            "plot_distance: expected the comparison of one observed site with a reference: compare(fits, x, y, "
+            "reference=...), of fits[site] where there are several."
+        )
+    table = comparison.to_dataframe()
+    left, right = new_axes(2) if axes is None else axes
+    styles = styles_of(table.index, dict(zip(table.index, table["kind"], strict=True)))
+    for name, row in table.iterrows():
+        look, distance = styles[str(name)], row.get(measure, np.nan)
+        if np.isnan(distance):
+            left.axhline(row["elpd"], color=look.color, linestyle=DASHED, linewidth=1.0, label=name, zorder=1)
+            continue
+        fill = "white" if row["status"] == "failed" else look.color
+        style: dict[str, Any] = {"color": look.color, "marker": look.marker, "markerfacecolor": fill, "linestyle": ""}
+        errors = {"xerr": row[f"{measure}_se"], "yerr": row["elpd_se"], "elinewidth": 1.0}
+        left.errorbar(distance, row["elpd"], **errors, **style, label=name, zorder=3)
+        right.errorbar(row["seconds_run"], distance, yerr=errors["xerr"], elinewidth=1.0, **style, zorder=3)
+    left.axvspan(0.0, comparison.floor[measure], color=GREY, alpha=0.2, linewidth=0)
+    right.axhspan(0.0, comparison.floor[measure], color=GREY, alpha=0.2, linewidth=0)
+    left.set(xlabel=DISTANCES[measure], ylabel="elpd, nats per row", xlim=(0.0, None))
+    right.set(xlabel="seconds of the run", ylabel=DISTANCES[measure], xscale="log", ylim=(0.0, None))
+    left.legend(frameon=False, fontsize=FONT)
+    for ax in (left, right):
+        ax.spines[["top", "right"]].set_visible(False)
+    return np.array([left, right])
 
 
 def _near(values: np.ndarray, errors: np.ndarray) -> np.ndarray:

@@ -1,0 +1,171 @@
+"""Rows that stay where they are, on disk or with another library, and are read a part at a time."""
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, replace
+from typing import Any
+
+import jax
+import numpy as np
+from tqdm.auto import tqdm
+
+READ_BYTES = 2**28
+"""The size of an array up to which it is read whole, 256 MiB: only a larger one stays where it is."""
+PART_BYTES = 2**26
+"""The size of the parts in which rows are read that are needed one after the other, 64 MiB."""
+_FIRST_ROW = ContextVar("first_row", default=0)
+"""The number of the first of the rows that are being checked, among all rows."""
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Stored:
+    """An array that is read when rows of it are asked for, in the type that is asked for.
+
+    It is a leaf of a pytree of rows like an array, has the attributes of one, and gives arrays for its rows:
+    ``stored[3:10]``, or ``stored[[2, 7, 5]]``.
+    """
+
+    source: Any
+    """What it is read from: anything with a shape, a type and rows by slices and by increasing indices."""
+    dtype: np.dtype
+    """The type of what is read."""
+    chosen: np.ndarray | None = None
+    """The rows of the source that are its rows, in their order; None is all of them."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The shape, (n, ...)."""
+        return len(self), *self.source.shape[1:]
+
+    @property
+    def ndim(self) -> int:
+        """The number of axes."""
+        return len(self.shape)
+
+    @property
+    def size(self) -> int:
+        """The number of elements."""
+        return int(np.prod(self.shape))
+
+    @property
+    def bytes_per_row(self) -> int:
+        """The bytes of one row in memory."""
+        return max(1, self.size // len(self) * self.dtype.itemsize)
+
+    def __repr__(self) -> str:
+        return f"{type(self.source).__name__} of {self.dtype}{list(self.shape)}, read in parts"
+
+    def __len__(self) -> int:
+        return int(self.source.shape[0] if self.chosen is None else len(self.chosen))
+
+    def __getitem__(self, rows: Any) -> np.ndarray:
+        """Return rows, by a number, a slice or an array of indices."""
+        if isinstance(rows, int | np.integer):
+            return self[np.array([rows])][0]
+        if isinstance(rows, slice) and self.chosen is None:
+            start, stop, step = rows.indices(len(self))
+            if step == 1:
+                return self._read(slice(start, max(start, stop)))
+        indices = np.arange(len(self))[rows] if isinstance(rows, slice) else np.asarray(rows)
+        indices = indices if self.chosen is None else self.chosen[indices]
+        unique, place = np.unique(indices, return_inverse=True)  # disks and HDF5 read in increasing order
+        return self._read(unique)[place]
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        return self[:].astype(dtype or self.dtype, copy=False)
+
+    def _read(self, rows: Any) -> np.ndarray:
+        return np.asarray(self.source[rows]).astype(self.dtype, copy=False)
+
+    def astype(self, dtype: Any) -> "Stored":
+        """Return the same rows in another type, which they have when they are read."""
+        return replace(self, dtype=np.dtype(dtype))
+
+    def take(self, rows: np.ndarray) -> "Stored":
+        """Return some of the rows, by an array of indices, without reading them."""
+        return replace(self, chosen=np.asarray(rows) if self.chosen is None else self.chosen[rows])
+
+
+def stays(leaf: Any) -> bool:
+    """Return whether rows stay where they are: in an array on disk, or of another library, larger than `READ_BYTES`."""
+    if isinstance(leaf, Stored):
+        return True
+    if isinstance(leaf, jax.Array) or (isinstance(leaf, np.ndarray) and not isinstance(leaf, np.memmap)):
+        return False
+    if not all(hasattr(leaf, name) for name in ("shape", "dtype", "__getitem__")) or hasattr(leaf, "iloc"):
+        return False
+    try:
+        dtype = np.dtype(leaf.dtype)
+    except TypeError:  # of a library with types of its own
+        return False
+    return len(leaf.shape) > 0 and int(np.prod(leaf.shape)) * dtype.itemsize > READ_BYTES
+
+
+def stored(leaf: Any) -> Stored:
+    """Return rows that stay where they are as a leaf."""
+    return leaf if isinstance(leaf, Stored) else Stored(leaf, np.dtype(leaf.dtype))
+
+
+def is_stored(rows: Any) -> bool:
+    """Return whether any leaf of a pytree of rows stays where it is."""
+    return any(isinstance(leaf, Stored) for leaf in jax.tree.leaves(rows))
+
+
+def read(rows: Any) -> Any:
+    """Return a pytree of rows with all of them in memory."""
+    return jax.tree.map(lambda leaf: leaf[:] if isinstance(leaf, Stored) else leaf, rows)
+
+
+def chosen(rows: Any, indices: np.ndarray) -> Any:
+    """Return some of the rows of a pytree, by indices; those that stay where they are are not read."""
+    return jax.tree.map(lambda leaf: leaf.take(indices) if isinstance(leaf, Stored) else leaf[indices], rows)
+
+
+def in_parts(rows: Any, label: str = "") -> Iterator[tuple[int, Any]]:
+    """Yield the number of the first row and the rows of each part; rows in memory are one part.
+
+    Args:
+        rows: a pytree of arrays with n rows first.
+        label: the label of a progress bar, which is shown from the first second on.
+    """
+    leaves = jax.tree.leaves(rows)
+    if not is_stored(rows):
+        yield 0, rows
+        return
+    num_rows = len(leaves[0])
+    size = max(1, PART_BYTES // sum(_bytes_per_row(leaf) for leaf in leaves))
+    with tqdm(
+        total=num_rows, desc=label, unit="row", disable=not label, delay=1.0, file=sys.stderr, leave=False
+    ) as bar:
+        for start in range(0, num_rows, size):
+            part = slice(start, start + size)
+            yield start, jax.tree.map(lambda leaf: leaf[part], rows)  # noqa: B023
+            bar.update(min(size, num_rows - start))
+
+
+def _bytes_per_row(leaf: Any) -> int:
+    return leaf.bytes_per_row if isinstance(leaf, Stored) else max(1, leaf.nbytes // len(leaf))
+
+
+def check_in_parts(check: Callable[[Any], None], rows: Any, label: str = "") -> None:
+    """Call a check for each part of some rows; its messages have the numbers of rows among all rows."""
+    for start, part in in_parts(rows, label):
+        with numbered_from(start):
+            check(part)
+
+
+@contextmanager
+def numbered_from(first_row: int) -> Iterator[None]:
+    """Let messages number rows from another number than 0."""
+    token = _FIRST_ROW.set(_FIRST_ROW.get() + first_row)
+    try:
+        yield
+    finally:
+        _FIRST_ROW.reset(token)
+
+
+def number_of(row: int) -> int:
+    """Return the number of a row of the part that is being checked, among all rows."""
+    return _FIRST_ROW.get() + int(row)

@@ -1,0 +1,14 @@
+"""From tables to numbers, and the same for new rows.
+
+- `read_csv`: a file of separated values as a data frame of numbers, dates and texts. Separator, encoding, header,
+  decimal commas and more are recognised and described.
+- `Encoder`: features from the columns of a data frame: numbers, dates, texts, missing values. What was done to each
+  column is a table (`Encoder.description`), and is saved as JSON.
+- `Target`: the target as numbers or as codes of classes, and the likelihood that suits its values.
+"""
+
+from .encoder import Encoder
+from .reading import read_csv
+from .target import Target
+
+__all__ = ["Encoder", "Target", "read_csv"]

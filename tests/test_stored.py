@@ -1,0 +1,227 @@
+"""Rows that stay on disk, or with another library: fits, scores and messages are those of rows in memory."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+
+from flatprior.inference import MAP, MLE, NUTS, Ensemble, Fit, compare, cross_validate, fit, stored
+from flatprior.inference.criticism import calibration
+from flatprior.inference.methods.batches import Batches, order_of
+from flatprior.inference.methods.representative import representative
+from flatprior.inference.reasons import Code
+from flatprior.inference.rows import Data
+from flatprior.models import MLP, Categorical, Model, Normal, gaussian
+
+NUM_ROWS = 1_000
+MODEL = Model(MLP([8]), Normal(0.3), gaussian(1.0))
+BY_BATCHES = MAP(batch_size=64, num_steps=100, polish=False)
+OnDisk = Callable[[np.ndarray], np.memmap]
+
+
+class Foreign:
+    """An array of another library, which has a shape, a type, and rows by slices and by increasing indices, as HDF5."""
+
+    def __init__(self, values: np.ndarray) -> None:
+        self._values, self.shape, self.dtype = values, values.shape, values.dtype
+        self.rows_read = 0
+
+    def __getitem__(self, rows: Any) -> np.ndarray:
+        if not isinstance(rows, slice):
+            assert (np.diff(rows) > 0).all()
+        self.rows_read += len(self._values[rows])
+        return self._values[rows]
+
+
+@pytest.fixture(autouse=True)
+def small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Arrays of a few kilobytes are not read whole, and parts have some hundred rows."""
+    monkeypatch.setattr(stored, "READ_BYTES", 2_000)
+    monkeypatch.setattr(stored, "PART_BYTES", 5_000)
+
+
+@pytest.fixture
+def on_disk(tmp_path: Path) -> OnDisk:
+    """Return a function that writes an array to disk, and returns it as a memory map."""
+
+    def write(values: np.ndarray) -> np.memmap:
+        file = tmp_path / f"{len(list(tmp_path.iterdir()))}.npy"
+        np.save(file, values)
+        return np.load(file, mmap_mode="r")  # type: ignore[no-any-return]
+
+    return write
+
+
+@pytest.fixture(scope="module")
+def rows() -> tuple[np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(NUM_ROWS, 4)).astype(np.float32)
+    return x, (np.sin(x).sum(axis=1) + 0.3 * rng.normal(size=NUM_ROWS)).astype(np.float32)
+
+
+@pytest.fixture(scope="module")
+def in_memory(rows: tuple[np.ndarray, np.ndarray]) -> Fit:
+    return fit(MODEL, BY_BATCHES, *rows, key=0)
+
+
+def assert_same(one: Fit, other: Fit) -> None:
+    assert all((one.draws[site] == other.draws[site]).all() for site in one.draws)
+    assert (one.stats["loss"] == other.stats["loss"]).all()
+    assert str(one) == str(other)
+    assert one.rows == other.rows
+
+
+class TestFits:
+    @pytest.mark.parametrize("kind", ["memory map", "foreign"])
+    def test_a_fit_by_batches_has_the_bits_of_one_in_memory(
+        self, rows: tuple[np.ndarray, np.ndarray], in_memory: Fit, on_disk: OnDisk, kind: str
+    ) -> None:
+        x, y = rows
+        far: Any = on_disk(x) if kind == "memory map" else Foreign(x)
+        assert_same(fit(MODEL, BY_BATCHES, far, on_disk(y), key=0), in_memory)
+
+    @pytest.mark.slow
+    @pytest.mark.parametrize(
+        "method",
+        [
+            Ensemble(BY_BATCHES, num_members=3),
+            MLE(batch_size=64, num_steps=100, polish=False, validation_fraction=0.1),
+            MAP(batch_size=64, num_steps=100, num_restarts=2, polish=False),
+        ],
+        ids=["Ensemble", "MLE with validation rows", "MAP with restarts"],
+    )
+    def test_other_methods_by_batches(self, rows: tuple[np.ndarray, np.ndarray], on_disk: OnDisk, method: Any) -> None:
+        x, y = rows
+        assert_same(fit(MODEL, method, on_disk(x), on_disk(y), key=0), fit(MODEL, method, x, y, key=0))
+
+    @pytest.mark.slow
+    def test_a_method_that_needs_all_rows_reads_them(
+        self, rows: tuple[np.ndarray, np.ndarray], on_disk: OnDisk
+    ) -> None:
+        x, y = rows
+        method = NUTS(num_warmup=5, num_samples=4, num_chains=1, start=None)
+        near, far = (fit(MODEL, method, each, y, key=0) for each in (x, on_disk(x)))
+        assert all((near.draws[site] == far.draws[site]).all() for site in near.draws)
+
+    def test_rows_without_y_and_weights_of_rows(self, rows: tuple[np.ndarray, np.ndarray], on_disk: OnDisk) -> None:
+        x, y = rows
+        gaps = np.where(np.arange(NUM_ROWS) % 10 == 3, np.nan, y)
+        weights = np.where(np.arange(NUM_ROWS) % 7 == 2, 0.0, 2.0)
+        near, far = (fit(MODEL, BY_BATCHES, each, gaps, weights=weights, key=0) for each in (x, on_disk(x)))
+        assert_same(far, near)
+        assert far.counts == near.counts
+        assert far.counts is not None
+        assert far.counts.unlabelled == 100
+
+    def test_narrow_types_stay_narrow(self, rows: tuple[np.ndarray, np.ndarray]) -> None:
+        images = Foreign(np.arange(NUM_ROWS * 4, dtype=np.uint8).reshape(NUM_ROWS, 4))
+        data = Data(stored.stored(images))
+        assert data.take(np.array([5, 3])).x.dtype == np.uint8
+        assert data.few().num_rows == 1
+        assert images.rows_read == 3
+
+    def test_every_row_of_an_epoch_is_in_one_batch(self, on_disk: OnDisk, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("flatprior.inference.methods.batches.PART_BYTES", 1_000)
+        x = on_disk(np.arange(600.0, dtype=np.float32)[:, None])
+        key = jax.random.key(3)
+        with Batches(Data(stored.stored(x)), 60, 20, key, lambda data: data) as batches:
+            parts = [batches[number].x[:, 0] for number in range(-(-20 // batches.num_steps))]
+        assert len(parts) > 1
+        read = np.concatenate(parts)
+        for epoch in range(2):
+            assert (read[epoch * 600 : (epoch + 1) * 600] == order_of(key, epoch, 600)).all()
+
+    def test_the_end_is_judged_by_rows_that_stand_for_all(self, rows: tuple[np.ndarray, np.ndarray]) -> None:
+        x, _ = rows
+        labels = (x[:, 0] > 0).astype(int)
+        x = x + 2 * np.sign(x) * (np.arange(4) == 0)
+        model = Model(MLP(), Categorical(2), gaussian(1.0))
+        method = MLE(batch_size=100, num_steps=200)
+        assert fit(model, method, Foreign(x), labels, key=0).status.codes == {Code.SEPARABLE}
+        labels[517] = 1 - labels[517]  # one row in a thousand is on the other side
+        assert Code.SEPARABLE not in fit(model, method, Foreign(x), labels, key=0).status.codes
+
+    def test_the_rows_that_stand_for_all_have_their_log_likelihood(
+        self, rows: tuple[np.ndarray, np.ndarray], in_memory: Fit, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("flatprior.inference.methods.representative.SPACED_ROWS", 300)
+        monkeypatch.setattr("flatprior.inference.methods.representative.EXTREME_ROWS", 20)
+        x, y = rows
+        data = Data(stored.stored(Foreign(x)), y)
+        u = {site: value[0, 0] for site, value in in_memory.draws.items()}
+        surface = BY_BATCHES.surface(in_memory.density, data)
+        some = representative(surface, u, data)
+        each = in_memory.log_likelihood(x, y)[0, 0]
+        assert some.total_weight == pytest.approx(NUM_ROWS)
+        assert {each.min(), each.max()} <= set(in_memory.log_likelihood(some.x, some.y)[0, 0])
+        middle = np.sort(each)[20:-20]
+        error = NUM_ROWS * middle.std() / np.sqrt(300)
+        assert float(surface.log_likelihood(u, some).sum()) == pytest.approx(each.sum(), abs=4 * error)
+
+
+class TestMessages:
+    def test_a_value_that_is_not_finite_is_named_with_its_row(self, rows: tuple[np.ndarray, np.ndarray]) -> None:
+        x, y = rows
+        x = x.copy()
+        x[777, 2] = np.nan
+        with pytest.raises(ValueError, match=r"^x, row 777, column 2: expected finite numbers; got nan"):
+            fit(MODEL, BY_BATCHES, Foreign(x), y, key=0)
+
+    def test_labels_integers_and_missing_values(self, rows: tuple[np.ndarray, np.ndarray]) -> None:
+        x, y = rows
+        labels = np.zeros(NUM_ROWS, np.int64)
+        labels[888] = 3
+        model = Model(MLP(), Categorical(3), gaussian(1.0))
+        with pytest.raises(ValueError, match=r"^y, row 888: expected an integer from 0 to 2; got 3"):
+            fit(model, BY_BATCHES, Foreign(x), Foreign(labels), key=0)
+        large = np.zeros((NUM_ROWS, 1), np.int64)
+        large[905] = 2**40
+        with pytest.raises(ValueError, match=r"^x, row 905, column 0: expected integers from"):
+            fit(MODEL, BY_BATCHES, Foreign(large), y, key=0)
+        gaps = y.copy()
+        gaps[612] = np.nan
+        with pytest.raises(ValueError, match=r"^y, row 612: expected all values, in an array of y that is too large"):
+            fit(MODEL, BY_BATCHES, Foreign(x), Foreign(gaps), key=0)
+
+    def test_scales_of_columns(self, rows: tuple[np.ndarray, np.ndarray]) -> None:
+        x, y = rows
+        with pytest.raises(ValueError, match=r"^x, column 1: expected \|mean\| < "):
+            fit(MODEL, BY_BATCHES, Foreign(x + np.float32(1e5) * (np.arange(4) == 1)), y, key=0)
+        huge = x.copy()
+        huge[951, 3] = 1e30
+        with pytest.raises(ValueError, match=r"^x, row 951, column 3: expected numbers up to 1.8e\+19"):
+            fit(MODEL, BY_BATCHES, Foreign(huge), y, key=0)
+
+    def test_arrays_that_are_no_numbers(self, rows: tuple[np.ndarray, np.ndarray]) -> None:
+        with pytest.raises(TypeError, match=r"^x: expected numbers; got <U20"):
+            fit(MODEL, BY_BATCHES, Foreign(np.full((NUM_ROWS, 1), "a" * 20)), rows[1], key=0)
+
+
+class TestScores:
+    def test_predictions_and_scores_are_those_in_memory(
+        self, rows: tuple[np.ndarray, np.ndarray], in_memory: Fit, on_disk: OnDisk
+    ) -> None:
+        x, y = rows
+        near, far = in_memory.predict(x), in_memory.predict(on_disk(x))
+        assert (near.mean == far.mean).all()
+        assert (near.log_prob(y) == far.log_prob(on_disk(y))).all()
+        assert (in_memory.log_likelihood(x, y) == in_memory.log_likelihood(Foreign(x), on_disk(y))).all()
+        assert in_memory.was_fitted_to(Foreign(x), on_disk(y))
+        changed = x.copy()
+        changed[333, 1] += 1e-3
+        assert not in_memory.was_fitted_to(Foreign(changed), y)
+
+    @pytest.mark.slow
+    def test_functions_of_fits(self, rows: tuple[np.ndarray, np.ndarray], in_memory: Fit, on_disk: OnDisk) -> None:
+        x, y = rows
+        assert str(compare({"MAP": in_memory}, on_disk(x), y)) == str(compare({"MAP": in_memory}, x, y))
+        assert str(calibration(in_memory, on_disk(x), y)) == str(calibration(in_memory, x, y))
+        near, far = (
+            cross_validate({"MAP": (MODEL, BY_BATCHES)}, each, y, num_folds=2, key=0, progress=False)
+            for each in (x, on_disk(x))
+        )
+        columns = ["elpd", "rmse"]
+        assert (near.to_dataframe()[columns] == far.to_dataframe()[columns]).all(axis=None)
