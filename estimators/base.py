@@ -64,7 +64,7 @@ class NetworkEstimator(BaseEstimator):
             >>> X, y = load_diabetes(return_X_y=True)
             >>> linear = NetworkRegressor((), method=MAP()).fit(X[:300], y[:300])
             >>> print(compare({"linear": linear.fit_}, *linear.rows(X[300:], y[300:])).to_dataframe()["rmse"].round(1))
-            linear    53.8
+            linear    53.1
             Name: rmse, dtype: float64
         """
         check_is_fitted(self)
@@ -73,7 +73,7 @@ class NetworkEstimator(BaseEstimator):
         return x if y is None else (x, self._coded(y))
 
     def predict_dist(self, X: Any) -> Predictive:  # noqa: N803
-        """Return the predictive distribution of y at rows of X, in the units of y: see `flatprior.inference.Predictive`.
+        """Return the predictive distribution of y at rows of X, in the units of y.
 
         Classes are the numbers of their places in ``classes_``.
         """
@@ -87,7 +87,9 @@ class NetworkEstimator(BaseEstimator):
 
     def _fit(self, X: np.ndarray, y: np.ndarray, sample_weight: Any, observation: Observation) -> Self:  # noqa: N803
         """Fit to rows that are numbers, (n, d) and (n,)."""
-        weights = None if sample_weight is None else _weights(sample_weight, X)
+        weights = None
+        if sample_weight is not None:
+            weights = _check_sample_weight(sample_weight, X, dtype=np.float64, ensure_non_negative=True)
         self._scaler = StandardScaler().fit(X, sample_weight=weights) if self.standardize else None
         x = X if self._scaler is None else self._scaler.transform(X)
         model = Model(network_of(self.network), observation, prior_of(self.prior))
@@ -124,18 +126,6 @@ class NetworkEstimator(BaseEstimator):
     def _coded(self, y: Any) -> np.ndarray:
         """Return y as numbers."""
         return np.asarray(y, float)
-
-
-def _weights(sample_weight: Any, X: np.ndarray) -> np.ndarray:  # noqa: N803
-    """Return the weights of rows, (n,).
-
-    Raises:
-        ValueError: when they are negative or all 0.
-    """
-    weights = _check_sample_weight(sample_weight, X, dtype=np.float64, ensure_non_negative=True)
-    if not weights.any():
-        raise ValueError("sample_weight: expected a positive weight in some row; all weights are zero.")
-    return weights
 
 
 def seed_of(random_state: Any) -> jax.Array:

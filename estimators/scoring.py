@@ -13,10 +13,13 @@ def elpd(estimator: Any, X: Any, y: Any, sample_weight: Any = None) -> float:  #
     loses. ``scoring=elpd`` chooses by it in `GridSearchCV` and `cross_val_score`.
 
     Args:
-        estimator: a fitted estimator, or a `Pipeline` that ends in one.
+        estimator: a fitted estimator, or a `Pipeline` or a search that ends in one.
         X: n rows of features.
         y: n values, or classes.
         sample_weight: the weight of each row, (n,). By default 1.
+
+    Raises:
+        TypeError: when the estimator is another one.
 
     Example:
         >>> from sklearn.datasets import load_diabetes
@@ -25,8 +28,13 @@ def elpd(estimator: Any, X: Any, y: Any, sample_weight: Any = None) -> float:  #
         >>> from flatprior.inference import MAP
         >>> X, y = load_diabetes(return_X_y=True)
         >>> print(cross_val_score(NetworkRegressor((), method=MAP()), X, y, scoring=elpd, cv=3).round(2))
-        [-5.43 -5.47 -5.4 ]
+        [-5.43 -5.47 -5.39]
     """
-    if isinstance(estimator, Pipeline):
-        X, estimator = estimator[:-1].transform(X) if len(estimator) > 1 else X, estimator[-1]  # noqa: N806
+    while not hasattr(estimator, "log_prob"):
+        if isinstance(estimator, Pipeline):
+            X, estimator = estimator[:-1].transform(X), estimator[-1]  # noqa: N806
+        elif hasattr(estimator, "best_estimator_"):
+            estimator = estimator.best_estimator_
+        else:
+            raise TypeError(f"elpd: expected an estimator of flatprior.estimators; got {estimator!r:.200}.")
     return float(np.average(estimator.log_prob(X, y), weights=sample_weight))

@@ -13,7 +13,7 @@ from ..models.model import Network
 from ..models.network import MLP
 from ..models.prior import Prior, fan_in
 
-DEFAULT = Ensemble(base=MAP(polish=False), num_members=10)
+DEFAULT = Ensemble(base=MAP(num_steps=500, polish=False), num_members=10)
 """The method of an estimator that has none."""
 
 

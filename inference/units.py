@@ -1,6 +1,7 @@
 """Units: a model in standardised units, with its density in the user's."""
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Self
 
 import jax
@@ -147,7 +148,9 @@ def standardize(model: NumPyroModel, x: Any, y: Any, *, weights: Any = None) -> 
     responses = structure.responses
     own_units = getattr(inner, "own_units", frozenset[str]())
     of_x = tuple(
-        Units.of(leaf, weights=weights) if jnp.issubdtype(leaf.dtype, jnp.floating) and not _is_at(path, own_units) else None
+        Units.of(leaf, weights=weights)
+        if jnp.issubdtype(leaf.dtype, jnp.floating) and not _is_at(path, own_units)
+        else None
         for path, leaf in jax.tree.leaves_with_path(x)
     )
     numbers = [its for its in responses if not (its.is_discrete or its.is_interval)]
@@ -169,13 +172,9 @@ def _is_positive(support: constraints.Constraint) -> bool:
     return of_one_value(support) in (constraints.positive, constraints.nonnegative)
 
 
+@partial(jax.jit, static_argnums=(0, 1))
 def _observed_values(model: NumPyroModel, sites: tuple[str, ...], x: Rows, y: Rows) -> dict[str, Array]:
     """Return the values of observed sites, which may be parts of y, or functions of it."""
-
-    @jax.jit
-    def values(x: Rows, y: Rows) -> dict[str, Array]:
-        seeded = seed(undrawn(params_as_sites(model)), jax.random.key(0))
-        traced = trace(seeded).get_trace(x, y)
-        return {site: jnp.asarray(traced[site]["value"], float) for site in sites}
-
-    return values(x, y)
+    seeded = seed(undrawn(params_as_sites(model)), jax.random.key(0))
+    traced = trace(seeded).get_trace(x, y)
+    return {site: jnp.asarray(traced[site]["value"], float) for site in sites}
