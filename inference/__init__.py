@@ -15,6 +15,8 @@ Every method works on the same density, ``log p(y | x, w) + log p(w)``, of any N
   hand; on networks its trajectories are long, and its chains need more time than those of `MCLMC`.
 - `MCLMC`: draws from the posterior, by many microcanonical Langevin chains, each from its own mode. It suits networks
   of hundreds of weights and more. The bias of its draws has a stated size; with ``adjusted=True`` there is none.
+- `SGMCMC`: Langevin chains of which each step sees a batch of the rows, for data sets too large for `MCLMC`. Its draws
+  are near those of the posterior, and their temperature shows how near; `compare` with ``reference=`` measures it.
 - `Conditional`: some weights are fixed at a point estimate, and the others are fitted by one of the methods above given
   these, such as the last layer of a network that is too large to sample. The uncertainty of the fixed weights is left
   out.
@@ -52,12 +54,13 @@ from .criticism import Comparison, compare, cross_validate, diagnose, loo, tune
 from .density import log_density
 from .handlers import flat
 from .labels import class_weights
-from .methods import MAP, MCLMC, MLE, NUTS, Conditional, Ensemble, Laplace, Prior
+from .methods import MAP, MCLMC, MLE, NUTS, SGMCMC, Conditional, Ensemble, Laplace, Prior
 from .objective import explain
 from .predictive import Predictive
 from .reasons import Code, Reason
 from .result import Fit
 from .run import fit
+from .sources import rows_of
 from .status import FailedFitWarning, PrecisionWarning, Status, UndefinedPredictionWarning
 from .tangent import linearized
 from .threads import separate_handlers
@@ -68,6 +71,7 @@ __all__ = [
     "MCLMC",
     "MLE",
     "NUTS",
+    "SGMCMC",
     "Code",
     "Comparison",
     "Conditional",
@@ -97,6 +101,7 @@ __all__ = [
     "methods",
     "objective",
     "plots",
+    "rows_of",
     "standardize",
     "tune",
 ]

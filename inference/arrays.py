@@ -59,7 +59,14 @@ def _as_array(name: str, leaf: Any) -> np.ndarray | jax.Array | Stored:
         )
     if isinstance(leaf, jax.Array) and jnp.issubdtype(leaf.dtype, jax.dtypes.extended):
         raise TypeError(f"{name}: expected numbers; got an array of {leaf.dtype}.")
-    array = leaf if isinstance(leaf, jax.Array) else np.asarray(leaf)
+    if isinstance(leaf, jax.Array) and not (leaf.is_fully_addressable or leaf.is_fully_replicated):
+        raise ValueError(
+            f"{name}: expected rows of this process; got an array that is sharded over processes, which only fit() "
+            f"takes. Give each process rows of its own, such as those of [shard.data for shard in "
+            f"{name}.addressable_shards]."
+        )
+    is_on_device = isinstance(leaf, jax.Array) and len(leaf.sharding.device_set) == 1
+    array = leaf if is_on_device else np.asarray(leaf)  # rows of several devices are gathered: a chunk has some of each
     types: Any = getattr(leaf, "dtypes", None)
     columns = dict(types) if hasattr(types, "items") else None  # a pandas data frame; a series has one type
     if array.dtype == object and columns and all(getattr(dtype, "kind", "O") in "biuf" for dtype in columns.values()):
@@ -99,8 +106,10 @@ def _cast(name: str, array: Any) -> Any:
     if array.dtype == np.longdouble:  # a type that JAX does not have
         array = array.astype(np.float64)
     dtype = jax.dtypes.canonicalize_dtype(array.dtype)
+    if isinstance(array, Stored):  # converted when it is read
+        return array.astype(dtype)
     if dtype != array.dtype and dtype.kind in "iu":
-        check_in_parts(partial(_check_range, name, dtype), array, f"checking {name}")
+        _check_range(name, dtype, array)
     with np.errstate(over="ignore"):  # check_finite reports values that become infinite, with their row
         return array if dtype == array.dtype else array.astype(dtype)
 

@@ -11,6 +11,8 @@ from typing import Literal
 import jax
 from tqdm.auto import tqdm
 
+from .processes import agreed, interrupts
+
 BLOCK_SECONDS = 1.0
 """The target duration of a block, and so the delay of the progress bar and of Ctrl-C."""
 FIRST_BLOCK = 50
@@ -78,7 +80,7 @@ def run_in_blocks[State](
         leave=False,
     )
     try:
-        with bar:
+        with bar, interrupts() as is_interrupted:
             while done < num_steps:
                 started = perf_counter()
                 stop = min(num_steps, done + size, (done // align + 1) * align if align else num_steps)
@@ -87,11 +89,13 @@ def run_in_blocks[State](
                 if progress:
                     bar.set_postfix_str(describe(state, done), refresh=False)
                     bar.update(-(-done // steps_per_unit) - bar.n)
-                if not keep_going(state, done):
-                    return Run(state, done, "stopped")
+                going = keep_going(state, done)
                 if block_steps is None:
                     wanted = taken * BLOCK_SECONDS / max(perf_counter() - started, 1e-9)
                     size = max(1, min(int(wanted), 64 * taken, max_block_steps or num_steps))
+                size, going, ends = agreed(size, going, is_interrupted())
+                if not going or ends:
+                    return Run(state, done, "interrupted" if ends and going else "stopped")
     except KeyboardInterrupt:
         return Run(state, done, "interrupted")
     return Run(state, done, "finished")

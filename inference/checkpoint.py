@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from .files import atomic_write
+from .processes import from_all, is_first, of_first, readable
 
 INTERVAL = 5.0
 """The shortest time between two writes of the state of a run, in seconds."""
@@ -23,7 +24,7 @@ class Contents(NamedTuple):
     """The contents of a checkpoint."""
 
     arrays: dict[str, np.ndarray]
-    about: dict[str, Any]
+    about: Any
     """Numbers and words, as JSON has them."""
 
 
@@ -45,10 +46,12 @@ class Checkpoint:
     @property
     def is_due(self) -> bool:
         """Whether enough time has passed since the last write."""
-        return perf_counter() - self._written >= max(INTERVAL, self._cost / SHARE)
+        return bool(from_all(perf_counter() - self._written >= max(INTERVAL, self._cost / SHARE))[0])
 
     def write(self, arrays: Mapping[str, Any], about: Mapping[str, Any]) -> None:
-        """Replace the file, atomically."""
+        """Replace the file, atomically; of several processes the first does it."""
+        if not is_first():
+            return
         started = perf_counter()
         numbered = {f"array{i}": np.asarray(array) for i, array in enumerate(arrays.values())}
         text = json.dumps({"names": list(arrays), "about": about}).encode()
@@ -63,8 +66,13 @@ class Checkpoint:
         Raises:
             ValueError: when the file is damaged.
         """
+        arrays, about = of_first(self.read_here)
+        return Contents(dict(arrays), about) if about is not None else None
+
+    def read_here(self) -> Contents:
+        """Return what was written, in the process that wrote it; nothing about what was not written."""
         if not self.path.exists():
-            return None
+            return Contents({}, None)
         try:
             with self.path.open("rb") as stream, np.load(stream, allow_pickle=False) as saved:
                 words = json.loads(saved["about"].tobytes())
@@ -96,7 +104,7 @@ def _is_key(leaf: Any) -> bool:
 
 
 def _as_numpy(leaf: Any) -> np.ndarray:
-    return np.asarray(jax.random.key_data(leaf) if _is_key(leaf) else leaf)
+    return np.asarray(readable(jax.random.key_data(leaf) if _is_key(leaf) else leaf))
 
 
 def _like(leaf: Any, saved: np.ndarray) -> Any:

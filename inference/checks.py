@@ -24,10 +24,11 @@ from .labels import Labelled, check_gaps, check_has_labels, labelled, observatio
 from .lookups import check_indices
 from .repeated import check_one_density
 from .response import Response
-from .rows import Data, Rows, count_rows
-from .scales import check_offsets, check_rounding, check_scales
+from .rows import Data, Rows, count_rows, take_rows
+from .scales import check_largest, check_least, check_offsets, check_rounding, spaced
 from .sites import NumPyroModel
-from .stored import check_in_parts, in_parts, read
+from .stored import check_in_parts, in_parts, is_stored, number_of, numbered_from
+from .structure import Structure
 from .words import shapes_in_words
 
 
@@ -112,7 +113,7 @@ def check_labels(model: NumPyroModel, x: Rows, y: Any, name: str = "y") -> Data:
     check_pair(x, rows)
     structure = check_model(model, x, rows)
     for site, response, part in structure.by_site(rows):
-        check_finite(site, _points(response, part))
+        check_in_parts(partial(_check_points, site, response), part, f"checking {site}")
     density, data = Density.of(model, structure), Data(x, rows, known=known)
     check_bounds(density, data)
     check_gaps(structure, known)
@@ -121,6 +122,10 @@ def check_labels(model: NumPyroModel, x: Rows, y: Any, name: str = "y") -> Data:
             check_in_parts(partial(response.check, name=site), part, f"checking {site}")
     check_indices(density, data)
     return data
+
+
+def _check_points(site: str, response: Response, y: Rows) -> None:
+    check_finite(site, response.points(y))
 
 
 def check_problem(model: NumPyroModel, x: Any, y: Any, weights: Any = None) -> tuple[Density, Data]:
@@ -133,34 +138,20 @@ def check_problem(model: NumPyroModel, x: Any, y: Any, weights: Any = None) -> t
         weights: the weight of each row, (n,), or None.
 
     Returns:
-        The density of the model, and the rows that take part, which are the arguments of every method.
+        The density of the model, and the rows that take part, in memory, which are the arguments of every method.
 
     Raises:
         TypeError, ValueError: when the data or the model are invalid.
     """
-    return check_labelled(model, labelled(x, y, weights))
+    density, data = check_labelled(model, labelled(x, y, weights))
+    return density, data.in_memory()
 
 
 def check_labelled(model: NumPyroModel, given: Labelled) -> tuple[Density, Data]:
     """Return the result of `check_problem` for rows of which it is known which take part."""
     x, y = in_default_precision("x", given.x), widened(in_default_precision("y", given.y))
     check_pair(x, y)
-    check_finite("x", x)
-    check_offsets(given.x)
-    check_scales("x", given.x)
-    _check_by_model(model, x)
-    structure = check_model(model, x, y)
-    for site, response, part in structure.by_site(y):
-        check_finite(site, _points(response, part))
-    check_gaps(structure, given.known)
-    check_has_labels(structure, given.known)
-    as_given = [part for _, _, part in structure.by_site(given.y)]
-    for (site, response, part), part_as_given in zip(structure.by_site(y), as_given, strict=True):
-        check_in_parts(partial(response.check, name=site), part, f"checking {site}")
-        _check_not_all_padding(response, part, site)
-        if not response.is_discrete:
-            check_scales(site, _points(response, part_as_given))
-            check_rounding(_points(response, part_as_given), site)
+    structure = _check_in_parts(model, given, x, y) if is_stored((x, y)) else _check_at_once(model, given, x, y)
     check_one_density(model, structure, x, y)
     known = given.known if given.counts.missing else None
     x, y, known, row_weights = (given.taken(each) for each in (x, y, known, given.weights))
@@ -170,31 +161,70 @@ def check_labelled(model: NumPyroModel, given: Labelled) -> tuple[Density, Data]
     return density, data
 
 
-def _points(response: Response, y: Rows) -> Rows:
-    """Return y with a number for each row of bounds, of which there are few enough to be read whole."""
-    return response.points(read(y)) if response.are_bounds(y) else y
+def _check_at_once(model: NumPyroModel, given: Labelled, x: Rows, y: Rows) -> Structure:
+    """Return the structure of a model; raise for rows that it, or the precision of a fit, cannot take."""
+    check_finite("x", x)
+    check_offsets(given.x)
+    check_largest("x", given.x)
+    check_least(given.x, given.x)
+    _check_by_model(model, x)
+    structure = check_model(model, x, y)
+    for site, response, part in structure.by_site(y):
+        check_finite(site, response.points(part))
+    check_gaps(structure, given.known)
+    check_has_labels(structure, given.known)
+    as_given = [part for _, _, part in structure.by_site(given.y)]
+    for (site, response, part), part_as_given in zip(structure.by_site(y), as_given, strict=True):
+        response.check(part, site)
+        response.check_not_all_padding(part, site)
+        if not response.is_discrete:
+            check_largest(site, response.points(part_as_given))
+            check_rounding(response.points(part_as_given), site)
+    return structure
 
 
-def _check_not_all_padding(response: Response, y: Rows, site: str) -> None:
-    """Raise ValueError where rows of tokens contain only padding."""
-    for _, part in in_parts(y):
-        if response.padding is None or any(response.is_known(leaf).any() for leaf in jax.tree.leaves(part)):
-            return
-    response.check_not_all_padding(part, site)
+def _check_in_parts(model: NumPyroModel, given: Labelled, x: Rows, y: Rows) -> Structure:
+    """Return what `_check_at_once` does, by one pass through rows that are not in memory, and a look at some."""
+    structure = check_model(model, x, y)
+    check_gaps(structure, given.known)
+    check_has_labels(structure, given.known)
+    lacking = [site for site, response, _ in structure.by_site(y) if response.padding is not None]
+    for start, (some_x, some_y) in in_parts((given.x, given.y), "checking the rows"):
+        with numbered_from(start):
+            converted_x = in_default_precision("x", some_x)
+            check_finite("x", converted_x)
+            check_largest("x", some_x)
+            _check_by_model(model, converted_x)
+            converted_y = widened(in_default_precision("y", some_y))
+            as_given = [part for _, _, part in structure.by_site(some_y)]
+            for (site, response, part), raw in zip(structure.by_site(converted_y), as_given, strict=True):
+                check_finite(site, response.points(part))
+                response.check(part, site)
+                if any(response.is_known(leaf).any() for leaf in jax.tree.leaves(part)):
+                    lacking = [each for each in lacking if each != site]
+                if not response.is_discrete:
+                    check_largest(site, response.points(raw))
+    for site, response, part in structure.by_site(some_y) if lacking else ():
+        response.check_not_all_padding(part, site)
+    sampled_x, sampled_y = take_rows((given.x, given.y), spaced(count_rows(given.x)))
+    check_offsets(sampled_x)
+    check_least(sampled_x, given.x)
+    for site, response, part in structure.by_site(sampled_y):
+        if not response.is_discrete:
+            check_rounding(response.points(part), site)
+    return structure
 
 
 def _check_by_model(model: NumPyroModel, x: Rows) -> None:
     """Let a model that has a method `check_rows` raise for values of x that it cannot take, before it is traced."""
     while not hasattr(model, "check_rows") and hasattr(model, "model"):
         model = model.model
-    if not hasattr(model, "check_rows") or isinstance(model, type):
-        return
-    for start, part in in_parts(x):
+    if hasattr(model, "check_rows") and not isinstance(model, type):
         try:
-            model.check_rows(part)
+            model.check_rows(x)
         except (TypeError, ValueError) as error:
-            if start:
-                raise type(error)(f"{error} Rows are counted from row {start}.") from error
+            if first := number_of(0):
+                raise type(error)(f"{error} Rows are counted from row {first}.") from error
             raise
 
 

@@ -28,9 +28,10 @@ from numpyro.handlers import seed, substitute, trace
 from numpyro.infer import init_to_uniform
 
 from .density import log_density
+from .processes import from_all
 from .rows import Rows
 from .sites import NumPyroModel, is_latent
-from .stored import Stored
+from .stored import in_parts
 
 TOLERANCE = 1e-3
 """The tolerance of log densities, relative, and absolute in nats: above the rounding differences between machines, and
@@ -77,30 +78,48 @@ def digest(arrays: Iterable[tuple[str, Any]], text: str = "") -> str:
     return sha.hexdigest()
 
 
-def digest_of_rows(*rows: Rows) -> str:
+def digest_of_rows(*rows: Rows, numbers: np.ndarray | None = None, num_rows: int | None = None) -> str:
     """Return a digest of rows of data, by which a fit recognises its own rows.
 
     It is that of up to 1,024 evenly spaced rows, which tell their order, and of the sum of the bits of all numbers,
     which tells a change of any one; all as float32, so that it does not depend on the type in which rows are given. The
     time is that of a sum; a hash of all bytes takes ten times as long.
+
+    Args:
+        rows: the rows of each array or pytree.
+        numbers: the numbers of these rows among those of all processes, in which each row is given by one of them; by
+            default these are all rows.
+        num_rows: the number of rows of all processes.
     """
+    leaves = jax.tree.leaves(rows)
+    total = len(leaves[0]) if num_rows is None else num_rows
+    spaced = np.linspace(0, total - 1, min(total, SPACED_ROWS)).astype(int)
+    places = spaced if numbers is None else np.flatnonzero(np.isin(numbers, spaced))
+    hashes: list[dict[int, str]] = [{} for _ in leaves]
+    sums = [0] * len(leaves)
+    for start, parts in in_parts(leaves):
+        inside = places[(places >= start) & (places < start + len(parts[0]))]
+        for i, part in enumerate(map(np.asarray, parts)):
+            sums[i] += _sum_of_bits(part)
+            for place, row in zip(inside, np.ascontiguousarray(part[inside - start], np.float32), strict=True):
+                number = place if numbers is None else numbers[place]
+                hashes[i][int(number)] = hashlib.sha256(row.tobytes()).hexdigest()
+    every = [[hashes, sums]] if numbers is None else from_all([hashes, sums])
     sha = hashlib.sha256()
-    for leaf in jax.tree.leaves(rows):
-        spaced = np.linspace(0, len(leaf) - 1, min(len(leaf), SPACED_ROWS)).astype(int)
-        sha.update(f"{np.shape(leaf)}".encode())
-        array = leaf if isinstance(leaf, Stored) else np.asarray(leaf)
-        sha.update(np.ascontiguousarray(array[spaced], np.float32).tobytes())
-        sha.update(f"{_sum_of_bits(array)}".encode())
+    for i, leaf in enumerate(leaves):
+        of_leaf = {int(number): each for own, _ in every for number, each in own[i].items()}
+        sha.update(f"{(total, *np.shape(leaf)[1:])}".encode())
+        sha.update("".join(of_leaf[number] for number in sorted(of_leaf)).encode())
+        sha.update(f"{sum(own[i] for _, own in every) % 2**64}".encode())
     return sha.hexdigest()
 
 
-def _sum_of_bits(array: np.ndarray | Stored) -> int:
+def _sum_of_bits(array: np.ndarray) -> int:
     """Return the sum of the elements as float32, read as integers, modulo 2^64, with a few rows in memory at a time."""
     total, size = 0, max(1, SUMMED_AT_A_TIME // max(1, array[:1].size))
     for start in range(0, len(array), size):
         numbers = np.ascontiguousarray(array[start : start + size], np.float32).reshape(-1)
-        numbers = np.append(numbers, np.float32(0)) if numbers.size % 2 else numbers  # read two at a time
-        total += int(numbers.view(np.uint64).sum())
+        total += int(numbers.view(np.uint32).sum(dtype=np.uint64))
     return total % 2**64
 
 
@@ -126,9 +145,15 @@ def settings_in_words(method: Any, *, without: Iterable[str] = ()) -> dict[str, 
     return {"method": words, **dict(_digests(method))}
 
 
+def plain_settings(method: Any) -> dict[str, Any]:
+    """Return the settings of a method that are numbers, words or tuples of these, by name."""
+    values = {each.name: getattr(method, each.name) for each in fields(method)} if is_dataclass(method) else {}
+    return {name: value for name, value in values.items() if _is_plain(value)}
+
+
 def _digests(settings: Any, path: str = "") -> Iterator[tuple[str, str]]:
     """Yield the path and a digest of each setting that is more than numbers and words."""
-    for each in fields(settings):
+    for each in fields(settings) if is_dataclass(settings) else ():
         value = getattr(settings, each.name)
         if is_dataclass(value):
             yield from _digests(value, f"{path}{each.name}.")

@@ -14,7 +14,7 @@ import numpy as np
 from .arrays import as_numbers, as_rows, in_default_precision, is_array, widened
 from .response import Response
 from .rows import Rows, count_rows
-from .stored import Stored, chosen, in_parts
+from .stored import Stored, chosen
 from .structure import Structure
 from .words import index_in_words
 
@@ -181,8 +181,7 @@ def _known(leaf: Any) -> np.ndarray | None:
     """Return which values are not NaN; None where none is."""
     if leaf.dtype.kind in "biu":
         return None
-    if isinstance(leaf, Stored):
-        _check_stored(leaf)
+    if isinstance(leaf, Stored):  # what takes the place of a missing value would have to be stored
         return None
     array = np.asarray(leaf)
     with np.errstate(all="ignore"):
@@ -190,18 +189,6 @@ def _known(leaf: Any) -> np.ndarray | None:
             return None
     known = ~np.isnan(array)
     return None if known.all() else known
-
-
-def _check_stored(leaf: Stored) -> None:
-    """Raise ValueError where values of a large array are missing: what takes their place would have to be stored."""
-    for start, part in in_parts(leaf, "checking y"):
-        missing = np.argwhere(np.isnan(part))
-        if len(missing):
-            row, *rest = missing[0].tolist()
-            raise ValueError(
-                f"y{index_in_words((start + row, *rest))}: expected all values, in an array of y that is too large to "
-                f"be read whole; got NaN. Leave rows without y out when you store them."
-            )
 
 
 def _without_gaps(values: np.ndarray, known: np.ndarray) -> np.ndarray:

@@ -57,6 +57,11 @@ class Method(Protocol):
         ...
 
     @property
+    def spreads_rows(self) -> bool:
+        """Whether it computes with rows that are sharded over devices, so that none of these has all of them."""
+        ...
+
+    @property
     def growing(self) -> tuple[str, ...]:
         """The names of the settings in which a run on disk can be continued with a larger number."""
         ...

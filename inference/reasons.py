@@ -65,6 +65,8 @@ class Code(StrEnum):
     LOW_BFMI = "low_bfmi"
     ENERGY_VARIANCE = "energy_variance"
     LOW_ACCEPTANCE = "low_acceptance"
+    TEMPERATURE = "temperature"
+    UNSTABLE_STEPS = "unstable_steps"
     REJECTED_STEPS = "rejected_steps"
 
 
@@ -269,6 +271,16 @@ MESSAGES: Mapping[Code, str] = {
         "are biased, wider than the posterior. Increase num_warmup, lower energy_variance, or set adjusted=True."
     ),
     Code.LOW_ACCEPTANCE: "{rate:.0%} of the steps were accepted, fewer than {limit:.0%}. Increase num_warmup.",
+    Code.TEMPERATURE: (
+        "The draws have a temperature of {temperature:.2f} (standard error {error:.1g}), not 1: on average over the "
+        "weights their variances are about as many times those of the posterior. Lower epoch_time, which makes steps "
+        "smaller, or increase batch_size."
+    ),
+    Code.UNSTABLE_STEPS: (
+        "Before {share:.1%} of the draws a step was unstable, since the density was not finite or curves more strongly "
+        "than where the step size was set: the draws may miss part of the posterior. Lower epoch_time, increase "
+        "num_warmup, or standardise x and y."
+    ),
     Code.REJECTED_STEPS: (
         "About {share:.1%} of the steps were rejected, since the density was not finite or jumped: the draws may miss "
         "part of the posterior. Lower energy_variance."

@@ -1,8 +1,8 @@
 """The result of a fit: draws of the weights, and predictions from them."""
 
 import math
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, fields, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -12,20 +12,20 @@ import numpy as np
 from xarray import DataTree
 
 from .arrays import as_rows, in_default_precision
-from .blocks import Seconds
-from .checks import Layout, check_labels, check_like
+from .checks import check_labelled, check_labels, check_like
 from .datatree import to_datatree
 from .density import Density
 from .deterministic import deterministic_draws
 from .fingerprint import digest_of_rows
-from .labels import RowCounts, as_weights, labelled, observations, with_gaps
+from .joined import joined
+from .labels import as_weights, labelled, observations, with_gaps
 from .lookups import check_indices
-from .method import Kind, Method, Outcome
+from .method import Kind
 from .pointwise import log_likelihood
 from .predictive import Predictive
 from .rows import Data, Rows, Weights, copied
 from .saved import Parts, read, write
-from .seen import Seen
+from .seen import Seen, digest_of_weights
 from .several import observing
 from .sites import NumPyroModel
 from .status import Status, warn_if_failed
@@ -34,27 +34,8 @@ from .tangent import tangent
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class Fit:
+class Fit(Parts):
     """A fitted model. A point estimate is a posterior of one draw, so all fits have the same interface."""
-
-    density: Density
-    """The density that was fitted."""
-    method: Method
-    """The method of the fit, with all its settings."""
-    layout: Layout
-    """The structure of the rows of x."""
-    outcome: Outcome
-    """The result of the method: draws, status and statistics."""
-    seconds: Seconds
-    """The wall time: `seconds.compile` and `seconds.run`."""
-    rows: str | None = None
-    """A digest of the rows that were fitted; None in a fit from a file of an earlier release. See `was_fitted_to`."""
-    absent: tuple[int, ...] = ()
-    """The classes, or kinds of tokens, that occur in none of these rows: only the prior informs their probabilities."""
-    counts: RowCounts | None = None
-    """The rows that were fitted, counted, and those that were left out; None for `Prior`, which fits none."""
-    seen: Mapping[str, Seen] = field(default_factory=dict)
-    """The same three for each of several observed sites, by site."""
 
     def __getitem__(self, site: str) -> "Fit":
         """Return the fit as one of the model of one observed site alone, where the model has several.
@@ -221,8 +202,7 @@ class Fit:
                 f"save: expected a fit of all observed sites; got its part of {self.model.site!r}. Save the whole, and "
                 f"take [{self.model.site!r}] of what Fit.load returns."
             )
-        known = {field.name: getattr(self, field.name) for field in fields(Parts)}
-        return write(path, Parts(**known), self._attrs())
+        return write(path, self, self._attrs())
 
     @classmethod
     def load(cls, path: str | PathLike[str], model: NumPyroModel) -> "Fit":
@@ -251,8 +231,47 @@ class Fit:
             >>> print(again, (again.predict(x).mean == line.predict(x).mean).all())
             Fit by MAP: point, 1 chain of 1 draw, 2 weights, ok True
         """
-        parts = read(path, model)
-        return cls(**{field.name: getattr(parts, field.name) for field in fields(parts)})
+        return cls(**vars(read(path, model)))
+
+    @classmethod
+    def join(cls, fits: "Sequence[Fit]", x: Any, y: Any, *, weights: Any = None) -> "Fit":
+        """Return fits that ran apart as one: all chains of NUTS or MCLMC, or all members of ensembles.
+
+        The fits may be those of independent jobs, saved by each and loaded here. Their status is that of all chains,
+        computed anew: whether these agree on weights and predictions. Reasons that the draws do not show, such as a
+        cold start, and those of members of ensembles, are those of the fits. `seconds` is the sum over the fits, the
+        time of one machine, and `keys` are the keys of all.
+
+        Args:
+            fits: two or more fits of one model, to the same rows, by one method, whose settings are equal apart from
+                `num_chains` or `num_members`, under different keys. Chains have equal numbers of draws.
+            x: the rows of x that were fitted.
+            y: their y.
+            weights: their weights, if they have any.
+
+        Raises:
+            TypeError: when an argument is no fit, or only its part of one of several observed sites.
+            ValueError: when the fits have another model, method, rows or number of draws than the first, or one key;
+                or their method gives points, or draws around a point, which cannot be joined.
+
+        Example:
+            >>> import numpy as np
+            >>> from flatprior.inference import MAP, Ensemble, Fit, fit
+            >>> from flatprior.models import MLP, Model, Normal, gaussian
+            >>> x = np.linspace(-1, 1, 20)[:, None]
+            >>> model, method = Model(MLP(), Normal(0.1), gaussian(1.0)), Ensemble(MAP(), num_members=2)
+            >>> print(Fit.join([fit(model, method, x, 3 * x[:, 0], key=job) for job in range(3)], x, 3 * x[:, 0]))
+            Fit by Ensemble: approximation, 1 chain of 6 draws, 2 weights, ok
+        """
+        for fit in fits:
+            check_fit("join", fit)
+            if isinstance(fit.model, observing):
+                raise TypeError("join: expected fits of all observed sites; got the part of one. Join the whole fits.")
+        if len(fits) < 2:
+            raise ValueError(f"join: expected two or more fits; got {len(fits)}.")
+        _, data = check_labelled(fits[0].model, labelled(x, y, weights))
+        rows = digest_of_rows(data.x, with_gaps(data.y, data.known))
+        return joined(fits, data.on_device(), rows, digest_of_weights(data.weights))
 
     def _by_site(self, function: Callable[["Fit", Any], np.ndarray], y: Any) -> dict[str, np.ndarray]:
         """Return the values of a function of a fit and its rows of y, for each observed site."""

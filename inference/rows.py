@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from .processes import readable
 from .stored import Stored, chosen, is_stored, read
 
 Rows = Any
@@ -49,9 +50,10 @@ class Data:
     @property
     def counted_rows(self) -> np.ndarray:
         """The indices of the rows that count: their weight is above 0, and a value of their y was observed."""
-        counts = np.ones(self.num_rows, bool) if self.weights is None else np.asarray(self.weights) > 0
-        if self.known is not None:
-            known = [np.asarray(leaf).reshape(self.num_rows, -1) for leaf in jax.tree.leaves(self.known)]
+        weights, known = readable((self.weights, self.known))
+        counts = np.ones(self.num_rows, bool) if weights is None else np.asarray(weights) > 0
+        if known is not None:
+            known = [np.asarray(leaf).reshape(self.num_rows, -1) for leaf in jax.tree.leaves(known)]
             counts &= np.concatenate(known, axis=1).any(axis=1)
         return np.flatnonzero(counts)
 
@@ -121,7 +123,7 @@ def count_rows(x: Rows) -> int:
 
 def take_rows(x: Rows, rows: Any) -> Rows:
     """Return the rows of an array, or of a pytree of arrays, at an array of indices, which must exist."""
-    return jax.tree.map(lambda leaf: _taken(leaf, rows), x)
+    return readable(jax.tree.map(lambda leaf: _taken(leaf, rows), x))
 
 
 def _taken(leaf: Any, rows: Any) -> Any:
@@ -144,8 +146,10 @@ def copied(rows: Rows) -> Rows:
     return jax.tree.map(lambda leaf: leaf if isinstance(leaf, Array | Stored) else jnp.array(leaf), rows)
 
 
-def in_double(leaf: Any) -> np.ndarray:
-    """Return a leaf as an array, in float64 if its numbers are real."""
+def in_double(leaf: Any) -> np.ndarray | Array:
+    """Return a leaf as an array, in float64 if its numbers are real; JAX must be in double precision."""
+    if isinstance(leaf, Array) and len(leaf.sharding.device_set) > 1:  # stays where it is
+        return leaf.astype(jnp.float64) if jnp.issubdtype(leaf.dtype, jnp.floating) else leaf
     array = np.asarray(leaf)
     return array.astype(np.float64) if array.dtype.kind == "f" else array
 

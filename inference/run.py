@@ -1,6 +1,8 @@
 """`fit`: the one entry point of fitting."""
 
 from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import replace
 from functools import partial
 from os import PathLike
 from typing import Any
@@ -10,13 +12,24 @@ from jax import Array
 from .blocks import stopwatch
 from .checks import Layout, as_key, check_labelled
 from .density import Density
-from .fingerprint import digest_of_rows
+from .fingerprint import digest_of_rows, key_in_words, without_addresses
 from .labels import labelled, with_gaps
 from .method import Method, Outcome
+from .processes import from_all, is_first, others_may_end, raised_by_all
 from .result import Fit
 from .rows import Data
-from .seen import absent_classes, seen_of
+from .seen import absent_classes, digest_of_weights, seen_of
 from .sites import NumPyroModel
+from .spread import (
+    Shards,
+    check_same,
+    check_spread,
+    check_spreads,
+    counts_of_all,
+    digests_of_all,
+    over_processes,
+    taking_part,
+)
 from .store import Store, held, identity
 
 
@@ -39,7 +52,8 @@ def fit(
     Args:
         model: a NumPyro model ``model(x, y=None)``: a `flatprior.models.Model` or any function of NumPyro primitives
             with one log probability per row at each observed site, and continuous latent sites shared by all rows.
-        method: `MLE`, `MAP`, `Ensemble`, `Laplace`, `NUTS`, `MCLMC`, `Conditional` or `Prior`, with its settings.
+        method: `MLE`, `MAP`, `Ensemble`, `Laplace`, `NUTS`, `MCLMC`, `SGMCMC`, `Conditional` or `Prior`, with its
+            settings.
         x: n rows: an array, a data frame, or a pytree (dict or tuple) of arrays with n rows first. The model sees them
             in the types in which they are passed, booleans and narrow integers among them; only 64-bit numbers become
             32-bit ones, unless JAX is in double precision. `predict` converts new rows to these types where that
@@ -82,20 +96,57 @@ def fit(
     """
     if isinstance(method, type) or not callable(getattr(method, "run", None)):
         raise TypeError(f"Expected a method such as MLE(), MAP(), NUTS() or MCLMC(); got {method!r}.")
-    key = as_key(key)
-    with stopwatch() as seconds:
-        given = labelled(x, y, weights)
-        density, data = check_labelled(model, given)
-        rows, seen = digest_of_rows(data.x, with_gaps(data.y, data.known)), seen_of(density.structure, data)
-        data = (data if method.streams else data.in_memory()).on_device()
-        run = partial(method.run, density, data, key=key, progress=progress)
+    key, shards = as_key(key), Shards.of(x, y, weights)
+    with stopwatch() as seconds, others_may_end():
+        if shards is None:
+            density, data, seen = _checked(model, method, x, y, weights)
+        else:
+            density, data, seen = _checked_shards(model, method, shards, x, y, weights)
+        rows = seen["rows"]
+        check_same(f"{without_addresses(repr(method))} {key_in_words(key)}", rows)
+        run = partial(method.run, density, data, key=key, progress=progress and is_first())
         outcome = run() if resume is None else _resumed(resume, run, density, data, method, key, rows)
     if lacking := density.structure.of_prior - set(outcome.draws):
         density = density.without(lacking)
+    fitted = Fit(density, method, Layout.of(x, data.x), outcome, seconds, keys=(key_in_words(key),))
     if method.kind == "prior":
-        return Fit(density, method, Layout.of(x, data.x), outcome, seconds)
-    absent = absent_classes(density.structure.response, data.y)
-    return Fit(density, method, Layout.of(x, data.x), outcome, seconds, rows, absent, given.counts, seen)
+        return fitted
+    return replace(fitted, **seen)
+
+
+type _Checked = tuple[Density, Data, dict[str, Any]]
+"""The density, the rows that take part, on the devices, and what a fit has seen of them, as `Fit` names it."""
+
+
+def _checked(model: NumPyroModel, method: Method, x: Any, y: Any, weights: Any) -> _Checked:
+    """Return the density and the rows, of which every process has all."""
+    with raised_by_all():
+        given = labelled(x, y, weights)
+        density, data = check_labelled(model, given)
+    seen = {
+        "rows": digest_of_rows(data.x, with_gaps(data.y, data.known)),
+        "absent": absent_classes(density.structure.response, data.y),
+        "counts": given.counts,
+        "seen": seen_of(density.structure, data),
+        "weights": digest_of_weights(data.weights),
+    }
+    return density, (data if method.streams else data.in_memory()).on_device(), seen
+
+
+def _checked_shards(model: NumPyroModel, method: Method, shards: Shards, x: Any, y: Any, weights: Any) -> _Checked:
+    """Return the density and the rows, sharded as they are; each process checks its own."""
+    with raised_by_all():
+        check_spreads(method, shards)
+        density, data = check_spread(model, shards, x, y, weights)
+    absent = from_all(absent_classes(density.structure.response, taking_part(data).y))
+    rows, row_weights = digests_of_all(shards, data)
+    seen = {
+        "rows": rows,
+        "absent": tuple(sorted(set.intersection(*map(set, absent)))),
+        "counts": counts_of_all(shards, x, y, weights),
+        "weights": None if weights is None else row_weights,
+    }
+    return density, over_processes(shards, data, x, y, weights), seen
 
 
 def _resumed(
@@ -108,7 +159,9 @@ def _resumed(
     rows: str,
 ) -> Outcome:
     """Return the outcome of a run in a folder, which is begun, continued or read."""
-    with held(folder):
+    with ExitStack() as stack:
+        with raised_by_all():
+            stack.enter_context(held(folder))
         store = Store(folder, identity(density, data, method, key, rows))
         if method.draws_chains:  # these are on disk already, and may be continued
             return run(store=store)

@@ -8,7 +8,7 @@ parts of a fit and a digest of everything.
 import json
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
@@ -25,7 +25,7 @@ from .contract import read_sites, structure_of
 from .datatree import names_in_tree, renamed, to_datatree
 from .density import Density
 from .files import atomic_write
-from .fingerprint import digest, same_log_density, without_addresses
+from .fingerprint import digest, plain_settings, same_log_density, settings_in_words
 from .kinds import response_of
 from .labels import RowCounts
 from .method import Kind, Outcome
@@ -50,7 +50,13 @@ class SavedMethod:
     draws_chains: bool
     words: str
     """The method with all settings."""
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    """Its settings that are numbers, words or tuples of these."""
+    digests: Mapping[str, str] = field(default_factory=dict)
+    """The digests of all others; see `settings_in_words`."""
     streams: ClassVar[bool] = False
+    spreads_rows: ClassVar[bool] = False
+    growing: ClassVar[tuple[str, ...]] = ()
 
     def __repr__(self) -> str:
         return self.words
@@ -60,23 +66,32 @@ class SavedMethod:
         raise TypeError(f"A method that was read from a file cannot be run. Construct it again: {self.words}.")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False, repr=False)
 class Parts:
-    """The parts of a fit."""
+    """The parts of a fit, which are saved and joined."""
 
     density: Density
+    """The density that was fitted."""
     method: Any
+    """The method of the fit, with all its settings."""
     layout: Layout
+    """The structure of the rows of x."""
     outcome: Outcome
+    """The result of the method: draws, status and statistics."""
     seconds: Seconds
-    rows: str | None
-    """The digest of the rows that were fitted; None in files of earlier releases."""
-    absent: tuple[int, ...]
-    """The classes that occur in none of these rows."""
-    counts: RowCounts | None
-    """The rows that were fitted, and those that were left out, counted."""
-    seen: Mapping[str, Seen]
-    """The same three for each of several observed sites."""
+    """The wall time: `seconds.compile` and `seconds.run`."""
+    rows: str | None = None
+    """A digest of the rows that were fitted; None where no rows were. See `Fit.was_fitted_to`."""
+    absent: tuple[int, ...] = ()
+    """The classes, or kinds of tokens, that occur in none of these rows: only the prior informs their probabilities."""
+    counts: RowCounts | None = None
+    """The rows that were fitted, counted, and those that were left out; None for `Prior`, which fits none."""
+    seen: Mapping[str, Seen] = field(default_factory=dict)
+    """The same three for each of several observed sites, by site."""
+    weights: str | None = None
+    """A digest of the weights of the rows; None where they have none."""
+    keys: tuple[str, ...] = ()
+    """The keys of the runs from which the draws are, in words: one, or those of all fits that were joined."""
 
 
 def write(path: str | os.PathLike[str], parts: Parts, attrs: Mapping[str, Any]) -> Path:
@@ -106,7 +121,7 @@ def write(path: str | os.PathLike[str], parts: Parts, attrs: Mapping[str, Any]) 
         "linearized_at": list(outcome.linearized_at),
         "log_evidence": outcome.log_evidence,
         "status": outcome.status.to_json(),
-        "method": asdict(_as_saved(parts.method)),
+        "method": asdict(as_saved(parts.method)),
         "observed": list(structure.observed_sites),
         "sites": [[site, list(shape)] for site, shape in structure.sites],
         "layout": _layout_to_json(layout),
@@ -117,6 +132,8 @@ def write(path: str | os.PathLike[str], parts: Parts, attrs: Mapping[str, Any]) 
         "seen": {
             site: [seen.rows, list(seen.absent), _counts_to_json(seen.counts)] for site, seen in parts.seen.items()
         },
+        "weights": parts.weights,
+        "keys": list(parts.keys),
         "densities": densities,
     }
     arrays = outcome.draws, outcome.sample_stats, outcome.stats, outcome.linearized_at
@@ -170,7 +187,8 @@ def read(path: str | os.PathLike[str], model: NumPyroModel) -> Parts:
     method, seconds, rows = SavedMethod(**about["method"]), Seconds(*about["seconds"]), about.get("rows")
     absent, counts = tuple(about.get("absent", ())), _counts_from_json(about["counts"])
     seen = {site: Seen(of, tuple(lacking), _counts_from_json(c)) for site, (of, lacking, c) in about["seen"].items()}
-    return Parts(Density.of(model, structure), method, layout, outcome, seconds, rows, absent, counts, seen)
+    density, weights, keys = Density.of(model, structure), about.get("weights"), tuple(about.get("keys", ()))
+    return Parts(density, method, layout, outcome, seconds, rows, absent, counts, seen, weights, keys)
 
 
 def probe(
@@ -252,11 +270,13 @@ def _check_model(
     return structure
 
 
-def _as_saved(method: Any) -> SavedMethod:
+def as_saved(method: Any) -> SavedMethod:
+    """Return a method as it is saved."""
     if isinstance(method, SavedMethod):
         return method
-    words = without_addresses(repr(method))
-    return SavedMethod(method.name, method.kind, method.draws_chains, words)
+    digests = settings_in_words(method)
+    words = digests.pop("method")
+    return SavedMethod(method.name, method.kind, method.draws_chains, words, plain_settings(method), digests)
 
 
 def _first(draws: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:

@@ -1,6 +1,5 @@
 """Checks of the numbers of x and y against the precision in which a model computes with them."""
 
-from functools import partial
 from typing import Any
 
 import jax
@@ -8,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from .rows import Rows
-from .stored import check_in_parts, in_parts
+from .stored import in_parts
 from .words import index_in_words
 
 SAMPLED_ROWS = 1_000
@@ -46,41 +45,49 @@ def check_offsets(x: Rows) -> None:
             )
 
 
-def check_scales(name: str, rows: Rows) -> None:
-    """Raise ValueError where squares of numbers overflow, or those of a whole column of x underflow.
+def check_largest(name: str, rows: Rows) -> None:
+    """Raise ValueError where squares of numbers overflow.
 
     Args:
-        name: x or y.
-        rows: rows in the precision in which they were passed: float32 may round a whole column to 0.
+        name: x, or that of y.
+        rows: rows in the precision in which they were passed.
     """
     for path, leaf in jax.tree.leaves_with_path(rows):
+        array, dtype = np.asarray(leaf), jnp.promote_types(_real_type(leaf), float)
+        if array.dtype.kind in "biu" or not array.size:
+            continue
+        largest = float(jnp.finfo(dtype).max) ** 0.5
+        with np.errstate(over="ignore"):
+            is_suspect = not float(np.vdot(array, array)) <= largest**2  # one fast pass; may be a false alarm
+        if is_suspect and max(array.max(), -array.min()) > largest:
+            index = np.unravel_index(np.abs(array).argmax(), array.shape)
+            raise ValueError(
+                f"{name}{jax.tree_util.keystr(path)}{index_in_words(index)}: expected numbers up to {largest:.2g}, "
+                f"whose squares are finite in {dtype}; got {array[index]:.4g}. {CURE}"
+            )
+
+
+def check_least(sample: Rows, x: Rows) -> None:
+    """Raise ValueError where the squares of a whole column of x underflow.
+
+    Args:
+        sample: x, or some of its rows, in the precision in which they were passed: float32 may round a whole column
+            to 0.
+        x: all rows, which are looked at where all numbers of a column in the sample are small.
+    """
+    for (path, some), leaf in zip(jax.tree.leaves_with_path(sample), jax.tree.leaves(x), strict=True):
         dtype = jnp.promote_types(_real_type(leaf), float)
         if leaf.dtype.kind in "biu" or not leaf.size:
             continue
-        of_leaf = f"{name}{jax.tree_util.keystr(path)}"
-        check_in_parts(partial(_check_largest, of_leaf, dtype), leaf, f"checking {name}")
-        least = float(jnp.finfo(dtype).tiny) ** 0.5
-        highest = np.abs(_sampled(leaf)).max(0)
-        for column in np.flatnonzero((highest > 0) & (highest < least)) if name == "x" else ():
+        least, highest = float(jnp.finfo(dtype).tiny) ** 0.5, np.abs(_sampled(some)).max(0)
+        for column in np.flatnonzero((highest > 0) & (highest < least)):
             parts = (np.asarray(part).reshape(len(part), -1)[:, column] for _, part in in_parts(leaf))
             most = max(float(np.abs(part).max()) for part in parts)
             if most < least:
                 raise ValueError(
-                    f"{of_leaf}, column {column}: expected numbers of at least {least:.2g}, whose squares are not 0 in "
-                    f"{dtype}; got {most:.4g} at most. {CURE}"
+                    f"x{jax.tree_util.keystr(path)}, column {column}: expected numbers of at least {least:.2g}, whose "
+                    f"squares are not 0 in {dtype}; got {most:.4g} at most. {CURE}"
                 )
-
-
-def _check_largest(name: str, dtype: Any, leaf: Any) -> None:
-    array, largest = np.asarray(leaf), float(jnp.finfo(dtype).max) ** 0.5
-    with np.errstate(over="ignore"):
-        is_suspect = not float(np.vdot(array, array)) <= largest**2  # one fast pass; may be a false alarm
-    if is_suspect and max(array.max(), -array.min()) > largest:
-        index = np.unravel_index(np.abs(array).argmax(), array.shape)
-        raise ValueError(
-            f"{name}{index_in_words(index)}: expected numbers up to {largest:.2g}, whose squares are finite in "
-            f"{dtype}; got {array[index]:.4g}. {CURE}"
-        )
 
 
 def check_rounding(y: Rows, name: str = "y") -> None:
@@ -104,9 +111,14 @@ def check_rounding(y: Rows, name: str = "y") -> None:
             )
 
 
+def spaced(num_rows: int) -> np.ndarray:
+    """Return the indices of evenly spaced rows, some `SAMPLED_ROWS` of them, or of all."""
+    return np.arange(0, num_rows, max(1, num_rows // SAMPLED_ROWS))
+
+
 def _sampled(leaf: Any) -> np.ndarray:
     """Return a sample of the rows, (rows, columns), in float64."""
-    sample = np.asarray(leaf[:: max(1, len(leaf) // SAMPLED_ROWS)])
+    sample = np.asarray(leaf)[spaced(len(leaf))]
     return sample.reshape(len(sample), -1).astype(np.float64)
 
 

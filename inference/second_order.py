@@ -14,6 +14,7 @@ from .curvature import hessian
 from .density import Density
 from .gauss_newton import expected_hessian, is_by_rows
 from .newton import DAMPING, FLOOR, Derivatives, Minimum, minimise
+from .processes import jit
 from .programs import program
 from .rows import Data, Weights, in_double
 
@@ -35,7 +36,7 @@ class SecondOrder:
     def __init__(self, density: Density, by_gauss_newton: bool) -> None:
         self.density, self.by_gauss_newton = density, by_gauss_newton
         self._value = jax.jit(self._nats)  # traced once for all functions
-        self._derivatives = jax.jit(self._all_derivatives)
+        self._derivatives = jit(self._all_derivatives)
 
     def minimise(
         self,
@@ -64,7 +65,7 @@ class SecondOrder:
             enough: the decrement at which it ends.
         """
         with jax.enable_x64(True):
-            u, data = jax.device_put(jax.tree.map(in_double, (u, data)))
+            u, data = jax.tree.map(lambda leaf: jnp.asarray(in_double(leaf)), (u, data))
             rest = u, data, jnp.asarray(1.0 if prior_power is None else prior_power, float)
             return minimise(
                 lambda vector: _finite(self._value(vector, *rest)),

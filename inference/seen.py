@@ -9,6 +9,7 @@ from .fingerprint import digest_of_rows
 from .labels import RowCounts, labelled, with_gaps
 from .response import Response
 from .rows import Data, Rows
+from .stored import in_parts
 from .structure import Structure
 
 
@@ -37,10 +38,20 @@ def seen_of(structure: Structure, data: Data) -> dict[str, Seen]:
     return seen
 
 
+def digest_of_weights(weights: Rows) -> str | None:
+    """Return a digest of the weights of rows; None where they have none."""
+    return None if weights is None else digest_of_rows(weights)
+
+
 def absent_classes(response: Response, y: Rows) -> tuple[int, ...]:
     """Return the classes, or kinds of tokens, that no row of y has; none where y is no class, or soft labels."""
     leaves = jax.tree.leaves(y)
-    symbols = response.symbols(leaves[0]) if len(leaves) == 1 else None
-    if symbols is None or symbols[1].dtype.kind not in "biu":
+    if len(leaves) != 1 or response.num_classes is None:
         return ()
-    return tuple(np.flatnonzero(np.bincount(symbols[1].astype(int), minlength=symbols[0]) == 0).tolist())
+    counts = np.zeros(response.num_classes, int)
+    for _, part in in_parts(leaves[0]):
+        symbols = response.symbols(part)
+        if symbols is None or symbols[1].dtype.kind not in "biu":
+            return ()
+        counts += np.bincount(symbols[1].astype(int), minlength=response.num_classes)
+    return tuple(np.flatnonzero(counts == 0).tolist())

@@ -27,6 +27,7 @@ from jax import Array
 
 from .checkpoint import Checkpoint, leaves_of
 from .density import Density
+from .devices import Spread, row_axes
 from .files import atomic_write
 from .fingerprint import (
     digest,
@@ -37,6 +38,7 @@ from .fingerprint import (
     without_addresses,
 )
 from .method import Outcome
+from .processes import is_first, of_first
 from .rows import Data, Rows
 from .status import Status
 from .stored import is_stored
@@ -61,8 +63,9 @@ def held(path: str | os.PathLike[str]) -> Iterator[None]:
     Raises:
         ValueError: when another fit holds the folder, in this process or another.
     """
-    Path(path).mkdir(parents=True, exist_ok=True)
-    if sys.platform == "win32":
+    if is_first():
+        Path(path).mkdir(parents=True, exist_ok=True)
+    if sys.platform == "win32" or not is_first():
         yield
         return
     folder = os.open(path, os.O_RDONLY)
@@ -83,6 +86,8 @@ def held(path: str | os.PathLike[str]) -> Iterator[None]:
 class Store:
     """A run in a folder: a new one where the folder is empty or missing, else the one in it.
 
+    Of several processes only the first reads and writes the folder; the others get from it what it has read.
+
     Args:
         path: the folder.
         identity: the words and numbers that identify the run: model, density, method, data, key.
@@ -93,20 +98,21 @@ class Store:
 
     def __init__(self, path: str | os.PathLike[str], identity: Identity) -> None:
         self.path, self.part = Path(path), ""
+        self._identity = dict(identity)
+        self._leaves, (self.done, self.num_draws, self.arrays) = of_first(self._begin)
+
+    def _begin(self) -> tuple[Mapping[str, np.ndarray], tuple[int, int, list[dict[str, Any]]]]:
+        """Return the state of the chains, how many steps and draws there are, and what arrays; none in a new folder."""
         self.path.mkdir(parents=True, exist_ok=True)
-        self.done = self.num_draws = 0
-        self.arrays: list[dict[str, Any]] = []
-        self._leaves: dict[str, np.ndarray] = {}
         about, others = self.path / "run.json", [file.name for file in self.path.iterdir()]
         if about.exists():
-            self._open(about, identity)
-        elif set(others) - {"run.partial.json"}:  # of a process that ended as it began
+            return self._open(about)
+        if set(others) - {"run.partial.json"}:  # of a process that ended as it began
             raise ValueError(f"resume: expected an empty folder or one with a run; {self.path} contains other files.")
-        else:
-            self._identity = dict(identity)
-            self._describe()
+        self._describe([])
+        return {}, (0, 0, [])
 
-    def _open(self, about: Path, identity: Identity) -> None:
+    def _open(self, about: Path) -> tuple[Mapping[str, np.ndarray], tuple[int, int, list[dict[str, Any]]]]:
         try:
             saved = json.loads(about.read_text())
         except json.JSONDecodeError as error:
@@ -115,23 +121,23 @@ class Store:
             raise ValueError(
                 f"resume: {self.path} has format {saved.get('version')}; this release of flatprior reads {VERSION}."
             )
-        for name in dict.fromkeys([*identity, *saved["identity"]]):
-            then, now = saved["identity"].get(name), identity.get(name)
+        for name in dict.fromkeys([*self._identity, *saved["identity"]]):
+            then, now = saved["identity"].get(name), self._identity.get(name)
             if not _same(then, now):
                 raise ValueError(
                     f"resume: {self.path} contains a run with another {name}: expected {then}; got {now}. Give another "
                     f"folder, or remove this one.{_why(name, then, now)}"
                 )
-        self._identity, self.arrays = saved["identity"], saved["arrays"]
-        state = self.checkpoint("state").read()
-        if state is None:
-            return  # ended before its first draws
-        self._leaves, self.done, self.num_draws = state.arrays, state.about["done"], state.about["kept"]
-        for i, array in enumerate(self.arrays):
-            size, file = self.num_draws * self._bytes(array), self._file(i)
+        self._identity = saved["identity"]
+        leaves, state = self.checkpoint("state").read_here()
+        if state is None:  # ended before its first draws
+            return {}, (0, 0, saved["arrays"])
+        for i, array in enumerate(saved["arrays"]):
+            size, file = state["kept"] * self._bytes(array), self._file(i)
             if not file.exists() or file.stat().st_size < size:
                 raise ValueError(f"resume: {file} is shorter than its run. Remove the folder.")
             os.truncate(file, size)  # the draws of an unfinished block
+        return leaves, (state["done"], state["kept"], saved["arrays"])
 
     def within(self, part: str) -> "Store":
         """Return the same store for a part of the method, whose checkpoints have names of their own."""
@@ -172,8 +178,8 @@ class Store:
                 {"kind": kind, "name": name, "dtype": value.dtype.str, "shape": [value.shape[0], *value.shape[2:]]}
                 for kind, name, value in named
             ]
-            self._describe()
-        for i, (_, _, value) in enumerate(named):
+            self._describe(self.arrays)
+        for i, (_, _, value) in enumerate(named if is_first() else []):
             with self._file(i).open("ab") as file:
                 file.write(np.ascontiguousarray(np.swapaxes(value, 0, 1)).tobytes())
                 file.flush()
@@ -181,18 +187,32 @@ class Store:
         self.done, self.num_draws = done, self.num_draws + named[0][2].shape[1]
         self.checkpoint("state").write(leaves_of(state), {"done": done, "kept": self.num_draws})
 
-    def _describe(self) -> None:
-        about = {"version": VERSION, "identity": self._identity, "arrays": self.arrays}
+    def _describe(self, arrays: list[dict[str, Any]]) -> None:
+        if not is_first():
+            return
+        about = {"version": VERSION, "identity": self._identity, "arrays": arrays}
         atomic_write(self.path / "run.json", lambda file: file.write_text(json.dumps(about, indent=1)))
 
     def read(self, num_samples: int) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
-        """Return the first draws and statistics, shaped (chain, draw, ...), as views of the files without a copy."""
-        read: dict[str, dict[str, np.ndarray]] = {"draw": {}, "statistic": {}}
+        """Return the first draws and statistics, shaped (chain, draw, ...), as views of the files without a copy.
+
+        Other processes than the first have them in memory.
+        """
+        arrays, _ = of_first(lambda: (self._views(num_samples), None))
+        draws, stats = (
+            {each["name"]: arrays[f"{kind}/{each['name']}"] for each in self.arrays if each["kind"] == kind}
+            for kind in ("draw", "statistic")
+        )
+        return draws, stats
+
+    def _views(self, num_samples: int) -> dict[str, np.ndarray]:
+        """Return the views by kind and name."""
+        views = {}
         for i, array in enumerate(self.arrays):
             chains, *rest = array["shape"]
             whole = np.memmap(self._file(i), np.dtype(array["dtype"]), "r", shape=(self.num_draws, chains, *rest))
-            read[array["kind"]][array["name"]] = np.swapaxes(whole[:num_samples], 0, 1)
-        return read["draw"], read["statistic"]
+            views[f"{array['kind']}/{array['name']}"] = np.swapaxes(whole[:num_samples], 0, 1)
+        return views
 
     def _file(self, i: int) -> Path:
         return self.path / f"{i:03d}.bin"
@@ -213,7 +233,7 @@ def identity(density: Density, data: Data, method: Any, key: Array, rows: str) -
         rows: a digest of the rows, which stands for those that are not in memory.
     """
     name = getattr(density.model, "__qualname__", None) or repr(density.model)
-    every = max(1, -(-data.num_rows // DENSITY_ROWS))
+    spread, every = Spread.of(data), max(1, -(-data.num_rows // DENSITY_ROWS))
     some = data.take(np.arange(0, data.num_rows, every))
     return {
         "model": f"{without_addresses(name)} with {density.structure.latents}",
@@ -225,7 +245,8 @@ def identity(density: Density, data: Data, method: Any, key: Array, rows: str) -
             for name, each in (("weights", data.weights), ("known", data.known))
             if each is not None
         },
-        **({"rows": rows} if data.is_stored else {}),
+        **({"rows": rows} if data.is_stored or spread else {}),
+        **({"shards": str(spread.num_shards)} if spread else {}),
         "key": key_in_words(key),
         "density": log_density_at_random(density.model, some.x, some.y),  # last: it depends on the others
     }
@@ -252,7 +273,7 @@ def _in_words(rows: Rows) -> str:
     """Return the types and shapes of a pytree of arrays, and a digest of their values where all are in memory."""
     leaves = jax.tree.leaves(rows)
     shapes = ", ".join(f"{leaf.dtype}{list(leaf.shape)}" for leaf in leaves)
-    if is_stored(rows):
+    if is_stored(rows) or any(isinstance(leaf, Array) and row_axes(leaf) for leaf in leaves):
         return shapes
     return f"{shapes} {digest(('', leaf) for leaf in leaves)[:16]}"
 

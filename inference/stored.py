@@ -33,6 +33,8 @@ class Stored:
     """The type of what is read."""
     chosen: np.ndarray | None = None
     """The rows of the source that are its rows, in their order; None is all of them."""
+    window: int | None = None
+    """The number of rows within which the order is free, where the source gives rows one after the other."""
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -49,13 +51,8 @@ class Stored:
         """The number of elements."""
         return int(np.prod(self.shape))
 
-    @property
-    def bytes_per_row(self) -> int:
-        """The bytes of one row in memory."""
-        return max(1, self.size // len(self) * self.dtype.itemsize)
-
     def __repr__(self) -> str:
-        return f"{type(self.source).__name__} of {self.dtype}{list(self.shape)}, read in parts"
+        return f"rows of {self.dtype}{list(self.shape)}, read in parts"
 
     def __len__(self) -> int:
         return int(self.source.shape[0] if self.chosen is None else len(self.chosen))
@@ -74,7 +71,10 @@ class Stored:
         return self._read(unique)[place]
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
-        return self[:].astype(dtype or self.dtype, copy=False)
+        whole = np.empty(self.shape, dtype or self.dtype)
+        for start, part in in_parts(self):
+            whole[start : start + len(part)] = part
+        return whole
 
     def _read(self, rows: Any) -> np.ndarray:
         return np.asarray(self.source[rows]).astype(self.dtype, copy=False)
@@ -84,8 +84,14 @@ class Stored:
         return replace(self, dtype=np.dtype(dtype))
 
     def take(self, rows: np.ndarray) -> "Stored":
-        """Return some of the rows, by an array of indices, without reading them."""
-        return replace(self, chosen=np.asarray(rows) if self.chosen is None else self.chosen[rows])
+        """Return some of the rows, by an array of indices, without reading them.
+
+        Where the source gives rows one after the other they are in increasing order.
+        """
+        if self.window is None:
+            return replace(self, chosen=np.asarray(rows) if self.chosen is None else self.chosen[rows])
+        chosen = np.sort(rows) if self.chosen is None else self.chosen[np.sort(rows)]
+        return replace(self, chosen=chosen, window=max(1, self.window * len(rows) // len(self)))
 
 
 def stays(leaf: Any) -> bool:
@@ -115,7 +121,7 @@ def is_stored(rows: Any) -> bool:
 
 def read(rows: Any) -> Any:
     """Return a pytree of rows with all of them in memory."""
-    return jax.tree.map(lambda leaf: leaf[:] if isinstance(leaf, Stored) else leaf, rows)
+    return jax.tree.map(lambda leaf: np.asarray(leaf) if isinstance(leaf, Stored) else leaf, rows)
 
 
 def chosen(rows: Any, indices: np.ndarray) -> Any:
@@ -124,7 +130,7 @@ def chosen(rows: Any, indices: np.ndarray) -> Any:
 
 
 def in_parts(rows: Any, label: str = "") -> Iterator[tuple[int, Any]]:
-    """Yield the number of the first row and the rows of each part; rows in memory are one part.
+    """Yield the number of the first row and the rows of each part, an even number of them; rows in memory are one part.
 
     Args:
         rows: a pytree of arrays with n rows first.
@@ -135,7 +141,7 @@ def in_parts(rows: Any, label: str = "") -> Iterator[tuple[int, Any]]:
         yield 0, rows
         return
     num_rows = len(leaves[0])
-    size = max(1, PART_BYTES // sum(_bytes_per_row(leaf) for leaf in leaves))
+    size = 2 * rows_per_part(2 * bytes_per_row(leaves))
     with tqdm(
         total=num_rows, desc=label, unit="row", disable=not label, delay=1.0, file=sys.stderr, leave=False
     ) as bar:
@@ -145,8 +151,14 @@ def in_parts(rows: Any, label: str = "") -> Iterator[tuple[int, Any]]:
             bar.update(min(size, num_rows - start))
 
 
-def _bytes_per_row(leaf: Any) -> int:
-    return leaf.bytes_per_row if isinstance(leaf, Stored) else max(1, leaf.nbytes // len(leaf))
+def bytes_per_row(rows: Any) -> int:
+    """Return the bytes of one row of a pytree of arrays in memory."""
+    return sum(leaf.size // max(1, len(leaf)) * leaf.dtype.itemsize for leaf in jax.tree.leaves(rows))
+
+
+def rows_per_part(bytes_per_row: int) -> int:
+    """Return how many rows of some bytes are read together."""
+    return max(1, PART_BYTES // max(1, bytes_per_row))
 
 
 def check_in_parts(check: Callable[[Any], None], rows: Any, label: str = "") -> None:

@@ -13,8 +13,10 @@ from jax.flatten_util import ravel_pytree
 
 from .curvature import COLUMNS_TOGETHER, expected_loss, has_fisher_information, hessian, product
 from .density import Density
+from .devices import Spread, by_shard
 from .gauss_newton import expected_hessian, is_by_rows
 from .marginals import moments_of
+from .processes import jit
 from .programs import program
 from .rows import Data, Weights
 
@@ -44,28 +46,27 @@ class Surface:
     Args:
         density: what is evaluated.
         rows_together: how many rows are evaluated together; None is all of them.
+        spread: how the rows are spread over devices.
     """
 
-    def __init__(self, density: Density, rows_together: int | None) -> None:
-        self.density, self.rows_together = density, rows_together
+    def __init__(self, density: Density, rows_together: int | None, spread: Spread | None = None) -> None:
+        self.density, self.rows_together, self.shards = density, rows_together, spread.num_shards if spread else 1
         self._logits_shape: list[tuple[int, int] | None] = []
         self._part = jax.jit(density.loss, static_argnums=2)  # traced once for all functions of the same rows
-        self.loss = jax.jit(lambda *args: self._log_likelihood_and_loss(*args)[1])
-        self.log_likelihood_and_loss = jax.jit(self._log_likelihood_and_loss)
-        self.log_likelihood = jax.jit(self._log_likelihood)
-        self.slope = jax.jit(jax.grad(self._loss))
-        self.lbfgs = jax.jit(self._lbfgs)
-        self.logits = jax.jit(self._all_logits)
-        self.logit_slopes = jax.jit(self._logit_slopes, static_argnums=0)
-        self.nonlinearity = jax.jit(self._nonlinearity)
-        self.reach = jax.jit(self._reach)
-        self.parameter_slopes = jax.jit(self._parameter_slopes, static_argnums=0)
-        self.validation_loss = jax.jit(
-            jax.vmap(lambda u, data: -self._log_likelihood(u, data).sum(), in_axes=(0, None))
-        )
-        self.constrain = jax.jit(density.constrain)
-        self.prior_drops = jax.jit(density.prior_drops)
-        self.responses = jax.jit(self._responses)
+        self.loss = jit(lambda *args: self._log_likelihood_and_loss(*args)[1])
+        self.log_likelihood_and_loss = jit(self._log_likelihood_and_loss)
+        self.log_likelihood = jit(self._log_likelihood)
+        self.slope = jit(jax.grad(self._loss))
+        self.lbfgs = jit(self._lbfgs)
+        self.logits = jit(self._all_logits)
+        self.logit_slopes = jit(self._logit_slopes, static_argnums=0)
+        self.nonlinearity = jit(self._nonlinearity)
+        self.reach = jit(self._reach)
+        self.parameter_slopes = jit(self._parameter_slopes, static_argnums=0)
+        self.validation_loss = jit(jax.vmap(lambda u, data: -self._log_likelihood(u, data).sum(), in_axes=(0, None)))
+        self.constrain = jit(density.constrain)
+        self.prior_drops = jit(density.prior_drops)
+        self.responses = jit(self._responses)
 
     def by_site(self, data: Data) -> list[tuple["Surface", Data]]:
         """Return the surface of each observed site, with its data."""
@@ -90,12 +91,30 @@ class Surface:
         if size >= num_rows:
             return function(data)
         size = -(-num_rows // -(-num_rows // size))  # parts of about equal size: often there is no rest to be compiled
+        if self.shards > 1:
+            return self._by_rows_of_shards(function, data, -(-size // self.shards))
         some, rest = np.split(np.arange(num_rows), [num_rows - num_rows % size])
         parts = jax.lax.map(lambda rows: function(data.take(rows)), some.reshape(-1, size))
         values = jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), parts)
         if not rest.size:
             return values
         return jax.tree.map(lambda *leaves: jnp.concatenate(leaves), values, function(data.take(rest)))
+
+    def _by_rows_of_shards(self, function: Callable[[Data], Any], data: Data, size: int) -> Any:
+        """The values of a function at all rows, rows first, from a few rows of each shard at a time."""
+        length = data.num_rows // self.shards
+        some, rest = np.split(np.arange(length), [length - length % size])
+
+        def of_each(rows: Array) -> Any:
+            values = function(by_shard(data, jnp.broadcast_to(rows, (self.shards, len(rows)))))
+            return jax.tree.map(lambda leaf: leaf.reshape(self.shards, len(rows), *leaf.shape[1:]), values)
+
+        parts = jax.lax.map(of_each, some.reshape(-1, size))
+        values = jax.tree.map(lambda leaf: jnp.moveaxis(leaf, 0, 1).reshape(self.shards, -1, *leaf.shape[3:]), parts)
+        if rest.size:
+            join = lambda *leaves: jnp.concatenate(leaves, axis=1)  # noqa: E731
+            values = jax.tree.map(join, values, of_each(jnp.asarray(rest)))
+        return jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), values)
 
     def _log_likelihood(self, u: Weights, data: Data) -> Array:
         """Log p(y_i | x_i, w) of every row in nats, (n,)."""
@@ -213,7 +232,7 @@ class Surface:
 
 def surface_of(density: Density, data: Data, rows_together: int | None = None) -> Surface:
     """The compiled functions of a density for these shapes of data: made once."""
-    return program(Surface, density, data, rows_together)
+    return program(Surface, density, data, rows_together, Spread.of(data))
 
 
 class PotentialSurface:

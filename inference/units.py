@@ -20,6 +20,7 @@ from .handlers import params_as_sites
 from .labels import as_weights
 from .rows import Rows, Weights, count_rows
 from .sites import NumPyroModel, is_real, undrawn
+from .stored import Stored, check_in_parts, in_parts
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,9 @@ class Units:
 
         The standard deviation of a constant column is taken to be 1. Rows may have weights, (n,).
         """
+        if isinstance(values, Stored):
+            mean, sd = _moments_in_parts(values, weights)
+            return cls(tuple((mean if is_centred else 0 * mean).tolist()), tuple(sd.tolist()))
         columns = np.asarray(values, np.float64).reshape(len(values), -1)
         is_constant = np.ptp(columns if weights is None else columns[weights > 0], axis=0) == 0
         mean = np.average(columns, axis=0, weights=weights)
@@ -56,6 +60,17 @@ class Units:
         if len(self.mean) > 1:
             return f"{len(self.mean)} columns"
         return f"mean {self.mean[0]:.4g}, sd {self.sd[0]:.4g}"
+
+
+def _moments_in_parts(values: Stored, weights: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
+    """Return the means and standard deviations of columns that are read in parts."""
+    from sklearn.preprocessing import StandardScaler  # imported late, as it takes long
+
+    scaler = StandardScaler()
+    for start, part in in_parts(values, "standardising"):
+        of_part = None if weights is None else weights[start : start + len(part)]
+        scaler.partial_fit(part.reshape(len(part), -1).astype(np.float64), sample_weight=of_part)
+    return scaler.mean_, np.where(scaler.var_ > 0, np.sqrt(scaler.var_), 1.0)
 
 
 @dataclass(frozen=True, repr=False)
@@ -144,7 +159,7 @@ def standardize(model: NumPyroModel, x: Any, y: Any, *, weights: Any = None) -> 
     weights = None if weights is None else as_weights(weights, count_rows(x))
     structure = check_model(model, x, y)
     for site, response, part in structure.by_site(y):
-        check_finite(site, response.points(part))
+        check_in_parts(lambda some: check_finite(site, response.points(some)), part)  # noqa: B023
     responses = structure.responses
     own_units = getattr(inner, "own_units", frozenset[str]())
     of_x = tuple(
@@ -172,9 +187,14 @@ def _is_positive(support: constraints.Constraint) -> bool:
     return of_one_value(support) in (constraints.positive, constraints.nonnegative)
 
 
-@partial(jax.jit, static_argnums=(0, 1))
 def _observed_values(model: NumPyroModel, sites: tuple[str, ...], x: Rows, y: Rows) -> dict[str, Array]:
     """Return the values of observed sites, which may be parts of y, or functions of it."""
+    parts = [jax.device_get(_observed(model, sites, *part)) for _, part in in_parts((x, y), "standardising")]
+    return {site: np.concatenate([part[site] for part in parts]) for site in sites}
+
+
+@partial(jax.jit, static_argnums=(0, 1))
+def _observed(model: NumPyroModel, sites: tuple[str, ...], x: Rows, y: Rows) -> dict[str, Array]:
     seeded = seed(undrawn(params_as_sites(model)), jax.random.key(0))
     traced = trace(seeded).get_trace(x, y)
     return {site: jnp.asarray(traced[site]["value"], float) for site in sites}

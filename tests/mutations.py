@@ -32,6 +32,20 @@ class Bug(NamedTuple):
 
 BUGS = [
     Bug(
+        "the batches of two epochs are gone through in the same order",
+        "inference/methods/stochastic.py",
+        "jnp.minimum(place, 2 * num_batches - 1 - place)",
+        "(place % num_batches)",
+        "test_sgmcmc.py",
+    ),
+    Bug(
+        "the prior counts once in each batch",
+        "inference/density.py",
+        "return num_rows * potential_energy(self.per_row, (batch, num_rows), {}, u)",
+        "return num_rows / batch.num_rows * self.potential(u, batch)",
+        "test_sgmcmc.py",
+    ),
+    Bug(
         "the total variation is not halved",
         "inference/criticism/distance.py",
         "np.abs(one.astype(float) - other).sum(axis=-1) / 2",

@@ -1,14 +1,28 @@
 """Rows that stay on disk, or with another library: fits, scores and messages are those of rows in memory."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 import pytest
+from numpy.testing import assert_allclose
 
-from flatprior.inference import MAP, MLE, NUTS, Ensemble, Fit, compare, cross_validate, fit, stored
+from flatprior.inference import (
+    MAP,
+    MLE,
+    NUTS,
+    Ensemble,
+    Fit,
+    compare,
+    cross_validate,
+    explain,
+    fit,
+    rows_of,
+    standardize,
+    stored,
+)
 from flatprior.inference.criticism import calibration
 from flatprior.inference.methods.batches import Batches, order_of
 from flatprior.inference.methods.representative import representative
@@ -123,9 +137,8 @@ class TestFits:
         assert data.few().num_rows == 1
         assert images.rows_read == 3
 
-    def test_every_row_of_an_epoch_is_in_one_batch(self, on_disk: OnDisk, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr("flatprior.inference.methods.batches.PART_BYTES", 1_000)
-        x = on_disk(np.arange(600.0, dtype=np.float32)[:, None])
+    def test_every_row_of_an_epoch_is_in_one_batch(self, on_disk: OnDisk) -> None:
+        x = on_disk(np.tile(np.arange(600, dtype=np.float32)[:, None], 3))
         key = jax.random.key(3)
         with Batches(Data(stored.stored(x)), 60, 20, key, lambda data: data) as batches:
             parts = [batches[number].x[:, 0] for number in range(-(-20 // batches.num_steps))]
@@ -140,7 +153,7 @@ class TestFits:
         x = x + 2 * np.sign(x) * (np.arange(4) == 0)
         model = Model(MLP(), Categorical(2), gaussian(1.0))
         method = MLE(batch_size=100, num_steps=200)
-        assert fit(model, method, Foreign(x), labels, key=0).status.codes == {Code.SEPARABLE}
+        assert fit(model, method, Foreign(x), labels, key=0).status.codes == (Code.SEPARABLE,)
         labels[517] = 1 - labels[517]  # one row in a thousand is on the other side
         assert Code.SEPARABLE not in fit(model, method, Foreign(x), labels, key=0).status.codes
 
@@ -160,6 +173,22 @@ class TestFits:
         middle = np.sort(each)[20:-20]
         error = NUM_ROWS * middle.std() / np.sqrt(300)
         assert float(surface.log_likelihood(u, some).sum()) == pytest.approx(each.sum(), abs=4 * error)
+
+
+class TestOtherFunctions:
+    def test_units_are_those_of_all_rows(self, rows: tuple[np.ndarray, np.ndarray], on_disk: OnDisk) -> None:
+        x, y = 3 + 20 * rows[0], 1_000 * rows[1]
+        near, far = standardize(MODEL, x, y), standardize(MODEL, on_disk(x), on_disk(y))
+        for one, other in ((near.x[0], far.x[0]), (near.y[0][1], far.y[0][1])):
+            assert one is not None
+            assert other is not None
+            assert_allclose(other.mean, one.mean, rtol=1e-6)
+            assert_allclose(other.sd, one.sd, rtol=1e-6)
+
+    @pytest.mark.slow
+    def test_explain_reads_the_rows(self, rows: tuple[np.ndarray, np.ndarray], on_disk: OnDisk) -> None:
+        x, y = rows
+        assert str(explain(MODEL, on_disk(x), y)) == str(explain(MODEL, x, y))
 
 
 class TestMessages:
@@ -183,7 +212,7 @@ class TestMessages:
             fit(MODEL, BY_BATCHES, Foreign(large), y, key=0)
         gaps = y.copy()
         gaps[612] = np.nan
-        with pytest.raises(ValueError, match=r"^y, row 612: expected all values, in an array of y that is too large"):
+        with pytest.raises(ValueError, match=r"^y, row 612: expected finite numbers; got nan"):
             fit(MODEL, BY_BATCHES, Foreign(x), Foreign(gaps), key=0)
 
     def test_scales_of_columns(self, rows: tuple[np.ndarray, np.ndarray]) -> None:
@@ -225,3 +254,87 @@ class TestScores:
         )
         columns = ["elpd", "rmse"]
         assert (near.to_dataframe()[columns] == far.to_dataframe()[columns]).all(axis=None)
+
+
+class Items:
+    """A data set of items, which fetches several together."""
+
+    def __init__(self, x: np.ndarray, y: np.ndarray) -> None:
+        self.x, self.y, self.fetched = x, y, 0
+
+    def __len__(self) -> int:
+        return len(self.x)
+
+    def __getitem__(self, number: int) -> tuple[np.ndarray, np.ndarray]:
+        return self.x[number], self.y[number]
+
+    def __getitems__(self, numbers: list[int]) -> list[tuple[np.ndarray, np.ndarray]]:
+        self.fetched += len(numbers)
+        return [self[number] for number in numbers]
+
+
+class Source:
+    """A source of batches, which counts how often it is read from its beginning."""
+
+    def __init__(self, x: np.ndarray, y: np.ndarray, size: int = 70) -> None:
+        self.x, self.y, self.size, self.passes = x, y, size, 0
+
+    def __iter__(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        self.passes += 1
+        for start in range(0, len(self.x), self.size):
+            rows = slice(start, start + self.size)
+            yield self.x[rows], self.y[rows]
+
+
+class TestSources:
+    @pytest.mark.parametrize("kind", ["items", "pairs"])
+    def test_items_have_the_fit_of_arrays(self, rows: tuple[np.ndarray, np.ndarray], in_memory: Fit, kind: str) -> None:
+        x, y = rows_of(Items(*rows) if kind == "items" else list(zip(*rows, strict=True)))
+        result = fit(MODEL, BY_BATCHES, x, y, key=0)
+        assert_same(result, in_memory)
+        assert (result.predict(x).log_prob(y) == in_memory.predict(rows[0]).log_prob(rows[1])).all()
+
+    def test_x_and_y_are_fetched_together(self, rows: tuple[np.ndarray, np.ndarray]) -> None:
+        items = Items(*rows)
+        x, y = rows_of(items)
+        Data(x, y).take(np.arange(10))
+        assert items.fetched == 10
+
+    def test_every_epoch_of_a_source_is_one_pass(self, rows: tuple[np.ndarray, np.ndarray]) -> None:
+        source = Source(*rows)
+        x, y = rows_of(source, num_rows=NUM_ROWS)
+        before = source.passes
+        seen = []
+        with Batches(Data(x, y), 50, 60, jax.random.key(0), lambda data: data) as batches:
+            for number in range(-(-60 // batches.num_steps)):
+                seen.append(batches[number])
+        assert source.passes == before + 3  # 60 batches of 50 rows are three epochs
+        read = np.concatenate([part.y for part in seen])[: 3 * NUM_ROWS]
+        for epoch in np.split(read, 3):
+            assert (np.sort(epoch) == np.sort(rows[1])).all()
+            assert not (epoch == rows[1]).all()
+        first = [tuple(row) for row in np.concatenate([part.x for part in seen])[:200]]
+        assert {tuple(row) for row in rows[0][:300]} >= set(first)  # within a window, which has 5,000 bytes
+
+    def test_a_source_is_fitted_and_scored(self, rows: tuple[np.ndarray, np.ndarray], in_memory: Fit) -> None:
+        x, y = rows_of(Source(*rows), num_rows=NUM_ROWS)
+        result = fit(MODEL, BY_BATCHES, x, y, key=0)
+        assert result.rows == in_memory.rows
+        near, far = (each.predict(rows[0]).log_prob(rows[1]).mean() for each in (in_memory, result))
+        assert far == pytest.approx(near, abs=0.1)
+        assert (result.predict(x).log_prob(y) == result.predict(rows[0]).log_prob(rows[1])).all()
+
+    def test_sources_that_are_none(self, rows: tuple[np.ndarray, np.ndarray]) -> None:
+        with pytest.raises(TypeError, match=r"^rows_of: expected an item to be a pair \(x, y\); got 1.0"):
+            rows_of([1.0, 2.0])
+        with pytest.raises(TypeError, match=r"^rows_of: expected a data set with a length"):
+            rows_of(iter([rows]), num_rows=NUM_ROWS)
+        with pytest.raises(
+            ValueError, match=r"^rows_of: expected num_rows, the number of rows in the source; got None"
+        ):
+            rows_of(Source(*rows))
+        with pytest.raises(ValueError, match=r"^rows_of: expected items \(x, y\); got an empty data set"):
+            rows_of([])
+        x, y = rows_of(Source(*rows), num_rows=NUM_ROWS + 5)
+        with pytest.raises(ValueError, match=r"^rows_of: expected 1005 rows in the source, as num_rows says; got 1000"):
+            fit(MODEL, BY_BATCHES, x, y, key=0)

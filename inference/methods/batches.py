@@ -10,19 +10,24 @@ from jax import Array
 
 from ..rows import Data
 from ..start import BATCH_KEY
-from ..stored import PART_BYTES
+from ..stored import Stored, bytes_per_row, rows_per_part
 
 MAX_STEPS = 32
 """The largest number of steps whose batches are read together."""
 
 
-def order_of(key: Array, epoch: int, num_rows: int) -> np.ndarray:
+def order_of(key: Array, epoch: int, num_rows: int, window: int | None = None, shard: int | None = None) -> np.ndarray:
     """Return the order of all rows in an epoch, a permutation: the same for rows in memory and on disk.
 
-    NumPy shuffles a million rows in the time in which JAX compiles a sort.
+    NumPy shuffles a million rows in the time in which JAX compiles a sort. Where rows can only be read one after the
+    other, they are shuffled within windows of some rows. Of rows that are spread over devices each shard, by its
+    number, has an order of its own.
     """
     order = np.arange(num_rows, dtype=np.int32 if num_rows <= np.iinfo(np.int32).max else np.int64)
-    np.random.default_rng([BATCH_KEY, *np.asarray(jax.random.key_data(key)).tolist(), epoch]).shuffle(order)
+    own = [] if shard is None else [shard]
+    rng = np.random.default_rng([BATCH_KEY, *np.asarray(jax.random.key_data(key)).tolist(), epoch, *own])
+    for start in range(0, num_rows, window or num_rows):
+        rng.shuffle(order[start : start + (window or num_rows)])
     return order
 
 
@@ -42,9 +47,10 @@ class Batches:
 
     def __init__(self, data: Data, size: int, last_step: int, key: Array, put: Callable[[Data], Data]) -> None:
         self.data, self.size, self.last_step, self.key, self.put = data, size, last_step, key, put
-        bytes_per_row = sum(leaf.size // len(leaf) * leaf.dtype.itemsize for leaf in jax.tree.leaves(data.rows))
-        self.num_steps = max(1, min(MAX_STEPS, last_step, PART_BYTES // (size * max(1, bytes_per_row))))
+        self.num_steps = min(MAX_STEPS, last_step, rows_per_part(size * bytes_per_row(data.rows)))
         self._per_epoch = data.num_rows // size
+        windows = [leaf.window for leaf in jax.tree.leaves(data.rows) if isinstance(leaf, Stored) and leaf.window]
+        self._window = min(windows, default=None)
         self._reader, self._shuffler = (ThreadPoolExecutor(1, thread_name_prefix="flatprior") for _ in range(2))
         self._read: dict[int, Future[Data]] = {}
         self._orders: dict[int, Future[np.ndarray]] = {}
@@ -69,7 +75,7 @@ class Batches:
 
     def _rows(self, number: int) -> Data:
         steps = np.arange(number * self.num_steps, (number + 1) * self.num_steps)
-        return self.data.take(np.concatenate([self._batch(step) for step in steps]))
+        return self.data.take(np.concatenate([self._batch(step) for step in steps.tolist()]))
 
     def _batch(self, step: int) -> np.ndarray:
         epoch, place = divmod(step, self._per_epoch)
@@ -80,5 +86,5 @@ class Batches:
         self._orders = {i: future for i, future in self._orders.items() if i >= epoch}
         for i in (epoch, epoch + 1):
             if i not in self._orders:
-                self._orders[i] = self._shuffler.submit(order_of, self.key, i, self.data.num_rows)
+                self._orders[i] = self._shuffler.submit(order_of, self.key, i, self.data.num_rows, self._window)
         return self._orders[epoch].result()

@@ -12,7 +12,8 @@ from jaxtyping import Bool, Float
 
 from ..blocks import run_in_blocks
 from ..density import Density
-from ..devices import Sharding
+from ..devices import Sharding, together
+from ..processes import readable
 from ..reasons import Code, Reason, numbered
 from ..rows import Data, Weights
 from ..status import Status
@@ -136,14 +137,14 @@ def sample(
     steps = sampler(u)
     state = steps.start(settings, u, jnp.asarray(began_cold), key_chains, data)
     first = jax.tree.map(lambda leaf: np.asarray(leaf[0]), u)
-    rows, data = data, jax.device_put(data, steps.sharding.all)
+    rows, data = together(data), steps.sharding.place(data)
     num_weights = density.structure.num_weights
     state, (draws, stats) = _run(settings, steps, state, data, num_weights=num_weights, progress=progress, store=store)
     known = steps.began_cold(state)
     began_cold = began_cold if known is None else known
     status = Status(improper(sampled_density, first, rows)) + status_of(settings, stats, began_cold, min_draws)
     if status and not density.structure.is_flat:
-        status += Status(warnings=prior_conflict_of_chains(density, draws, data))
+        status += Status(warnings=prior_conflict_of_chains(density, draws, rows))
     return Sampled(steps, state, draws, stats, status)
 
 
@@ -190,7 +191,7 @@ class _Block(NamedTuple):
         return self._filled(self.drawn[1])
 
     def _filled(self, drawn: Any) -> Any:
-        return jax.tree.map(lambda leaf: np.asarray(leaf)[:, : self.used].copy(), drawn)
+        return jax.tree.map(lambda leaf: np.asarray(leaf)[:, : self.used].copy(), readable(drawn))
 
 
 @dataclass

@@ -24,6 +24,7 @@ from numpyro.distributions import biject_to, constraints
 from ..density import Density
 from ..distributions import of_one_value
 from ..handlers import noncentred
+from ..processes import jit
 from ..programs import program
 from ..reasons import Code, Reason
 from ..repeated import reached
@@ -132,7 +133,7 @@ class _Shrink:
             log_det = transform.log_abs_det_jacobian(lower, values[scale]).sum()
             return {**u, scale: lower, **{site: moved[site] for site in sites}}, log_det
 
-        self.at = jax.jit(at)
+        self.at = jit(at)
 
 
 @lru_cache(maxsize=256)

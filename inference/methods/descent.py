@@ -15,6 +15,7 @@ from ..blocks import Run, run_in_blocks
 from ..checkpoint import Checkpoint
 from ..checks import check_positive_integer
 from ..density import Density
+from ..devices import Spread
 from ..fingerprint import ByValue, fingerprint
 from ..handlers import flat
 from ..method import Kind
@@ -43,6 +44,7 @@ class PointSettings:
 
     kind: ClassVar[Kind] = "point"
     draws_chains: ClassVar[bool] = False
+    spreads_rows: ClassVar[bool] = True
 
     optimizer: optax.GradientTransformation | None = None
     num_steps: int = 2000
@@ -96,7 +98,8 @@ def steps_of(settings: PointSettings, density: Density, data: Data) -> Steps:
     """Return the compiled steps of an optimiser, from the cache."""
     functions = ByValue(settings.optimizer), ByValue(settings.init_strategy)
     num_rows = data.num_rows if data.is_stored else None
-    return program(Steps, density, data, settings.batch_size, settings.num_descents, *functions, num_rows)
+    functions = *functions, num_rows, Spread.of(data)
+    return program(Steps, density, data, settings.batch_size, settings.num_descents, *functions)
 
 
 def starting_points(settings: PointSettings, density: Density, data: Data, *, key: Array) -> Weights:
@@ -131,8 +134,7 @@ def descend(
         store: where the descent is written to, and from where it is continued.
     """
     num_rows, total = data.num_rows, settings.num_steps
-    if settings.batch_size is not None and settings.batch_size > num_rows:
-        raise ValueError(f"Expected batch_size to be at most {num_rows}, the rows to fit; got {settings.batch_size}.")
+    _check_batches(settings, data)
     checkpoint = None if store is None else store.checkpoint("descent")
     ended = None if checkpoint is None else read_end(checkpoint, total)
     if ended is not None:
@@ -170,14 +172,27 @@ def _blocks(
     """Yield the function that takes a block of steps, (state, begin, end) -> state; see `run_in_blocks`."""
 
     def put(some: Data) -> Data:
-        return jax.device_put(some, steps.sharding.all) if steps.sharding.mesh.size > 1 else jax.device_put(some)
+        return steps.sharding.place(some) if steps.sharding.mesh.size > 1 else jax.device_put(some)
 
     if data.is_stored and steps.batch_size is not None:
         with Batches(data, steps.batch_size, num_steps, key, put) as batches:
             yield partial(steps.advance_on, batches=batches, prior_power=prior_power)
         return
-    everywhere = put(data) if steps.sharding.mesh.size > 1 else data
-    yield partial(steps.advance, key=key, data=everywhere, num_steps=num_steps, prior_power=prior_power)
+    yield partial(steps.advance, key=key, data=steps.sharding.place(data), num_steps=num_steps, prior_power=prior_power)
+
+
+def _check_batches(settings: PointSettings, data: Data) -> None:
+    """Raise ValueError where a batch cannot be taken from the rows."""
+    size, spread = settings.batch_size, Spread.of(data)
+    if size is None:
+        return
+    if size > data.num_rows:
+        raise ValueError(f"Expected batch_size to be at most {data.num_rows}, the rows to fit; got {size}.")
+    if spread is not None and size % spread.num_shards:
+        raise ValueError(
+            f"Expected batch_size to be a multiple of {spread.num_shards}, the shards of the rows, each of which has "
+            f"as many rows of every batch; got {size}."
+        )
 
 
 class _Tracker:
@@ -255,6 +270,8 @@ class _Tracker:
 def split_validation(fraction: float, key: Array, data: Data) -> tuple[Data, Data | None]:
     """Return the rows to fit and the validation rows, split at random. Validation rows are read into memory.
 
+    Of rows that are spread over devices each shard is split.
+
     Raises:
         ValueError: when no rows remain to fit.
     """
@@ -263,5 +280,11 @@ def split_validation(fraction: float, key: Array, data: Data) -> tuple[Data, Dat
         return data, None
     if count == data.num_rows:
         raise ValueError(f"validation_fraction={fraction} of {count} rows leaves none to fit.")
-    order = np.asarray(jax.random.permutation(jax.random.fold_in(key, VALIDATION_KEY), data.num_rows))
-    return data.choose(order[count:]), data.take(order[:count]).on_device()
+    key, spread = jax.random.fold_in(key, VALIDATION_KEY), Spread.of(data)
+    if spread is None:
+        order = np.asarray(jax.random.permutation(key, data.num_rows))
+        return data.choose(order[count:]), data.take(order[:count]).on_device()
+    shards = spread.num_shards
+    count = max(1, round(count / shards))
+    orders = np.stack([jax.random.permutation(each, data.num_rows // shards) for each in jax.random.split(key, shards)])
+    return spread.take(data, orders[:, count:]), spread.take(data, orders[:, :count])

@@ -9,6 +9,7 @@ from jax import Array
 
 from ..checks import check_positive_integer
 from ..density import Density
+from ..devices import together
 from ..method import Kind, Outcome
 from ..reasons import Code, Reason, numbered
 from ..rows import Data
@@ -40,6 +41,7 @@ class Ensemble:
     name: ClassVar[str] = "Ensemble"
     kind: ClassVar[Kind] = "approximation"
     draws_chains: ClassVar[bool] = False
+    spreads_rows: ClassVar[bool] = True
 
     base: MAP | MLE = field(default_factory=MAP)
     _: KW_ONLY
@@ -73,6 +75,7 @@ class Ensemble:
         settings = replace(self.base, num_restarts=self.num_members)
         data, validation = split_validation(settings.validation_fraction, key, data)
         descent = descend(settings, density, data, validation, key=key, progress=progress, store=store)
+        data = together(data)
         stats: dict[str, Any] = {"loss": descent.losses}
         status, is_finite = descent.status, np.isfinite(descent.final)
         if not is_finite.any():  # as the failures report

@@ -18,7 +18,8 @@ from jax import Array
 from jax.flatten_util import ravel_pytree
 
 from ..density import Density
-from ..devices import Sharding
+from ..devices import Sharding, Spread
+from ..processes import jit, readable
 from ..rows import Data, Weights
 from .chains import buffer_rows, draw_rows
 
@@ -135,19 +136,28 @@ class Langevin:
         num_chains: the number of chains.
         precondition: see `MCLMC`.
         adjusted: see `MCLMC`.
+        spread: how the rows are spread over devices.
     """
 
     draws_in_warmup = False
 
-    def __init__(self, density: Density, shapes: Any, num_chains: int, precondition: bool, adjusted: bool) -> None:
+    def __init__(
+        self,
+        density: Density,
+        shapes: Any,
+        num_chains: int,
+        precondition: bool,
+        adjusted: bool,
+        spread: Spread | None = None,
+    ) -> None:
         self.density, self.num_chains, self.precondition, self.adjusted = density, num_chains, precondition, adjusted
         tree, leaves = shapes
         example, self.unravel = ravel_pytree(tree.unflatten([jnp.zeros(shape, dtype) for shape, dtype in leaves]))
         self.dim, self.dtype = example.size, example.dtype
-        self.sharding = Sharding.of(num_chains)
+        self.sharding = Sharding.of(num_chains, spread)
         self._compiled_block = self.sharding.jit(self._block)
         self._compiled_start = self.sharding.jit_start(self._start)
-        self._compiled_length = jax.jit(jax.vmap(_momentum_length, in_axes=(None, 0)))
+        self._compiled_length = jit(jax.vmap(_momentum_length, in_axes=(None, 0)))
 
     def start(self, settings: "MCLMC", u: Weights, began_cold: Array, key: Array, data: Data) -> Chain:
         return self._compiled_start(u, began_cold, key, data)
@@ -160,7 +170,7 @@ class Langevin:
         return *self._compiled_block(state, first, end - begin, settings.thinning, schedule, data), end - begin
 
     def began_cold(self, state: Chain) -> np.ndarray:
-        return np.asarray(state.began_cold)
+        return np.asarray(readable(state.began_cold))
 
     def describe(self, stats: Mapping[str, np.ndarray]) -> str:
         return (

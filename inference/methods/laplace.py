@@ -137,6 +137,7 @@ class Laplace:
     kind: ClassVar[Kind] = "approximation"
     draws_chains: ClassVar[bool] = False
     streams: ClassVar[bool] = False
+    spreads_rows: ClassVar[bool] = False
 
     base: MAP = field(default_factory=MAP)
     _: KW_ONLY

@@ -11,6 +11,7 @@ from jax import Array
 
 from ..checks import check_positive_integer
 from ..density import Density
+from ..devices import Spread, together
 from ..method import Kind, Outcome
 from ..programs import program
 from ..reasons import Code, Reason, numbered
@@ -108,6 +109,7 @@ class MCLMC:
     name: ClassVar[str] = "MCLMC"
     kind: ClassVar[Kind] = "chain"
     draws_chains: ClassVar[bool] = True
+    spreads_rows: ClassVar[bool] = True
     growing: ClassVar[tuple[str, ...]] = ("num_samples",)
     streams: ClassVar[bool] = False
 
@@ -149,15 +151,20 @@ class MCLMC:
 
         def sampler(u: Weights) -> Langevin:
             shapes = signature(jax.tree.map(lambda leaf: leaf[0], u))
-            return program(
-                Langevin, density.noncentred(), data, shapes, self.num_chains, self.precondition, self.adjusted
-            )
+            settings = shapes, self.num_chains, self.precondition, self.adjusted, Spread.of(data)
+            return program(Langevin, density.noncentred(), data, *settings)
 
         sampled = sample(self, sampler, density, data, min_draws=MIN_DRAWS, key=key, progress=progress, store=store)
-        mixing = Mixing(density, sampled.draws, data, self.num_warmup / self.thinning)
-        status = sampled.status + status_of(self, sampled.stats, sampled.sampler.dim, mixing)
+        status = sampled.status + self.judged(density, sampled.draws, sampled.stats, together(data))
         length = sampled.sampler.momentum_length(self, sampled.state)
         return Outcome(sampled.draws, status, sample_stats=sampled.stats, stats={"momentum_length": length})
+
+    def judged(
+        self, density: Density, draws: Mapping[str, np.ndarray], stats: Mapping[str, np.ndarray], data: Data
+    ) -> Status:
+        """Return the status by the draws of all chains, in addition to that of `chains.sample`."""
+        mixing = Mixing(density, draws, data, self.num_warmup / self.thinning)
+        return status_of(self, stats, density.structure.num_weights, mixing)
 
 
 def status_of(settings: MCLMC, stats: Mapping[str, np.ndarray], dim: int, mixing: Mixing | None = None) -> Status:
@@ -166,7 +173,7 @@ def status_of(settings: MCLMC, stats: Mapping[str, np.ndarray], dim: int, mixing
     Args:
         settings: the settings of the run.
         stats: the statistics by name, (chain, draw).
-        dim: the number of unconstrained coordinates.
+        dim: the number of weights.
         mixing: the draws themselves; without them the log density alone is judged.
     """
     lp = stats["lp"].astype(float)
@@ -174,15 +181,15 @@ def status_of(settings: MCLMC, stats: Mapping[str, np.ndarray], dim: int, mixing
     if not moving.size:
         return Status()
     of_moving = {name: values[moving] for name, values in stats.items()}
-    warnings = _lost_chains(lp, moving, dim) + _step_errors(settings, of_moving)
+    warnings = lost_chains(lp, moving, dim) + _step_errors(settings, of_moving)
     if lp.shape[1] >= MIN_DRAWS:
-        warnings += _not_settled(lp[moving], mixing)
+        warnings += not_settled(lp[moving], mixing)
         if mixing is not None and moving.size == len(lp):
             warnings += mixing.disagreement(MAX_RHAT_OF_WEIGHTS)
     return Status(warnings=tuple(warnings))
 
 
-def _lost_chains(lp: np.ndarray, moving: np.ndarray, dim: int) -> list[Reason]:
+def lost_chains(lp: np.ndarray, moving: np.ndarray, dim: int) -> list[Reason]:
     """Return the reason for chains with a log density far below that of the others.
 
     The log density of draws from a mode with d directions has standard deviation sqrt(d / 2); modes differ as well, as
@@ -218,7 +225,7 @@ def _step_errors(settings: MCLMC, stats: Mapping[str, np.ndarray]) -> list[Reaso
     return warnings
 
 
-def _not_settled(lp: np.ndarray, mixing: Mixing | None) -> list[Reason]:
+def not_settled(lp: np.ndarray, mixing: Mixing | None) -> list[Reason]:
     """Return the reasons for halves of chains that disagree, and for few effective draws; chains may differ.
 
     The log density of a network moves along directions in which no prediction does, and seems settled where chains

@@ -22,6 +22,7 @@ from jaxtyping import Float
 from scipy.special import logsumexp
 
 from ..density import Density
+from ..processes import jit
 from ..programs import program
 from ..reasons import Code, Reason
 from ..rows import Data, Weights
@@ -185,7 +186,7 @@ class _RowLogProbs:
         def at_draws(draws: Weights, data: Data) -> Array:
             return jax.lax.map(lambda weights: density.row_log_probs(weights, data), draws, batch_size=TOGETHER)
 
-        self.at_draws = jax.jit(at_draws)
+        self.at_draws = jit(at_draws)
 
 
 def _log_mean(log_probs: Float[np.ndarray, "chain draw row"]) -> Float[np.ndarray, " row"]:

@@ -29,6 +29,7 @@ from jaxtyping import Float
 from scipy.optimize import linprog
 from scipy.special import softmax
 
+from ..processes import readable
 from ..reasons import Code, Reason
 from ..response import Response
 from ..rows import Data, Weights, in_double
@@ -92,7 +93,7 @@ def _separable(surface: Surface, head: Head, u: Weights, data: Data, prior_power
 def _evidence(response: Response, data: Data) -> str:
     if response.are_bounds(data.y):
         return f"y is censored in all {data.num_rows} rows"
-    values = np.unique(np.asarray(jax.tree.leaves(data.y)[0]))
+    values = np.unique(np.asarray(readable(jax.tree.leaves(data.y)[0])))
     if len(values) == 1:
         return f"y is {values[0]} in all {data.num_rows} rows"
     return f"all {data.num_rows} rows are classified correctly (the classes are separable)"
@@ -108,14 +109,14 @@ def quasi_separable(surface: Surface, u: Weights, data: Data) -> tuple[Reason, .
 def _quasi_separable(surface: Surface, head: Head, u: Weights, data: Data) -> tuple[Reason, ...]:
     """Return a reason if some rows are separable from a class of one site, by the log probabilities of all sites."""
     part, some = head.surface, head.data
-    structure, observed = part.density.structure, np.asarray(jax.tree.leaves(some.y)[0])
+    structure, observed = part.density.structure, np.asarray(readable(jax.tree.leaves(some.y)[0]))
     shape = part.logits_shape(u, some)
     if shape is None or shape[0] != observed.size:
         return ()
     labels = observed.ravel()  # for rows of tokens all tokens, one after the other
     is_known = structure.response.is_known(observed).ravel()
     if some.known is not None:
-        is_known &= np.asarray(some.known).ravel()
+        is_known &= np.asarray(readable(some.known)).ravel()
     labels, known = labels[is_known], np.flatnonzero(is_known)
     absent = sorted(set(range(shape[1])) - set(labels.tolist()))
     sites = [site for site in structure.latents if site in structure.real & structure.flat and head.own[site].any()]
@@ -289,7 +290,7 @@ def _numbers(surface: Surface, data: Data) -> np.ndarray | None:
     leaves, response = jax.tree.leaves(data.y), surface.density.structure.response
     if response.is_discrete or len(leaves) != 1:
         return None
-    values = response.points(np.asarray(leaves[0]))
+    values = response.points(np.asarray(readable(leaves[0])))
     return values.reshape(len(values), -1).astype(values.dtype if values.dtype.kind == "f" else float)
 
 
@@ -306,7 +307,7 @@ def _densest_row(surface: Surface, u: Weights, data: Data, values: np.ndarray) -
     """
     log_probs = _by_unit_weight(surface.log_likelihood(u, data), data)
     if data.known is not None:
-        known = np.asarray(jax.tree.leaves(data.known)[0])
+        known = np.asarray(readable(jax.tree.leaves(data.known)[0]))
         log_probs[~known.reshape(len(known), -1).any(axis=1)] = np.nan
     if np.isnan(log_probs).all():
         return 0.0, 0

@@ -14,7 +14,7 @@ from numpyro.infer.hmc_util import build_adaptation_schedule
 
 from ..checks import check_positive_integer
 from ..density import Density
-from ..devices import Sharding
+from ..devices import Sharding, Spread, together
 from ..method import Kind, Outcome
 from ..programs import program
 from ..reasons import Code, Reason
@@ -89,6 +89,7 @@ class NUTS:
     name: ClassVar[str] = "NUTS"
     kind: ClassVar[Kind] = "chain"
     draws_chains: ClassVar[bool] = True
+    spreads_rows: ClassVar[bool] = True
     growing: ClassVar[tuple[str, ...]] = ("num_samples",)
     streams: ClassVar[bool] = False
 
@@ -134,19 +135,27 @@ class NUTS:
         Raises:
             ValueError: when the prior is flat and `improper_ok` is not set.
         """
-        is_network = bool(density.structure.exchangeable)
-        target = self.target_accept_prob or (NETWORK_TARGET if is_network else TARGET)
-        settings = replace(self, target_accept_prob=target)
+        settings = self._for(density)
 
         def sampler(_: Weights) -> _Sampler:
             shared = replace(settings, num_warmup=1, num_samples=1, start=None, init_strategy=None, improper_ok=True)
-            return program(_Sampler, density.noncentred(), data, shared)
+            return program(_Sampler, density.noncentred(), data, shared, Spread.of(data))
 
         sampled = sample(self, sampler, density, data, min_draws=MIN_DRAWS, key=key, progress=progress, store=store)
         stats = {"max_tree_depth": np.asarray(self.longest_tree)}
-        mixing = Mixing(density, sampled.draws, data, self.num_warmup)
-        status = sampled.status + status_of(settings, sampled.stats, mixing)
+        status = sampled.status + self.judged(density, sampled.draws, sampled.stats, together(data))
         return Outcome(sampled.draws, status, sample_stats=sampled.stats, stats=stats)
+
+    def judged(
+        self, density: Density, draws: Mapping[str, np.ndarray], stats: Mapping[str, np.ndarray], data: Data
+    ) -> Status:
+        """Return the status by the draws of all chains, in addition to that of `chains.sample`."""
+        return status_of(self._for(density), stats, Mixing(density, draws, data, self.num_warmup))
+
+    def _for(self, density: Density) -> "NUTS":
+        """Return the settings with the acceptance rate that suits a density."""
+        target = NETWORK_TARGET if density.structure.exchangeable else TARGET
+        return replace(self, target_accept_prob=self.target_accept_prob or target)
 
 
 class _Clock(NamedTuple):
@@ -187,9 +196,9 @@ class _Sampler:
 
     draws_in_warmup = True
 
-    def __init__(self, density: Density, settings: NUTS) -> None:
+    def __init__(self, density: Density, settings: NUTS, spread: Spread | None = None) -> None:
         self.density, self.settings = density, settings
-        self.sharding = Sharding.of(settings.num_chains)
+        self.sharding = Sharding.of(settings.num_chains, spread)
         self._compiled_block = self.sharding.jit(self._block)
         self._compiled_start = self.sharding.jit_start(self._start)
         self._potential = jax.jit(density.potential)  # the kernel calls it in several places; the model is traced once

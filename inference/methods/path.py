@@ -225,4 +225,4 @@ def _as_test(density: Density, layout: Layout, x: Any, y: Any) -> Data | None:
     if x is None:
         return None
     x, y, _ = labelled(check_like(layout, x, "x_test"), y).scored
-    return jax.device_put(check_labels(density.model, x, y, "y_test"))
+    return check_labels(density.model, x, y, "y_test").in_memory().on_device()

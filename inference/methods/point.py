@@ -7,6 +7,7 @@ import numpy as np
 from jax import Array
 
 from ..density import Density
+from ..devices import together
 from ..method import Outcome
 from ..reasons import Code, Reason
 from ..rows import Data, Weights
@@ -64,6 +65,7 @@ class MAP(PointSettings):
         """See `Method.run`."""
         data, validation = split_validation(self.validation_fraction, key, data)
         descent = descend(self, density, data, validation, key=key, progress=progress, store=store)
+        data = together(data)
         u = descent.member(descent.best)[0]
         surface, stats, status = self.surface(density, data), {"loss": descent.losses}, descent.status
         if status.level == "ok":

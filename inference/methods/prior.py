@@ -54,6 +54,7 @@ class Prior:
     draws_chains: ClassVar[bool] = False
     growing: ClassVar[tuple[str, ...]] = ("num_samples",)
     streams: ClassVar[bool] = False
+    spreads_rows: ClassVar[bool] = False
 
     num_samples: int = 1000
 

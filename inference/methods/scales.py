@@ -22,6 +22,7 @@ import numpy as np
 from scipy.special import gammainccinv
 
 from ..density import Density
+from ..processes import readable
 from ..reasons import Code, Reason
 from ..rows import Data, Rows, Weights
 from ..structure import Structure
@@ -99,7 +100,7 @@ def _saturated(surface: Surface, u: Weights, data: Data) -> tuple[Reason, ...]:
 def _sampled(data: Data) -> Data:
     """Return at most `SAMPLED_ROWS` rows, evenly spaced, so that a look at large data takes little time and memory."""
     step = -(-data.num_rows // SAMPLED_ROWS)
-    return data if step == 1 else data.take(np.arange(0, data.num_rows, step))
+    return data.with_rows(readable(data.rows)) if step == 1 else data.take(np.arange(0, data.num_rows, step))
 
 
 def _columns(x: Rows) -> np.ndarray:

@@ -18,8 +18,9 @@ from numpyro.infer.svi import SVIState
 from numpyro.infer.util import log_density, transform_fn
 
 from ..density import Density
-from ..devices import Sharding
+from ..devices import Sharding, Spread, by_shard
 from ..fingerprint import ByValue
+from ..processes import readable
 from ..rows import Data, Weights
 from ..sites import is_latent, undrawn
 from ..start import START_KEY, starting_weights
@@ -75,6 +76,8 @@ class Steps:
         optimizer: an optax optimiser; None is the default.
         init_strategy: see `MAP`.
         num_rows: the number of all rows, where blocks of steps get some of them; None where they get all.
+        spread: how the rows are spread over devices. A batch then has as many rows of each shard, which epochs shuffle
+            within the shard: no row is sent, only the gradient.
     """
 
     def __init__(
@@ -85,6 +88,7 @@ class Steps:
         optimizer: ByValue,
         init_strategy: ByValue,
         num_rows: int | None,
+        spread: Spread | None = None,
     ) -> None:
         self.density, self.batch_size, self.num_restarts = density, batch_size, num_restarts
         self.num_rows = num_rows
@@ -101,7 +105,7 @@ class Steps:
         )
         self._tracing = RLock()
         """NumPyro's SVI and its guide change while they are traced: one thread traces them at a time."""
-        self.sharding = Sharding.of(num_restarts)
+        self.sharding, self.spread = Sharding.of(num_restarts, spread), spread
         self._compiled_start = self.sharding.jit_start(self._start)
         self._compiled_block = self.sharding.jit(self._block)
 
@@ -150,11 +154,11 @@ class Steps:
             epochs = min(self.epochs_per_shuffle(data.num_rows), -(-(num_steps - begin + since) // per_epoch))
             state = state._replace(order=self.shuffled(key, (begin - since) // per_epoch, epochs, data.num_rows))
         svi, losses = self._compiled_block((state.svi, prior_power), state.order, begin, end, data)
-        return state._replace(svi=svi, losses=(*state.losses, np.asarray(losses)[:, : end - begin]))
+        return state._replace(svi=svi, losses=(*state.losses, np.asarray(readable(losses))[:, : end - begin]))
 
     def weights(self, state: State) -> Weights:
         """Return the weights of all restarts by site, in unconstrained coordinates, (restart, *shape) in NumPy."""
-        params = jax.device_get(self.svi.optim.get_params(state.svi.optim_state))
+        params = jax.device_get(readable(self.svi.optim.get_params(state.svi.optim_state)))
         return {site: params[_param(site)] for site in self.density.structure.latents}
 
     def is_finite(self, state: State) -> np.ndarray:
@@ -207,16 +211,29 @@ class Steps:
             return _lift(one(keys[0], True, _first(start)))
         return jax.vmap(one)(keys, jnp.arange(len(keys)) == 0, start)
 
-    def shuffled(self, key: Array, first: int, num_epochs: int, num_rows: int) -> np.ndarray:
+    def shuffled(self, key: Array, first: int, num_epochs: int, num_rows: int) -> Array | np.ndarray:
         """Return the rows in the order in which epochs from `first` on use them, batch by batch, padded to one length.
 
-        NumPy shuffles a million rows in the time in which JAX compiles a sort.
+        NumPy shuffles a million rows in the time in which JAX compiles a sort. Of rows that are spread it is the order
+        within each shard, (shard, order).
         """
-        used = num_rows - num_rows % (self.batch_size or num_rows)
-        orders = np.zeros((self.epochs_per_shuffle(num_rows), used), np.int32)
-        for i in range(num_epochs):
-            orders[i] = order_of(key, first + i, num_rows)[:used]
-        return orders.reshape(-1)
+        length = self.epochs_per_shuffle(num_rows)
+        shards = 1 if self.spread is None else self.spread.num_shards
+        num_rows, batch_size = num_rows // shards, (self.batch_size or num_rows) // shards
+        used = num_rows - num_rows % batch_size
+
+        def of_shard(shard: int | None) -> np.ndarray:
+            orders = np.zeros((length, used), np.int32)
+            for i in range(num_epochs):
+                orders[i] = order_of(key, first + i, num_rows, shard=shard)[:used]
+            return orders.reshape(-1)
+
+        if self.spread is None:
+            return of_shard(None)
+        each, shape = range(shards), (shards, length * used)
+        return jax.make_array_from_callback(
+            shape, self.spread.sharding, lambda index: np.stack([of_shard(shard) for shard in each[index[0]]])
+        )
 
     def _block(self, each: Any, order: Array, begin: Array, end: Array, data: Data) -> tuple[Any, Array]:
         """Take steps of all restarts, from their SVI states and powers of the prior."""
@@ -251,7 +268,10 @@ class Steps:
         batch_size = self.batch_size or num_rows
 
         def batch(i: Array) -> Data:
-            rows = jax.lax.dynamic_slice_in_dim(order, i * batch_size % order.size, batch_size)
+            size = batch_size * order.shape[-1] // order.size  # of one shard
+            rows = jax.lax.dynamic_slice_in_dim(order, i * size % order.shape[-1], size, axis=-1)
+            if order.ndim > 1:
+                return jax.lax.optimization_barrier(by_shard(data, rows))
             # The barrier keeps XLA from transposing all of x before the loop instead of a batch inside it.
             return jax.lax.optimization_barrier(data.take(rows))
 

@@ -139,6 +139,7 @@ def explain(model: NumPyroModel, x: Any, y: Any, *, at: Point | None = None, wei
     """
     given = labelled(x, y, weights)
     density, data = check_labelled(model, given)
+    data = data.in_memory()
     start = weights_at(None, density, data)
     point = start if at is None else weights_at(at, density, data)
     with jax.enable_x64(True):
