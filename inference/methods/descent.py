@@ -27,13 +27,15 @@ from ..status import Status
 from ..store import Store
 from ..surface import Surface, surface_of
 from .batches import Batches
+from .effort import Effort, rows_in_memory
 from .optimizer import check_optimizer
 from .progress import Descent, Progress, read_end, read_progress, write_progress
 from .steps import MAX_BLOCK_STEPS, State, Steps
 
 ROWS_TOGETHER = 128
-"""The number of rows that are evaluated together after a fit by smaller batches. In chunks that fit into a cache, the
-rows of an image set take a third of the time that they take all at once, when they might not even fit in memory."""
+"""The largest number of rows that are evaluated together after a fit by smaller batches. In chunks that fit into a
+cache, the rows of an image set take a third of the time that they take all at once, when they might not even fit in
+memory."""
 NUM_CHECKS = 100
 """The number of times that a run with early stopping evaluates the validation rows."""
 
@@ -90,8 +92,16 @@ class PointSettings:
         return self.num_restarts or 1
 
     def surface(self, density: Density, data: Data) -> Surface:
-        """Return the density at given points, evaluated on as many rows at a time as in the fit."""
-        return surface_of(density, data, self.batch_size and max(self.batch_size, ROWS_TOGETHER))
+        """Return the density at given points, evaluated on as many rows at a time as in the fit, or a few more."""
+        rows = rows_in_memory(density, data, 1)
+        if self.batch_size is not None:
+            return surface_of(density, data, max(self.batch_size, min(ROWS_TOGETHER, rows)))
+        return surface_of(density, data, rows if rows < data.num_rows else None)
+
+    def effort(self, density: Density, data: Data) -> Effort:
+        """Return how much may follow a descent from all starting points."""
+        evaluations = self.num_steps * (self.batch_size or data.num_rows) * self.num_descents
+        return Effort.of(evaluations, density, data)
 
 
 def steps_of(settings: PointSettings, density: Density, data: Data) -> Steps:
