@@ -207,6 +207,27 @@ BUGS = [
         "test_handlers.py",
     ),
     Bug(
+        "every epoch of rows on disk has the batches of the first",
+        "inference/methods/batches.py",
+        "return self._order(epoch)[place * self.size : (place + 1) * self.size]",
+        "return self._order(0)[place * self.size : (place + 1) * self.size]",
+        "test_stored.py::TestFits::test_every_row_of_an_epoch_is_in_one_batch",
+    ),
+    Bug(
+        "the rows that stand for all on disk stand for themselves alone",
+        "inference/methods/representative.py",
+        "weights[len(extreme) :] *= (n - len(extreme)) / max(1, len(spaced))",
+        "pass",
+        "test_stored.py::TestFits::test_the_rows_that_stand_for_all_have_their_log_likelihood",
+    ),
+    Bug(
+        "rows on disk are numbered from the part that is checked",
+        "inference/stored.py",
+        "return _FIRST_ROW.get() + int(row)",
+        "return int(row)",
+        "test_stored.py::TestMessages",
+    ),
+    Bug(
         "a class that a fit has not seen is not named",
         "inference/run.py",
         "absent = absent_classes(density.structure.response, data.y)",

@@ -249,7 +249,7 @@ class TestScores:
         for some, part in in_memory.predict(Foreign(x)).parts(600):
             mean[some] = part.mean
         assert_allclose(mean, whole, rtol=1e-5, atol=1e-6)
-        with pytest.raises(ValueError, match="^parts: expected a positive integer as num_rows; got 0"):
+        with pytest.raises(ValueError, match=r"^parts: expected a positive integer as num_rows; got 0"):
             next(in_memory.predict(x).parts(0))
 
     @pytest.mark.slow
