@@ -127,7 +127,7 @@ class Bound(ELBO):  # type: ignore[misc]
     def _drawn(self, params: Any, key: Array) -> tuple[Array, Array]:
         """Return a draw of the guide, (d,), and its log density in nats."""
         q = self.guide.get_posterior(params)
-        if isinstance(q, dist.TransformedDistribution):  # a flow, which may have no inverse
+        if not isinstance(self.guide, tuple(GUIDES.values())):  # a flow, which may have no inverse
             v, intermediates = q.sample_with_intermediates(key)
             return v, q.log_prob(v, intermediates)
         v = q.rsample(key)
