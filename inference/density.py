@@ -131,6 +131,10 @@ class Density:
         """Return the negative log density over u in nats: ``-log p(y | x, w(u)) - log p(w(u)) - log |dw/du|``."""
         return potential_energy(self.model_of(data), (data.x, data.y), data.given, u)
 
+    def batch_potential(self, u: Weights, batch: Data, num_rows: int) -> Float[Array, ""]:
+        """Return the estimate of `potential` on all rows, of which there are `num_rows`, by a batch: see `per_row`."""
+        return num_rows * potential_energy(self.per_row, (batch, num_rows), {}, u)
+
     def prior_potential(self, u: Weights, data: Data) -> Array:
         """Return the part of `potential` that is not the likelihood."""
         prior = block(self.model_of(data), hide=list(self.structure.observed_sites))

@@ -47,6 +47,7 @@ class Code(StrEnum):
     NON_FINITE_DRAWS = "non_finite_draws"
     NOT_GAUSSIAN = "not_gaussian"
     # Tuning
+    POOR_GUIDE = "poor_guide"
     END_OF_RANGE = "end_of_range"
     NOT_TUNED = "not_tuned"
     # Chains
@@ -65,6 +66,8 @@ class Code(StrEnum):
     LOW_BFMI = "low_bfmi"
     ENERGY_VARIANCE = "energy_variance"
     LOW_ACCEPTANCE = "low_acceptance"
+    TEMPERATURE = "temperature"
+    UNSTABLE_STEPS = "unstable_steps"
     REJECTED_STEPS = "rejected_steps"
 
 
@@ -201,6 +204,11 @@ MESSAGES: Mapping[Code, str] = {
         "their importance weights is {k:.2f} (reliable up to {limit}), and their divergence from the posterior about "
         "{divergence:.2g} nats. Use NUTS, or MCLMC for a network{cure}."
     ),
+    Code.POOR_GUIDE: (
+        "The guide is not the posterior, and neither its draws nor its bound can be relied on: Pareto's k of their "
+        "importance weights is {k:.2f} (reliable up to {limit}), and their divergence from the posterior about "
+        "{divergence:.2g} nats or more. Increase num_steps, or use guide='full_rank', NUTS, or MCLMC for a network."
+    ),
     Code.END_OF_RANGE: (
         "The data do not determine {site} on one side: the score is {score:.6g} at the best, {best:.3g}, and "
         "{there:.6g} at the {end} that was tried, {value:.3g}. Where the smallest is as good, the weights that a scale "
@@ -269,6 +277,16 @@ MESSAGES: Mapping[Code, str] = {
         "are biased, wider than the posterior. Increase num_warmup, lower energy_variance, or set adjusted=True."
     ),
     Code.LOW_ACCEPTANCE: "{rate:.0%} of the steps were accepted, fewer than {limit:.0%}. Increase num_warmup.",
+    Code.TEMPERATURE: (
+        "The draws have a temperature of {temperature:.2f} (standard error {error:.1g}), not 1: on average over the "
+        "weights their variances are about as many times those of the posterior. Lower epoch_time, which makes steps "
+        "smaller, or increase batch_size."
+    ),
+    Code.UNSTABLE_STEPS: (
+        "Before {share:.1%} of the draws a step was unstable, since the density was not finite or curves more strongly "
+        "than where the step size was set: the draws may miss part of the posterior. Lower epoch_time, increase "
+        "num_warmup, or standardise x and y."
+    ),
     Code.REJECTED_STEPS: (
         "About {share:.1%} of the steps were rejected, since the density was not finite or jumped: the draws may miss "
         "part of the posterior. Lower energy_variance."

@@ -20,6 +20,7 @@ from flatprior.inference import (
     MCLMC,
     MLE,
     NUTS,
+    SGMCMC,
     Conditional,
     Ensemble,
     FailedFitWarning,
@@ -720,7 +721,7 @@ CALLS: dict[str, Case] = {
         r"Conditional: the patterns \['w9'\] match no site; the sites are \['w1', 'b1'\]",
     ),
 }
-UNKNOWN = (MLE, MAP, Ensemble, Laplace, NUTS, MCLMC, Conditional)
+UNKNOWN = (MLE, MAP, Ensemble, Laplace, NUTS, MCLMC, SGMCMC, Conditional)
 CALLS |= {
     f"an unknown setting of {method.__name__}": (lambda method=method: method(draws=3), TypeError, "'draws'")
     for method in UNKNOWN
@@ -732,6 +733,7 @@ COUNTS = {
     Laplace: "num_samples",
     NUTS: "num_samples",
     MCLMC: "num_samples",
+    SGMCMC: "batch_size",
 }
 CALLS |= {
     f"{value!r} as {name} of {method.__name__}": (

@@ -182,7 +182,7 @@ def test_a_fit_has_a_status_seconds_and_stats(result: Fit, method: str) -> None:
     assert (result.status.level == "ok") == (not result.status.reasons)
     assert result.seconds.compile >= 0
     assert result.seconds.run >= 0
-    if KINDS[method] == "chain":
+    if result.method.draws_chains:
         assert {"diverging", "n_steps", "lp", "step_size"} <= set(result.stats)
         assert all(value.shape == LEADING[method] for value in result.outcome.sample_stats.values())
     elif KINDS[method] == "prior":
@@ -371,7 +371,7 @@ def test_to_datatree_names_its_groups_and_dimensions(
     tree = result.to_datatree(x, y)
     site, group = result.structure.response.site, "prior" if method == "Prior" else "posterior"
     assert {group, "log_likelihood", "observed_data", "constant_data"} <= set(tree.children)
-    assert ("sample_stats" in tree.children) == (KINDS[method] == "chain")
+    assert ("sample_stats" in tree.children) == result.method.draws_chains
     assert tree["log_likelihood"][site].dims == ("chain", "draw", "row")
     names = [f"{site}_lower", f"{site}_upper"] if name == "Censored" else [site]
     for observed, values in zip(names, y.T if name == "Censored" else [y], strict=True):

@@ -79,7 +79,7 @@ def test_every_subpackage_is_in_the_wheel() -> None:
     listed = set(tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"])
     result = {
         ".".join(("flatprior", *path.parent.relative_to(ROOT).parts))
-        for top in ("models", "inference", "tables", "command")
+        for top in ("models", "inference", "tables", "estimators", "command")
         for path in (ROOT / top).rglob("__init__.py")
     }
     assert listed == result

@@ -303,7 +303,7 @@ def test_a_scale_that_has_collapsed_already_is_named(log_scale: float) -> None:
     density, data = check_problem(HALF_NORMAL, X, WEAK)
     scale = np.exp(log_scale, dtype=np.float64)
     u = {"prior_scale": np.float32(log_scale), "w1": np.full((4, 1), scale, np.float32), "b1": np.zeros(1, np.float32)}
-    status = collapsing(surface_of(density, data), u, data)
+    status = collapsing(surface_of(density, data), u, data, MAP().effort(density, data))
     assert (status.level, status.codes) == ("failed", (Code.COLLAPSING_SCALE,))
     assert status.reasons[0].numbers["value"] == pytest.approx(scale, rel=1e-4)
 

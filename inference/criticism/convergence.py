@@ -48,6 +48,11 @@ GIVEN = (
     "These chains draw some sites given the others at one point. What is judged is their convergence to that "
     "conditional posterior, not its difference from the posterior of all sites."
 )
+BIASED = (
+    "These chains draw from a distribution near the posterior, since their steps have no Metropolis correction and see "
+    "a batch of the rows. What is judged is their convergence to it, not its difference from the posterior."
+)
+"""The notes on chains whose draws are an approximation."""
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -109,7 +114,8 @@ def diagnose(fit: Fit, x: Any, y: Any = None) -> Diagnosis:
     - ESS is the number of independent draws with the same precision: in the bulk, and for the 5% and 95% quantiles. It
       should be 100 per chain, unless chains are judged in groups.
 
-    Chains of `Conditional` are judged as draws of some sites given the others; the notes state this.
+    Chains of `Conditional` are judged as draws of some sites given the others, those of `SGMCMC` as draws of their own
+    stationary distribution; the notes state this.
 
     Args:
         fit: a fit whose draws are Markov chains.
@@ -123,9 +129,10 @@ def diagnose(fit: Fit, x: Any, y: Any = None) -> Diagnosis:
     Raises:
         ValueError: when the draws of the fit are not Markov chains, or fewer than 4 per chain.
     """
-    given_others = isinstance(fit, Fit) and fit.kind == "approximation" and fit.method.draws_chains
-    if not given_others:
+    is_approximate = isinstance(fit, Fit) and fit.kind == "approximation" and fit.method.draws_chains
+    if not is_approximate:
         check_chains(fit, "diagnose")
+    given_others = is_approximate and any((value == value[:1, :1]).all() for value in fit.draws.values())
     chains, draws = fit.stats["lp"].shape
     if draws < 4:
         raise ValueError(f"diagnose: expected at least 4 draws per chain; got {draws}.")
@@ -154,8 +161,8 @@ def diagnose(fit: Fit, x: Any, y: Any = None) -> Diagnosis:
     notes = [*(findings or ["The chains agree on the predictions, and there are enough draws."])]
     kind = f"nested R-hat, groups of {_group(chains)} chains" if nested else "R-hat"
     notes.append(f"{kind[0].upper()}{kind[1:]}, and ESS, each at its worst: {chains} chains of {draws} draws.")
-    if given_others:
-        notes.append(GIVEN)
+    if is_approximate:
+        notes.append(GIVEN if given_others else BIASED)
     if modes:
         notes.append(
             f"R-hat of the weights is misleading: every set of weights has at least 10^{modes:.0f} copies with the "

@@ -32,11 +32,15 @@ from ..rows import Data, Weights, in_double, signature
 from ..sites import has_scale, place_of
 from ..status import Status
 from ..surface import Surface
+from .effort import Effort
+from .representative import representative
 
 LOWEST = math.log(1e-35)
 """The log of the scale to which it is followed."""
 POINTS = 12
 """The number of points on the way, at equal distances of the log of the scale."""
+PASSES = 4
+"""The passes through all rows that a point is worth, in gradients of the fit: a loss in float64."""
 FALL = 1.0
 """The fall of the loss in nats that is none of rounding, or of a point that is not quite a mode."""
 SHOWN = 3
@@ -44,7 +48,13 @@ SHOWN = 3
 
 
 def collapsing(
-    surface: Surface, u: Weights, data: Data, prior_power: Array | None = None, *, is_over_u: bool = False
+    surface: Surface,
+    u: Weights,
+    data: Data,
+    effort: Effort,
+    prior_power: Array | None = None,
+    *,
+    is_over_u: bool = False,
 ) -> Status:
     """Return a failure if the density is higher where a learned scale and its weights shrink together.
 
@@ -54,13 +64,18 @@ def collapsing(
         surface: the density, at given points.
         u: the point where a fit ended.
         data: n rows.
+        effort: how much may follow the fit. Where it is less than a look at all rows, some stand for all: the prior,
+            which decides about the end of the way, is the same.
         prior_power: the factor of the log prior.
         is_over_u: whether the density is that over u, with its Jacobian.
     """
     structure = surface.density.structure
     if not set(structure.latents) - structure.real - structure.flat:
         return Status()
-    for scale, sites in _scaled_sites(surface.density, *signature(data)).items():
+    found = _scaled_sites(surface.density, *signature(data))
+    if found and effort.passes < POINTS * PASSES:
+        data = representative(surface, u, data, effort.rows_for(POINTS * PASSES))
+    for scale, sites in found.items():
         ray = _ray(surface, scale, sites, u, data, prior_power, is_over_u)
         if not (ray.is_lower or ray.is_falling):
             continue

@@ -21,11 +21,13 @@ from ..status import Status
 from ..surface import Surface
 from .collapse import collapsing
 from .descent import PointSettings
-from .mode import MAX_GAIN, ROUNDING, is_exact, is_unbounded, no_maximum, not_stationary, quasi_separable, still_falling
+from .effort import Effort
+from .mode import MAX_GAIN, ROUNDING, no_maximum, not_stationary, quasi_separable, still_falling
 from .progress import Descent
 from .recession import MAX_ENTRIES, examine
 from .representative import representative
 from .scales import prior_conflict, raw_units, saturated
+from .unbounded import is_exact, is_unbounded
 
 MAX_STEPS = 300
 """The largest number of steps by Gauss-Newton matrices, and again by Hessians."""
@@ -167,11 +169,12 @@ def go_on(
     surface = settings.surface(density, data)
     here = data.num_rows * float(surface.loss(u, data, prior_power))
     stay = Ending(u, math.inf, here)
-    problems = second_order_of(density, data) if settings.polish else ()
+    effort = settings.effort(density, data)
+    problems = effort.affordable(second_order_of(density, data)) if settings.polish else ()
     is_large = density.structure.num_weights > HESSIAN_WEIGHTS
     if not problems or (is_large and settings.batch_size is not None) or no_maximum(surface, u, data, prior_power):
         return stay
-    minimum = _minimum(problems, is_large, u, data, prior_power, progress)
+    minimum = _minimum(problems, effort, is_large, u, data, prior_power, progress)
     if isinstance(minimum, Reason):
         return stay._replace(status=Status(warnings=(minimum,)))
     vector, unravel = ravel_pytree(u)
@@ -187,11 +190,17 @@ def go_on(
 
 
 def _minimum(
-    problems: tuple[SecondOrder, ...], is_large: bool, u: Weights, data: Data, prior_power: Any, progress: bool
+    problems: tuple[SecondOrder, ...],
+    effort: Effort,
+    is_large: bool,
+    u: Weights,
+    data: Data,
+    prior_power: Any,
+    progress: bool,
 ) -> Minimum | Reason:
     """Return where the objectives lead from u, one after the other; a reason if the user pressed Ctrl-C."""
     bar = tqdm(desc="Newton", unit="step", disable=not progress, delay=1.0, file=sys.stderr, leave=False)
-    taken, vector = 0, None
+    taken, vector, at_most = 0, None, [min(MAX_STEPS, effort.max_steps(problem)) for problem in problems]
 
     def keep_going(decrements: list[float]) -> bool:
         nonlocal taken
@@ -201,16 +210,24 @@ def _minimum(
 
     try:
         with bar:
-            for problem in problems:
+            for problem, max_steps in zip(problems, at_most, strict=True):
                 is_last = problem is problems[-1]
                 enough = DIGITS if is_last and not is_large else _enough(is_large, data) / 2
                 minimum = problem.minimise(
-                    u, data, prior_power, begin=vector, max_steps=MAX_STEPS, keep_going=keep_going, enough=enough
+                    u,
+                    data,
+                    prior_power,
+                    begin=vector,
+                    max_steps=max_steps,
+                    keep_going=keep_going,
+                    enough=enough,
+                    rows_together=effort.rows_together,
+                    curvature_rows=effort.curvature_rows(problem),
                 )
                 vector = minimum.u
     except KeyboardInterrupt:
-        at_most = f"at most {MAX_STEPS * len(problems)}"
-        return Reason.of(Code.INTERRUPTED, done=taken, total=at_most, unit="steps of Newton's method")
+        total = f"at most {sum(at_most)}"
+        return Reason.of(Code.INTERRUPTED, done=taken, total=total, unit="steps of Newton's method")
     return minimum
 
 
@@ -234,9 +251,9 @@ def judge(
     The arguments are those of `finish`. Rows that are a `representative` sample may be separable, or leave directions
     open, although all rows are not: what depends on that is left out.
     """
-    surface = settings.surface(density, data)
+    surface, effort = settings.surface(density, data), settings.effort(density, data)
     failures = no_maximum(surface, end.u, data, prior_power) or end.no_maximum
-    collapse = Status() if failures else collapsing(surface, end.u, data, prior_power)
+    collapse = Status() if failures else collapsing(surface, end.u, data, effort, prior_power)
     failures, warnings = failures or collapse.failures, collapse.warnings
     if not (end.polished or failures or warnings):
         warnings = _not_a_mode(settings, surface, end, losses, data, prior_power)
@@ -244,7 +261,7 @@ def judge(
         interpolates = density.structure.is_flat and data.num_rows <= weights
         is_examined = end.minimum is not None and (weights <= HESSIAN_WEIGHTS or interpolates)
         is_suspect = bool(warnings) and is_examined
-        failures = is_unbounded(surface, end.u, data, prior_power, is_suspect=is_suspect)
+        failures = is_unbounded(surface, end.u, data, effort, prior_power, is_suspect=is_suspect)
         if failures:
             warnings = ()
         elif warnings:
@@ -254,9 +271,9 @@ def judge(
     status = Status(failures, warnings)
     is_small = data.num_rows * density.structure.num_weights <= MAX_ENTRIES
     if status.level == "ok" and not is_sample and (settings.polish or settings.batch_size is None or is_small):
-        status = examine(surface, end.u, data, end.minimum if end.polished else None)
+        status = examine(surface, end.u, data, effort, end.minimum if end.polished else None)
     if status.level == "ok" and prior_power is None:
-        status = Status(warnings=_disagreement(surface, end, data))
+        status = Status(warnings=_disagreement(surface, end, data, effort))
     return end._replace(status=status)
 
 
@@ -280,11 +297,11 @@ def _not_a_mode(
     return warnings
 
 
-def _disagreement(surface: Surface, end: Ending, data: Data) -> tuple[Reason, ...]:
+def _disagreement(surface: Surface, end: Ending, data: Data, effort: Effort) -> tuple[Reason, ...]:
     """Return the reasons why precision, units or priors do not fit the data, at a mode."""
     warnings = _too_coarse(surface, end, data) or saturated(surface, end.u, data)
     if not surface.density.structure.is_flat:
-        warnings += prior_conflict(surface, end.u, data, _likelihood_lost(surface, end, data))
+        warnings += prior_conflict(surface, end.u, data, _likelihood_lost(surface, end, data, effort))
     return warnings
 
 
@@ -299,16 +316,23 @@ def _too_coarse(surface: Surface, end: Ending, data: Data) -> tuple[Reason, ...]
     return (Reason.of(Code.TOO_COARSE, precision=precision, lost=lost),)
 
 
-def _likelihood_lost(surface: Surface, end: Ending, data: Data) -> float:
+def _likelihood_lost(surface: Surface, end: Ending, data: Data, effort: Effort) -> float:
     """Return the log likelihood of its maximum minus that of the mode, in nats; 0 where Newton's method finds none.
 
     For classes it is 0 as well: where they are nearly separable the maximum is far, and a prior is there to prevent it.
     """
     has_classes = any(response.num_classes is not None for response in surface.density.structure.responses)
-    problems = second_order_of(surface.density, data)
-    if not end.polished or has_classes or surface.density.structure.num_weights > HESSIAN_WEIGHTS:
+    problems = effort.affordable(second_order_of(surface.density, data))
+    if not problems or not end.polished or has_classes or surface.density.structure.num_weights > HESSIAN_WEIGHTS:
         return 0.0
-    maximum = problems[-1].minimise(end.u, data, 0.0, max_steps=MAX_STEPS)
+    maximum = problems[-1].minimise(
+        end.u,
+        data,
+        0.0,
+        max_steps=min(MAX_STEPS, effort.max_steps(problems[-1])),
+        rows_together=effort.rows_together,
+        curvature_rows=effort.curvature_rows(problems[-1]),
+    )
     if not maximum.decrement <= MAX_GAIN:
         return 0.0
     here = -float(np.sum(surface.log_likelihood(end.u, data), dtype=float))

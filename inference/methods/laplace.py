@@ -26,11 +26,12 @@ from .collapse import collapsing
 from .descent import ROWS_TOGETHER, descend
 from .gaussian import Gaussian, Importance, LowRank, importance_of, status_of_importance
 from .layers import last_layer
-from .mode import is_unbounded, no_maximum, quasi_separable
+from .mode import no_maximum, quasi_separable
 from .point import IMPROPER, MAP
 from .recession import examine
 from .rowwise import RowwiseSurface, rowwise_surface_of
 from .scales import prior_conflict, raw_units
+from .unbounded import is_unbounded
 
 MAX_WEIGHTS = 4096
 """The largest number of weights: a matrix of as many rows takes 128 MiB in float64, and three exist at a time."""
@@ -295,19 +296,19 @@ class Laplace:
 
     def _status(self, start: Weights, gaussian: Gaussian | LowRank, density: Density, data: Data) -> Status:
         """Return the status of the point that the trust region reached, and of the Gaussian there."""
-        surface, is_mode = self.base.surface(density, data), gaussian.decrement <= MAX_DECREMENT
+        surface, effort = self.base.surface(density, data), self.base.effort(density, data)
+        is_mode = gaussian.decrement <= MAX_DECREMENT
         mode = jax.device_get(by_site(gaussian.centre.astype(jax.dtypes.canonicalize_dtype(float)), start))
         failures: tuple[Reason, ...] = ()
         if density.structure.flat:
             found = no_maximum(surface, mode, data) or quasi_separable(surface, mode, data)
-            found = found or examine(surface, mode, data).reasons
+            found = found or examine(surface, mode, data, effort).reasons
             failures = tuple(Reason.of(Code.IMPROPER_POSTERIOR, reason=each) for each in found if each.code in IMPROPER)
-        collapse = Status() if failures else collapsing(surface, mode, data, is_over_u=True)
+        collapse = Status() if failures else collapsing(surface, mode, data, effort, is_over_u=True)
         failures = failures or collapse.failures
         if not failures and not is_mode:
-            failures = is_unbounded(surface, start, data, is_suspect=True)
-        if not failures and gaussian.defect is not None:
-            failures = (gaussian.defect,)
+            failures = is_unbounded(surface, start, data, effort, is_suspect=True)
+        failures = failures or (() if gaussian.defect is None else (gaussian.defect,))
         if failures:
             return Status(failures)
         if is_mode:

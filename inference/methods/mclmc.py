@@ -181,15 +181,15 @@ def status_of(settings: MCLMC, stats: Mapping[str, np.ndarray], dim: int, mixing
     if not moving.size:
         return Status()
     of_moving = {name: values[moving] for name, values in stats.items()}
-    warnings = _lost_chains(lp, moving, dim) + _step_errors(settings, of_moving)
+    warnings = lost_chains(lp, moving, dim) + _step_errors(settings, of_moving)
     if lp.shape[1] >= MIN_DRAWS:
-        warnings += _not_settled(lp[moving], mixing)
+        warnings += not_settled(lp[moving], mixing)
         if mixing is not None and moving.size == len(lp):
             warnings += mixing.disagreement(MAX_RHAT_OF_WEIGHTS)
     return Status(warnings=tuple(warnings))
 
 
-def _lost_chains(lp: np.ndarray, moving: np.ndarray, dim: int) -> list[Reason]:
+def lost_chains(lp: np.ndarray, moving: np.ndarray, dim: int) -> list[Reason]:
     """Return the reason for chains with a log density far below that of the others.
 
     The log density of draws from a mode with d directions has standard deviation sqrt(d / 2); modes differ as well, as
@@ -225,7 +225,7 @@ def _step_errors(settings: MCLMC, stats: Mapping[str, np.ndarray]) -> list[Reaso
     return warnings
 
 
-def _not_settled(lp: np.ndarray, mixing: Mixing | None) -> list[Reason]:
+def not_settled(lp: np.ndarray, mixing: Mixing | None) -> list[Reason]:
     """Return the reasons for halves of chains that disagree, and for few effective draws; chains may differ.
 
     The log density of a network moves along directions in which no prediction does, and seems settled where chains

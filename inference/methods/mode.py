@@ -1,7 +1,7 @@
 """Checks that the end point of an optimiser is a mode, and that a mode exists.
 
-The maximum of a likelihood may not exist. Three cases are detected from the data and the fit, each by a rule that no
-fit with a maximum satisfies:
+The maximum of a likelihood may not exist. Two cases are detected here, and a third one by `unbounded`, each from the
+data and the fit, by a rule that no fit with a maximum satisfies:
 
 - **Separable classes.** Every row has a probability above one half, and the loss keeps falling when all weights from
   some layer on are multiplied by 10 and by 1,000 (Albert & Anderson 1984). A proper prior makes the loss rise along
@@ -10,17 +10,13 @@ fit with a maximum satisfies:
   the weights from some layer on, and these have flat priors, a linear program searches for a direction along which no
   row becomes less probable and some become more probable (Konis 2007). At a maximum there is none: the gradients of the
   rows' log probabilities sum to 0, so a gain of one row is a loss of another.
-- **A density that grows without bound**, as the scale shrinks around rows that are fitted exactly. Where no mode was
-  found, and the density of a row is more than 100 times that of y spread over its standard deviation or the model is
-  small, 200 steps of L-BFGS follow in float64. There is no maximum if they reach residuals as small as the rounding of
-  y, or if they increase that density 10 times and 200 further steps lower the loss by another nat.
 
 Of several observed sites each is judged, by the rows of the site and the weights that no other site depends on; the
 loss, which must keep falling, is that of all.
 """
 
 import math
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import numpy as np
@@ -32,10 +28,11 @@ from scipy.special import softmax
 from ..processes import readable
 from ..reasons import Code, Reason
 from ..response import Response
-from ..rows import Data, Weights, in_double
-from ..surface import LBFGS_STEPS, Surface
+from ..rows import Data, Weights
+from ..surface import Surface
 from .heads import Head, first, heads_of
 from .optimizer import LEARNING_RATE
+from .representative import by_unit_weight
 
 MAX_GAIN = 0.1
 """The gain in nats by a small move of one weight below which a point counts as a mode."""
@@ -50,12 +47,6 @@ ROUNDING = 0.01
 """The difference of two losses or log probabilities, in nats, up to which it counts as rounding."""
 MAX_ENTRIES = 2**21
 """The largest number of entries in the matrices of the linear program; larger problems are not checked."""
-MAX_DENSITY = 100.0
-"""The density of a row, relative to that of y spread over its standard deviation, above which it is checked."""
-DENSITY_OF_EXACT = 0.4
-"""The density of a row whose scale is one standard deviation, times that deviation: 1 / sqrt(2 pi)."""
-MISSED = 0.1
-"""The share of the density of an exact row that is left by ten roundings."""
 
 
 def no_maximum(surface: Surface, u: Weights, data: Data, prior_power: Array | None = None) -> tuple[Reason, ...]:
@@ -71,7 +62,7 @@ def _separable(surface: Surface, head: Head, u: Weights, data: Data, prior_power
     if structure.response.has_densities(head.data.y):
         return ()
     log_probs, loss_per_row = jax.device_get(head.surface.log_likelihood_and_loss(u, head.data, prior_power))
-    if not (_by_unit_weight(log_probs, head.data) > -math.log(2)).all():
+    if not (by_unit_weight(log_probs, head.data) > -math.log(2)).all():
         return ()
     is_saturated = not log_probs.any()  # every probability is rounded to 1, and the loss cannot fall
     sites = [site for site in structure.latents if site in structure.real and head.own[site].any()]
@@ -220,106 +211,6 @@ def _recession(slopes: np.ndarray, probs: np.ndarray, labels: np.ndarray) -> _Re
         return None
     direction = free @ program.x / np.where(widths > 0, widths, 1)
     return _Recession(direction / gains.max(), np.unique(rows[~fixed][gains > 1e-3 * gains.max()]))
-
-
-def is_unbounded(
-    surface: Surface, u: Weights, data: Data, prior_power: Array | None = None, *, is_suspect: bool = False
-) -> tuple[Reason, ...]:
-    """Return a reason if the density of a row grows without bound: the third rule above.
-
-    Args:
-        surface: the density, at given points.
-        u: a point that is no mode.
-        data: n rows.
-        prior_power: the factor of the log prior.
-        is_suspect: examine also a point whose rows are not remarkably dense yet.
-    """
-    heads = heads_of(surface, u, data)
-    return first(_grows(surface, head, u, data, prior_power, is_suspect=is_suspect) for head in heads)
-
-
-def _grows(
-    surface: Surface, head: Head, u: Weights, data: Data, prior_power: Array | None, *, is_suspect: bool
-) -> tuple[Reason, ...]:
-    """Return a reason if the density of a row at one site grows without bound, as the loss of all sites falls."""
-    part, some = head.surface, head.data
-    values = _numbers(part, some)
-    if values is None:
-        return ()
-    times, _ = _densest_row(part, u, some, values)
-    if times < MAX_DENSITY and not (is_suspect or (times and np.ptp(values, axis=0).min() == 0)):
-        return ()
-    exact = _density_of_exact(values)
-    with jax.enable_x64(True):  # float32 is too coarse for so small a scale
-        u, data, some, prior_power = jax.tree.map(in_double, (u, data, some, prior_power))
-        here = float(surface.loss(u, data, prior_power)) * data.num_rows
-        u, lowest = surface.lbfgs(u, data, prior_power)
-        further = float(lowest)
-        again, row = _densest_row(part, u, some, values)
-        if not (again > 10 * max(times, 1.0) and further < here - math.log(10)):
-            return ()
-        is_exact = again >= exact
-        if not (is_exact or float(surface.lbfgs(u, data, prior_power)[1]) < further - 1.0):
-            return ()
-    numbers = {"row": row, "times": times, "again": again, "steps": LBFGS_STEPS, "here": here}
-    return (Reason.of(Code.UNBOUNDED_DENSITY, **numbers, further=further),)
-
-
-def is_exact(surface: Surface, u: Weights, data: Data) -> bool:
-    """Return whether a row is so dense, at a point in float64, that only the rounding of y ends the growth."""
-    for part, some in surface.by_site(data):
-        values = _numbers(part, some)
-        if values is None:
-            continue
-        with jax.enable_x64(True):
-            densest, _ = _densest_row(part, u, jax.tree.map(in_double, some), values)
-        if densest >= MISSED * _density_of_exact(values):
-            return True
-    return False
-
-
-def _density_of_exact(values: np.ndarray) -> float:
-    """Return the relative density of a row whose scale is the rounding of y; see `_densest_row`."""
-    eps = float(np.finfo(values.dtype).eps)
-    times = _spread(values) / (eps * np.maximum(np.abs(values).max(axis=0), eps))
-    return DENSITY_OF_EXACT * float(np.exp(np.log(times).mean()))
-
-
-def _numbers(surface: Surface, data: Data) -> np.ndarray | None:
-    """Return the numbers of y, (n, numbers per row); None where y is discrete, or more than one array."""
-    leaves, response = jax.tree.leaves(data.y), surface.density.structure.response
-    if response.is_discrete or len(leaves) != 1:
-        return None
-    values = response.points(np.asarray(readable(leaves[0])))
-    return values.reshape(len(values), -1).astype(values.dtype if values.dtype.kind == "f" else float)
-
-
-def _spread(values: np.ndarray) -> np.ndarray:
-    """Return the standard deviation of each number of y; its size where y is constant, (numbers per row,)."""
-    spread = values.std(axis=0, dtype=np.float64)
-    return np.where(spread > 0, spread, np.maximum(np.abs(values).max(axis=0), 1.0))
-
-
-def _densest_row(surface: Surface, u: Weights, data: Data, values: np.ndarray) -> tuple[float, int]:
-    """Return the density of the densest row relative to y spread over its standard deviation, per number; and the row.
-
-    It is 0 where no density is finite.
-    """
-    log_probs = _by_unit_weight(surface.log_likelihood(u, data), data)
-    if data.known is not None:
-        known = np.asarray(readable(jax.tree.leaves(data.known)[0]))
-        log_probs[~known.reshape(len(known), -1).any(axis=1)] = np.nan
-    if np.isnan(log_probs).all():
-        return 0.0, 0
-    row = int(np.nanargmax(log_probs))
-    nats = log_probs[row] / values.shape[1] + np.log(_spread(values)).mean()
-    return math.exp(min(700.0, nats)), row
-
-
-def _by_unit_weight(log_likelihood: Any, data: Data) -> np.ndarray:
-    """Return log p(y_i | x_i, w) of every row, from that times the weight of the row in the data."""
-    values = np.array(log_likelihood, float)
-    return values if data.weights is None else values / np.where(np.asarray(data.weights) > 0, data.weights, 1)
 
 
 def still_falling(losses: Float[np.ndarray, " step"]) -> tuple[Reason, ...]:

@@ -34,22 +34,28 @@ class MAP(PointSettings):
         num_steps: the total number of updates.
         batch_size: rows per update, drawn without replacement in each epoch (rows that do not fill a batch are left for
             another epoch); None is all rows. The memory beyond x, y and the weights is then that of one batch. After
-            the last step all rows are evaluated, as many at a time as a batch has, or 128; only the polish of up to
-            256 weights, and the checks whether there is a maximum, use all rows at once. For more weights the status
-            of a fit by batches judges convergence from the noisy losses alone: a fit with too few steps may be "ok".
+            the last step all rows are evaluated, as many at a time as a batch has, or up to 128 where these fit in 256
+            MiB. For more than 256 weights, or more rows than `polish` pays for, the status of a fit by batches judges
+            convergence from the noisy losses alone: a fit with too few steps may be "ok".
         num_restarts: independent starting points, run side by side on the same batches; the best mode is the result.
             None is one for the optimiser and, up to 32 weights and 262,144 rows times weights, seven more from which
             Newton's method alone seeks a mode, uniform between -2 and 2 in unconstrained coordinates. The status says
             where only one of all points led to the best mode, and it is the best by far.
         validation_fraction: the share of validation rows, which are not fitted: the fit stops when their loss has not
             improved for `patience` of 100 checks, at the best weights so far. 0 is no early stopping. A fit that
-            stopped early is not at the mode, as its status reports.
+            stopped early is not at the mode, as its status reports. By batches there are at most as many validation
+            rows as half of the rows that are fitted between two checks (2,560 for the default `num_steps` and batches
+            of 256), so that checks take at most half of the time of the steps; all other rows are fitted. Those to fit
+            are a copy of x and y.
         patience: see `validation_fraction`.
-        polish: go on to the mode by Newton's method on all rows, in float64, for at most 300 steps. Up to 256 weights
-            it uses Hessians and ends there to working precision, whatever the units of x and y; up to 1,024, in fits
-            to all rows at once, it uses Gauss-Newton matrices, and a mode is a point from which a further step promises
-            less than 0.1 nats, or 0.001 nats per row. The fit stays where the optimiser ended, and its status says so,
-            if no mode is reached.
+        polish: go on to the mode by Newton's method on all rows, in float64, for at most 300 steps, and for about as
+            many evaluations of rows as the optimiser used: they are counted and not timed, so that a fit is the same on
+            every machine. Data are small, and cost nothing, up to 2^29 rows times weights. Rows are evaluated a part at
+            a time, and where data are large the curvature is that of some of them. Up to 256 weights it uses Hessians
+            and ends there to working precision, whatever the units of x and y; up to 1,024, in fits to all rows at
+            once, it uses Gauss-Newton matrices, and a mode is a point from which a further step promises less than 0.1
+            nats, or 0.001 nats per row. The fit stays where the optimiser ended, and its status says so, if no mode is
+            reached.
         init_strategy: a NumPyro initialisation strategy such as `numpyro.infer.init_to_median`. By default weight
             matrices start at Normal(0, 1 / sqrt(inputs)) (LeCun et al. 1998, section 4.6) and other sites near their
             prior mean; the sites of a lifted module start at the module's own values, in further restarts with the
@@ -63,7 +69,7 @@ class MAP(PointSettings):
 
     def run(self, density: Density, data: Data, *, key: Array, progress: bool, store: Store | None = None) -> Outcome:
         """See `Method.run`."""
-        data, validation = split_validation(self.validation_fraction, key, data)
+        data, validation = split_validation(self, key, data)
         descent = descend(self, density, data, validation, key=key, progress=progress, store=store)
         data = together(data)
         u = descent.member(descent.best)[0]

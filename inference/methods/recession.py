@@ -32,6 +32,7 @@ from ..rows import Data, Weights, in_double
 from ..second_order import SecondOrder
 from ..status import Status
 from ..surface import Surface
+from .effort import Effort
 
 MAX_WEIGHTS = 256
 """The largest number of weights for which Hessians are formed."""
@@ -58,25 +59,31 @@ SHOWN = 6
 """The largest number of weights by which a direction is described."""
 
 
-def examine(surface: Surface, u: Weights, data: Data, end: Minimum | None = None) -> Status:
+def examine(surface: Surface, u: Weights, data: Data, effort: Effort, end: Minimum | None = None) -> Status:
     """Return a failure where the likelihood has no maximum, and a warning where it has many or one at the boundary.
+
+    Where the curvature at a minimum is that of some of the rows and determines it, so do all rows: none takes away
+    curvature of the others. Where it does not, and Hessians of all rows would cost more than the fit, nothing is found.
 
     Args:
         surface: the density, at given points.
         u: the point where a fit ended.
         data: n rows.
+        effort: how much may follow the fit.
         end: the result of Newton's method at u, if known. A minimum that it determines well is not examined further.
     """
     structure = surface.density.structure
     sites = tuple(site for site in structure.latents if site in structure.flat)
     if not sites or structure.num_weights > MAX_WEIGHTS or (end is not None and _is_determined(end)):
         return Status()
+    if not effort.pays_for_hessians(STEPS):
+        return Status()
     with jax.enable_x64(True):
         u, data = jax.tree.map(in_double, (u, data))
         design = _design(surface, sites, u, data)
         if design is None:
             return Status()
-        ray = None if _is_left_to_linear_program(surface, u, data) else _recession(surface, u, data)
+        ray = None if _is_left_to_linear_program(surface, u, data) else _recession(surface, u, data, effort)
         if ray is not None:
             reason = _receding(surface, u, data, ray)
             return Status((reason,)) if reason.code is Code.RECEDING else Status((), (reason,))
@@ -163,10 +170,11 @@ class _Ray(NamedTuple):
     """The multiple of the step from the first point to the second."""
 
 
-def _recession(surface: Surface, u: Weights, data: Data) -> _Ray | None:
+def _recession(surface: Surface, u: Weights, data: Data, effort: Effort) -> _Ray | None:
     """Return the ray along which Newton's method goes on for ever; None where it arrives."""
     second_order = program(SecondOrder, surface.density, data, False)
-    end = second_order.minimise(u, data, max_steps=STEPS, damping=0.0, floor=RIDGE)
+    together = effort.rows_together
+    end = second_order.minimise(u, data, max_steps=STEPS, damping=0.0, floor=RIDGE, rows_together=together)
     vector, step = end.u, _newton_step(end.slope, end.curvature)
     if step is None or (np.abs(step) <= 1e-6 * np.abs(vector)).all():
         return None

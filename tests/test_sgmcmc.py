@@ -1,0 +1,216 @@
+"""Chains by batches: their bias against the closed form, their scales and step, and what they say of themselves."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import numpyro
+import numpyro.distributions as dist
+import pytest
+import scipy.linalg
+from jax import Array
+
+from flatprior.inference import MAP, SGMCMC, Code, Fit, diagnose, fit, loo
+from flatprior.inference.checks import check_problem
+from flatprior.inference.methods.stochastic import Stochastic
+from flatprior.inference.programs import program
+from flatprior.inference.rows import signature
+from flatprior.models import MLP, Model, Normal, gaussian
+
+NOISE, SPREAD = 0.5, 2.0
+ROWS, BATCH, CHAINS = 40, 10, 2000
+METHOD = SGMCMC(num_warmup=400, num_samples=100, thinning=20, num_chains=10, batch_size=BATCH, start=None)
+
+
+def slope(x: Array, y: Array | None = None) -> None:
+    """One weight, whose posterior is Gaussian: a line through 0."""
+    w = numpyro.sample("w", dist.Normal(0.0, SPREAD))
+    with numpyro.plate("row", x.shape[0]):
+        numpyro.sample("y", dist.Normal(w * x, NOISE), obs=y)
+
+
+@pytest.fixture(scope="module")
+def rows() -> tuple[np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=ROWS)
+    return x, 0.7 * x + NOISE * rng.normal(size=ROWS)
+
+
+def posterior(x: np.ndarray, y: np.ndarray) -> tuple[float, float]:
+    """Mean and standard deviation of the slope (Bishop 2006, eq. 3.50 and 3.51)."""
+    precision = 1 / SPREAD**2 + x @ x / NOISE**2
+    return float(x @ y / NOISE**2 / precision), precision**-0.5
+
+
+def stationary(x: np.ndarray, y: np.ndarray, step: float, friction: float, num_batches: int) -> np.ndarray:
+    """Mean and variance of the slope in units of the posterior after two epochs, by the recursion of its moments.
+
+    In these units a step is an affine map of position and momentum, and so are two epochs of a partition of the rows,
+    over which the moments are averaged.
+    """
+    mean, sd = posterior(x, y)
+    drift, keep = np.array([[1.0, step / 2], [0.0, 1.0]]), np.exp(-friction * step)
+    rng, size = np.random.default_rng(1), len(x) // num_batches
+    maps = []
+    for _ in range(400):
+        parts = rng.permutation(len(x)).reshape(num_batches, size)
+        whole, shift, noise = np.eye(2), np.zeros(2), np.zeros((2, 2))
+        for part in [*parts, *parts[::-1]]:
+            slope_of_force = sd**2 * (1 / SPREAD**2 + num_batches * (x[part] @ x[part]) / NOISE**2)
+            force_at_mean = sd * (mean / SPREAD**2 - num_batches * (x[part] @ (y[part] - mean * x[part])) / NOISE**2)
+            kick = np.array([[1.0, 0.0], [-step * slope_of_force, 1.0]])
+            after = kick @ drift
+            linear = after @ np.diag([1.0, keep]) @ drift
+            whole, shift = linear @ whole, linear @ shift + np.array([0.0, -step * force_at_mean])
+            noise = linear @ noise @ linear.T + after @ np.diag([0.0, 1 - keep**2]) @ after.T
+        maps.append((whole, shift, noise))
+    first = np.linalg.solve(
+        np.eye(2) - np.mean([m for m, _, _ in maps], axis=0), np.mean([b for _, b, _ in maps], axis=0)
+    )
+    quadratic = np.mean([np.kron(m, m) for m, _, _ in maps], axis=0)
+    rest = np.mean([q + np.outer(m @ first, b) + np.outer(b, m @ first) + np.outer(b, b) for m, b, q in maps], axis=0)
+    second = np.linalg.solve(np.eye(4) - quadratic, rest.reshape(-1)).reshape(2, 2)
+    return np.array([first[0], second[0, 0] - first[0] ** 2])
+
+
+def sampled(x: np.ndarray, y: np.ndarray, batch_size: int, time_of_epoch: float, friction: float = 1.0) -> np.ndarray:
+    """Mean and variance over many chains in units of the posterior, with their standard errors, (2, 2)."""
+    density, data = check_problem(slope, x, y)
+    mean, sd = posterior(x, y)
+    start, num_batches = {"w": jnp.full(CHAINS, mean)}, len(x) // batch_size
+    stochastic = program(Stochastic, density, data, signature({"w": start["w"][0]}), CHAINS, batch_size)
+    state = stochastic.start(SGMCMC(), start, jnp.zeros(CHAINS, bool), jax.random.key(3), data)
+    state = state._replace(
+        scale=jnp.full((CHAINS, 1), sd), step_size=jnp.full(CHAINS, time_of_epoch / num_batches, state.step_size.dtype)
+    )
+    settings = replace(SGMCMC(friction=friction, num_warmup=1), thinning=2 * num_batches)
+    steps = 2 * num_batches * (1 + int(20 / (2 * time_of_epoch)))
+    state, _ = stochastic._compiled_block(state, 0, 1, steps, settings.friction, data)
+    z = (np.asarray(state.position, float)[:, 0] - mean) / sd
+    return np.array([[z.mean(), z.var()], [CHAINS**-0.5, (2 / CHAINS) ** 0.5 * z.var()]])
+
+
+# The bias.
+
+
+@pytest.mark.parametrize("time_of_epoch", [0.3, 1.5, pytest.param(3.0, marks=pytest.mark.slow)])
+def test_the_bias_of_batches_is_that_of_the_closed_form(time_of_epoch: float, rows: Any) -> None:
+    found, error = sampled(*rows, BATCH, time_of_epoch)
+    expected = stationary(*rows, time_of_epoch / (ROWS // BATCH), 1.0, ROWS // BATCH)
+    np.testing.assert_array_less(np.abs(found - expected), 4 * error)
+
+
+def test_the_bias_falls_with_the_time_of_an_epoch(rows: Any) -> None:
+    """The closed form itself: 1% at the default, and ever less."""
+    bias = {tau: abs(stationary(*rows, tau / 4, 1.0, 4)[1] - 1) for tau in (0.1, 0.25, 0.5, 1.0, 2.0)}
+    assert list(bias.values()) == sorted(bias.values())
+    assert bias[0.5] < 0.01
+    assert bias[0.1] < bias[0.5] / 4
+
+
+@pytest.mark.parametrize("step", [0.3, 1.5])
+def test_all_rows_have_no_bias_at_any_step(step: float, rows: Any) -> None:
+    """The variance of the position is exact for a Gaussian (Leimkuhler & Matthews 2013)."""
+    assert abs(stationary(*rows, step, 1.0, 1)[1] - 1) < 1e-10
+    found, error = sampled(*rows, ROWS, step)
+    np.testing.assert_array_less(np.abs(found - [0.0, 1.0]), 4 * error)
+
+
+def test_the_closed_form_solves_the_equation_of_lyapunov(rows: Any) -> None:
+    """The oracle itself, where all rows are one batch: the recursion is then one of constant matrices."""
+    step, keep = 0.4, np.exp(-0.4)
+    drift, kick = np.array([[1, step / 2], [0, 1]]), np.array([[1, 0], [-step, 1]])
+    linear = kick @ drift @ np.diag([1, keep]) @ drift
+    noise = kick @ drift @ np.diag([0, 1 - keep**2]) @ (kick @ drift).T
+    covariance = scipy.linalg.solve_discrete_lyapunov(linear, noise)
+    np.testing.assert_allclose(stationary(*rows, step, 1.0, 1)[1], covariance[0, 0])
+
+
+# A whole run.
+
+
+@pytest.fixture(scope="module")
+def line(rows: Any) -> Fit:
+    return fit(slope, METHOD, *rows, key=1, progress=False)
+
+
+def test_a_run_draws_the_posterior_with_scales_of_its_own(line: Fit, rows: Any) -> None:
+    mean, sd = posterior(*rows)
+    z = (line.draws["w"].astype(float) - mean) / sd
+    by_chain = z.mean(axis=1), (z**2).mean(axis=1)
+    for values, expected in zip(by_chain, (0.0, 1.0), strict=True):
+        assert abs(values.mean() - expected) < 4 * values.std(ddof=1) / len(values) ** 0.5 + 0.02
+    assert abs(line.stats["temperature"].mean() - 1) < 0.15
+    assert (line.stats["step_size"] <= 0.5 / (ROWS // BATCH) + 1e-6).all()
+
+
+def test_it_is_an_approximation_and_says_so(line: Fit, rows: Any) -> None:
+    assert line.kind == "approximation"
+    assert line.method.draws_chains
+    notes = " ".join(diagnose(line, *rows).notes)
+    assert "near the posterior" in notes
+    assert "given the others" not in notes
+    with pytest.raises(ValueError, match="expected a fit whose draws are Markov chains"):
+        loo(line, *rows)
+
+
+def test_the_same_key_gives_the_same_bits_and_a_run_can_be_resumed(line: Fit, rows: Any, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    fit(slope, replace(METHOD, num_samples=7), *rows, key=1, progress=False, resume=folder)
+    resumed = fit(slope, METHOD, *rows, key=1, progress=False, resume=folder)
+    again = fit(slope, METHOD, *rows, key=1, progress=False)
+    for other in (resumed, again):
+        np.testing.assert_array_equal(line.draws["w"], other.draws["w"])
+        np.testing.assert_array_equal(line.stats["lp"], other.stats["lp"])
+
+
+def test_a_batch_estimates_the_density_of_all_rows(x64: None, problem: Any) -> None:
+    """With the Jacobian and the prior counted once, also over the coordinates of learned prior scales."""
+    x, y = problem("Normal, learned scale")[1:]
+    model = Model(MLP((2,), "tanh"), Normal(dist.HalfNormal(1.0)), gaussian(dist.HalfNormal(1.0)))
+    density, data = check_problem(model, x, y)
+    density = density.noncentred()
+    u = {site: jnp.full(shape, 0.3) for site, shape in density.structure.latents.items()}
+    whole = density.potential(u, data)
+    batches = [density.batch_potential(u, data.take(np.arange(i, i + 10)), 40) for i in range(0, 40, 10)]
+    np.testing.assert_allclose(density.batch_potential(u, data, 40), whole, rtol=1e-12)
+    np.testing.assert_allclose(np.mean(batches), whole, rtol=1e-12)
+    assert np.ptp(batches) > 1.0
+
+
+def test_a_time_of_epochs_that_is_too_long_is_reported(line: Fit, rows: Any) -> None:
+    hot = fit(slope, replace(METHOD, epoch_time=5.0), *rows, key=1, progress=False)
+    assert Code.TEMPERATURE in hot.status.codes
+    assert Code.TEMPERATURE not in line.status.codes
+
+
+def test_steps_out_of_the_density_are_not_taken(rows: Any) -> None:
+    density, data = check_problem(slope, *rows)
+    start = {"w": jnp.full(CHAINS, 0.7).at[1].set(1e18)}
+    stochastic = program(Stochastic, density, data, signature({"w": start["w"][0]}), CHAINS, BATCH)
+    state = stochastic.start(METHOD, start, jnp.zeros(CHAINS, bool), jax.random.key(0), data)
+    step = jnp.full(CHAINS, 0.1, state.step_size.dtype)
+    state = state._replace(step_size=step, scale=jnp.full((CHAINS, 1), 0.05))
+    state, (_, stats) = stochastic._compiled_block(state, 0, 1, 8, 1.0, data)
+    np.testing.assert_array_equal(np.asarray(stats["diverging"])[:3, 0], [False, True, False])
+    np.testing.assert_allclose(state.position[1], 1e18)
+    np.testing.assert_allclose(state.step_size[:3], [0.1, 0.1 / 2**8, 0.1], rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("setting", "value"),
+    [("batch_size", 0), ("epoch_time", 0.0), ("epoch_time", np.inf), ("friction", -1.0), ("num_chains", 1.5)],
+)
+def test_settings_out_of_range(setting: str, value: Any) -> None:
+    with pytest.raises(ValueError, match=f"SGMCMC: expected a positive .*{setting}.*got"):
+        SGMCMC(**{setting: value})
+
+
+def test_the_start_sees_batches_like_those_of_the_chains() -> None:
+    assert SGMCMC(batch_size=7)._start(100).batch_size == 7  # type: ignore[union-attr]
+    assert SGMCMC(batch_size=7, start=MAP(batch_size=5))._start(100).batch_size == 5  # type: ignore[union-attr]
+    assert SGMCMC(batch_size=100)._start(100).batch_size is None  # type: ignore[union-attr]
+    assert SGMCMC(start=None)._start(100) is None
