@@ -1,5 +1,7 @@
 """``python -m flatprior.command``."""
 
+import sys
+
 from .main import main
 
-main()
+sys.exit(main())

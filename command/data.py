@@ -1,191 +1,153 @@
-"""Tables: from a file to standardised rows, with remarks on every step."""
+"""The table of a command: features, a target and weights, split into rows to fit and rows to test."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 
-STANDARDISED = ("normal", "student-t")
-"""Likelihoods of numbers that are modelled in standard deviations around their mean."""
-POSITIVE = ("gamma", "log-normal", "weibull")
-"""Likelihoods of positive numbers, modelled in units of their mean."""
-COUNTS = ("poisson", "negative-binomial")
-CLASSES = ("bernoulli", "categorical", "ordinal")
-LIKELIHOODS = (*CLASSES, *STANDARDISED, *POSITIVE, *COUNTS, "beta")
-VALUES = {
-    **dict.fromkeys(POSITIVE, ("positive numbers", lambda y: y > 0)),
-    **dict.fromkeys(COUNTS, ("counts, integers from 0", lambda y: (y >= 0) & (y == np.round(y)))),
-    "beta": ("shares between 0 and 1, without both", lambda y: (y > 0) & (y < 1)),
-}
-"""Likelihood -> the values of its target, in words and as a predicate."""
-MOST_CLASSES = 20
-"""An integer target with more distinct values than this is numeric, not a class."""
+from ..inference.report import Report
+from ..tables.encoder import Encoder, check_column
+from ..tables.reading import Sheet, read_csv
+from ..tables.target import Target
+
+MOST_PRINTED = 40
+"""A table with more columns than this is printed without the numbers that are used as they are."""
 
 
-class Split(NamedTuple):
-    """Standardised rows, to fit or to test."""
+class Rows(NamedTuple):
+    """Rows to fit or to test: features, and the target in its own units, NaN where it is missing."""
 
     x: pd.DataFrame
     y: np.ndarray
     weights: np.ndarray | None = None
 
+    @property
+    def labelled(self) -> tuple[pd.DataFrame, np.ndarray]:
+        """The rows that have a target."""
+        has_label = ~np.isnan(self.y)
+        y = self.y[has_label]
+        return self.x[has_label], y.astype(int) if (y == np.round(y)).all() else y
+
 
 @dataclass(frozen=True)
 class Table:
-    """Features, a target, and the likelihood of the target.
+    """A table with a target."""
 
-    Args:
-        title: the name of the table.
-        features: numbers, one column per feature.
-        target: codes of classes, or numbers.
-        likelihood: one of `LIKELIHOODS`.
-        classes: the classes in the order of their codes; empty for a numeric target.
-        remarks: sentences on what was inferred and done.
-        weights: the weight of each row, (n,); None where every row counts once.
-    """
+    sheet: Sheet
+    target: Target
+    weights: str | None = None
+    """The name of the column with the weight of each row."""
+    keep: tuple[str, ...] = ()
+    """The names of columns that are used although they look like identifiers."""
 
-    title: str
-    features: pd.DataFrame
-    target: np.ndarray
-    likelihood: str
-    classes: tuple[str, ...]
-    remarks: tuple[str, ...]
-    weights: np.ndarray | None = None
+    @property
+    def features(self) -> pd.DataFrame:
+        """The columns that may be features."""
+        return self.sheet.frame.drop(columns=[self.target.name, *filter(None, [self.weights])])
 
-    def split(self, held_out: float, seed: int) -> tuple[Split, Split]:
-        """Split the rows at random into training and test rows, both standardised by the training rows.
+    def split(self, held_out: float, seed: int) -> tuple[Encoder, Rows, Rows]:
+        """Return the encoder of the training rows, these, and the test rows, drawn at random.
+
+        Args:
+            held_out: the share of test rows, from 0.
+            seed: the seed of the draw.
 
         Raises:
-            ValueError: when there would be no training row, or fewer than two test rows.
+            ValueError: when there would be no training row, or one test row.
         """
-        num_rows = len(self.target)
+        num_rows = len(self.sheet.frame)
         num_test = round(held_out * num_rows)
-        if not 2 <= num_test < num_rows:
+        if not 0 <= num_test < num_rows or num_test == 1 or (held_out > 0 and not num_test):
             raise ValueError(
                 f"Expected --held-out to give at least two test rows and one training row out of {num_rows}; got "
                 f"{held_out}."
             )
         order = np.random.default_rng(seed).permutation(num_rows)
-        test, train = order[:num_test], order[num_test:]
-        scale = self.features.iloc[train].std(ddof=0)
-        features = (self.features - self.features.iloc[train].mean()) / scale.where(scale > 0, 1.0)
-        target = self.target
-        if self.likelihood in STANDARDISED:
-            target = (target - np.nanmean(target[train])) / np.nanstd(target[train])
-        elif self.likelihood in POSITIVE:
-            target = target / np.nanmean(target[train])
-        weights = self.weights
-        fitted, scored = (
-            Split(features.iloc[rows], target[rows], None if weights is None else weights[rows])
-            for rows in (train, test)
-        )
-        return fitted, scored
+        test, train = (np.sort(part) for part in (order[:num_test], order[num_test:]))
+        encoder = Encoder.fit(self.features.iloc[train], keep=self.keep)
+        y, weights = self.target.values(self.sheet.frame[self.target.name]), self._weights()
+
+        def rows(some: np.ndarray) -> Rows:
+            x = encoder.transform(self.features.iloc[some])
+            return Rows(x, y[some], None if weights is None else weights[some])
+
+        return encoder, rows(train), rows(test)
+
+    def _weights(self) -> np.ndarray | None:
+        if self.weights is None:
+            return None
+        weights = self.sheet.frame[self.weights]
+        if self.sheet.formats[self.weights].kind != "number" or weights.isna().any() or (weights < 0).any():
+            raise ValueError(f"The column {self.weights!r} has the weights of rows: expected a number from 0 in each.")
+        return weights.to_numpy(float)
+
+    @property
+    def words(self) -> list[str]:
+        """What is known of the table, in sentences."""
+        missing = int(self.sheet.frame[self.target.name].isna().sum())
+        words = [*self.sheet.words, self.target.words]
+        words += [f"The target is missing in {missing} rows, which are left out."] * bool(missing)
+        return words + [f"Rows count by their weights in the column {self.weights!r}."] * (self.weights is not None)
+
+    def described(self, encoder: Encoder) -> Report:
+        """Return the table of what was done to each column."""
+        frame = encoder.description
+        frame["read as"] = [
+            f"{kind} ({note})" if (note := self.sheet.notes.get(str(name))) else kind
+            for name, kind in frame["read as"].items()
+        ]
+        is_plain = (frame["read as"] == "number") & (frame["done"] == "")
+        notes = []
+        if len(frame) > MOST_PRINTED:
+            notes = [f"{int(is_plain.sum())} further columns are numbers, used as they are."] * bool(is_plain.any())
+            frame = frame[~is_plain].head(MOST_PRINTED)
+        columns = {"read as": ("read as", "{}"), "done": ("what is done", "{}"), "features": ("features", "{}")}
+        return Report(frame, columns, notes)
 
 
-def example(likelihood: str | None = None) -> Table:
+def table_of(
+    sheet: Sheet,
+    target: str,
+    likelihood: str | None = None,
+    *,
+    order: Sequence[str] = (),
+    weights: str | None = None,
+    keep: Sequence[str] = (),
+) -> Table:
+    """Return the table of a file.
+
+    Args:
+        sheet: the file.
+        target: the column to predict.
+        likelihood: one of `tables.target.LIKELIHOODS`, or None to infer it.
+        order: the classes of an ordinal target, the lowest first.
+        weights: the column with the weights of the rows, or None.
+        keep: columns that are used although they look like identifiers.
+
+    Raises:
+        ValueError: when there are no such columns, or the target does not suit the likelihood.
+    """
+    for name in (target, *filter(None, [weights]), *keep):
+        check_column(name, sheet.frame.columns)
+    if len(sheet.frame.columns) <= 1 + (weights is not None):
+        raise ValueError(f"{sheet.title} has no columns besides the target {target!r}.")
+    return Table(sheet, Target.of(sheet.frame[target], likelihood, order), weights, tuple(keep))
+
+
+def example() -> Sheet:
     """Return scikit-learn's diabetes table (Efron et al. 2004): 442 patients, ten features, progression in a year."""
     from sklearn.datasets import load_diabetes
 
+    from ..tables.cells import Format
+
     frame = load_diabetes(as_frame=True, scaled=False).frame
-    return _table("scikit-learn's diabetes", frame, "target", likelihood)
+    formats = {str(name): Format("number") for name in frame}
+    return Sheet("scikit-learn's diabetes", frame, formats, {}, ())
 
 
-def read_csv(path: Path, target: str, likelihood: str | None = None, weights: str | None = None) -> Table:
-    """Read a table from a file of comma-separated values.
-
-    Args:
-        path: the file.
-        target: the column to predict; rows in which it is missing are left out of fits and scores.
-        likelihood: one of `LIKELIHOODS`, or None to infer it.
-        weights: the column with the weights of the rows, or None.
-
-    Raises:
-        OSError: when the file does not exist.
-        ValueError: when the target is not a column, values are missing, or the target does not suit the likelihood.
-    """
-    return _table(path.name, pd.read_csv(path), target, likelihood, weights)
-
-
-def _table(title: str, frame: pd.DataFrame, target: str, likelihood: str | None, weights: str | None = None) -> Table:
-    for column in (target, *([] if weights is None else [weights])):
-        if column not in frame:
-            raise ValueError(f"{title} has no column {column!r}; its columns are {list(frame)}.")
-    features = frame.drop(columns=[target] if weights is None else [target, weights])
-    missing = frame.columns[frame.isna().any()].drop(target, errors="ignore").tolist()
-    if missing:
-        rows = int(frame[missing].isna().any(axis=1).sum())
-        raise ValueError(f"{title}: values are missing in {rows} rows, in the columns {missing}. Drop or impute them.")
-    if features.empty:
-        raise ValueError(f"{title} has no columns besides the target {target!r}.")
-    remarks = []
-    text = features.select_dtypes(exclude=["number", "bool"]).columns.tolist()
-    if text:
-        remarks.append(f"Columns of text, encoded as one feature per value: {text}.")
-    features = pd.get_dummies(features, columns=text).astype(float)
-    constant = features.columns[features.nunique() < 2].tolist()
-    if constant:
-        remarks.append(f"Constant columns, left out: {constant}.")
-        features = features.drop(columns=constant)
-    values, classes, likelihood, why = _target(frame[target], likelihood)
-    remarks.insert(0, why)
-    unlabelled = int(frame[target].isna().sum())
-    if unlabelled:
-        remarks.append(f"The target is missing in {unlabelled} rows, which are left out.")
-    if weights is None:
-        return Table(title, features, values, likelihood, classes, tuple(remarks))
-    remarks.append(f"Rows count by their weights in the column {weights!r}.")
-    return Table(title, features, values, likelihood, classes, tuple(remarks), frame[weights].to_numpy(float))
-
-
-def _target(column: pd.Series, likelihood: str | None) -> tuple[np.ndarray, tuple[str, ...], str, str]:
-    """The target as codes or numbers, its classes, its likelihood, and a sentence that gives the reason.
-
-    Missing values are NaN.
-    """
-    numeric = pd.api.types.is_numeric_dtype(column) and not pd.api.types.is_bool_dtype(column)
-    count = column.nunique()
-    if count < 2:
-        raise ValueError(f"The target {column.name!r} has one value only: {column.iloc[0]!r}.")
-    given = column.dropna()
-    integers = numeric and bool((given == given.round()).all())
-    how = f"inferred from the target {column.name!r}: {count} values" if likelihood is None else "as requested"
-    if likelihood is None:
-        classes_like = not numeric or (integers and count <= MOST_CLASSES)
-        likelihood = "normal" if not classes_like else "bernoulli" if count == 2 else "categorical"
-    if likelihood not in CLASSES:
-        if not numeric:
-            raise ValueError(
-                f"--likelihood {likelihood}: the target {column.name!r} is not numeric; got {given.iloc[0]!r}."
-            )
-        return column.to_numpy(float), (), likelihood, f"Likelihood: {likelihood} ({how}){_units(given, likelihood)}."
-    if likelihood == "bernoulli" and count != 2:
-        raise ValueError(f"--likelihood bernoulli: the target {column.name!r} has {count} values, not 2.")
-    if count > len(given) / 2:
-        raise ValueError(
-            f"--likelihood {likelihood}: the target {column.name!r} has {count} values in {len(given)} rows."
-        )
-    codes, values = pd.factorize(column, sort=True)
-    classes = tuple(map(str, values))
-    names = ", ".join(f"{i} = {value}" for i, value in enumerate(classes))
-    labels = codes.astype(int) if len(given) == len(column) else np.where(codes < 0, np.nan, codes)
-    return labels, classes, likelihood, f"Likelihood: {likelihood} ({how}); {names}."
-
-
-def _units(given: pd.Series, likelihood: str) -> str:
-    """Return the units in which a numeric target is modelled, in words.
-
-    Raises:
-        ValueError: when it has values that the likelihood does not allow.
-    """
-    if likelihood in STANDARDISED:
-        return f"; y in standard deviations of {given.name!r} ({given.std(ddof=0):.4g})"
-    words, is_allowed = VALUES[likelihood]
-    outside = given[~is_allowed(given)]
-    if len(outside):
-        raise ValueError(
-            f"--likelihood {likelihood}: expected {words} in {given.name!r}; got {outside.iloc[0]:.6g} in row "
-            f"{outside.index[0]}, and {len(outside)} such values in all."
-        )
-    return f"; y in units of the mean of {given.name!r} ({given.mean():.4g})" if likelihood in POSITIVE else ""
+def read(path: Path, **options: Any) -> Sheet:
+    """Return the table of a file; see `tables.read_csv`."""
+    return read_csv(path, **options)

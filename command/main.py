@@ -1,41 +1,34 @@
-"""The command line: its arguments and its one command, ``compare``."""
+"""The command line: its commands and their arguments."""
 
 import argparse
 import contextlib
 import os
-import sys
+import textwrap
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import jax
 
-from .data import LIKELIHOODS, Table, example, read_csv
+from ..tables.dialect import SEPARATORS
+from ..tables.target import LIKELIHOODS, RULES
+from .cache import keep_compiled
+from .network import METHODS, SCALES
+from .runs import run_compare, run_explain, run_fit, run_predict
 
-if TYPE_CHECKING:
-    from ..inference.methods import Method
-    from ..models.heads import Observation
-    from ..models.model import Model
+type Commands = "argparse._SubParsersAction[argparse.ArgumentParser]"
 
-METHODS = {
-    "mle": "MLE",
-    "map": "MAP",
-    "mclmc": "posterior",
-    "nuts": "NUTS",
-    "ensemble": "ensemble",
-    "laplace": "Laplace",
-    "prior": "prior",
-}
-"""Name of a method on the command line -> its name in the table."""
 DEFAULT = ("mle", "map", "mclmc")
-"""The methods that run by default."""
-DRAWS = 500
-"""The default number of draws of NUTS and Laplace."""
+"""The methods that `compare` runs by default."""
+BAD_INPUT, INTERRUPTED = 2, 130
+"""Exit codes."""
+CODES = (
+    "Exit codes: 0 if all is well, 1 if a fit has failed, 2 if the arguments or the data are wrong. Progress goes to "
+    "stderr, tables to stdout."
+)
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Run the command.
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command and return its exit code.
 
     Args:
         arguments: the arguments after ``flatprior``; by default those of the command line.
@@ -44,151 +37,187 @@ def main(arguments: Sequence[str] | None = None) -> None:
     chosen = parser.parse_args(arguments)
     with contextlib.suppress(RuntimeError):  # once JAX has started, its number of devices is fixed
         jax.config.update("jax_num_cpu_devices", os.cpu_count())  # so that chains use every core
+    if chosen.cache:
+        keep_compiled()
     try:
-        run_compare(chosen)
+        return chosen.run(chosen)
     except (ValueError, TypeError, OSError) as error:
-        parser.exit(2, f"flatprior: {error}\n")
+        parser.exit(BAD_INPUT, f"flatprior: {error}\n")
     except KeyboardInterrupt:
-        parser.exit(130, "flatprior: interrupted\n")
+        parser.exit(INTERRUPTED, "flatprior: interrupted\n")
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="flatprior", description="Neural networks as NumPyro models: maximum likelihood, MAP and the posterior."
+        prog="flatprior",
+        description="Neural networks as NumPyro models: maximum likelihood, MAP and the posterior.",
+        epilog=CODES,
     )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    compare = commands.add_parser(
+    _add_compare(commands)
+    _add_fit(commands)
+    _add_predict(commands)
+    _add_explain(commands)
+    return parser
+
+
+def _add_compare(commands: Commands) -> None:
+    parser = _command(
+        commands,
         "compare",
-        help="fit one network by several methods and compare them on test rows",
-        description="Fit one network to a table by maximum likelihood, MAP and MCLMC, or by other methods; print how "
-        "well each predicts the test rows; write a figure, and the fits as NetCDF files that ArviZ reads.",
+        "fit one network by several methods and compare them on test rows",
+        "Fit one network to a table by maximum likelihood, MAP and MCLMC, or by other methods; print how well each "
+        "predicts the test rows; write a figure, and the fits as NetCDF files that ArviZ reads.",
+        [_data(), _reading(), _model(), _output()],
     )
-    compare.add_argument(
-        "data", nargs="?", type=Path, metavar="DATA.csv", help="the table; by default scikit-learn's diabetes"
-    )
-    compare.add_argument("--target", metavar="COLUMN", help="the column to predict; all others are features")
-    compare.add_argument(
-        "--likelihood",
-        choices=LIKELIHOODS,
-        help="the likelihood; by default bernoulli, categorical or normal, inferred from the target",
-    )
-    compare.add_argument(
-        "--weights", metavar="COLUMN", help="the column that says how many equal rows each row counts as"
-    )
-    compare.add_argument(
-        "--widths", type=_widths, default=(16, 16), help="hidden units per layer (16,16); '' is a linear model"
-    )
-    compare.add_argument(
+    parser.add_argument(
         "--methods", type=_methods, default=DEFAULT, help=f"any of {','.join(METHODS)} ({','.join(DEFAULT)})"
     )
-    compare.add_argument(
-        "--draws",
-        type=int,
-        help="draws per chain of mclmc (200) and nuts (500, after as many warm-up steps), and of laplace (500)",
-    )
-    compare.add_argument("--held-out", type=float, default=0.25, help="the fraction of rows that are test rows (0.25)")
-    compare.add_argument("--seed", type=int, default=0, help="the seed of the split and of the fits (0)")
-    compare.add_argument(
+    parser.add_argument("--held-out", type=float, default=0.25, help="the share of rows that are test rows (0.25)")
+    parser.add_argument(
         "--out", type=Path, default=Path("flatprior-compare"), metavar="DIR", help="the folder for the files"
+    )
+    parser.set_defaults(run=run_compare)
+
+
+def _add_fit(commands: Commands) -> None:
+    parser = _command(
+        commands,
+        "fit",
+        "fit one network by one method and save it",
+        "Fit one network to all rows of a table by one method, and save it, with what was done to the columns, for "
+        "`flatprior predict`. The file is NetCDF, which ArviZ reads.",
+        [_data(), _reading(), _model(), _output()],
+    )
+    parser.add_argument("--method", choices=METHODS, default="mclmc", help="the method (mclmc)")
+    parser.add_argument("--held-out", type=float, default=0.0, help="the share of rows that are test rows (0)")
+    parser.add_argument("--save", type=Path, metavar="MODEL.nc", help="the file of the model")
+    parser.set_defaults(run=run_fit)
+
+
+def _add_predict(commands: Commands) -> None:
+    parser = _command(
+        commands,
+        "predict",
+        "predict new rows by a model that `fit` saved",
+        "Predict the rows of a table: mean, standard deviation and interval, or the probability of each class, in the "
+        "units of the target, with the line of each row. Columns are found by name. If the target is among them, the "
+        "predictions are scored.",
+        [_reading(), _output()],
+    )
+    parser.add_argument("model", type=Path, metavar="MODEL.nc", help="the model")
+    parser.add_argument("data", type=Path, metavar="NEW.csv", help="the new rows")
+    parser.add_argument("--out", type=Path, metavar="PRED.csv", help="the file of the predictions; by default stdout")
+    parser.add_argument("--interval", type=float, default=0.9, help="the probability of the interval (0.9)")
+    parser.set_defaults(run=run_predict)
+
+
+def _add_explain(commands: Commands) -> None:
+    parser = _command(
+        commands,
+        "explain",
+        "name the cost function of the network of a table",
+        "Print the loss and the penalty that a network of this table minimises, term by term, in the terms of deep "
+        "learning, each checked against an independent implementation. Nothing is fitted.",
+        [_data(), _reading(), _model(), _output()],
+    )
+    parser.set_defaults(run=run_explain)
+
+
+def _command(
+    commands: Commands,
+    name: str,
+    summary: str,
+    description: str,
+    parents: list[argparse.ArgumentParser],
+) -> argparse.ArgumentParser:
+    return commands.add_parser(
+        name,
+        help=summary,
+        description=textwrap.fill(description, 100),
+        epilog=_epilog() if name != "predict" else CODES,
+        parents=parents,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+
+
+def _epilog() -> str:
+    rules = [textwrap.fill(f"{what}: {likelihood}", 96, subsequent_indent="    ") for what, likelihood in RULES]
+    head = "Without --likelihood, the target decides, by the first of these that holds:"
+    return "\n".join([head, *[f"  {rule}" for rule in rules], "", textwrap.fill(CODES, 100)])
+
+
+def _data() -> argparse.ArgumentParser:
+    """Return the arguments of a table with a target."""
+    parser = argparse.ArgumentParser(add_help=False)
+    group = parser.add_argument_group("data")
+    group.add_argument(
+        "data", nargs="?", type=Path, metavar="DATA.csv", help="the table; by default scikit-learn's diabetes"
+    )
+    group.add_argument("--target", metavar="COLUMN", help="the column to predict; all others are features")
+    group.add_argument(
+        "--likelihood", choices=LIKELIHOODS, metavar="NAME", help=f"one of {', '.join(LIKELIHOODS)}; see below"
+    )
+    group.add_argument(
+        "--order", type=_list, default=(), metavar="A,B,C", help="the classes of --likelihood ordinal, lowest first"
+    )
+    group.add_argument(
+        "--weights", metavar="COLUMN", help="the column that says how many equal rows each row counts as"
+    )
+    group.add_argument(
+        "--keep",
+        type=_list,
+        default=(),
+        metavar="A,B",
+        help="columns that are used even if they look like identifiers",
     )
     return parser
 
 
-def run_compare(chosen: argparse.Namespace) -> None:
-    """Fit, print the table and write the files."""
-    from ..inference import compare, fit  # here, so that `--help` does not wait for the import
-    from ..inference.files import atomic_write
-    from .figure import draw
-
-    if (chosen.data is None) != (chosen.target is None):
-        raise ValueError("DATA.csv and --target COLUMN go together.")
-    if chosen.data is None and chosen.weights is not None:
-        raise ValueError("--weights COLUMN needs DATA.csv: the default table has no such column.")
-    table = (
-        example(chosen.likelihood)
-        if chosen.data is None
-        else read_csv(chosen.data, chosen.target, chosen.likelihood, chosen.weights)
+def _reading() -> argparse.ArgumentParser:
+    """Return the arguments of reading a file."""
+    parser = argparse.ArgumentParser(add_help=False)
+    group = parser.add_argument_group("reading", "recognised unless they are given")
+    group.add_argument("--separator", type=_separator, metavar="S", help=f"one of {', '.join(SEPARATORS.values())}")
+    group.add_argument("--decimal", choices=(".", ","), help="the decimal separator")
+    group.add_argument("--encoding", metavar="NAME", help="utf-8, latin-1, ...")
+    group.add_argument(
+        "--header", dest="has_header", action=argparse.BooleanOptionalAction, help="whether the first line is names"
     )
-    train, test = table.split(chosen.held_out, chosen.seed)
-    model = network(table, chosen.widths)
-    print(f"{table.title}: {len(train.y)} training rows, {len(test.y)} test rows, {train.x.shape[1]} features")
-    for remark in table.remarks:
-        print(remark)
-    print(f"Model: {model}\n", flush=True)
-    fits = {}
-    for name in chosen.methods:
-        settings = method(name, chosen.draws)
-        fits[METHODS[name]] = fit(model, settings, train.x, train.y, weights=train.weights, key=chosen.seed)
-        print(f"{METHODS[name]}: {fits[METHODS[name]].seconds}", file=sys.stderr)
-    comparison = compare(fits, test.x, test.y, weights=test.weights)
-    print(comparison)
-    chosen.out.mkdir(parents=True, exist_ok=True)
-    written = [draw(fits, comparison, test, table.title, chosen.out / "compare.png")]
-    for name, fitted in fits.items():
-        tree = fitted.to_datatree(test.x, test.y)
-        written.append(atomic_write(chosen.out / f"{name}.nc", partial(tree.to_netcdf, engine="netcdf4")))
-    print("\nWritten:", *written)
+    group.add_argument("--rows", type=int, metavar="N", help="read the first N rows only")
+    return parser
 
 
-def network(table: Table, widths: tuple[int, ...]) -> "Model":
-    """Return the model of a table, with fan-in priors and the observation that suits its target."""
-    from ..models import MLP, Model, fan_in
-
-    return Model(MLP(widths), observation(table), fan_in(1.0))
-
-
-def observation(table: Table) -> "Observation":
-    """Return the observation of a likelihood, with a scale or concentration that is an output of the network."""
-    from .. import models
-
-    match table.likelihood:
-        case "bernoulli":
-            return models.Bernoulli()
-        case "categorical":
-            return models.Categorical(len(table.classes))
-        case "ordinal":
-            return models.Ordinal(len(table.classes))
-        case "student-t":
-            return models.StudentT(scale="network")
-        case "poisson":
-            return models.Poisson()
-        case "negative-binomial":
-            return models.NegativeBinomial("network")
-        case "gamma":
-            return models.Gamma("network")
-        case "log-normal":
-            return models.LogNormal("network")
-        case "weibull":
-            return models.Weibull("network")
-        case "beta":
-            return models.Beta("network")
-    return models.Normal("network")
+def _model() -> argparse.ArgumentParser:
+    """Return the arguments of model and method."""
+    parser = argparse.ArgumentParser(add_help=False)
+    group = parser.add_argument_group("model")
+    group.add_argument("--widths", type=_widths, default=(8,), help="hidden units per layer (8); '' is a linear model")
+    group.add_argument(
+        "--scale",
+        choices=SCALES,
+        default="learned",
+        help="the scale, or concentration, of y: one number that is learned, or an output of the network (learned)",
+    )
+    group.add_argument(
+        "--draws",
+        type=int,
+        help="draws per chain of mclmc (200) and nuts (500, after as many warm-up steps), and of laplace (500)",
+    )
+    group.add_argument("--seed", type=int, default=0, help="the seed of the split and of the fits (0)")
+    return parser
 
 
-def method(name: str, draws: int | None = None) -> "Method":
-    """Return a method with the settings of the command.
-
-    The posterior is drawn by `MCLMC`, whose chains settle on networks for which those of NUTS need longer trajectories
-    than its 255 steps per draw, which let it end in a minute.
-
-    Args:
-        name: a key of `METHODS`.
-        draws: the number of draws; None is the default of the method.
-    """
-    from ..inference import MAP, MCLMC, MLE, NUTS, Ensemble, Laplace, Prior
-
-    match name:
-        case "mclmc":
-            return MCLMC() if draws is None else MCLMC(num_samples=draws)
-        case "nuts":
-            return NUTS(num_warmup=draws or DRAWS, num_samples=draws or DRAWS, max_tree_depth=8)
-        case "laplace":
-            return Laplace(num_samples=draws or DRAWS)
-        case "ensemble":
-            return Ensemble()
-        case "prior":
-            return Prior()
-    return MLE() if name == "mle" else MAP()
+def _output() -> argparse.ArgumentParser:
+    """Return the arguments of what is written and kept."""
+    parser = argparse.ArgumentParser(add_help=False)
+    group = parser.add_argument_group("output")
+    group.add_argument("--report", type=Path, metavar="PAGE.html", help="write all of it as one HTML page")
+    group.add_argument("--json", action="store_true", help="print JSON instead of tables")
+    group.add_argument(
+        "--no-cache", dest="cache", action="store_false", help="do not keep compiled code in the user's cache folder"
+    )
+    return parser
 
 
 def _widths(text: str) -> tuple[int, ...]:
@@ -204,3 +233,12 @@ def _methods(text: str) -> tuple[str, ...]:
     if unknown or not names:
         raise argparse.ArgumentTypeError(f"expected some of {','.join(METHODS)}; got {text!r}")
     return names
+
+
+def _list(text: str) -> tuple[str, ...]:
+    return tuple(name.strip() for name in text.split(",") if name.strip())
+
+
+def _separator(text: str) -> str:
+    named = {name: separator for separator, name in SEPARATORS.items()}
+    return named.get(text, {"\\t": "\t"}.get(text, text))

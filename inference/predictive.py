@@ -1,5 +1,6 @@
 """The predictive distribution: p(y | x) as a mixture over draws, in bounded memory."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, Literal
@@ -9,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from .checks import as_key, check_labels
+from .checks import as_key, check_labels, check_positive_integer
 from .chunks import PerDraw, Summary, apart, count_draws, over_rows, over_rows_in_double, sizes
 from .crps import crps, draws_used, integer_crps
 from .density import Density
@@ -30,7 +31,7 @@ from .mixture import (
 )
 from .pointwise import class_log_probs, log_probs_over_rows, moments, row_weights, warn_if_nan
 from .response import NO_DISTANCE, Response
-from .rows import Data, Rows, Weights, count_rows, take_rows
+from .rows import Data, Rows, Weights, copied, count_rows, take_rows
 from .words import named_gaps
 
 
@@ -72,6 +73,23 @@ class Predictive:
         """
         self.density.structure.check_site(site)
         return replace(self, density=self.density.of_site(site))
+
+    def parts(self, num_rows: int = 2**16) -> Iterator[tuple[slice, "Predictive"]]:
+        """Yield the predictive distributions of some rows after others, each with the slice of these rows.
+
+        So results that are larger than memory can be written to disk:
+        ``for rows, part in fit.predict(x).parts(): probs[rows] = part.probs``, where `probs` is a memory map.
+
+        Args:
+            num_rows: the number of rows of a part; the last may have fewer.
+
+        Raises:
+            ValueError: when the number of rows is not a positive integer.
+        """
+        check_positive_integer("parts", "num_rows", num_rows)
+        for start in range(0, count_rows(self.x), num_rows):
+            rows = slice(start, min(start + num_rows, count_rows(self.x)))
+            yield rows, replace(self, x=copied(take_rows(self.x, np.arange(rows.start, rows.stop))))
 
     @property
     def mean(self) -> np.ndarray:

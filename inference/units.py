@@ -1,6 +1,7 @@
 """Units: a model in standardised units, with its density in the user's."""
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Self
 
 import jax
@@ -16,7 +17,8 @@ from .checks import check_pair
 from .contract import check_model
 from .distributions import affine, of_one_value
 from .handlers import params_as_sites
-from .rows import Rows, Weights
+from .labels import as_weights
+from .rows import Rows, Weights, count_rows
 from .sites import NumPyroModel, is_real, undrawn
 from .stored import Stored, check_in_parts, in_parts
 
@@ -29,17 +31,18 @@ class Units:
     sd: tuple[float, ...]
 
     @classmethod
-    def of(cls, values: Any, *, is_centred: bool = True) -> Self:
+    def of(cls, values: Any, *, weights: np.ndarray | None = None, is_centred: bool = True) -> Self:
         """Return the units in which values, (n, ...), have mean 0 (unless not centred) and standard deviation 1.
 
-        The standard deviation of a constant column is taken to be 1.
+        The standard deviation of a constant column is taken to be 1. Rows may have weights, (n,).
         """
         if isinstance(values, Stored):
-            mean, sd = _moments_in_parts(values)
+            mean, sd = _moments_in_parts(values, weights)
             return cls(tuple((mean if is_centred else 0 * mean).tolist()), tuple(sd.tolist()))
         columns = np.asarray(values, np.float64).reshape(len(values), -1)
-        is_constant = np.ptp(columns, axis=0) == 0
-        mean, sd = columns.mean(axis=0), np.where(is_constant, 1.0, columns.std(axis=0))
+        is_constant = np.ptp(columns if weights is None else columns[weights > 0], axis=0) == 0
+        mean = np.average(columns, axis=0, weights=weights)
+        sd = np.where(is_constant, 1.0, np.sqrt(np.average((columns - mean) ** 2, axis=0, weights=weights)))
         return cls(tuple((mean if is_centred else 0 * mean).tolist()), tuple(sd.tolist()))
 
     def arrays(self, shape: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
@@ -59,13 +62,14 @@ class Units:
         return f"mean {self.mean[0]:.4g}, sd {self.sd[0]:.4g}"
 
 
-def _moments_in_parts(values: Stored) -> tuple[np.ndarray, np.ndarray]:
+def _moments_in_parts(values: Stored, weights: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
     """Return the means and standard deviations of columns that are read in parts."""
     from sklearn.preprocessing import StandardScaler  # imported late, as it takes long
 
     scaler = StandardScaler()
-    for _, part in in_parts(values, "standardising"):
-        scaler.partial_fit(part.reshape(len(part), -1).astype(np.float64))
+    for start, part in in_parts(values, "standardising"):
+        of_part = None if weights is None else weights[start : start + len(part)]
+        scaler.partial_fit(part.reshape(len(part), -1).astype(np.float64), sample_weight=of_part)
     return scaler.mean_, np.where(scaler.var_ > 0, np.sqrt(scaler.var_), 1.0)
 
 
@@ -105,7 +109,7 @@ class _Observed(Messenger):
             msg["fn"] = affine(msg["fn"], *self.units[msg["name"]].arrays(msg["fn"].event_shape))
 
 
-def standardize(model: NumPyroModel, x: Any, y: Any) -> Standardized:
+def standardize(model: NumPyroModel, x: Any, y: Any, *, weights: Any = None) -> Standardized:
     """Return the model in standardised units, with its density, predictions and scores in the units of x and y.
 
     The default priors and the optimiser expect numbers of about 1. This makes a model of raw data, such as prices in
@@ -128,6 +132,7 @@ def standardize(model: NumPyroModel, x: Any, y: Any) -> Standardized:
         model: a NumPyro model of standardised data.
         x: n rows, as for `fit`.
         y: n rows likewise.
+        weights: the weight of each row, (n,), as for `fit`: a row of weight w counts as w equal rows.
 
     Raises:
         TypeError, ValueError: when data or model are invalid, or the model is standardised already.
@@ -151,19 +156,25 @@ def standardize(model: NumPyroModel, x: Any, y: Any) -> Standardized:
     x, y = as_rows("x", x), as_rows("y", y)
     check_pair(x, y)
     check_finite("x", x)
+    weights = None if weights is None else as_weights(weights, count_rows(x))
     structure = check_model(model, x, y)
     for site, response, part in structure.by_site(y):
         check_in_parts(lambda some: check_finite(site, response.points(some)), part)  # noqa: B023
     responses = structure.responses
     own_units = getattr(inner, "own_units", frozenset[str]())
     of_x = tuple(
-        Units.of(leaf) if jnp.issubdtype(leaf.dtype, jnp.floating) and not _is_at(path, own_units) else None
+        Units.of(leaf, weights=weights)
+        if jnp.issubdtype(leaf.dtype, jnp.floating) and not _is_at(path, own_units)
+        else None
         for path, leaf in jax.tree.leaves_with_path(x)
     )
     numbers = [its for its in responses if not (its.is_discrete or its.is_interval)]
     moved = [its for its in numbers if is_real(its.support) or _is_positive(its.support)]
     values = _observed_values(model, tuple(its.site for its in moved), x, y) if moved else {}
-    of_y = tuple((its.site, Units.of(its.points(values[its.site]), is_centred=is_real(its.support))) for its in moved)
+    of_y = tuple(
+        (its.site, Units.of(its.points(values[its.site]), weights=weights, is_centred=is_real(its.support)))
+        for its in moved
+    )
     return Standardized(model, of_x, of_y)
 
 
@@ -178,12 +189,12 @@ def _is_positive(support: constraints.Constraint) -> bool:
 
 def _observed_values(model: NumPyroModel, sites: tuple[str, ...], x: Rows, y: Rows) -> dict[str, Array]:
     """Return the values of observed sites, which may be parts of y, or functions of it."""
-
-    @jax.jit
-    def values(x: Rows, y: Rows) -> dict[str, Array]:
-        seeded = seed(undrawn(params_as_sites(model)), jax.random.key(0))
-        traced = trace(seeded).get_trace(x, y)
-        return {site: jnp.asarray(traced[site]["value"], float) for site in sites}
-
-    parts = [jax.device_get(values(*part)) for _, part in in_parts((x, y), "standardising")]
+    parts = [jax.device_get(_observed(model, sites, *part)) for _, part in in_parts((x, y), "standardising")]
     return {site: np.concatenate([part[site] for part in parts]) for site in sites}
+
+
+@partial(jax.jit, static_argnums=(0, 1))
+def _observed(model: NumPyroModel, sites: tuple[str, ...], x: Rows, y: Rows) -> dict[str, Array]:
+    seeded = seed(undrawn(params_as_sites(model)), jax.random.key(0))
+    traced = trace(seeded).get_trace(x, y)
+    return {site: jnp.asarray(traced[site]["value"], float) for site in sites}

@@ -32,6 +32,13 @@ class Bug(NamedTuple):
 
 BUGS = [
     Bug(
+        "the bound lacks the entropy of the guide",
+        "inference/methods/bound.py",
+        "log_weight = -self.density.potential(u, data) - log_q if weighed",
+        "log_weight = -self.density.potential(u, data) if weighed",
+        "test_variational.py",
+    ),
+    Bug(
         "the batches of two epochs are gone through in the same order",
         "inference/methods/stochastic.py",
         "jnp.minimum(place, 2 * num_batches - 1 - place)",
@@ -205,6 +212,27 @@ BUGS = [
         'if reached.by(("parameters", name)) & of_y:',
         "if False:",
         "test_handlers.py",
+    ),
+    Bug(
+        "every epoch of rows on disk has the batches of the first",
+        "inference/methods/batches.py",
+        "return self._order(epoch)[place * self.size : (place + 1) * self.size]",
+        "return self._order(0)[place * self.size : (place + 1) * self.size]",
+        "test_stored.py::TestFits::test_every_row_of_an_epoch_is_in_one_batch",
+    ),
+    Bug(
+        "the rows that stand for all on disk stand for themselves alone",
+        "inference/methods/representative.py",
+        "weights[len(extreme) :] *= (n - len(extreme)) / max(1, len(spaced))",
+        "pass",
+        "test_stored.py::TestFits::test_the_rows_that_stand_for_all_have_their_log_likelihood",
+    ),
+    Bug(
+        "rows on disk are numbered from the part that is checked",
+        "inference/stored.py",
+        "return _FIRST_ROW.get() + int(row)",
+        "return int(row)",
+        "test_stored.py::TestMessages",
     ),
     Bug(
         "a class that a fit has not seen is not named",
@@ -385,9 +413,51 @@ BUGS = [
     Bug(
         "validation rows are fitted as well",
         "inference/methods/descent.py",
-        "return data.take(order[count:]), data.take(order[:count])",
-        "return data, data.take(order[:count])",
+        "return data.choose(order[count:]), data.take(order[:count]).on_device()",
+        "return data, data.take(order[:count]).on_device()",
         "test_ensemble.py test_blocks.py",
+    ),
+    Bug(
+        "the validation rows are as many as were asked for, whatever they cost",
+        "inference/methods/descent.py",
+        "count = min(count, max(1, int(SCORED * per_check)))",
+        "pass",
+        "test_blocks.py",
+    ),
+    Bug(
+        "a continued run has the batches of another epoch",
+        "inference/methods/steps.py",
+        "self.shuffled(key, (begin - since) // per_epoch, epochs, data.num_rows)",
+        "self.shuffled(key, begin // per_epoch, epochs, data.num_rows)",
+        "test_resume.py",
+    ),
+    Bug(
+        "an interrupted fit is read as a finished one",
+        "inference/store.py",
+        "if not outcome.status.is_interrupted:",
+        "if True:",
+        "test_resume.py",
+    ),
+    Bug(
+        "the state of an optimiser is written after each block, whatever that takes",
+        "inference/checkpoint.py",
+        ">= max(INTERVAL, self._cost / SHARE)",
+        ">= INTERVAL",
+        "test_resume.py",
+    ),
+    Bug(
+        "fits under one key are joined",
+        "inference/joined.py",
+        "if equal := set(one.keys) & set(other.keys):",
+        "if equal := set(one.keys) - {*one.keys}:",
+        "test_join.py",
+    ),
+    Bug(
+        "chains that are joined are not judged together",
+        "inference/joined.py",
+        "return status + settings.judged(density, draws, stats, data)",
+        "return status",
+        "test_join.py",
     ),
     Bug(
         "fan_in divides by the outputs",

@@ -13,6 +13,7 @@ from flatprior.inference import MAP, NUTS, fit, newton, programs
 from flatprior.inference.blocks import Run, Seconds, run_in_blocks, stopwatch
 from flatprior.inference.checks import check_problem
 from flatprior.inference.methods import chains, descent, steps
+from flatprior.inference.rows import Data
 from flatprior.models import MLP, Bernoulli, Model, Normal, gaussian
 
 
@@ -200,14 +201,14 @@ def test_interrupted_chains_keep_what_was_drawn(monkeypatch: pytest.MonkeyPatch)
 def test_early_stopping_keeps_the_best_weights_of_the_validation_rows(monkeypatch: pytest.MonkeyPatch) -> None:
     """A network with room to overfit labels that are noise: the validation loss rises, and the fit ends early."""
     seen: list[tuple[Any, float]] = []
-    is_improving = descent._Tracker._is_improving
+    checked = descent._Tracker._checked
 
-    def watched(tracker: Any, done: int) -> bool:
-        losses = tracker.surface.validation_loss(tracker.steps.weights(tracker.state), tracker.validation)
+    def watched(tracker: Any, progress: Any) -> Any:
+        losses = tracker.surface.validation_loss(tracker.steps.weights(progress.state), tracker.validation)
         seen.append((tracker.validation, float(losses[0])))
-        return is_improving(tracker, done)
+        return checked(tracker, progress)
 
-    monkeypatch.setattr(descent._Tracker, "_is_improving", watched)
+    monkeypatch.setattr(descent._Tracker, "_checked", watched)
     rng = np.random.default_rng(0)
     x, y = rng.normal(size=(60, 8)), rng.integers(0, 2, 60)
     model = Model(MLP((16,), "tanh"), Bernoulli(), gaussian(10.0))
@@ -224,6 +225,21 @@ def test_early_stopping_keeps_the_best_weights_of_the_validation_rows(monkeypatc
         rows = seen[0][0]
         assert rows.num_rows == 18
         assert -result.log_likelihood(rows.x, rows.y).sum() == pytest.approx(min(losses), rel=1e-5)
+
+
+@pytest.mark.parametrize("batch_size", [None, 3, 20])
+def test_validation_rows_are_no_more_than_half_of_those_that_are_fitted_between_checks(batch_size: int | None) -> None:
+    """And never more than were asked for; every other row is fitted. No seconds are counted."""
+    data = Data(jnp.arange(1000), jnp.arange(1000))
+    method = MAP(num_steps=2000, batch_size=batch_size, validation_fraction=0.1)
+    fitted, validated = descent.split_validation(method, jax.random.key(0), data)
+    assert validated is not None
+    assert validated.num_rows == (100 if batch_size is None else 10 * batch_size if batch_size < 10 else 100)
+    assert sorted([*fitted.x.tolist(), *validated.y.tolist()]) == list(range(1000))
+    assert fitted.x.tolist() != sorted(fitted.x.tolist())
+    few, none = descent.split_validation(MAP(num_steps=2000, validation_fraction=1e-4), jax.random.key(0), data)
+    assert none is None
+    assert few is data
 
 
 @pytest.mark.parametrize("batch_size", [1, 9, 40])

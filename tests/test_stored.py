@@ -243,6 +243,15 @@ class TestScores:
         changed[333, 1] += 1e-3
         assert not in_memory.was_fitted_to(Foreign(changed), y)
 
+    def test_predictions_part_by_part(self, rows: tuple[np.ndarray, np.ndarray], in_memory: Fit) -> None:
+        x, _ = rows
+        whole, mean = in_memory.predict(x).mean, np.zeros(NUM_ROWS)
+        for some, part in in_memory.predict(Foreign(x)).parts(600):
+            mean[some] = part.mean
+        assert_allclose(mean, whole, rtol=1e-5, atol=1e-6)
+        with pytest.raises(ValueError, match=r"^parts: expected a positive integer as num_rows; got 0"):
+            next(in_memory.predict(x).parts(0))
+
     @pytest.mark.slow
     def test_functions_of_fits(self, rows: tuple[np.ndarray, np.ndarray], in_memory: Fit, on_disk: OnDisk) -> None:
         x, y = rows

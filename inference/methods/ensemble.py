@@ -73,7 +73,7 @@ class Ensemble:
             maps = replace(self, base=self.base.as_map)
             return maps.run(density.flattened(), data, key=key, progress=progress, store=store)
         settings = replace(self.base, num_restarts=self.num_members)
-        data, validation = split_validation(settings.validation_fraction, key, data)
+        data, validation = split_validation(settings, key, data)
         descent = descend(settings, density, data, validation, key=key, progress=progress, store=store)
         data = together(data)
         stats: dict[str, Any] = {"loss": descent.losses}

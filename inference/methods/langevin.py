@@ -201,8 +201,9 @@ class Langevin:
 
     def _start(self, u: Weights, cold: Array, key: Array, data: Data) -> Chain:
         # Imported here, since BlackJAX starts JAX, after which the number of devices cannot be set.
-        from blackjax.mcmc.integrators import IntegratorState
         from blackjax.util import generate_unit_vector
+
+        from ..internals import IntegratorState
 
         zero, ones = jnp.zeros((), self.dtype), jnp.ones(self.dim, self.dtype)
         log_step = zero + math.log(FIRST_STEP_SIZE * math.sqrt(self.dim))
@@ -218,7 +219,7 @@ class Langevin:
 
     def _step(self, schedule: Schedule, data: Data, chain: Chain, i: Array) -> tuple[Chain, _Tally]:
         """Take one step of the dynamics and, in the warm-up, of the adaptation."""
-        from blackjax.mcmc.integrators import partially_refresh_momentum
+        from ..internals import partially_refresh_momentum
 
         key_noise, key_metropolis = jax.random.split(jax.random.fold_in(chain.key, i))
         warming_up, target = i < schedule.num_warmup, schedule.energy_variance(i).astype(self.dtype)
@@ -245,19 +246,20 @@ class Langevin:
 
     def _integrate(self, old: Any, step_size: Array, scale: Array, data: Data) -> tuple[Any, Array, Array]:
         """Return the state after a step of `isokinetic_velocity_verlet`, its remainder, and the kinetic change."""
-        from blackjax.mcmc import integrators
+        from .. import internals
 
         def move(position: Array, velocity: Array, step_size: Array, coefficient: float, _: Any) -> tuple[Any, ...]:
             position = position + step_size * coefficient * velocity
             (value, rest), gradient = jax.value_and_grad(self._log_density, has_aux=True)(position, data)
             return position, value, gradient, rest
 
-        return integrators.generalized_two_stage_integrator(  # type: ignore[no-any-return]
-            integrators.esh_dynamics_momentum_update_one_step(scale),
+        integrate = internals.generalized_two_stage_integrator(
+            internals.esh_dynamics_momentum_update_one_step(scale),
             move,
-            integrators.velocity_verlet_coefficients,
-            lambda *state: (integrators.IntegratorState(*state[:4]), state[5], state[6]),
-        )(old, step_size)
+            internals.velocity_verlet_coefficients,
+            lambda *state: (internals.IntegratorState(*state[:4]), state[5], state[6]),
+        )
+        return integrate(old, step_size)  # type: ignore[no-any-return]
 
     def _caution(self, chain: Chain, valid: Array, warming_up: Array) -> Array:
         caution = jnp.where(valid, jnp.minimum(1.0, RECOVERY * chain.caution), CAUTION * chain.caution)

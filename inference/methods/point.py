@@ -43,7 +43,10 @@ class MAP(PointSettings):
             where only one of all points led to the best mode, and it is the best by far.
         validation_fraction: the share of validation rows, which are not fitted: the fit stops when their loss has not
             improved for `patience` of 100 checks, at the best weights so far. 0 is no early stopping. A fit that
-            stopped early is not at the mode, as its status reports.
+            stopped early is not at the mode, as its status reports. By batches there are at most as many validation
+            rows as half of the rows that are fitted between two checks (2,560 for the default `num_steps` and batches
+            of 256), so that checks take at most half of the time of the steps; all other rows are fitted. Those to fit
+            are a copy of x and y.
         patience: see `validation_fraction`.
         polish: go on to the mode by Newton's method on all rows, in float64, for at most 300 steps, and for about as
             many evaluations of rows as the optimiser used: they are counted and not timed, so that a fit is the same on
@@ -66,7 +69,7 @@ class MAP(PointSettings):
 
     def run(self, density: Density, data: Data, *, key: Array, progress: bool, store: Store | None = None) -> Outcome:
         """See `Method.run`."""
-        data, validation = split_validation(self.validation_fraction, key, data)
+        data, validation = split_validation(self, key, data)
         descent = descend(self, density, data, validation, key=key, progress=progress, store=store)
         data = together(data)
         u = descent.member(descent.best)[0]

@@ -1,0 +1,39 @@
+"""Networks as estimators of scikit-learn.
+
+`NetworkClassifier`, `NetworkRegressor` and `NetworkCountRegressor` are a network, an observation, a prior and a method
+behind ``fit(X, y)`` and ``predict(X)``: they work in pipelines, searches and cross-validation, in other processes, with
+data frames and with labels of any type. Their parameters:
+
+- `network`: the numbers of hidden units, such as ``(16, 16)``, of an `MLP`; ``()`` is a linear model. Or any network of
+  `flatprior.models`.
+- `observation`: the distribution of y given the outputs of the network; None is the one that each estimator states.
+- `prior`: a number is the scale of `fan_in`, so that a search can vary it: ``{"prior": [0.3, 1.0, 3.0]}``. Or any prior
+  of `flatprior.models`.
+- `method`: a method of `flatprior.inference`, such as ``MAP()``, ``Laplace()`` or ``MCLMC()``. None is an ensemble of
+  ten MAP fits of 500 steps, which does not go on to the mode: on scikit-learn's tables it takes a second or two and
+  predicts about as well as chains of several times its seconds (benchmarks/tabular.md). Its members are no draws from
+  the posterior, and its intervals are somewhat too narrow where a network has many weights per row.
+- `standardize`: whether features are standardised first, as priors and optimisers expect; constants become 0.
+- `random_state`: an integer, the key of the fit, so that by default the same data give the same fit; a NumPy generator
+  (`RandomState`); or None for another key in each fit.
+- `progress`: show a progress bar when a fit takes more than a second.
+
+``estimator.fit_`` is the `Fit`, so that `compare`, `explain` and ArviZ are one step away: ``estimator.rows(X, y)`` are
+the rows as it takes them. A fit whose status is not "ok" warns (`sklearn.exceptions.ConvergenceWarning`) with the
+reasons. ``scoring=elpd`` scores whole predictive distributions in scikit-learn's searches.
+
+Fits to rows of one shape share their compiled code: the first fit takes seconds, those of the other folds of a search
+do not. Estimators can be pickled, as scikit-learn's users expect. A pickle can run code when it is loaded: to store a
+fit, `Fit.save` writes a file without code.
+"""
+
+try:
+    import sklearn  # noqa: F401
+except ImportError as error:
+    raise ImportError("flatprior.estimators needs scikit-learn: pip install 'flatprior[sklearn]'") from error
+
+from .classifier import NetworkClassifier
+from .regressors import NetworkCountRegressor, NetworkRegressor
+from .scoring import elpd
+
+__all__ = ["NetworkClassifier", "NetworkCountRegressor", "NetworkRegressor", "elpd"]

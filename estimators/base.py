@@ -1,0 +1,133 @@
+"""What all estimators share: rows of x, the fit, and its predictive distribution."""
+
+import warnings
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Self
+
+import jax
+import numpy as np
+from sklearn.base import BaseEstimator
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.preprocessing import StandardScaler
+from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
+
+from ..inference.predictive import Predictive
+from ..inference.result import Fit
+from ..inference.status import no_failure_warnings, warn_of_precision
+from ..models.heads import Observation
+from ..models.model import Model
+from .settings import key_of, method_of, network_of, prior_of
+from .standard import StandardFit
+
+
+class NetworkEstimator(BaseEstimator):
+    """A network, an observation, a prior and a method as an estimator of scikit-learn.
+
+    The parameters are documented with the estimators.
+    """
+
+    fit_: Fit
+    """The fit. Its x are the rows of `rows`; its y, predictions and scores are in the units of y."""
+
+    def __init__(
+        self,
+        network: Any = (16, 16),
+        *,
+        observation: Any = None,
+        prior: Any = 1.0,
+        method: Any = None,
+        standardize: bool = True,
+        random_state: Any = 0,
+        progress: bool = False,
+    ) -> None:
+        self.network = network
+        self.observation = observation
+        self.prior = prior
+        self.method = method
+        self.standardize = standardize
+        self.random_state = random_state
+        self.progress = progress
+
+    def rows(self, X: Any, y: Any = None) -> Any:  # noqa: N803
+        """Return rows as `fit_` takes them: standardised x, or the pair of x and y, with classes as their numbers.
+
+        Args:
+            X: n rows of features, an array or a data frame, as for `fit`.
+            y: n values, as for `fit`, or None.
+
+        Example:
+            >>> from sklearn.datasets import load_diabetes
+            >>> from flatprior.estimators import NetworkRegressor
+            >>> from flatprior.inference import MAP, compare
+            >>> X, y = load_diabetes(return_X_y=True)
+            >>> linear = NetworkRegressor((), method=MAP()).fit(X[:300], y[:300])
+            >>> print(compare({"linear": linear.fit_}, *linear.rows(X[300:], y[300:])).to_dataframe()["rmse"].round(1))
+            linear    53.1
+            Name: rmse, dtype: float64
+        """
+        check_is_fitted(self)
+        X = validate_data(self, X, reset=False, dtype=np.float64)  # noqa: N806
+        x = X if self._scaler is None else self._scaler.transform(X)
+        return x if y is None else (x, self._coded(y))
+
+    def predict_dist(self, X: Any) -> Predictive:  # noqa: N803
+        """Return the predictive distribution of y at rows of X, in the units of y.
+
+        Classes are the numbers of their places in ``classes_``.
+        """
+        return self.fit_.predict(self.rows(X))
+
+    def log_prob(self, X: Any, y: Any) -> np.ndarray:  # noqa: N803
+        """Return log p(y | x, data) of each row in nats, (n,): the log score, in the units of y; greater is better."""
+        x, y = self.rows(X, y)
+        standard = self._standard
+        return self._summary(x, lambda p: p.log_prob(standard.to_standard(y))) - np.log(standard.sd)
+
+    def _fit(self, X: np.ndarray, y: np.ndarray, sample_weight: Any, observation: Observation) -> Self:  # noqa: N803
+        """Fit to rows that are numbers, (n, d) and (n,)."""
+        weights = None
+        if sample_weight is not None:
+            weights = _check_sample_weight(sample_weight, X, dtype=np.float64, ensure_non_negative=True)
+        self._scaler = StandardScaler().fit(X, sample_weight=weights) if self.standardize else None
+        x = X if self._scaler is None else self._scaler.transform(X)
+        model = Model(network_of(self.network), observation, prior_of(self.prior))
+        method, key = method_of(self.method), key_of(self.random_state)
+        self._standard = StandardFit.of(model, method, x, y, weights, key=key, progress=self.progress)
+        in_units = self._standard.in_units
+        names = getattr(self, "feature_names_in_", None)
+        columns = (None if names is None else tuple(map(str, names)),)
+        self.fit_ = replace(in_units, layout=replace(in_units.layout, columns_by_leaf=columns))
+        if self.fit_.status.reasons:
+            warnings.warn(
+                f"{type(self).__name__}: {self.fit_.status}",
+                ConvergenceWarning,
+                skip_file_prefixes=(str(Path(__file__).parent),),
+            )
+        return self
+
+    def _summary(self, x: np.ndarray, summary: Callable[[Predictive], np.ndarray]) -> np.ndarray:
+        """Return a summary of the predictive distribution of y in standard units, computed in float64.
+
+        In float32 the prediction of a row would depend, in its last digits, on the other rows of its batch. That a fit
+        has failed has been said by `fit`.
+        """
+        standard = self._standard.standard
+        with no_failure_warnings():
+            try:
+                with jax.enable_x64(True):
+                    return summary(standard.predict(x))
+            except TypeError as error:  # a lifted network may fix the types of its state
+                values = summary(standard.predict(x))
+                warn_of_precision(error)
+                return values
+
+    def _coded(self, y: Any) -> np.ndarray:
+        """Return y as numbers."""
+        return np.asarray(y, float)
+
+
+def seed_of(random_state: Any) -> jax.Array:
+    """Return the key of samples of y."""
+    return jax.random.key(key_of(random_state))
