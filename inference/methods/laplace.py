@@ -137,6 +137,7 @@ class Laplace:
     name: ClassVar[str] = "Laplace"
     kind: ClassVar[Kind] = "approximation"
     draws_chains: ClassVar[bool] = False
+    leaves_out: ClassVar[str] = "Laplace leaves out all modes but one, and around it all that is not Gaussian."
     streams: ClassVar[bool] = False
     spreads_rows: ClassVar[bool] = False
 
