@@ -1,6 +1,7 @@
 """Rows that arrive sharded over devices or processes: what each process has of them, and checks."""
 
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import jax
@@ -14,6 +15,7 @@ from .labels import RowCounts, labelled, with_gaps
 from .processes import from_all
 from .rows import Data, Rows, count_rows
 from .sites import NumPyroModel
+from .stored import numbered_from
 
 
 @dataclass(frozen=True)
@@ -100,6 +102,12 @@ class Shards:
         return jax.make_array_from_callback(shape, self.spread.sharding, piece)
 
     @property
+    def first_row(self) -> int:
+        """The number of the first row of this process, where its rows follow each other, as on most meshes; else 0."""
+        follow = all(stop == start for (_, stop), (start, _) in pairwise(self.ranges))
+        return self.ranges[0][0] if follow else 0
+
+    @property
     def counted(self) -> np.ndarray:
         """Whether each row of this process is counted by it, and by no other one."""
         return np.concatenate(
@@ -113,13 +121,14 @@ def check_spread(model: NumPyroModel, shards: Shards, x: Rows, y: Rows, weights:
     Rows without a label, and those of weight 0, remain where they are, with a weight of 0.
     """
     parts = [shards.of_process(name, rows) for name, rows in (("x", x), ("y", y), ("weights", weights))]
-    given = labelled(*parts)
-    if given.kept is not None:
-        takes_part = np.isin(np.arange(count_rows(given.y)), given.kept)
-        own = np.ones(len(takes_part)) if given.weights is None else given.weights
-        own = np.where(takes_part, own, 0.0).astype(jax.dtypes.canonicalize_dtype(float))
-        given = given._replace(kept=None, weights=own)
-    return check_labelled(model, given)
+    with numbered_from(shards.first_row):
+        given = labelled(*parts)
+        if given.kept is not None:
+            takes_part = np.isin(np.arange(count_rows(given.y)), given.kept)
+            own = np.ones(len(takes_part)) if given.weights is None else given.weights
+            own = np.where(takes_part, own, 0.0).astype(jax.dtypes.canonicalize_dtype(float))
+            given = given._replace(kept=None, weights=own)
+        return check_labelled(model, given)
 
 
 def over_processes(shards: Shards, data: Data, x: Rows, y: Rows, weights: Any) -> Data:

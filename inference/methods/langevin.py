@@ -187,8 +187,9 @@ class Langevin:
 
     def _start(self, u: Weights, cold: Array, key: Array, data: Data) -> Chain:
         # Imported here, since BlackJAX starts JAX, after which the number of devices cannot be set.
-        from blackjax.mcmc.integrators import IntegratorState
         from blackjax.util import generate_unit_vector
+
+        from ..internals import IntegratorState
 
         zero, ones = jnp.zeros((), self.dtype), jnp.ones(self.dim, self.dtype)
         log_step = zero + math.log(FIRST_STEP_SIZE * math.sqrt(self.dim))
@@ -204,7 +205,7 @@ class Langevin:
 
     def _step(self, schedule: Schedule, data: Data, chain: Chain, i: Array) -> tuple[Chain, _Tally]:
         """Take one step of the dynamics and, in the warm-up, of the adaptation."""
-        from blackjax.mcmc.integrators import isokinetic_velocity_verlet, partially_refresh_momentum
+        from ..internals import isokinetic_velocity_verlet, partially_refresh_momentum
 
         key_noise, key_metropolis = jax.random.split(jax.random.fold_in(chain.key, i))
         warming_up, target = i < schedule.num_warmup, schedule.energy_variance(i).astype(self.dtype)
