@@ -55,8 +55,8 @@ def draw(fits: Mapping[str, Fit], comparison: Comparison, train: Rows, test: Row
 def draw_fits(fits: Mapping[str, Fit], comparison: Comparison, train: Rows, table: Table, ax: "Axes") -> None:
     """Draw what each fit predicts along the feature that matters most to the best fit, the others at their medians.
 
-    Lines are means with the 90% band of y, that of the best fit filled; or where y is a class, the probability of the
-    last class of two, or of the most frequent of several, with the band of 90% of the draws.
+    Lines are medians, of counts means, with the 90% band of y, that of the best fit filled; or where y is a class, the
+    probability of the last class of two, or of the most frequent of several, with the band of 90% of the draws.
     """
     best = fits[str(comparison.to_dataframe().index[0])]
     feature = most_important(best, train)
@@ -108,7 +108,7 @@ def slice_of(x: pd.DataFrame, feature: str, at: np.ndarray) -> pd.DataFrame:
 
 
 def centre(fit: Fit, rows: pd.DataFrame) -> np.ndarray:
-    """Return the mean of y, (n,), its median where it has none, or the probability of each class, (n, classes)."""
+    """Return the mean of y, (n,), its median where it has none, or the probabilities of classes, (n, classes)."""
     predictive = fit.predict(rows)
     if predictive.num_classes is not None:
         return predictive.class_probs
@@ -118,8 +118,11 @@ def centre(fit: Fit, rows: pd.DataFrame) -> np.ndarray:
 def curve(fit: Fit, rows: pd.DataFrame, k: int | None) -> tuple[np.ndarray, np.ndarray | None]:
     """Return the middle, (n,), and the ends of the band, (2, n); of a class k its probability, of points no band."""
     predictive = fit.predict(rows)
+    if k is None and not predictive.response.is_discrete:  # one program less than with the mean
+        low, middle, high = predictive.quantile((LEVELS[0], 0.5, LEVELS[1]))
+        return middle, np.stack([low, high])
     if k is None:
-        return centre(fit, rows), predictive.quantile(LEVELS)
+        return predictive.mean, predictive.quantile(LEVELS)
     probs, draws = predictive.class_probs[:, k], predictive.component_means
     if len(draws) == 1:
         return probs, None
