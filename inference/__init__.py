@@ -11,6 +11,8 @@ Every method works on the same density, ``log p(y | x, w) + log p(w)``, of any N
 - `Laplace`: a Gaussian around the mode of the posterior, and the evidence. It is good where many rows determine few
   weights, and its status says where it is not. The posterior of a network is not Gaussian: it predicts by the network
   `linearized` at the mode, of which the Gaussian nearly is the posterior.
+- `Variational`: the Gaussian, or the distribution of another family, with the largest bound on the evidence, by batches
+  of rows. It is narrower than the posterior where that is not of the family, and its status says where it is not.
 - `NUTS`: draws from the posterior, by Markov chains. It is exact where the chains mix, and suits models written by
   hand; on networks its trajectories are long, and its chains need more time than those of `MCLMC`.
 - `MCLMC`: draws from the posterior, by many microcanonical Langevin chains, each from its own mode. It suits networks
@@ -54,7 +56,7 @@ from .criticism import Comparison, compare, cross_validate, diagnose, loo, tune
 from .density import log_density
 from .handlers import flat
 from .labels import class_weights
-from .methods import MAP, MCLMC, MLE, NUTS, SGMCMC, Conditional, Ensemble, Laplace, Prior
+from .methods import MAP, MCLMC, MLE, NUTS, SGMCMC, Conditional, Ensemble, Laplace, Prior, Variational
 from .objective import explain
 from .predictive import Predictive
 from .reasons import Code, Reason
@@ -85,6 +87,7 @@ __all__ = [
     "Reason",
     "Status",
     "UndefinedPredictionWarning",
+    "Variational",
     "class_weights",
     "compare",
     "criticism",

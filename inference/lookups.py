@@ -13,10 +13,10 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal  # type: ignore[attr-defined]
 from jax.lax import GatherScatterMode
 
 from .density import Density
+from .internals import ClosedJaxpr, Jaxpr, JaxprEqn, Literal
 from .parts import Part, part, traced
 from .rows import Data, abstract_rows, signature
 from .words import index_in_words

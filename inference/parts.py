@@ -4,11 +4,11 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
-from jax.extend.core import ClosedJaxpr, jaxpr_as_fun  # type: ignore[attr-defined]
 from jax.interpreters.partial_eval import dce_jaxpr
 
 from .contract import translated_errors
 from .density import Density
+from .internals import ClosedJaxpr, jaxpr_as_fun
 from .rows import Data, Weights
 
 

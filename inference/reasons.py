@@ -47,6 +47,7 @@ class Code(StrEnum):
     NON_FINITE_DRAWS = "non_finite_draws"
     NOT_GAUSSIAN = "not_gaussian"
     # Tuning
+    POOR_GUIDE = "poor_guide"
     END_OF_RANGE = "end_of_range"
     NOT_TUNED = "not_tuned"
     # Chains
@@ -202,6 +203,11 @@ MESSAGES: Mapping[Code, str] = {
         "The posterior is no Gaussian around this mode, and neither draws nor evidence can be relied on: Pareto's k of "
         "their importance weights is {k:.2f} (reliable up to {limit}), and their divergence from the posterior about "
         "{divergence:.2g} nats. Use NUTS, or MCLMC for a network{cure}."
+    ),
+    Code.POOR_GUIDE: (
+        "The guide is not the posterior, and neither its draws nor its bound can be relied on: Pareto's k of their "
+        "importance weights is {k:.2f} (reliable up to {limit}), and their divergence from the posterior about "
+        "{divergence:.2g} nats or more. Increase num_steps, or use guide='full_rank', NUTS, or MCLMC for a network."
     ),
     Code.END_OF_RANGE: (
         "The data do not determine {site} on one side: the score is {score:.6g} at the best, {best:.3g}, and "

@@ -17,11 +17,11 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal, jaxpr_as_fun  # type: ignore[attr-defined]
 from numpyro.handlers import seed, substitute, trace
 
 from .contract import translated_errors
 from .fingerprint import digest, without_addresses
+from .internals import ClosedJaxpr, Jaxpr, JaxprEqn, Literal, jaxpr_as_fun
 from .rows import Rows, Weights, signature
 from .sites import NumPyroModel
 from .structure import Structure

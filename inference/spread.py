@@ -1,19 +1,22 @@
 """Rows that arrive sharded over devices or processes: what each process has of them, and checks."""
 
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import jax
 import numpy as np
 
-from .checks import check_labelled
-from .density import Density
 from .devices import Spread, automatic, row_axes
 from .fingerprint import digest_of_rows
-from .labels import RowCounts, labelled, with_gaps
-from .processes import from_all
+from .labels import Labelled, RowCounts, labelled, with_gaps
+from .processes import from_all, rows_of_all
 from .rows import Data, Rows, count_rows
-from .sites import NumPyroModel
+from .scales import spaced
+from .stored import numbered_from
+
+SAMPLED = 2**20
+"""The largest number of elements of the rows that each process sends to the others for checks."""
 
 
 @dataclass(frozen=True)
@@ -100,6 +103,12 @@ class Shards:
         return jax.make_array_from_callback(shape, self.spread.sharding, piece)
 
     @property
+    def first_row(self) -> int:
+        """The number of the first row of this process, where its rows follow each other, as on most meshes; else 0."""
+        follow = all(stop == start for (_, stop), (start, _) in pairwise(self.ranges))
+        return self.ranges[0][0] if follow else 0
+
+    @property
     def counted(self) -> np.ndarray:
         """Whether each row of this process is counted by it, and by no other one."""
         return np.concatenate(
@@ -107,19 +116,25 @@ class Shards:
         )
 
 
-def check_spread(model: NumPyroModel, shards: Shards, x: Rows, y: Rows, weights: Any) -> tuple[Density, Data]:
-    """Return the density, and the data of this process, checked as `checks.check_problem` does.
-
-    Rows without a label, and those of weight 0, remain where they are, with a weight of 0.
-    """
+def labelled_part(shards: Shards, x: Rows, y: Rows, weights: Any) -> Labelled:
+    """Return the rows of this process and which of them take part; the others remain, with a weight of 0."""
     parts = [shards.of_process(name, rows) for name, rows in (("x", x), ("y", y), ("weights", weights))]
-    given = labelled(*parts)
-    if given.kept is not None:
-        takes_part = np.isin(np.arange(count_rows(given.y)), given.kept)
-        own = np.ones(len(takes_part)) if given.weights is None else given.weights
-        own = np.where(takes_part, own, 0.0).astype(jax.dtypes.canonicalize_dtype(float))
-        given = given._replace(kept=None, weights=own)
-    return check_labelled(model, given)
+    with numbered_from(shards.first_row):
+        given = labelled(*parts)
+    if given.kept is None:
+        return given
+    takes_part = np.isin(np.arange(count_rows(given.y)), given.kept)
+    own = np.ones(len(takes_part)) if given.weights is None else given.weights
+    return given._replace(kept=None, weights=np.where(takes_part, own, 0).astype(jax.dtypes.canonicalize_dtype(float)))
+
+
+def sample_of_all(given: Labelled) -> tuple[Rows, Rows]:
+    """Return some rows of x and y of all processes: those of one may be alike where they are sorted."""
+    num_rows = count_rows(given.y)
+    per_row = max(1, max(leaf.size // num_rows for leaf in jax.tree.leaves((given.x, given.y))))
+    chosen = spaced(num_rows)
+    chosen = chosen[:: -(-len(chosen) // max(2, SAMPLED // per_row))]
+    return jax.tree.map(lambda leaf: rows_of_all(np.asarray(leaf)[chosen]), (given.x, given.y))
 
 
 def over_processes(shards: Shards, data: Data, x: Rows, y: Rows, weights: Any) -> Data:

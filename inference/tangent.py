@@ -9,7 +9,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
-from jax.extend.core import Jaxpr, Literal, jaxprs_in_params  # type: ignore[attr-defined]
 from numpyro.distributions import Distribution, biject_to
 from numpyro.handlers import block, seed, substitute, trace
 from numpyro.primitives import Messenger
@@ -17,6 +16,7 @@ from numpyro.primitives import Messenger
 from .density import Density
 from .distributions import constrained, unconstrained
 from .fingerprint import ByValue
+from .internals import Jaxpr, Literal, jaxprs_in_params
 from .rows import Data, Rows, Weights, signature
 from .sites import NumPyroModel, central_value, is_factor
 

@@ -15,8 +15,7 @@ from typing import Any
 
 from numpyro import primitives
 
-STACK = "_PYRO_STACK"
-"""The name of NumPyro's stack, in the module that makes it and in those that import it."""
+from .internals import STACK
 
 
 class ThreadLocalList(MutableSequence[Any]):

@@ -7,7 +7,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn  # type: ignore[attr-defined]
+
+from .internals import ClosedJaxpr, Jaxpr, JaxprEqn
 
 ROWS = 1009
 """The number of rows in the trace: a prime, so that no other axis is a multiple of it by chance."""

@@ -8,8 +8,9 @@ import numpy as np
 import numpyro
 import numpyro.distributions as dist
 from jax import Array
-from numpyro.primitives import _PYRO_STACK, apply_stack
+from numpyro.primitives import apply_stack
 
+from .internals import _PYRO_STACK
 from .prior import (
     DEFAULT,
     FIXED,

@@ -32,6 +32,13 @@ class Bug(NamedTuple):
 
 BUGS = [
     Bug(
+        "the bound lacks the entropy of the guide",
+        "inference/methods/bound.py",
+        "log_weight = -self.density.potential(u, data) - log_q if weighed",
+        "log_weight = -self.density.potential(u, data) if weighed",
+        "test_variational.py",
+    ),
+    Bug(
         "the batches of two epochs are gone through in the same order",
         "inference/methods/stochastic.py",
         "jnp.minimum(place, 2 * num_batches - 1 - place)",

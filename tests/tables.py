@@ -10,7 +10,7 @@ import numpyro.distributions as dist
 from flax import nnx
 from numpyro.handlers import seed, substitute, trace
 
-from flatprior.inference import MAP, MCLMC, MLE, NUTS, SGMCMC, Conditional, Ensemble, Fit, Laplace, Prior
+from flatprior.inference import MAP, MCLMC, MLE, NUTS, SGMCMC, Conditional, Ensemble, Fit, Laplace, Prior, Variational
 from flatprior.models import (
     MLP,
     Bernoulli,
@@ -61,6 +61,7 @@ METHODS: dict[str, Callable[[], Any]] = {
     "NUTS": lambda: NUTS(num_warmup=30, num_samples=20, num_chains=2, start=None, max_tree_depth=4),
     "MCLMC": lambda: MCLMC(num_warmup=100, num_samples=15, thinning=3, num_chains=3, start=None),
     "SGMCMC": lambda: SGMCMC(num_warmup=100, num_samples=15, thinning=3, num_chains=3, batch_size=20, start=None),
+    "Variational": lambda: Variational(num_steps=NUM_STEPS, num_samples=12, start=MAP(**POINT)),
     "Prior": lambda: Prior(num_samples=12),
 }
 """Each time a new one, equal to the last. `Conditional` names sites, and so belongs to a model: see `method_of`."""
@@ -72,6 +73,7 @@ KINDS = {
     "NUTS": "chain",
     "MCLMC": "chain",
     "SGMCMC": "approximation",
+    "Variational": "approximation",
     "Conditional": "approximation",
     "Prior": "prior",
 }
@@ -83,6 +85,7 @@ LEADING = {
     "NUTS": (2, 20),
     "MCLMC": (3, 15),
     "SGMCMC": (3, 15),
+    "Variational": (1, 12),
     "Conditional": (1, 12),
     "Prior": (1, 12),
 }

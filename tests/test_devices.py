@@ -37,7 +37,7 @@ def listener(name, seconds, fun_name="", **_):
 
 jax.monitoring.register_event_duration_secs_listener(listener)
 fits = {name: fit(model, method, x, np.sin(3 * x[:, 0]), key=0, progress=False) for name, method in methods.items()}
-print(sum(name in ("jit(_block)", "jit(spread)") for name in compiled))
+print(sum(name in ("jit(_block)", "jit(on_shares)") for name in compiled))
 np.savez(sys.argv[2], **{name: found.draws["w1"] for name, found in fits.items()})
 """
 

@@ -45,6 +45,27 @@ assert not any(name.startswith("flatprior.models") for name in sys.modules)
 """)
 
 
+LATE = (
+    "matplotlib",
+    "sklearn",
+    "arviz",
+    "arviz_stats",
+    "arviz_plots",
+    "netCDF4",
+    "blackjax",
+    "constriction",
+    "scipy.stats",
+)
+"""What only some functions need, and takes as long to import as a tenth of this library or more."""
+
+
+def test_what_few_functions_need_is_imported_by_them() -> None:
+    run(f"""
+import sys, flatprior.models, flatprior.inference, flatprior.inference.plots
+assert not (early := [name for name in {LATE} if name in sys.modules]), early
+""")
+
+
 def test_the_wheel_imports_and_runs_elsewhere(tmp_path: Path) -> None:
     """Built from the sources, installed in a fresh environment, with the dependencies of this one."""
     build = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(tmp_path), str(ROOT)]

@@ -6,7 +6,8 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -91,6 +92,22 @@ def stop_at(call: int, function: Callable[..., Any]) -> Callable[..., Any]:
     return stopped
 
 
+@contextmanager
+def compiled_programs() -> Iterator[list[str]]:
+    """The names of the programs that are compiled within it."""
+    names: list[str] = []
+
+    def note(event: str, _: float, **about: Any) -> None:
+        if event == "/jax/core/compile/backend_compile_duration":
+            names.append(str(about.get("fun_name")))
+
+    jax.monitoring.register_event_duration_secs_listener(note)
+    try:
+        yield names
+    finally:
+        jax.monitoring.unregister_event_duration_listener(note)
+
+
 @pytest.mark.usefixtures("often")
 @pytest.mark.parametrize(
     "name",
@@ -108,7 +125,9 @@ def test_ctrl_c_and_the_same_call_again(name: str, rows: Rows, tmp_path: Path, m
             except KeyboardInterrupt:  # there are no draws yet
                 continue
             assert part.status.is_interrupted
-    assert_same(run(rows, method, tmp_path), whole)
+    with compiled_programs() as names:
+        assert_same(run(rows, method, tmp_path), whole)
+    assert "jit(_block)" not in names  # a state from disk is that of the same program
     with monkeypatch.context() as patch:
         patch.setattr(Steps, "advance", stop_at(0, Steps.advance))
         assert_same(run(rows, method, tmp_path), whole)

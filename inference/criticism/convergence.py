@@ -212,7 +212,7 @@ def _group(chains: int) -> int:
 
 def _worst(values: np.ndarray, *, nested: bool) -> dict[str, float]:
     """Return the largest R-hat and the smallest effective sample sizes of quantities (chain, draw, ...)."""
-    from arviz_stats.base import array_stats  # type: ignore[attr-defined]  # imported late; see `loo`
+    from ..internals import array_stats  # imported late; see `loo`
 
     flat = np.moveaxis(values.reshape(*values.shape[:2], -1), -1, 0).astype(float)
     flat = flat[np.ptp(flat, axis=(1, 2)) > 0]  # a constant, such as a probability of exactly 1, has no R-hat
@@ -233,7 +233,7 @@ def _worst(values: np.ndarray, *, nested: bool) -> dict[str, float]:
 
 
 def _per_chain(fit: Fit, pointwise: np.ndarray | None) -> pd.DataFrame:
-    from arviz_stats.base import array_stats  # type: ignore[attr-defined]  # imported late; see `loo`
+    from ..internals import array_stats  # imported late; see `loo`
 
     stats = fit.stats
     lp = stats["lp"]

@@ -8,7 +8,7 @@ from typing import Any
 
 import jax
 import numpy as np
-from scipy.stats import norm
+from scipy.special import ndtr
 
 from ..chunks import count_draws
 from ..predictive import Predictive
@@ -182,7 +182,7 @@ def _described(predictive: Predictive) -> dict[str, np.ndarray]:
         return {"probs": predictive.class_probs}
     described = {"means": predictive.component_means}
     if not response.is_discrete and response.has_cdf:
-        described["quantiles"] = predictive.quantile(norm.cdf(NODES))
+        described["quantiles"] = predictive.quantile(ndtr(NODES))
     return described
 
 
@@ -258,7 +258,7 @@ def wasserstein_of_quantiles(one: np.ndarray, other: np.ndarray) -> np.ndarray:
         one: the quantiles of the first at ``Phi(NODES)``, (node, n, ...).
         other: those of the second.
     """
-    weights = norm.pdf(NODES)
+    weights = np.exp(-(NODES**2) / 2) / np.sqrt(2 * np.pi)
     return np.sqrt(np.tensordot(weights / weights.sum(), (one.astype(float) - other) ** 2, axes=1))
 
 

@@ -6,7 +6,6 @@ import zlib
 from functools import cache
 from typing import Any, NamedTuple
 
-import constriction
 import jax
 import numpy as np
 import numpyro.distributions as dist
@@ -100,7 +99,7 @@ def compress(fit: Fit, x: Any, y: Any) -> bytes:
             f"{margin:.2g} for {len(labels)} rows of {log2_probs.shape[1]} classes. Compress the rows in parts."
         )
     symbols, outside = alphabet.symbols(labels)
-    encoder = constriction.stream.queue.RangeEncoder()
+    encoder = _streams().queue.RangeEncoder()
     encoder.encode(symbols, _family(), _frequencies(log2_probs, position, alphabet.num_outside))
     header = HEADER.pack(MAGIC, VERSION, *alphabet, len(labels), position, _checksum(labels))
     body = header + outside.astype("<i8").tobytes() + encoder.get_compressed().astype("<u4").tobytes()
@@ -129,7 +128,7 @@ def decompress(fit: Fit, x: Any, blob: bytes) -> np.ndarray:
         raise ValueError(f"decompress: expected x of the {num_rows} rows whose labels were compressed; got {got} rows.")
     if predictive.num_classes not in (None, alphabet.size):
         raise ValueError(f"decompress: expected a fit of {alphabet.size} classes; got one of {predictive.num_classes}.")
-    decoder = constriction.stream.queue.RangeDecoder(words)
+    decoder = _streams().queue.RangeDecoder(words)
     frequencies = _frequencies(_log2_probs(predictive, alphabet), position, alphabet.num_outside)
     try:
         labels = alphabet.labels(np.asarray(decoder.decode(_family(), frequencies)), outside)
@@ -213,7 +212,20 @@ def _checksum(labels: np.ndarray) -> int:
 
 
 def _family() -> Any:
-    return constriction.stream.model.Categorical(perfect=False)
+    return _streams().model.Categorical(perfect=False)
+
+
+def _streams() -> Any:
+    """Return the range coder of constriction, which only this module needs.
+
+    Raises:
+        ImportError: when it is not installed.
+    """
+    try:
+        import constriction
+    except ImportError as error:
+        raise ImportError("compress and decompress need constriction: pip install 'flatprior[codes]'") from error
+    return constriction.stream
 
 
 def _log2_probs(predictive: Predictive, alphabet: _Alphabet) -> np.ndarray:

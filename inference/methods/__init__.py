@@ -1,7 +1,8 @@
 """The methods, one file each; see `flatprior.inference` for how to choose one.
 
 - Points: `MLE` and `MAP`. `prior_path` follows the MAP estimate to the MLE, as the scale of the prior grows.
-- Approximations of the posterior: `Ensemble`, `Laplace`, `SGMCMC` (chains by batches of rows) and `Conditional`.
+- Approximations of the posterior: `Ensemble`, `Laplace`, `Variational`, `SGMCMC` (chains by batches of rows) and
+  `Conditional`.
 - Markov chains: `NUTS` and `MCLMC`.
 - `Prior`: draws that no data have informed.
 
@@ -18,6 +19,7 @@ from .path import PriorPath, prior_path
 from .point import MAP, MLE
 from .prior import Prior
 from .sgmcmc import SGMCMC
+from .variational import Variational
 
 __all__ = [
     "MAP",
@@ -31,5 +33,6 @@ __all__ = [
     "Method",
     "Prior",
     "PriorPath",
+    "Variational",
     "prior_path",
 ]

@@ -176,7 +176,7 @@ class Importance(NamedTuple):
     @classmethod
     def of(cls, log_weights: np.ndarray) -> Self:
         """Return the importance of draws with log weights, (draw,), in nats; NaN counts as no weight."""
-        from arviz_stats.base import array_stats  # type: ignore[attr-defined]  # imported late; see `convergence.loo`
+        from ..internals import array_stats  # imported late; see `convergence.loo`
 
         log_weights = np.where(np.isnan(log_weights), -np.inf, log_weights)
         middle = np.argsort(log_weights)[len(log_weights) // 2]  # not in the tail, whose weights are smoothed

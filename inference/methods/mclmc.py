@@ -231,7 +231,7 @@ def not_settled(lp: np.ndarray, mixing: Mixing | None) -> list[Reason]:
     The log density of a network moves along directions in which no prediction does, and seems settled where chains
     stay near poor modes. So a network is judged by the size of the error of its predictions.
     """
-    from arviz_stats.base import array_stats  # type: ignore[attr-defined]  # half a second that only chains need
+    from ..internals import array_stats  # half a second that only chains need
 
     half = lp.shape[1] // 2
     rhat = float(np.median([array_stats.rhat(np.stack([chain[:half], chain[-half:]])) for chain in lp]))

@@ -199,7 +199,7 @@ def _worst(values: np.ndarray, which: Literal["rhat", "ess"]) -> float:
 
     Its draws are (chain, draw, *shape). Elements that are constant, or not finite, are left out.
     """
-    from arviz_stats.base import array_stats  # type: ignore[attr-defined]  # half a second that only chains need
+    from ..internals import array_stats  # half a second that only chains need
 
     flat = values.reshape(*values.shape[:2], -1)
     flat = np.moveaxis(flat[..., _evenly(flat.shape[-1], PROBE_WEIGHTS)], -1, 0).astype(float)

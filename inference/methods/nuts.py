@@ -9,12 +9,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
-from numpyro.infer.hmc import hmc
 from numpyro.infer.hmc_util import build_adaptation_schedule
 
 from ..checks import check_positive_integer
 from ..density import Density
 from ..devices import Sharding, Spread, together
+from ..internals import hmc
 from ..method import Kind, Outcome
 from ..programs import program
 from ..reasons import Code, Reason
@@ -290,7 +290,7 @@ def status_of(settings: NUTS, stats: Mapping[str, np.ndarray], mixing: Mixing | 
         stats: the statistics by name, (chain, draw).
         mixing: the draws themselves; without them the statistics alone are judged.
     """
-    from arviz_stats.base import array_stats  # type: ignore[attr-defined]  # half a second that only chains need
+    from ..internals import array_stats  # half a second that only chains need
 
     lp, diverging, warnings = stats["lp"], int(stats["diverging"].sum()), []
     num_draws = lp.shape[1]
@@ -334,7 +334,7 @@ def _disagreement(lp: np.ndarray, mixing: Mixing | None) -> list[Reason]:
     The log density of a network moves along directions in which no prediction does, and chains with equal log
     densities may predict differently. So a network is judged by the size of the error of its predictions.
     """
-    from arviz_stats.base import array_stats  # type: ignore[attr-defined]  # half a second that only chains need
+    from ..internals import array_stats  # half a second that only chains need
 
     rhat, ess, warnings = float(array_stats.rhat(lp)), float(array_stats.ess(lp)), []
     if not (mixing is not None and mixing.is_network and mixing.error <= MAX_NATS):

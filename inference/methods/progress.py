@@ -1,5 +1,6 @@
 """How far a descent has come and where it ended, in memory and on disk."""
 
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -57,7 +58,7 @@ def write_progress(checkpoint: Checkpoint, progress: Progress, descent: Descent 
         descent: the result, if the descent has ended.
     """
     about: dict[str, Any] = {name: getattr(progress, name) for name in ("done", "best_step", "waited")}
-    arrays = leaves_of(progress.state.svi) | {"best_loss": progress.best_loss}
+    arrays: dict[str, Any] = leaves_of(progress.state.svi) | {"best_loss": progress.best_loss}
     arrays |= {f"best/{site}": value for site, value in progress.best.items()}
     if progress.state.losses:
         arrays["losses"] = np.concatenate(progress.state.losses, axis=1)
@@ -110,5 +111,5 @@ def read_end(checkpoint: Checkpoint, num_steps: int) -> Descent | None:
     return Descent(weights, saved.arrays["all_losses"], saved.arrays["final"], status)
 
 
-def _by_site(kind: str, arrays: dict[str, np.ndarray]) -> Weights:
+def _by_site(kind: str, arrays: Mapping[str, Any]) -> Weights:
     return {path.removeprefix(f"{kind}/"): value for path, value in arrays.items() if path.startswith(f"{kind}/")}

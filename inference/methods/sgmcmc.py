@@ -70,9 +70,12 @@ class SGMCMC:
         num_chains: the number of chains, distributed over all devices.
         batch_size: the number of rows per step; all rows where there are fewer.
         epoch_time: the longest time of an epoch, in units of the scales. The bias grows with its square or faster, the
-            number of steps that a chain needs falls with it: at 0.5 the noise of batches adds less than 1% to the
-            variances of a Gaussian, at 2 about 20%.
-        friction: the rate at which the momentum is forgotten, in the same units.
+            number of steps that a chain needs falls with it. For one weight the noise of batches adds less than 1% to
+            the variance at 0.5, and 20% at 2; for a network with 1,210 weights on the digits of scikit-learn the
+            temperature is 1.00 at 0.25 and 1.05 at 0.5, where predictions are as far from those of long chains of
+            `MCLMC` as two halves of these from each other.
+        friction: the rate at which the momentum is forgotten, in the same units. At 0.3 the noise of batches heats the
+            chains more: to 1.16 in that example.
         start: the `MAP` run that finds the starting points; its `num_restarts` is set to `num_chains`, and where it
             has no `batch_size` to that of the chains. None is a cold start.
         improper_ok: allow a model whose prior is flat, even in part. Its posterior may not exist, which chains do not
@@ -100,13 +103,14 @@ class SGMCMC:
     spreads_rows: ClassVar[bool] = False
     growing: ClassVar[tuple[str, ...]] = ("num_samples",)
     streams: ClassVar[bool] = False
+    spreads_rows: ClassVar[bool] = False
 
     num_warmup: int = 5_000
     num_samples: int = 100
     thinning: int = 50
     num_chains: int = 10
     batch_size: int = 100
-    epoch_time: float = 0.5
+    epoch_time: float = 0.25
     friction: float = 1.0
     start: MAP | None = WARM_START
     improper_ok: bool = False

@@ -205,7 +205,10 @@ class Steps:
         def one(key: Array, first: Array | bool, start: Weights | None) -> Any:
             weights = starting_weights(self.density, data, key, self.init_strategy, first=first)
             params = transform_fn(transforms, _as_params(weights), invert=True) if start is None else start
-            return SVIState(with_num_steps(self.svi.optim.init(params), num_steps), None, key)
+            state = with_num_steps(self.svi.optim.init(params), num_steps)
+            # Strongly typed, as a state from disk is: both are then arguments of one program.
+            state = jax.tree.map(lambda leaf: jax.lax.convert_element_type(leaf, leaf.dtype), state)
+            return SVIState(state, None, key)
 
         if len(keys) == 1:
             return _lift(one(keys[0], True, _first(start)))

@@ -1,0 +1,171 @@
+"""Rows that are sharded over devices and processes: the numbers of one device that has all rows.
+
+The default tests start two processes once. Slow ones start four, kill one of them, and use a mesh of chains and rows.
+"""
+
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from jax import Array
+
+from flatprior.inference import MAP, MCLMC, Ensemble, Fit, fit
+from flatprior.inference.methods import batches, steps
+from flatprior.models import MLP, Model, Normal, gaussian
+
+SCRIPT = Path(__file__).with_name("several.py")
+FAST = {"XLA_FLAGS": "--xla_backend_optimization_level=0"}
+"""Half the time to compile."""
+ALL = "full,batches,validated,members,NUTS,MCLMC,members on all,NUTS on all,MCLMC on all"
+MODEL = Model(MLP((2,), "tanh"), Normal(0.3), gaussian(1.0))
+MEMBERS = Ensemble(MAP(num_steps=40, batch_size=8, polish=False), num_members=3)
+CHAINS = MCLMC(num_warmup=20, num_samples=4, thinning=2, num_chains=2, start=None)
+
+
+def start(folder: Path, processes: int, devices: int, methods: str, *, killed: int | None = None) -> list[Any]:
+    """Start processes that fit together, one of which may kill itself."""
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = free.getsockname()[1]
+    started = []
+    for process in range(processes):
+        command = [sys.executable, str(SCRIPT), str(folder), *map(str, (port, process, processes, devices)), methods]
+        command += ["1"] if process == killed else []
+        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
+        started.append(subprocess.Popen(command, env=os.environ | FAST, text=True, **pipes))
+    return started
+
+
+def ended(started: list[Any]) -> list[tuple[int, str]]:
+    """Return the codes and words with which processes end."""
+    outputs = [process.communicate(timeout=400)[0] for process in started]
+    return [(process.returncode, output) for process, output in zip(started, outputs, strict=True)]
+
+
+def results(folder: Path, processes: int, devices: int, methods: str) -> list[dict[str, Any]]:
+    """Return what each process has found."""
+    for code, output in ended(start(folder, processes, devices, methods)):
+        assert code == 0, output
+    return [dict(np.load(folder / f"{process} of {processes}.npz")) for process in range(processes)]
+
+
+def of_method(found: dict[str, Any], method: str) -> dict[str, np.ndarray]:
+    """Return the draws of a method by site."""
+    paths = {path.partition("/")[2]: value for path, value in found.items() if path.startswith(f"{method}/")}
+    return {site: value for site, value in paths.items() if site != "about"}
+
+
+def rows() -> tuple[np.ndarray, np.ndarray]:
+    """Return the rows of all processes."""
+    x = np.linspace(-1, 1, 80)[:, None].astype(np.float32)
+    return x, np.sin(3 * x[:, 0])
+
+
+def order_of_shards(shards: int, size: int, key: Array, epoch: int, num_rows: int, **_: Any) -> np.ndarray:
+    """Return the order in which one device uses the rows of an epoch, if each batch has as many of each shard."""
+    each, share = num_rows // shards, size // shards
+    orders = [shard * each + batches.order_of(key, epoch, each, shard=shard) for shard in range(shards)]
+    return np.concatenate(
+        [order[i : i + share] for i in range(0, each - each % share, share) for order in orders], dtype=np.int32
+    )
+
+
+@pytest.fixture(scope="module")
+def two(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
+    """What each of two processes has found."""
+    return results(tmp_path_factory.mktemp("two"), 2, 1, "members,MCLMC")
+
+
+def check(found: list[dict[str, Any]], method: str, expected: Fit) -> None:
+    """Check that all processes have one result, that of a fit on one device up to rounding."""
+    for site, value in of_method(found[0], method).items():
+        for other in found[1:]:
+            np.testing.assert_array_equal(other[f"{method}/{site}"], value)
+        np.testing.assert_allclose(value, expected.draws[site], rtol=1e-4, atol=1e-5, err_msg=f"{method}, {site}")
+    about = json.loads(str(found[0][f"{method}/about"]))
+    assert about["rows"] == expected.rows
+    assert about["counts"] == str(expected.counts)
+
+
+def test_batches_of_shards_are_those_of_one_device(two: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(steps, "order_of", partial(order_of_shards, 2, 8))
+    check(two, "members", fit(MODEL, MEMBERS, *rows(), key=0, progress=False))
+
+
+def test_chains_over_rows_of_two_processes_are_those_of_one(two: list[dict[str, Any]]) -> None:
+    check(two, "MCLMC", fit(MODEL, CHAINS, *rows(), key=0, progress=False))
+
+
+ERRORS = {
+    "a bad row": "Process 1: x, row 78, column 0: expected finite numbers; got nan",
+    "an offset": "^x, column 0: expected .mean. < 2,896 sd in float32; got mean 1e.06, sd 0.58",
+    "other rows": "process 1 has others than process 0. Join the rows of all by jax.make_array_from_process_local_data",
+    "a method": "Laplace: expected all rows on every device; got rows in 2 shards",
+    "columns": r"x: expected rows sharded along the first axis alone.*got P\(None, 'rows'\)",
+    "a batch": "Expected batch_size to be a multiple of 2, the shards of the rows.*got 9",
+    "predict": "x: expected rows of this process; got an array that is sharded over processes",
+}
+
+
+@pytest.mark.parametrize("name", ERRORS)
+def test_errors_are_raised_by_all_processes(name: str, two: list[dict[str, Any]]) -> None:
+    first, second = (str(found[f"error/{name}"]) for found in two)
+    assert first == second
+    assert re.search(ERRORS[name], first)
+
+
+@pytest.mark.slow
+def test_four_processes_give_the_numbers_of_four_devices(tmp_path: Path) -> None:
+    found, (expected,) = results(tmp_path, 4, 1, ALL), results(tmp_path, 1, 4, ALL)
+    for method in ALL.split(","):
+        for site, value in of_method(expected, method).items():
+            for each in found:
+                np.testing.assert_allclose(each[f"{method}/{site}"], value, rtol=1e-4, atol=1e-4, err_msg=method)
+        assert {str(each[f"{method}/about"]) for each in found} == {str(expected[f"{method}/about"])}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ["resumed", "resumed descent"])
+@pytest.mark.parametrize("killed", [0, 1])
+def test_a_run_of_which_one_process_was_killed_is_resumed(method: str, killed: int, tmp_path: Path) -> None:
+    folder, other = tmp_path / "killed", tmp_path / "whole"
+    folder.mkdir(), other.mkdir()
+    codes = ended(start(folder, 2, 1, method, killed=killed))
+    assert codes[killed][0] == -signal.SIGKILL
+    code, output = codes[1 - killed]
+    assert code != 0
+    assert killed == 0 or "one of them has ended or cannot be reached" in output
+    run = folder / f"{method} of 2"
+    assert any(run.glob("*.npz"))
+    again, whole = results(folder, 2, 1, method), results(other, 2, 1, method)
+    for site, value in of_method(whole[0], method).items():
+        for found in again:
+            np.testing.assert_array_equal(found[f"{method}/{site}"], value)
+
+
+@pytest.mark.slow
+def test_chains_and_rows_lie_along_the_axes_of_a_mesh(tmp_path: Path) -> None:
+    methods = ["full", "NUTS", "MCLMC"]
+    (found,) = results(
+        tmp_path, 1, 4, ",".join(f"{name}{where}" for name in methods for where in (" on all", " on a mesh"))
+    )
+    for method in methods:
+        for site, value in of_method(found, f"{method} on all").items():
+            on_mesh = found[f"{method} on a mesh/{site}"]
+            np.testing.assert_allclose(on_mesh, value, rtol=1e-4, atol=1e-5, err_msg=f"{method}, {site}")
+
+
+@pytest.mark.slow
+def test_a_step_exchanges_the_gradient_and_the_loss_once(tmp_path: Path) -> None:
+    (found,) = results(tmp_path, 1, 4, "batches on a mesh")
+    num_weights = sum(value[0, 0].size for value in of_method(found, "batches on a mesh").values())
+    assert list(found["exchanges"]) == [f"all-reduce {num_weights + 1}"]
