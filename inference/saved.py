@@ -29,6 +29,7 @@ from .fingerprint import digest, plain_settings, same_log_density, settings_in_w
 from .kinds import response_of
 from .labels import RowCounts
 from .method import Kind, Outcome
+from .processes import is_first
 from .rows import Rows, Weights
 from .seen import Seen
 from .sites import NumPyroModel, is_weighted, undrawn, unmasked
@@ -97,7 +98,9 @@ class Parts:
 
 
 def write(path: str | os.PathLike[str], parts: Parts, attrs: Mapping[str, Any]) -> Path:
-    """Write a fit to a file, atomically, and return the path."""
+    """Write a fit to a file, atomically, and return the path; of several processes the first writes it."""
+    if not is_first():
+        return Path(path)
     outcome, layout = parts.outcome, parts.layout
     model, structure = parts.density.model, parts.density.structure
     names = names_in_tree([*outcome.draws, *outcome.sample_stats, *outcome.stats, *outcome.linearized_at])

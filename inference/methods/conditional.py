@@ -61,6 +61,7 @@ class Conditional:
     """
 
     kind: ClassVar[Kind] = "approximation"
+    spreads_rows: ClassVar[bool] = False
 
     base: MAP | MLE = field(default_factory=MAP)
     sites: tuple[str, ...]
