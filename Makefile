@@ -15,8 +15,8 @@ LINT := $(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy --con
 # Processes share the bytecode of what they import; without it each would compile that anew, in seconds.
 unexport PYTHONDONTWRITEBYTECODE
 
-demo: $(READY)  ## The main task on real data: one network by MLE, MAP and posterior; a table and a figure.
-	$(BIN)/flatprior compare --out demo
+demo: $(READY)  ## The main task on real data: one network by MLE, MAP and posterior; a table, a figure and a page.
+	$(BIN)/flatprior compare --out demo --report demo/report.html
 
 test: $(READY)  ## Everything that a change must pass: tests and `lint` side by side.
 	@mkdir -p build

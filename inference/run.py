@@ -23,14 +23,16 @@ from .sites import NumPyroModel
 from .spread import (
     Shards,
     check_same,
-    check_spread,
     check_spreads,
     counts_of_all,
     digests_of_all,
+    labelled_part,
     over_processes,
+    sample_of_all,
     taking_part,
 )
 from .store import Store, held, identity
+from .stored import numbered_from
 
 
 def fit(
@@ -139,7 +141,10 @@ def _checked_shards(model: NumPyroModel, method: Method, shards: Shards, x: Any,
     """Return the density and the rows, sharded as they are; each process checks its own."""
     with raised_by_all():
         check_spreads(method, shards)
-        density, data = check_spread(model, shards, x, y, weights)
+        given = labelled_part(shards, x, y, weights)
+    sample = sample_of_all(given)
+    with raised_by_all(), numbered_from(shards.first_row):
+        density, data = check_labelled(model, given, sample)
     absent = from_all(absent_classes(density.structure.response, taking_part(data).y))
     rows, row_weights = digests_of_all(shards, data)
     seen = {

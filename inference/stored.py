@@ -67,7 +67,9 @@ class Stored:
                 return self._read(slice(start, max(start, stop)))
         indices = np.arange(len(self))[rows] if isinstance(rows, slice) else np.asarray(rows)
         indices = indices if self.chosen is None else self.chosen[indices]
-        unique, place = np.unique(indices, return_inverse=True)  # disks and HDF5 read in increasing order
+        if isinstance(self.source, np.ndarray):  # `take` needs half the time of an index in brackets
+            return np.take(self.source, indices, axis=0).astype(self.dtype, copy=False)
+        unique, place = np.unique(indices, return_inverse=True)  # HDF5 reads rows in increasing order
         return self._read(unique)[place]
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
