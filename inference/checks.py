@@ -147,11 +147,22 @@ def check_problem(model: NumPyroModel, x: Any, y: Any, weights: Any = None) -> t
     return density, data.in_memory()
 
 
-def check_labelled(model: NumPyroModel, given: Labelled) -> tuple[Density, Data]:
-    """Return the result of `check_problem` for rows of which it is known which take part."""
+def check_labelled(
+    model: NumPyroModel, given: Labelled, sample: tuple[Rows, Rows] | None = None
+) -> tuple[Density, Data]:
+    """Return the result of `check_problem` for rows of which it is known which take part.
+
+    Args:
+        model: a NumPyro model.
+        given: the rows.
+        sample: rows of x and y that stand for all, where the rows are only a part of them.
+    """
     x, y = in_default_precision("x", given.x), widened(in_default_precision("y", given.y))
     check_pair(x, y)
-    structure = _check_in_parts(model, given, x, y) if is_stored((x, y)) else _check_at_once(model, given, x, y)
+    if is_stored((x, y)):
+        structure = _check_in_parts(model, given, x, y)
+    else:
+        structure = _check_at_once(model, given, x, y, sample or (given.x, given.y))
     check_one_density(model, structure, x, y)
     known = given.known if given.counts.missing else None
     x, y, known, row_weights = (given.taken(each) for each in (x, y, known, given.weights))
@@ -161,10 +172,10 @@ def check_labelled(model: NumPyroModel, given: Labelled) -> tuple[Density, Data]
     return density, data
 
 
-def _check_at_once(model: NumPyroModel, given: Labelled, x: Rows, y: Rows) -> Structure:
+def _check_at_once(model: NumPyroModel, given: Labelled, x: Rows, y: Rows, sample: tuple[Rows, Rows]) -> Structure:
     """Return the structure of a model; raise for rows that it, or the precision of a fit, cannot take."""
     check_finite("x", x)
-    check_offsets(given.x)
+    check_offsets(sample[0])
     check_largest("x", given.x)
     check_least(given.x, given.x)
     _check_by_model(model, x)
@@ -179,7 +190,9 @@ def _check_at_once(model: NumPyroModel, given: Labelled, x: Rows, y: Rows) -> St
         response.check_not_all_padding(part, site)
         if not response.is_discrete:
             check_largest(site, response.points(part_as_given))
-            check_rounding(response.points(part_as_given), site)
+    for site, response, part in structure.by_site(sample[1]):
+        if not response.is_discrete:
+            check_rounding(response.points(part), site)
     return structure
 
 

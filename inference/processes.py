@@ -30,14 +30,27 @@ def is_first() -> bool:
 
 def from_all(value: Any) -> list[Any]:
     """Return the value of each process, one that JSON can write, in the order of the processes."""
+    return [json.loads(text) for text in _bytes_of_all(json.dumps(value).encode())] if are_several() else [value]
+
+
+def rows_of_all(own: np.ndarray) -> np.ndarray:
+    """Return the rows of all processes, one after the other; own ones where those of others have another type."""
     if not are_several():
-        return [value]
+        return own
+    kinds = from_all([own.dtype.str, own.shape[1:]])
+    parts = _bytes_of_all(np.ascontiguousarray(own).tobytes())
+    if any(kind != kinds[0] for kind in kinds):
+        return own
+    return np.concatenate([np.frombuffer(part, own.dtype).reshape(-1, *own.shape[1:]) for part in parts])
+
+
+def _bytes_of_all(own: bytes) -> list[bytes]:
     from jax.experimental import multihost_utils  # imported late: one process never needs it
 
-    text = np.frombuffer(json.dumps(value).encode(), np.uint8)
-    lengths = np.asarray(multihost_utils.process_allgather(np.array([text.size], np.int32))).ravel()
-    texts = multihost_utils.process_allgather(np.pad(text, (0, lengths.max() - text.size)))
-    return [json.loads(each[:length].tobytes()) for each, length in zip(np.asarray(texts), lengths, strict=True)]
+    flat = np.frombuffer(own, np.uint8)  # as bytes, so that no bit changes
+    lengths = np.asarray(multihost_utils.process_allgather(np.array([flat.size], np.int32))).ravel()
+    every = np.asarray(multihost_utils.process_allgather(np.pad(flat, (0, max(1, lengths.max()) - flat.size))))
+    return [each[:length].tobytes() for each, length in zip(every, lengths, strict=True)]
 
 
 def of_first(read: Callable[[], tuple[Mapping[str, np.ndarray], Any]]) -> tuple[Mapping[str, np.ndarray], Any]:

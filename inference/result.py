@@ -77,6 +77,11 @@ class Fit(Parts):
         return self.method.kind
 
     @property
+    def leaves_out(self) -> str:
+        """What the draws leave out of the posterior however well the method ran, in one sentence; or nothing."""
+        return self.method.leaves_out
+
+    @property
     def status(self) -> Status:
         """The reliability of the fit, with reasons unless it is ok."""
         return self.outcome.status

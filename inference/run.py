@@ -23,14 +23,16 @@ from .sites import NumPyroModel
 from .spread import (
     Shards,
     check_same,
-    check_spread,
     check_spreads,
     counts_of_all,
     digests_of_all,
+    labelled_part,
     over_processes,
+    sample_of_all,
     taking_part,
 )
 from .store import Store, held, identity
+from .stored import bars, numbered_from
 
 
 def fit(
@@ -99,14 +101,15 @@ def fit(
     if isinstance(method, type) or not callable(getattr(method, "run", None)):
         raise TypeError(f"Expected a method such as MLE(), MAP(), NUTS() or MCLMC(); got {method!r}.")
     key, shards = as_key(key), Shards.of(x, y, weights)
-    with stopwatch() as seconds, others_may_end():
+    progress = progress and is_first()
+    with stopwatch() as seconds, others_may_end(), bars(are_shown=progress):
         if shards is None:
             density, data, seen = _checked(model, method, x, y, weights)
         else:
             density, data, seen = _checked_shards(model, method, shards, x, y, weights)
         rows = seen["rows"]
         check_same(f"{without_addresses(repr(method))} {key_in_words(key)}", rows)
-        run = partial(method.run, density, data, key=key, progress=progress and is_first())
+        run = partial(method.run, density, data, key=key, progress=progress)
         outcome = run() if resume is None else _resumed(resume, run, density, data, method, key, rows)
     if lacking := density.structure.of_prior - set(outcome.draws):
         density = density.without(lacking)
@@ -139,7 +142,10 @@ def _checked_shards(model: NumPyroModel, method: Method, shards: Shards, x: Any,
     """Return the density and the rows, sharded as they are; each process checks its own."""
     with raised_by_all():
         check_spreads(method, shards)
-        density, data = check_spread(model, shards, x, y, weights)
+        given = labelled_part(shards, x, y, weights)
+    sample = sample_of_all(given)
+    with raised_by_all(), numbered_from(shards.first_row):
+        density, data = check_labelled(model, given, sample)
     absent = from_all(absent_classes(density.structure.response, taking_part(data).y))
     rows, row_weights = digests_of_all(shards, data)
     seen = {

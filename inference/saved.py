@@ -29,6 +29,7 @@ from .fingerprint import digest, plain_settings, same_log_density, settings_in_w
 from .kinds import response_of
 from .labels import RowCounts
 from .method import Kind, Outcome
+from .processes import is_first
 from .rows import Rows, Weights
 from .seen import Seen
 from .sites import NumPyroModel, is_weighted, undrawn, unmasked
@@ -54,6 +55,8 @@ class SavedMethod:
     """Its settings that are numbers, words or tuples of these."""
     digests: Mapping[str, str] = field(default_factory=dict)
     """The digests of all others; see `settings_in_words`."""
+    leaves_out: str = ""
+    """What its draws leave out of the posterior; see `Method.leaves_out`."""
     streams: ClassVar[bool] = False
     spreads_rows: ClassVar[bool] = False
     growing: ClassVar[tuple[str, ...]] = ()
@@ -95,7 +98,9 @@ class Parts:
 
 
 def write(path: str | os.PathLike[str], parts: Parts, attrs: Mapping[str, Any]) -> Path:
-    """Write a fit to a file, atomically, and return the path."""
+    """Write a fit to a file, atomically, and return the path; of several processes the first writes it."""
+    if not is_first():
+        return Path(path)
     outcome, layout = parts.outcome, parts.layout
     model, structure = parts.density.model, parts.density.structure
     names = names_in_tree([*outcome.draws, *outcome.sample_stats, *outcome.stats, *outcome.linearized_at])
@@ -276,7 +281,8 @@ def as_saved(method: Any) -> SavedMethod:
         return method
     digests = settings_in_words(method)
     words = digests.pop("method")
-    return SavedMethod(method.name, method.kind, method.draws_chains, words, plain_settings(method), digests)
+    about = method.name, method.kind, method.draws_chains, words
+    return SavedMethod(*about, plain_settings(method), digests, method.leaves_out)
 
 
 def _first(draws: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:

@@ -7,15 +7,16 @@ from typing import Any
 import jax
 import numpy as np
 
-from .checks import check_labelled
-from .density import Density
 from .devices import Spread, automatic, row_axes
 from .fingerprint import digest_of_rows
-from .labels import RowCounts, labelled, with_gaps
-from .processes import from_all
+from .labels import Labelled, RowCounts, labelled, with_gaps
+from .processes import from_all, rows_of_all
 from .rows import Data, Rows, count_rows
-from .sites import NumPyroModel
+from .scales import spaced
 from .stored import numbered_from
+
+SAMPLED = 2**20
+"""The largest number of elements of the rows that each process sends to the others for checks."""
 
 
 @dataclass(frozen=True)
@@ -115,20 +116,25 @@ class Shards:
         )
 
 
-def check_spread(model: NumPyroModel, shards: Shards, x: Rows, y: Rows, weights: Any) -> tuple[Density, Data]:
-    """Return the density, and the data of this process, checked as `checks.check_problem` does.
-
-    Rows without a label, and those of weight 0, remain where they are, with a weight of 0.
-    """
+def labelled_part(shards: Shards, x: Rows, y: Rows, weights: Any) -> Labelled:
+    """Return the rows of this process and which of them take part; the others remain, with a weight of 0."""
     parts = [shards.of_process(name, rows) for name, rows in (("x", x), ("y", y), ("weights", weights))]
     with numbered_from(shards.first_row):
         given = labelled(*parts)
-        if given.kept is not None:
-            takes_part = np.isin(np.arange(count_rows(given.y)), given.kept)
-            own = np.ones(len(takes_part)) if given.weights is None else given.weights
-            own = np.where(takes_part, own, 0.0).astype(jax.dtypes.canonicalize_dtype(float))
-            given = given._replace(kept=None, weights=own)
-        return check_labelled(model, given)
+    if given.kept is None:
+        return given
+    takes_part = np.isin(np.arange(count_rows(given.y)), given.kept)
+    own = np.ones(len(takes_part)) if given.weights is None else given.weights
+    return given._replace(kept=None, weights=np.where(takes_part, own, 0).astype(jax.dtypes.canonicalize_dtype(float)))
+
+
+def sample_of_all(given: Labelled) -> tuple[Rows, Rows]:
+    """Return some rows of x and y of all processes: those of one may be alike where they are sorted."""
+    num_rows = count_rows(given.y)
+    per_row = max(1, max(leaf.size // num_rows for leaf in jax.tree.leaves((given.x, given.y))))
+    chosen = spaced(num_rows)
+    chosen = chosen[:: -(-len(chosen) // max(2, SAMPLED // per_row))]
+    return jax.tree.map(lambda leaf: rows_of_all(np.asarray(leaf)[chosen]), (given.x, given.y))
 
 
 def over_processes(shards: Shards, data: Data, x: Rows, y: Rows, weights: Any) -> Data:

@@ -71,6 +71,7 @@ def errors(mesh: jax.sharding.Mesh) -> dict[str, np.ndarray]:
     good = sharded(x, mesh), sharded(y, mesh)
     cases = {
         "a bad row": (MAP(), sharded(bad, mesh), good[1]),
+        "an offset": (MAP(), sharded(x + 1e6, mesh), good[1]),
         "other rows": (NUTS(), x + process, y),
         "a method": (Laplace(), *good),
         "columns": (MAP(), jax.device_put(np.ones((80, 8)), NamedSharding(mesh, PartitionSpec(None, "rows"))), y),

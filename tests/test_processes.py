@@ -107,6 +107,7 @@ def test_chains_over_rows_of_two_processes_are_those_of_one(two: list[dict[str, 
 
 ERRORS = {
     "a bad row": "Process 1: x, row 78, column 0: expected finite numbers; got nan",
+    "an offset": "^x, column 0: expected .mean. < 2,896 sd in float32; got mean 1e.06, sd 0.58",
     "other rows": "process 1 has others than process 0. Join the rows of all by jax.make_array_from_process_local_data",
     "a method": "Laplace: expected all rows on every device; got rows in 2 shards",
     "columns": r"x: expected rows sharded along the first axis alone.*got P\(None, 'rows'\)",

@@ -151,6 +151,7 @@ def test_it_is_an_approximation_and_says_so(line: Fit, rows: Any) -> None:
     assert line.kind == "approximation"
     assert line.method.draws_chains
     notes = " ".join(diagnose(line, *rows).notes)
+    assert line.leaves_out in notes
     assert "near the posterior" in notes
     assert "given the others" not in notes
     with pytest.raises(ValueError, match="expected a fit whose draws are Markov chains"):

@@ -61,6 +61,7 @@ class Conditional:
     """
 
     kind: ClassVar[Kind] = "approximation"
+    spreads_rows: ClassVar[bool] = False
 
     base: MAP | MLE = field(default_factory=MAP)
     sites: tuple[str, ...]
@@ -91,6 +92,14 @@ class Conditional:
     def growing(self) -> tuple[str, ...]:
         """See `Method.growing`: of the settings of `method` alone, never of those of the base."""
         return tuple(name for name in self.method.growing if name == "num_samples")
+
+    @property
+    def leaves_out(self) -> str:
+        """What the draws leave out of the posterior."""
+        of_method = f" {self.method.leaves_out}" if self.method.leaves_out else ""
+        return (
+            f"The uncertainty of all sites but {', '.join(self.sites)} is left out: they are at one point.{of_method}"
+        )
 
     @property
     def draws_chains(self) -> bool:

@@ -109,6 +109,7 @@ class MCLMC:
     name: ClassVar[str] = "MCLMC"
     kind: ClassVar[Kind] = "chain"
     draws_chains: ClassVar[bool] = True
+    leaves_out: ClassVar[str] = ""
     spreads_rows: ClassVar[bool] = True
     growing: ClassVar[tuple[str, ...]] = ("num_samples",)
     min_draws: ClassVar[int] = MIN_DRAWS

@@ -89,6 +89,7 @@ class NUTS:
     name: ClassVar[str] = "NUTS"
     kind: ClassVar[Kind] = "chain"
     draws_chains: ClassVar[bool] = True
+    leaves_out: ClassVar[str] = ""
     spreads_rows: ClassVar[bool] = True
     growing: ClassVar[tuple[str, ...]] = ("num_samples",)
     min_draws: ClassVar[int] = MIN_DRAWS

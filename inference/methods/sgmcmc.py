@@ -100,10 +100,15 @@ class SGMCMC:
     name: ClassVar[str] = "SGMCMC"
     kind: ClassVar[Kind] = "approximation"
     draws_chains: ClassVar[bool] = True
+    leaves_out: ClassVar[str] = (
+        "Chains with minibatches leave out the correction of the errors of their steps: they draw from a distribution "
+        "near the posterior, at the temperature that stats['temperature'] shows."
+    )
     spreads_rows: ClassVar[bool] = False
     growing: ClassVar[tuple[str, ...]] = ("num_samples",)
     min_draws: ClassVar[int] = MIN_DRAWS
     streams: ClassVar[bool] = False
+    spreads_rows: ClassVar[bool] = False
 
     num_warmup: int = 5_000
     num_samples: int = 100

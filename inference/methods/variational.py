@@ -37,6 +37,12 @@ SIGNIFICANT = 4.0
 """The standard errors by which the bound must have risen over the last tenth of the steps to be still rising."""
 MIN_GAIN = 0.5
 """The nats by which it must have risen as well."""
+LEFT_OUT = {
+    "mean_field": "all correlations between weights",
+    "low_rank": "all correlations between weights but those along a few directions",
+    "full_rank": "all that is not Gaussian",
+}
+"""What a guide leaves out, by name."""
 ROUNDING = 32
 """The rounding error of a log weight, in units of the machine epsilon."""
 WARM_START = MAP(num_steps=1000, polish=False)
@@ -92,6 +98,7 @@ class Variational:
     draws_chains: ClassVar[bool] = False
     spreads_rows: ClassVar[bool] = False
     streams: ClassVar[bool] = False
+    spreads_rows: ClassVar[bool] = False
     growing: ClassVar[tuple[str, ...]] = ("num_samples",)
 
     guide: Literal["mean_field", "low_rank", "full_rank"] | Callable[..., Any] = "mean_field"
@@ -125,6 +132,12 @@ class Variational:
 
     def __hash__(self) -> int:
         return hash(fingerprint(self))
+
+    @property
+    def leaves_out(self) -> str:
+        """What the draws leave out of the posterior."""
+        family = LEFT_OUT[self.guide] if isinstance(self.guide, str) else "what its family does not have"
+        return f"Variational inference leaves out {family}, and all modes but one."
 
     def run(self, density: Density, data: Data, *, key: Array, progress: bool, store: Store | None = None) -> Outcome:
         """See `Method.run`.
