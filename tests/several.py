@@ -3,7 +3,7 @@
     python several.py FOLDER PORT PROCESS PROCESSES DEVICES METHODS [SECONDS]
 
 The rows are the same, in as many shards as there are devices in all. Draws, statuses and what a fit has seen of its
-rows go to a file of the process. With a number of seconds, the process kills itself so long after its first draws.
+rows go to a file of the process. With a number of seconds, the process kills itself so long after it has written its first state.
 """
 
 import json
@@ -57,8 +57,8 @@ def sharded(array: np.ndarray, mesh: jax.sharding.Mesh) -> jax.Array:
 
 
 def kill_after_draws(run: Path, seconds: float) -> None:
-    """Kill this process so long after the first file of draws, or state of an optimiser, is there."""
-    while not any(run.glob("*.bin")) and not any(run.glob("*descent.npz")):
+    """Kill this process so long after the first state of chains or of an optimiser is on disk."""
+    while not any(run.glob("*.npz")):
         sleep(0.05)
     sleep(seconds)
     os.kill(os.getpid(), signal.SIGKILL)
