@@ -26,6 +26,7 @@ import numpy as np  # noqa: E402  # JAX is set up first
 from jax.sharding import NamedSharding, PartitionSpec  # noqa: E402
 
 from flatprior.inference import MAP, MCLMC, NUTS, Ensemble, Laplace, fit  # noqa: E402
+from flatprior.inference import checkpoint  # noqa: E402
 from flatprior.inference.checks import check_problem  # noqa: E402
 from flatprior.inference.methods.descent import steps_of  # noqa: E402
 from flatprior.models import MLP, Model, Normal, gaussian  # noqa: E402
@@ -37,9 +38,10 @@ METHODS = {
     "members": Ensemble(MAP(num_steps=40, batch_size=8, polish=False), num_members=3),
     "NUTS": NUTS(num_warmup=5, num_samples=3, num_chains=2, max_tree_depth=2, start=None),
     "MCLMC": MCLMC(num_warmup=20, num_samples=4, thinning=2, num_chains=2, start=None),
-    "resumed": MCLMC(num_warmup=20, num_samples=4000, thinning=50, num_chains=2, start=None),
-    "resumed descent": MAP(num_steps=200_000, batch_size=8, polish=False),
+    "resumed": MCLMC(num_warmup=20, num_samples=100, thinning=20, num_chains=2, start=None),
+    "resumed descent": MAP(num_steps=4000, batch_size=8, polish=False),
 }
+checkpoint.INTERVAL, checkpoint.SHARE = 0.1, 1.0  # so that short runs are written
 MODEL = Model(MLP((2,), "tanh"), Normal(0.3), gaussian(1.0))
 
 

@@ -39,7 +39,7 @@ def start(folder: Path, processes: int, devices: int, methods: str, *, killed: i
     started = []
     for process in range(processes):
         command = [sys.executable, str(SCRIPT), str(folder), *map(str, (port, process, processes, devices)), methods]
-        command += ["1"] if process == killed else []
+        command += ["0.1"] if process == killed else []
         pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
         started.append(subprocess.Popen(command, env=os.environ | FAST, text=True, **pipes))
     return started
