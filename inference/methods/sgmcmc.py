@@ -107,7 +107,6 @@ class SGMCMC:
     spreads_rows: ClassVar[bool] = False
     growing: ClassVar[tuple[str, ...]] = ("num_samples",)
     streams: ClassVar[bool] = False
-    spreads_rows: ClassVar[bool] = False
 
     num_warmup: int = 5_000
     num_samples: int = 100
