@@ -15,8 +15,8 @@ LINT := $(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy --con
 # Processes share the bytecode of what they import; without it each would compile that anew, in seconds.
 unexport PYTHONDONTWRITEBYTECODE
 
-demo: $(READY)  ## The main task on real data: one network by MLE, MAP and posterior; a table and a figure.
-	$(BIN)/flatprior compare --out demo
+demo: $(READY)  ## The main task on real data: one network by MLE, MAP and posterior; a table, a figure and a page.
+	$(BIN)/flatprior compare --out demo --report demo/report.html
 
 test: $(READY)  ## Everything that a change must pass: tests and `lint` side by side.
 	@mkdir -p build
@@ -55,7 +55,7 @@ $(READY): requirements.lock pyproject.toml
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
 	@mkdir -p .venv/typing/flatprior && cd .venv/typing/flatprior && \
 		ln -sfn ../../../models models && ln -sfn ../../../inference inference && ln -sfn ../../../tables tables && \
-		ln -sfn ../../../estimators estimators && ln -sfn ../../../command command
+		ln -sfn ../../../package/__init__.py __init__.py && ln -sfn ../../../estimators estimators && ln -sfn ../../../command command
 	@touch $@
 
 clean:

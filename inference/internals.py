@@ -20,9 +20,16 @@ STACK = "_PYRO_STACK"
 
 LATE = {
     "array_stats": "arviz_stats.base",
-    "IntegratorState": "blackjax.mcmc.integrators",
-    "isokinetic_velocity_verlet": "blackjax.mcmc.integrators",
-    "partially_refresh_momentum": "blackjax.mcmc.integrators",
+    **dict.fromkeys(
+        (
+            "IntegratorState",
+            "esh_dynamics_momentum_update_one_step",
+            "generalized_two_stage_integrator",
+            "partially_refresh_momentum",
+            "velocity_verlet_coefficients",
+        ),
+        "blackjax.mcmc.integrators",
+    ),
 }
 """Name -> its module, which is imported when the name is: only chains need it, and it takes half a second."""
 

@@ -112,7 +112,7 @@ class Dialect:
         """Return the records of some lines, the last of which may be cut."""
         source = Lines(iter(lines), replace(self, skipped=0, has_comments=False))
         reader = csv.reader(source, delimiter=self._delimiter, quotechar=self.quote)
-        records = []
+        records = list[list[str]]()
         with contextlib.suppress(csv.Error):  # an open quote; `records` names its line
             records.extend(record for record in reader if any(field.strip() for field in record))
         return records

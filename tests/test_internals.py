@@ -1,5 +1,7 @@
 """Names that other libraries do not document as public mean what this library takes them to mean."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -52,7 +54,20 @@ def test_an_integrator_of_blackjax_conserves_the_length_of_the_momentum() -> Non
 
     u, momentum = jnp.array([1.0, 0.5, -0.5]), jnp.array([1.0, 0.0, 0.0])
     state = internals.IntegratorState(u, momentum, *jax.value_and_grad(log_density)(u))
-    moved = internals.isokinetic_velocity_verlet(log_density, jnp.ones(3))(state, 0.1)[0]
+
+    def move(u: Any, velocity: Any, step: float, coefficient: float, _: Any) -> Any:
+        u = u + step * coefficient * velocity
+        return u, *jax.value_and_grad(log_density)(u), "information"
+
+    step = internals.generalized_two_stage_integrator(
+        internals.esh_dynamics_momentum_update_one_step(jnp.ones(3)),
+        move,
+        internals.velocity_verlet_coefficients,
+        lambda *state: (internals.IntegratorState(*state[:4]), *state[5:]),
+    )
+    moved, information, kinetic_change = step(state, 0.1)
+    assert information == "information"
+    assert abs(kinetic_change - moved.logdensity + state.logdensity) < 1e-3
     np.testing.assert_allclose(jnp.sum(moved.momentum**2), 1.0, rtol=1e-5)
     assert not np.allclose(moved.position, u)
     refreshed = internals.partially_refresh_momentum(moved.momentum, jax.random.key(0), 0.1, 1.0)

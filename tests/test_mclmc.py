@@ -16,7 +16,7 @@ from jax import Array
 from scipy.stats import norm
 
 from flatprior.inference import MAP, MCLMC, Fit, fit, flat
-from flatprior.inference.methods import chains, mclmc
+from flatprior.inference.methods import chains, langevin, mclmc
 from flatprior.models import MLP, Model, Normal, gaussian
 
 SCALE, SPREAD = 0.7, 0.8
@@ -51,6 +51,27 @@ def z_scores(draws: np.ndarray, expected: float) -> np.ndarray:
     """How many Monte Carlo standard errors the means over chains and draws are off, (statistic,)."""
     errors = [float(array_stats.mcse(draws[..., i], method="mean")) for i in range(draws.shape[-1])]
     return (draws.mean(axis=(0, 1)) - expected) / np.array(errors)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("weight", [1, 128])
+def test_steps_do_not_depend_on_the_number_of_rows(weight: int) -> None:
+    """In float32 the log density of two million rows has steps of a quarter of a nat, ten times an energy error."""
+    rng = np.random.default_rng(3)
+    x = rng.normal(size=(langevin.MANY_ROWS, 2)).astype(np.float32)
+    y = (x @ [1.0, -0.5] + SCALE * rng.normal(size=len(x))).astype(np.float32)
+    method = MCLMC(num_warmup=3000, num_samples=500, thinning=10, num_chains=6)
+    result = fit(LINEAR, method, x, y, key=0, weights=np.full(len(x), float(weight)), progress=False)
+    design = sm.add_constant(x.astype(float))
+    covariance = np.linalg.inv(np.eye(3) / SPREAD**2 + weight * design.T @ design / SCALE**2)
+    mean = weight * covariance @ design.T @ y / SCALE**2
+    draws = np.concatenate([result.draws["b1"], result.draws["w1"][..., 0]], axis=-1).astype(float)
+    off = (draws - mean) / np.sqrt(np.diag(covariance))
+    assert np.abs(z_scores(off, 0.0)).max() < MAX_Z
+    assert np.abs(z_scores(off**2, 1.0)).max() < MAX_Z
+    step = result.stats["step_size"].mean() * np.sqrt(weight * len(x)) / SCALE
+    assert 0.7 < step < 1.5, step
+    assert result.status.level == "ok", result.status
 
 
 @pytest.mark.slow

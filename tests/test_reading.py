@@ -59,6 +59,7 @@ READ: dict[str, tuple[bytes | str, dict[str, Any], str]] = {
         "Separator: tab.",
     ),
     "comments": (f"# by: me, today\n{PLAIN.replace('2,', '# no, not this\n2,')}", A, "begin with # are comments"),
+    "no comment inside quotes": ('# c\na,b\n1,"x\n# y"\n2,z\n', {"a": [1, 2], "b": ["x\n# y", "z"]}, "comments"),
     "a header of NumPy": ("# a,b\n1,0.5\n2,1.5\n3,2.5\n", A, "the header is the comment before the first row"),
     "numbers of colours": ("a,b\n#ff0000,1\n#00ff00,2\n", {"a": ["#ff0000", "#00ff00"], "b": [1, 2]}, ""),
     "no header": ("1,x\n2,y\n3,x\n", {"column 1": [1, 2, 3], "column 2": ["x", "y", "x"]}, "no header"),

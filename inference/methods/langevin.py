@@ -21,6 +21,7 @@ from ..density import Density
 from ..devices import Sharding, Spread
 from ..processes import jit, readable
 from ..rows import Data, Weights
+from ..sums import two_part_sum
 from .chains import buffer_rows, draw_rows
 
 if TYPE_CHECKING:
@@ -50,6 +51,8 @@ VARIANCE_FLOOR = 1e-6
 """The constant that is added to the variances that set the scales, relative to their mean."""
 CAUTION, RECOVERY = 0.5, 1.1
 """The factor of a chain's step size after a rejected step, and the factor of its recovery with each accepted step."""
+MANY_ROWS = 2**14
+"""The number of rows from which log densities are summed in two parts."""
 ADJUSTED_VARIANCE = 0.03
 """The variance of the energy error, in nats^2, at which 93% of Metropolis steps are accepted: 2 Phi(-sd / 2)."""
 
@@ -97,6 +100,8 @@ class Chain(NamedTuple):
 
     state: Any
     """BlackJAX's state: position, momentum, log density and its gradient."""
+    remainder: Array
+    """What the log density lacks in the precision of the fit; see `sums.two_part_sum`."""
     key: Array
     log_step: Array
     """The log of the step size, without the factor `caution`."""
@@ -153,7 +158,7 @@ class Langevin:
         self.density, self.num_chains, self.precondition, self.adjusted = density, num_chains, precondition, adjusted
         tree, leaves = shapes
         example, self.unravel = ravel_pytree(tree.unflatten([jnp.zeros(shape, dtype) for shape, dtype in leaves]))
-        self.dim, self.dtype = example.size, example.dtype
+        self.dim, self.dtype, self.is_spread = example.size, example.dtype, spread is not None
         self.sharding = Sharding.of(num_chains, spread)
         self._compiled_block = self.sharding.jit(self._block)
         self._compiled_start = self.sharding.jit_start(self._start)
@@ -182,8 +187,17 @@ class Langevin:
         """Return the length over which each chain forgets its momentum, (chain,)."""
         return np.asarray(self._compiled_length(Schedule.of(settings, self.dim), state))
 
-    def _log_density(self, u: Array, data: Data) -> Array:
-        return -self.density.potential(self.unravel(u), data)
+    def _log_density(self, u: Array, data: Data) -> tuple[Array, Array]:
+        """Return the log density, and what it lacks in the precision of the fit.
+
+        Energy errors are differences of it: of many rows it is so large that in float32 they would be rounding.
+        """
+        if data.num_rows < MANY_ROWS or self.is_spread:
+            return -self.density.potential(self.unravel(u), data), jnp.zeros((), self.dtype)
+        rows = self.density.log_likelihood(self.unravel(u), data)
+        prior = -self.density.prior_potential(self.unravel(u), data)
+        total, remainder = two_part_sum(jax.lax.stop_gradient(rows))
+        return rows.sum() + prior, total - jax.lax.stop_gradient(rows.sum()) + remainder
 
     def _start(self, u: Weights, cold: Array, key: Array, data: Data) -> Chain:
         # Imported here, since BlackJAX starts JAX, after which the number of devices cannot be set.
@@ -196,23 +210,22 @@ class Langevin:
 
         def one(u: Weights, cold: Array, key: Array) -> Chain:
             position, _ = ravel_pytree(u)
-            value, gradient = jax.value_and_grad(self._log_density)(position, data)
+            (value, rest), gradient = jax.value_and_grad(self._log_density, has_aux=True)(position, data)
             key_momentum, key = jax.random.split(key)
             state = IntegratorState(position, generate_unit_vector(key_momentum, position), value, gradient)
-            return Chain(state, key, log_step, zero + 1, position, jnp.zeros_like(position), ones, cold)
+            return Chain(state, rest, key, log_step, zero + 1, position, jnp.zeros_like(position), ones, cold)
 
         return jax.vmap(one)(u, cold, jax.random.split(key, self.num_chains))
 
     def _step(self, schedule: Schedule, data: Data, chain: Chain, i: Array) -> tuple[Chain, _Tally]:
         """Take one step of the dynamics and, in the warm-up, of the adaptation."""
-        from ..internals import isokinetic_velocity_verlet, partially_refresh_momentum
+        from ..internals import partially_refresh_momentum
 
         key_noise, key_metropolis = jax.random.split(jax.random.fold_in(chain.key, i))
         warming_up, target = i < schedule.num_warmup, schedule.energy_variance(i).astype(self.dtype)
         old, step_size = chain.state, _step_size(chain)
-        integrate = isokinetic_velocity_verlet(partial(self._log_density, data=data), chain.scale)
-        new, kinetic_change = integrate(old, step_size)
-        error = kinetic_change - new.logdensity + old.logdensity
+        new, rest, kinetic_change = self._integrate(old, step_size, chain.scale, data)
+        error = kinetic_change - (new.logdensity - old.logdensity) - (rest - chain.remainder)
         largest = jnp.maximum(jnp.sqrt(MAX_RATIO * self.dim * target), JUMP_NATS)
         valid = jnp.isfinite(new.logdensity_grad).all() & (jnp.abs(error) < largest)  # false where it is NaN
         probability = jnp.where(valid, jnp.exp(jnp.minimum(-error, 0.0)), 0.0)
@@ -220,16 +233,33 @@ class Langevin:
         if self.adjusted:  # a generalised Hamiltonian scheme (Horowitz 1991): rejection turns the momentum
             metropolis = jax.random.uniform(key_metropolis, dtype=self.dtype) < probability
             moved = jnp.where(i < schedule.cooling_ends, valid, metropolis)
-        state = jax.tree.map(lambda new, old: jnp.where(moved, new, old), new, old)
+        state, rest = jax.tree.map(lambda new, old: jnp.where(moved, new, old), (new, rest), (old, chain.remainder))
         momentum = jnp.where(moved, state.momentum, -old.momentum)
         length = _momentum_length(schedule, chain)
         # For the positions, one refreshment between two steps equals two half refreshments at their ends.
         state = state._replace(momentum=partially_refresh_momentum(momentum, key_noise, step_size, length))
         square = jnp.where(valid, error**2, 0.0)
-        chain = chain._replace(state=state, caution=self._caution(chain, valid, warming_up))
+        chain = chain._replace(state=state, remainder=rest, caution=self._caution(chain, valid, warming_up))
         ratio = jnp.where(valid, square / (self.dim * target), MAX_RATIO)
         chain = self._adapt(schedule, chain, i, ratio)
         return chain, _Tally(square, (~valid).astype(int), probability, jnp.where(valid, error, 0.0))
+
+    def _integrate(self, old: Any, step_size: Array, scale: Array, data: Data) -> tuple[Any, Array, Array]:
+        """Return the state after a step of `isokinetic_velocity_verlet`, its remainder, and the kinetic change."""
+        from .. import internals
+
+        def move(position: Array, velocity: Array, step_size: Array, coefficient: float, _: Any) -> tuple[Any, ...]:
+            position = position + step_size * coefficient * velocity
+            (value, rest), gradient = jax.value_and_grad(self._log_density, has_aux=True)(position, data)
+            return position, value, gradient, rest
+
+        integrate = internals.generalized_two_stage_integrator(
+            internals.esh_dynamics_momentum_update_one_step(scale),
+            move,
+            internals.velocity_verlet_coefficients,
+            lambda *state: (internals.IntegratorState(*state[:4]), state[5], state[6]),
+        )
+        return integrate(old, step_size)  # type: ignore[no-any-return]
 
     def _caution(self, chain: Chain, valid: Array, warming_up: Array) -> Array:
         caution = jnp.where(valid, jnp.minimum(1.0, RECOVERY * chain.caution), CAUTION * chain.caution)
