@@ -32,6 +32,20 @@ class Bug(NamedTuple):
 
 BUGS = [
     Bug(
+        "each shard takes its rows in the order of the first",
+        "inference/methods/steps.py",
+        "shard=shard)[:used]",
+        "shard=0)[:used]",
+        "test_processes.py",
+    ),
+    Bug(
+        "each process judges offsets by its own rows",
+        "inference/spread.py",
+        "lambda leaf: rows_of_all(np.asarray(leaf)[chosen])",
+        "lambda leaf: np.asarray(leaf)[chosen]",
+        "test_processes.py",
+    ),
+    Bug(
         "the bound lacks the entropy of the guide",
         "inference/methods/bound.py",
         "log_weight = -self.density.potential(u, data) - log_q if weighed",
