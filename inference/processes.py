@@ -133,8 +133,8 @@ def others_may_end() -> Iterator[None]:
     """Say that another process has ended, where an exchange with it fails in a block."""
     try:
         yield
-    except jax.errors.JaxRuntimeError as error:
-        if not are_several() or not any(word in str(error) for word in ("Gloo", "gloo", "NCCL", "UNAVAILABLE")):
+    except (jax.errors.JaxRuntimeError, ValueError) as error:  # the latter where a result is read
+        if not are_several() or not any(word in str(error) for word in ("Gloo", "NCCL", "UNAVAILABLE")):
             raise
         raise RuntimeError(
             f"Process {jax.process_index()} of {jax.process_count()}: an exchange with the other processes failed, so "
