@@ -55,7 +55,7 @@ $(READY): requirements.lock pyproject.toml
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
 	@mkdir -p .venv/typing/flatprior && cd .venv/typing/flatprior && \
 		ln -sfn ../../../models models && ln -sfn ../../../inference inference && ln -sfn ../../../tables tables && \
-		ln -sfn ../../../estimators estimators && ln -sfn ../../../command command
+		ln -sfn ../../../package/__init__.py __init__.py && ln -sfn ../../../estimators estimators && ln -sfn ../../../command command
 	@touch $@
 
 clean:

@@ -7,14 +7,15 @@ from typing import Any
 import numpy as np
 from sklearn.utils import check_random_state
 
-from ..inference.method import Method
-from ..inference.methods import MAP, Ensemble
+from ..inference.methods import MAP, MCLMC, Ensemble
 from ..models.model import Network
 from ..models.network import MLP
 from ..models.prior import Prior, fan_in
 
-DEFAULT = Ensemble(base=MAP(num_steps=500, polish=False), num_members=10)
-"""The method of an estimator that has none."""
+FOR_CLASSES = Ensemble(base=MAP(num_steps=500, polish=False), num_members=10)
+"""The method of a classifier that has none."""
+FOR_NUMBERS = MCLMC(num_warmup=2_000, num_samples=100, thinning=10, num_chains=8)
+"""The method of a regressor that has none."""
 
 
 def network_of(network: Any) -> Network:
@@ -33,11 +34,6 @@ def network_of(network: Any) -> Network:
 def prior_of(prior: Any) -> Prior:
     """Return a prior: ``fan_in(scale)`` where its scale is given; `Model` checks others."""
     return fan_in(float(prior)) if isinstance(prior, Real) else prior
-
-
-def method_of(method: Any) -> Method:
-    """Return a method; the default where it is None, and `fit` checks others."""
-    return DEFAULT if method is None else method
 
 
 def key_of(random_state: Any) -> int:

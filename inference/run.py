@@ -32,7 +32,7 @@ from .spread import (
     taking_part,
 )
 from .store import Store, held, identity
-from .stored import numbered_from
+from .stored import bars, numbered_from
 
 
 def fit(
@@ -50,6 +50,8 @@ def fit(
 
     Chains, members of ensembles and restarts are distributed over all devices. A CPU is one device unless
     ``jax.config.update("jax_num_cpu_devices", os.cpu_count())``, before any other use of JAX, makes each core a device.
+    Rows that are sharded over an axis of a mesh stay so, in `MLE`, `MAP`, `Ensemble`, `NUTS` and `MCLMC`; chains lie
+    along its other axes. Several processes (``jax.distributed.initialize()``) fit together: see ``docs/machines.md``.
 
     Args:
         model: a NumPyro model ``model(x, y=None)``: a `flatprior.models.Model` or any function of NumPyro primitives
@@ -101,14 +103,15 @@ def fit(
     if isinstance(method, type) or not callable(getattr(method, "run", None)):
         raise TypeError(f"Expected a method such as MLE(), MAP(), NUTS() or MCLMC(); got {method!r}.")
     key, shards = as_key(key), Shards.of(x, y, weights)
-    with stopwatch() as seconds, others_may_end():
+    progress = progress and is_first()
+    with stopwatch() as seconds, others_may_end(), bars(are_shown=progress):
         if shards is None:
             density, data, seen = _checked(model, method, x, y, weights)
         else:
             density, data, seen = _checked_shards(model, method, shards, x, y, weights)
         rows = seen["rows"]
         check_same(f"{without_addresses(repr(method))} {key_in_words(key)}", rows)
-        run = partial(method.run, density, data, key=key, progress=progress and is_first())
+        run = partial(method.run, density, data, key=key, progress=progress)
         outcome = run() if resume is None else _resumed(resume, run, density, data, method, key, rows)
     if lacking := density.structure.of_prior - set(outcome.draws):
         density = density.without(lacking)

@@ -138,6 +138,7 @@ def test_the_floor_is_the_distance_of_two_halves(common_fit: CommonFit, data_set
     assert f"total variation {comparison.floor['total_variation']:.2g}" in str(comparison.notes)
     assert "split by chains" in str(comparison.notes)
     assert "nan" not in str(comparison)
+    assert "MAP: A point leaves out all uncertainty about the weights." in comparison.notes
     assert "reference" not in str(compare({"post": post}, x, y))
 
 

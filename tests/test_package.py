@@ -1,5 +1,6 @@
 """The package as others get it: a wheel, the README's snippets, and the import names."""
 
+import ast
 import importlib.util
 import json
 import os
@@ -12,7 +13,16 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
+VERSION = ast.literal_eval((ROOT / "package" / "__init__.py").read_text().split("__version__ = ")[1])
 SNIPPETS = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), flags=re.DOTALL)
+
+
+def test_the_version_is_that_of_the_change_log() -> None:
+    versions = re.findall(r"^## (\d+\.\d+\.\d+)", (ROOT / "CHANGELOG.md").read_text(), flags=re.MULTILINE)
+    citation = re.search(r"^version: (.*)$", (ROOT / "CITATION.cff").read_text(), flags=re.MULTILINE)
+    assert versions[0] == VERSION
+    assert citation
+    assert citation[1] == VERSION
 
 
 def test_folders_are_not_importable_by_their_bare_names(tmp_path: Path) -> None:
@@ -86,6 +96,7 @@ from flatprior.inference import MLE, fit
 from flatprior.models import MLP, Model, Normal
 for module in (flatprior.models, flatprior.inference, flatprior.tables, flatprior.command):
     assert module.__file__.startswith({str(target)!r}), module.__file__
+assert flatprior.__version__ == {VERSION!r}
 x = np.linspace(-1.0, 1.0, 9)[:, None]
 line = fit(Model(MLP(), Normal(1.0)), MLE(num_steps=10), x, 2 * x[:, 0], key=0)
 assert abs(line.draws["w1"].item() - 2) < 1e-5
@@ -98,7 +109,7 @@ def test_every_subpackage_is_in_the_wheel() -> None:
     import tomllib
 
     listed = set(tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"])
-    result = {
+    result = {"flatprior"} | {
         ".".join(("flatprior", *path.parent.relative_to(ROOT).parts))
         for top in ("models", "inference", "tables", "estimators", "command")
         for path in (ROOT / top).rglob("__init__.py")

@@ -44,6 +44,11 @@ class ChainSettings(Protocol):
     @property
     def name(self) -> str: ...
     @property
+    def min_draws(self) -> int:
+        """The number of draws per chain below which mixing is not assessed."""
+        ...
+
+    @property
     def num_warmup(self) -> int: ...
     @property
     def num_samples(self) -> int: ...
@@ -109,7 +114,6 @@ def sample(
     density: Density,
     data: Data,
     *,
-    min_draws: int,
     key: Array,
     progress: bool,
     store: Store | None,
@@ -121,7 +125,6 @@ def sample(
         sampler: a function that returns the compiled steps, for starting points of these shapes.
         density: the density that is sampled; the chains run in its non-centred coordinates.
         data: n rows.
-        min_draws: the number of draws per chain below which mixing is not assessed.
         key: the key of starting points and chains.
         progress: show progress bars.
         store: the store that the run is written to, if any.
@@ -142,7 +145,7 @@ def sample(
     state, (draws, stats) = _run(settings, steps, state, data, num_weights=num_weights, progress=progress, store=store)
     known = steps.began_cold(state)
     began_cold = began_cold if known is None else known
-    status = Status(improper(sampled_density, first, rows)) + status_of(settings, stats, began_cold, min_draws)
+    status = Status(improper(sampled_density, first, rows)) + status_of(settings, stats, began_cold)
     if status and not density.structure.is_flat:
         status += Status(warnings=prior_conflict_of_chains(density, draws, rows))
     return Sampled(steps, state, draws, stats, status)
@@ -310,9 +313,7 @@ def stuck_chains(lp: Float[np.ndarray, "chain draw"]) -> Bool[np.ndarray, " chai
     return ~np.isfinite(lp).all(axis=1) | ((lp == lp[:, :1]).all(axis=1) & (lp.shape[1] > 1))
 
 
-def status_of(
-    settings: ChainSettings, stats: Mapping[str, np.ndarray], began_cold: np.ndarray, min_draws: int
-) -> Status:
+def status_of(settings: ChainSettings, stats: Mapping[str, np.ndarray], began_cold: np.ndarray) -> Status:
     """Return the reasons that all samplers share, from the statistics of the draws."""
     stuck, num_draws = stuck_chains(stats["lp"]), stats["lp"].shape[1]
     failures, warnings = [], []
@@ -324,6 +325,6 @@ def status_of(
     if num_draws < settings.num_samples:
         of_all = {"done": num_draws, "total": settings.num_samples, "unit": "draws of each chain"}
         warnings.append(Reason.of(Code.INTERRUPTED, **of_all))
-    if num_draws < min_draws:
-        warnings.append(Reason.of(Code.FEW_DRAWS, draws=num_draws, least=min_draws))
+    if num_draws < settings.min_draws:
+        warnings.append(Reason.of(Code.FEW_DRAWS, draws=num_draws, least=settings.min_draws))
     return Status(tuple(failures), tuple(warnings))

@@ -50,6 +50,7 @@ class PointSettings:
 
     kind: ClassVar[Kind] = "point"
     draws_chains: ClassVar[bool] = False
+    leaves_out: ClassVar[str] = "A point leaves out all uncertainty about the weights."
     spreads_rows: ClassVar[bool] = True
 
     optimizer: optax.GradientTransformation | None = None
