@@ -123,8 +123,7 @@ def _like(leaf: Any, saved: np.ndarray) -> Any:
     if not isinstance(leaf, jax.Array):
         return saved
     if _is_key(leaf):
-        key = jax.random.wrap_key_data(jnp.asarray(saved), impl=jax.random.key_impl(leaf))
-        return jax.device_put(key, leaf.sharding)
+        return jax.random.wrap_key_data(jax.device_put(saved, leaf.sharding), impl=jax.random.key_impl(leaf))
     # NumPy reads types that it does not know, such as bfloat16, as bytes.
     typed = saved.view(leaf.dtype) if saved.dtype.kind == "V" else saved.astype(leaf.dtype)
     return jax.device_put(typed, leaf.sharding)

@@ -50,6 +50,8 @@ def fit(
 
     Chains, members of ensembles and restarts are distributed over all devices. A CPU is one device unless
     ``jax.config.update("jax_num_cpu_devices", os.cpu_count())``, before any other use of JAX, makes each core a device.
+    Rows that are sharded over an axis of a mesh stay so, in `MLE`, `MAP`, `Ensemble`, `NUTS` and `MCLMC`; chains lie
+    along its other axes. Several processes (``jax.distributed.initialize()``) fit together: see ``docs/machines.md``.
 
     Args:
         model: a NumPyro model ``model(x, y=None)``: a `flatprior.models.Model` or any function of NumPyro primitives

@@ -224,6 +224,10 @@ def test_the_command_offers_every_method() -> None:
         (["compare", "{path}"], "DATA.csv and --target COLUMN go together"),
         (["compare", "{path}", "--target", "shape"], "no column 'shape'.* The columns are"),
         (["compare", "{path}", "--target", "Answer"], r"no column 'Answer'. Did you mean 'answer'\?"),
+        (
+            ["compare", "{path}", "--target", "answer", "--no-header"],
+            "no column 'answer'.*no header: the first line|columns",
+        ),
         (["compare", "{path}", "--target", "z", "--keep", "colours"], r"Did you mean 'colour'\?"),
         (["compare", "{path}.gone", "--target", "z"], "No such file"),
         (["compare", "{path}", "--target", "same"], "one value only"),
