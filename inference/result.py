@@ -240,7 +240,7 @@ class Fit(Parts):
 
     @classmethod
     def join(cls, fits: "Sequence[Fit]", x: Any, y: Any, *, weights: Any = None) -> "Fit":
-        """Return fits that ran apart as one: all chains of NUTS or MCLMC, or all members of ensembles.
+        """Return fits that ran apart as one: all chains of NUTS, MCLMC or SGMCMC, or all members of ensembles.
 
         The fits may be those of independent jobs, saved by each and loaded here. Their status is that of all chains,
         computed anew: whether these agree on weights and predictions. Reasons that the draws do not show, such as a

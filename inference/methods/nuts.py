@@ -92,6 +92,7 @@ class NUTS:
     leaves_out: ClassVar[str] = ""
     spreads_rows: ClassVar[bool] = True
     growing: ClassVar[tuple[str, ...]] = ("num_samples",)
+    min_draws: ClassVar[int] = MIN_DRAWS
     streams: ClassVar[bool] = False
 
     num_warmup: int = 1000
@@ -142,7 +143,7 @@ class NUTS:
             shared = replace(settings, num_warmup=1, num_samples=1, start=None, init_strategy=None, improper_ok=True)
             return program(_Sampler, density.noncentred(), data, shared, Spread.of(data))
 
-        sampled = sample(self, sampler, density, data, min_draws=MIN_DRAWS, key=key, progress=progress, store=store)
+        sampled = sample(self, sampler, density, data, key=key, progress=progress, store=store)
         stats = {"max_tree_depth": np.asarray(self.longest_tree)}
         status = sampled.status + self.judged(density, sampled.draws, sampled.stats, together(data))
         return Outcome(sampled.draws, status, sample_stats=sampled.stats, stats=stats)

@@ -106,8 +106,8 @@ class SGMCMC:
     )
     spreads_rows: ClassVar[bool] = False
     growing: ClassVar[tuple[str, ...]] = ("num_samples",)
+    min_draws: ClassVar[int] = MIN_DRAWS
     streams: ClassVar[bool] = False
-    spreads_rows: ClassVar[bool] = False
 
     num_warmup: int = 5_000
     num_samples: int = 100
@@ -141,7 +141,7 @@ class SGMCMC:
             return program(Stochastic, density.noncentred(), data, shapes, self.num_chains, batch_size)
 
         started = replace(self, start=self._start(data.num_rows))
-        sampled = sample(started, sampler, density, data, min_draws=MIN_DRAWS, key=key, progress=progress, store=store)
+        sampled = sample(started, sampler, density, data, key=key, progress=progress, store=store)
         status = sampled.status + self.judged(density, sampled.draws, sampled.stats, data)
         return Outcome(sampled.draws, status, sample_stats=sampled.stats)
 
