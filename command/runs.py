@@ -158,7 +158,7 @@ def _begin(
     target, columns = table.target, table.described(encoder)
     model = standardize(network(target, chosen.widths, chosen.scale), *train.labelled)
     rows = f"{len(train.y)} training rows" + (f", {len(test.y)} test rows" if len(test.y) else "")
-    head = f"{table.sheet.title}: {rows}, {len(encoder.features)} features"
+    head = f"{table.sheet.title}: {rows}, features: {len(encoder.features)}"
     change = [CHANGE] if chosen.likelihood is None else []
     transcript = Transcript(f"{target.name} of {table.sheet.title}", is_json=chosen.json)
     transcript.add("Data", head, *table.words, *change, *encoder.surprises(table.features))

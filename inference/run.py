@@ -50,6 +50,8 @@ def fit(
 
     Chains, members of ensembles and restarts are distributed over all devices. A CPU is one device unless
     ``jax.config.update("jax_num_cpu_devices", os.cpu_count())``, before any other use of JAX, makes each core a device.
+    Rows that are sharded over an axis of a mesh stay so, in `MLE`, `MAP`, `Ensemble`, `NUTS` and `MCLMC`; chains lie
+    along its other axes. Several processes (``jax.distributed.initialize()``) fit together: see ``docs/machines.md``.
 
     Args:
         model: a NumPyro model ``model(x, y=None)``: a `flatprior.models.Model` or any function of NumPyro primitives
@@ -74,12 +76,11 @@ def fit(
         progress: show a progress bar when the fit takes more than a second.
         resume: a folder to which the fit writes its state as it runs. If it contains a run of the same model, method,
             data and key, that run is continued, after a crash, a kill or Ctrl-C, with the bits of one that was never
-            interrupted; a run that has finished is read. Optimisers write their state at most every 5 seconds, and so
-            rarely that this takes at most 2% of the run; chains write each block of draws, about a second, so that
-            memory does not grow with their number. What was computed since is lost; so is Newton's method after a
-            descent, but not the descent. A continued run may have a larger `num_samples` and, with an `optimizer` of
-            its own and without validation rows, `num_steps`. One fit at a time can use the folder. `Fit.seconds` is
-            the time of this call.
+            interrupted; a run that has finished is read. States and draws are written at most every 5 seconds, and so
+            rarely that this takes at most 2% of the run: with draws on disk, memory does not grow with their number.
+            What was computed since is lost; so is Newton's method after a descent, but not the descent. A continued run
+            may have a larger `num_samples` and, with an `optimizer` of its own and without validation rows,
+            `num_steps`. One fit at a time can use the folder. `Fit.seconds` is the time of this call.
 
     Returns:
         The fit. Check its `status`: a numerical failure is a status, not an exception.
