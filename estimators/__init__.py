@@ -8,7 +8,7 @@ data frames and with labels of any type. Their parameters:
   `flatprior.models`.
 - `observation`: the distribution of y given the outputs of the network; None is the one that each estimator states.
 - `prior`: a number is the scale of `fan_in`, so that a search can vary it: ``{"prior": [0.3, 1.0, 3.0]}``. Or any prior
-  of `flatprior.models`.
+  of `flatprior.models`; None is the one that each estimator states.
 - `method`: a method of `flatprior.inference`, such as ``MAP()``, ``Laplace()`` or ``MCLMC()``. None is one that
   suits tables of some hundreds to some thousands of rows, and that each estimator states: short chains for numbers
   and counts, whose intervals must be honest, and an ensemble of MAP fits for classes. After the first fit, which
