@@ -56,8 +56,8 @@ def fit(
     Args:
         model: a NumPyro model ``model(x, y=None)``: a `flatprior.models.Model` or any function of NumPyro primitives
             with one log probability per row at each observed site, and continuous latent sites shared by all rows.
-        method: `MLE`, `MAP`, `Ensemble`, `Laplace`, `NUTS`, `MCLMC`, `SGMCMC`, `Conditional` or `Prior`, with its
-            settings.
+        method: `MLE`, `MAP`, `Ensemble`, `Laplace`, `Variational`, `NUTS`, `MCLMC`, `SGMCMC`, `Conditional` or
+            `Prior`, with its settings.
         x: n rows: an array, a data frame, or a pytree (dict or tuple) of arrays with n rows first. The model sees them
             in the types in which they are passed, booleans and narrow integers among them; only 64-bit numbers become
             32-bit ones, unless JAX is in double precision. `predict` converts new rows to these types where that
