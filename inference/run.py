@@ -56,8 +56,8 @@ def fit(
     Args:
         model: a NumPyro model ``model(x, y=None)``: a `flatprior.models.Model` or any function of NumPyro primitives
             with one log probability per row at each observed site, and continuous latent sites shared by all rows.
-        method: `MLE`, `MAP`, `Ensemble`, `Laplace`, `NUTS`, `MCLMC`, `SGMCMC`, `Conditional` or `Prior`, with its
-            settings.
+        method: `MLE`, `MAP`, `Ensemble`, `Laplace`, `Variational`, `NUTS`, `MCLMC`, `SGMCMC`, `Conditional` or
+            `Prior`, with its settings.
         x: n rows: an array, a data frame, or a pytree (dict or tuple) of arrays with n rows first. The model sees them
             in the types in which they are passed, booleans and narrow integers among them; only 64-bit numbers become
             32-bit ones, unless JAX is in double precision. `predict` converts new rows to these types where that
@@ -76,12 +76,11 @@ def fit(
         progress: show a progress bar when the fit takes more than a second.
         resume: a folder to which the fit writes its state as it runs. If it contains a run of the same model, method,
             data and key, that run is continued, after a crash, a kill or Ctrl-C, with the bits of one that was never
-            interrupted; a run that has finished is read. Optimisers write their state at most every 5 seconds, and so
-            rarely that this takes at most 2% of the run; chains write each block of draws, about a second, so that
-            memory does not grow with their number. What was computed since is lost; so is Newton's method after a
-            descent, but not the descent. A continued run may have a larger `num_samples` and, with an `optimizer` of
-            its own and without validation rows, `num_steps`. One fit at a time can use the folder. `Fit.seconds` is
-            the time of this call.
+            interrupted; a run that has finished is read. States and draws are written at most every 5 seconds, and so
+            rarely that this takes at most 2% of the run: with draws on disk, memory does not grow with their number.
+            What was computed since is lost; so is Newton's method after a descent, but not the descent. A continued run
+            may have a larger `num_samples` and, with an `optimizer` of its own and without validation rows,
+            `num_steps`. One fit at a time can use the folder. `Fit.seconds` is the time of this call.
 
     Returns:
         The fit. Check its `status`: a numerical failure is a status, not an exception.

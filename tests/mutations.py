@@ -460,6 +460,13 @@ BUGS = [
         "test_resume.py",
     ),
     Bug(
+        "draws of an interrupted write stay",
+        "inference/store.py",
+        "file.truncate(first * self._bytes(self.arrays[i]))",
+        "pass",
+        "test_store.py",
+    ),
+    Bug(
         "fits under one key are joined",
         "inference/joined.py",
         "if equal := set(one.keys) & set(other.keys):",
@@ -802,6 +809,27 @@ BUGS = [
         "parts = [c.transform(named[c.name]) for c in sorted(used, key=lambda c: list(named).index(c.name))]",
         "test_encoder.py",
     ),
+    Bug(
+        "an estimator predicts in standard deviations of y",
+        "estimators/standard.py",
+        "self.units.mean[0] + self.units.sd[0] * values",
+        "self.units.mean[0] + values",
+        "test_estimators.py",
+    ),
+    Bug(
+        "the evidence of an estimator is that of the standardised y",
+        "estimators/standard.py",
+        "outcome.log_evidence - log_unit",
+        "outcome.log_evidence",
+        "test_estimators.py",
+    ),
+    Bug(
+        "the units of y leave out the weights of rows",
+        "inference/units.py",
+        "mean = np.average(columns, axis=0, weights=weights)",
+        "mean = np.average(columns, axis=0)",
+        "test_estimators.py",
+    ),
 ]
 
 
@@ -811,8 +839,8 @@ def outcome(bug: Bug) -> str:
         copy = Path(folder)
         shutil.copytree(ROOT / "tests", copy / "tests", ignore=shutil.ignore_patterns("__pycache__"))
         shutil.copy(ROOT / "pyproject.toml", copy)
-        package = copy / "flatprior"  # a package of that name comes before the installed one, which has no __init__
-        for part in ("models", "inference", "tables", "command"):
+        package = copy / "flatprior"  # it comes before the installed one
+        for part in ("models", "inference", "tables", "estimators", "command"):
             shutil.copytree(ROOT / part, package / part, ignore=shutil.ignore_patterns("__pycache__"))
         (package / "__init__.py").touch()
         file = package / bug.file
