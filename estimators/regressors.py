@@ -58,7 +58,7 @@ class NetworkRegressor(_Regressor):
         observation: the distribution of y given the outputs of the network, in standard deviations of y. By default
             `Normal` with one unknown scale, whose prior is LogNormal(-1, 1): MAP estimates of a scale per row, the
             output of a network, fit the noise of single rows (benchmarks/tabular.md).
-        prior: see `flatprior.estimators`.
+        prior: see `flatprior.estimators`. By default ``fan_in(1.0)``.
         method: see `flatprior.estimators`. By default draws from the posterior, by `MCLMC` with eight short chains:
             the intervals of an ensemble of MAP fits are too narrow where a network has many weights per row, since a
             learned scale then fits the noise (benchmarks/tabular.md).
@@ -106,7 +106,7 @@ class NetworkCountRegressor(_Regressor):
         network: see `flatprior.estimators`.
         observation: the distribution of y given the outputs of the network. By default `NegativeBinomial` with one
             unknown concentration: counts rarely vary as little as those of `Poisson`.
-        prior: see `flatprior.estimators`.
+        prior: see `flatprior.estimators`. By default ``fan_in(1.0)``.
         method: see `flatprior.estimators`. The default is that of `NetworkRegressor`.
         standardize: see `flatprior.estimators`.
         random_state: see `flatprior.estimators`.

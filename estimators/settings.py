@@ -1,21 +1,30 @@
 """The parameters of estimators: networks, priors and methods, also in the short forms of a grid search."""
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 from numbers import Integral, Real
 from typing import Any
 
 import numpy as np
 from sklearn.utils import check_random_state
 
+from ..inference.method import Method
 from ..inference.methods import MAP, MCLMC, Ensemble
 from ..models.model import Network
 from ..models.network import MLP
 from ..models.prior import Prior, fan_in
 
-FOR_CLASSES = Ensemble(base=MAP(num_steps=500, polish=False), num_members=10)
-"""The method of a classifier that has none."""
-FOR_NUMBERS = MCLMC(num_warmup=2_000, num_samples=100, thinning=10, num_chains=8)
-"""The method of a regressor that has none."""
+
+@dataclass(frozen=True)
+class Defaults:
+    """What an estimator takes where a parameter is None, chosen on scikit-learn's tables (benchmarks/tabular.md)."""
+
+    prior: Prior
+    method: Method
+
+
+FOR_CLASSES = Defaults(fan_in(2.0), Ensemble(base=MAP(num_steps=500, polish=False), num_members=10))
+FOR_NUMBERS = Defaults(fan_in(1.0), MCLMC(num_warmup=2_000, num_samples=100, thinning=10, num_chains=8))
 
 
 def network_of(network: Any) -> Network:

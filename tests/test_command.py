@@ -252,6 +252,18 @@ def test_bad_arguments_are_answered_in_a_sentence(
     assert re.search(message, capsys.readouterr().err)
 
 
+def test_how_a_file_was_read_may_be_why_a_column_is_missing(tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_text("1;2\n3;4\n5;6\n")
+    with pytest.raises(ValueError, match=r"t.csv: There is no column 'y'.* Separator: semicolon; no header"):
+        table_of(read_csv(tmp_path / "t.csv"), "y")
+
+
+def test_units_of_the_target_are_said(tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_text("x,y\n" + "".join(f'{i % 7},"$1,{100 + i}.50"\n' for i in range(30)))
+    words = table_of(read_csv(tmp_path / "t.csv"), "y").words
+    assert "The target is read as numbers in $; ',' separates thousands." in words
+
+
 def test_the_example_is_a_regression() -> None:
     table: Table = table_of(example(), "target")
     assert (table.target.likelihood, table.features.shape) == ("normal", (442, 10))

@@ -215,3 +215,11 @@ def test_the_start_sees_batches_like_those_of_the_chains() -> None:
     assert SGMCMC(batch_size=7, start=MAP(batch_size=5))._start(100).batch_size == 5  # type: ignore[union-attr]
     assert SGMCMC(batch_size=100)._start(100).batch_size is None  # type: ignore[union-attr]
     assert SGMCMC(start=None)._start(100) is None
+
+
+def test_runs_under_several_keys_are_joined(line: Fit, rows: Any) -> None:
+    other = fit(slope, METHOD, *rows, key=2, progress=False)
+    both = Fit.join([line, other], *rows)
+    assert both.draws["w"].shape == (20, 100)
+    assert both.status.level == "ok"
+    assert both.kind == "approximation"

@@ -108,7 +108,6 @@ class SGMCMC:
     growing: ClassVar[tuple[str, ...]] = ("num_samples",)
     min_draws: ClassVar[int] = MIN_DRAWS
     streams: ClassVar[bool] = False
-    spreads_rows: ClassVar[bool] = False
 
     num_warmup: int = 5_000
     num_samples: int = 100

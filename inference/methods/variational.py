@@ -98,7 +98,6 @@ class Variational:
     draws_chains: ClassVar[bool] = False
     spreads_rows: ClassVar[bool] = False
     streams: ClassVar[bool] = False
-    spreads_rows: ClassVar[bool] = False
     growing: ClassVar[tuple[str, ...]] = ("num_samples",)
 
     guide: Literal["mean_field", "low_rank", "full_rank"] | Callable[..., Any] = "mean_field"
