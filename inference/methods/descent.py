@@ -112,8 +112,9 @@ class PointSettings:
 def steps_of(settings: PointSettings, density: Density, data: Data) -> Steps:
     """Return the compiled steps of an optimiser, from the cache."""
     functions = ByValue(settings.optimizer), ByValue(settings.init_strategy)
-    rows = data.num_rows if data.is_stored else None, Spread.of(data)
-    return program(Steps, density, data, settings.batch_size, settings.num_descents, *functions, *rows)
+    num_rows = data.num_rows if data.is_stored else None
+    settled = settings.batch_size, settings.num_descents, *functions, num_rows, Spread.of(data)
+    return program(Steps, density, data, *settled)
 
 
 def starting_points(settings: PointSettings, density: Density, data: Data, *, key: Array) -> Weights:
