@@ -2,15 +2,14 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 
 from ..inference.report import Report
 from ..tables.encoder import Encoder, check_column
-from ..tables.reading import Sheet, read_csv
+from ..tables.reading import Sheet
 from ..tables.target import Target
 
 MOST_PRINTED = 40
@@ -151,8 +150,3 @@ def example() -> Sheet:
     frame = load_diabetes(as_frame=True, scaled=False).frame
     formats = {str(name): Format("number") for name in frame}
     return Sheet("scikit-learn's diabetes", frame, formats, {}, ())
-
-
-def read(path: Path, **options: Any) -> Sheet:
-    """Return the table of a file; see `tables.read_csv`."""
-    return read_csv(path, **options)

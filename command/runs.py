@@ -3,12 +3,13 @@
 import argparse
 import sys
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 
-from .data import Rows, Table, example, read, table_of
+from ..tables.reading import read_csv
+from .data import Rows, Table, example, table_of
 from .network import METHODS, in_words, method, network
 from .stored import About, load, save
 from .transcript import Transcript
@@ -80,7 +81,7 @@ def run_predict(chosen: argparse.Namespace) -> int:
     if not 0 < chosen.interval < 1:
         raise ValueError(f"Expected --interval to be a probability between 0 and 1; got {chosen.interval}.")
     fitted, about = load(chosen.model)
-    sheet = read(chosen.data, **_reading(chosen), like=about.formats)
+    sheet = read_csv(chosen.data, **_reading(chosen), like=about.formats)
     x, target = about.features(sheet), about.target
     transcript = Transcript(f"{target.name} of {chosen.data.name}", is_json=chosen.json)
     has_target = target.name in sheet.frame and bool(sheet.frame[target.name].notna().any())
@@ -137,13 +138,13 @@ def _table(chosen: argparse.Namespace) -> Table:
         raise ValueError("DATA.csv and --target COLUMN go together.")
     if chosen.data is None and chosen.weights is not None:
         raise ValueError("--weights COLUMN needs DATA.csv: the default table has no such column.")
-    sheet = example() if chosen.data is None else read(chosen.data, **_reading(chosen))
+    sheet = example() if chosen.data is None else read_csv(chosen.data, **_reading(chosen))
     target = chosen.target or "target"
     options = {"order": chosen.order, "weights": chosen.weights, "keep": chosen.keep}
     return table_of(sheet, target, chosen.likelihood, **options)
 
 
-def _reading(chosen: argparse.Namespace) -> dict[str, object]:
+def _reading(chosen: argparse.Namespace) -> dict[str, Any]:
     """Return the arguments of `tables.read_csv`."""
     names = ("separator", "encoding", "decimal", "has_header", "rows")
     return {name: getattr(chosen, name) for name in names}
