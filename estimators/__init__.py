@@ -27,11 +27,6 @@ do not. Estimators can be pickled, as scikit-learn's users expect. A pickle can 
 fit, `Fit.save` writes a file without code.
 """
 
-try:
-    import sklearn  # noqa: F401
-except ImportError as error:
-    raise ImportError("flatprior.estimators needs scikit-learn: pip install 'flatprior[sklearn]'") from error
-
 from .classifier import NetworkClassifier
 from .regressors import NetworkCountRegressor, NetworkRegressor
 from .scoring import elpd

@@ -32,6 +32,20 @@ class Bug(NamedTuple):
 
 BUGS = [
     Bug(
+        "each shard takes its rows in the order of the first",
+        "inference/methods/steps.py",
+        "shard=shard)[:used]",
+        "shard=0)[:used]",
+        "test_processes.py",
+    ),
+    Bug(
+        "each process judges offsets by its own rows",
+        "inference/spread.py",
+        "lambda leaf: rows_of_all(np.asarray(leaf)[chosen])",
+        "lambda leaf: np.asarray(leaf)[chosen]",
+        "test_processes.py",
+    ),
+    Bug(
         "the bound lacks the entropy of the guide",
         "inference/methods/bound.py",
         "log_weight = -self.density.potential(u, data) - log_q if weighed",
@@ -795,6 +809,27 @@ BUGS = [
         "parts = [c.transform(named[c.name]) for c in sorted(used, key=lambda c: list(named).index(c.name))]",
         "test_encoder.py",
     ),
+    Bug(
+        "an estimator predicts in standard deviations of y",
+        "estimators/standard.py",
+        "self.units.mean[0] + self.units.sd[0] * values",
+        "self.units.mean[0] + values",
+        "test_estimators.py",
+    ),
+    Bug(
+        "the evidence of an estimator is that of the standardised y",
+        "estimators/standard.py",
+        "outcome.log_evidence - log_unit",
+        "outcome.log_evidence",
+        "test_estimators.py",
+    ),
+    Bug(
+        "the units of y leave out the weights of rows",
+        "inference/units.py",
+        "mean = np.average(columns, axis=0, weights=weights)",
+        "mean = np.average(columns, axis=0)",
+        "test_estimators.py",
+    ),
 ]
 
 
@@ -804,8 +839,8 @@ def outcome(bug: Bug) -> str:
         copy = Path(folder)
         shutil.copytree(ROOT / "tests", copy / "tests", ignore=shutil.ignore_patterns("__pycache__"))
         shutil.copy(ROOT / "pyproject.toml", copy)
-        package = copy / "flatprior"  # a package of that name comes before the installed one, which has no __init__
-        for part in ("models", "inference", "tables", "command"):
+        package = copy / "flatprior"  # it comes before the installed one
+        for part in ("models", "inference", "tables", "estimators", "command"):
             shutil.copytree(ROOT / part, package / part, ignore=shutil.ignore_patterns("__pycache__"))
         (package / "__init__.py").touch()
         file = package / bug.file
