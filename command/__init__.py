@@ -1,4 +1,4 @@
-"""The command ``flatprior``: fit one network to your own table by several methods, and compare them."""
+"""The command ``flatprior``: compare, fit, predict and explain networks of your own table."""
 
 from .main import main
 

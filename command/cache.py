@@ -6,7 +6,7 @@ from pathlib import Path
 
 MOST_BYTES = 512 * 1024**2
 """The size up to which the folder grows; then the files that were not used for longest are removed."""
-LEAST_SECONDS = 0.05
+LEAST_SECONDS = 0.01
 """Programs that compile faster are not kept."""
 
 

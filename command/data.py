@@ -2,15 +2,14 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 
 from ..inference.report import Report
 from ..tables.encoder import Encoder, check_column
-from ..tables.reading import Sheet, read_csv
+from ..tables.reading import Sheet
 from ..tables.target import Target
 
 MOST_PRINTED = 40
@@ -89,6 +88,8 @@ class Table:
         """What is known of the table, in sentences."""
         missing = int(self.sheet.frame[self.target.name].isna().sum())
         words = [*self.sheet.words, self.target.words]
+        note = self.sheet.notes.get(self.target.name)
+        words += [f"The target is read as numbers {note}."] * bool(note and not self.target.classes)
         words += [f"The target is missing in {missing} rows, which are left out."] * bool(missing)
         return words + [f"Rows count by their weights in the column {self.weights!r}."] * (self.weights is not None)
 
@@ -130,8 +131,11 @@ def table_of(
     Raises:
         ValueError: when there are no such columns, or the target does not suit the likelihood.
     """
-    for name in (target, *filter(None, [weights]), *keep):
-        check_column(name, sheet.frame.columns)
+    try:
+        for name in (target, *filter(None, [weights]), *keep):
+            check_column(name, sheet.frame.columns)
+    except ValueError as error:  # the reason may be how the file was read
+        raise ValueError(" ".join([f"{sheet.title}: {error}", *sheet.words])) from None
     if len(sheet.frame.columns) <= 1 + (weights is not None):
         raise ValueError(f"{sheet.title} has no columns besides the target {target!r}.")
     return Table(sheet, Target.of(sheet.frame[target], likelihood, order), weights, tuple(keep))
@@ -146,8 +150,3 @@ def example() -> Sheet:
     frame = load_diabetes(as_frame=True, scaled=False).frame
     formats = {str(name): Format("number") for name in frame}
     return Sheet("scikit-learn's diabetes", frame, formats, {}, ())
-
-
-def read(path: Path, **options: Any) -> Sheet:
-    """Return the table of a file; see `tables.read_csv`."""
-    return read_csv(path, **options)

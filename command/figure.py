@@ -55,8 +55,8 @@ def draw(fits: Mapping[str, Fit], comparison: Comparison, train: Rows, test: Row
 def draw_fits(fits: Mapping[str, Fit], comparison: Comparison, train: Rows, table: Table, ax: "Axes") -> None:
     """Draw what each fit predicts along the feature that matters most to the best fit, the others at their medians.
 
-    Lines are means with the 90% band of y, that of the best fit filled; or where y is a class, the probability of the
-    last class of two, or of the most frequent of several, with the band of 90% of the draws.
+    Lines are medians, of counts means, with the 90% band of y, that of the best fit filled; or where y is a class, the
+    probability of the last class of two, or of the most frequent of several, with the band of 90% of the draws.
     """
     best = fits[str(comparison.to_dataframe().index[0])]
     feature = most_important(best, train)
@@ -68,19 +68,21 @@ def draw_fits(fits: Mapping[str, Fit], comparison: Comparison, train: Rows, tabl
     classes = table.target.classes
     k = 1 if len(classes) == 2 else int(pd.Series(train.y).mode()[0]) if classes else None
     for name, fit in fits.items():
-        middle, low, high = curve(fit, rows, k)
+        middle, band = curve(fit, rows, k)
         style = styles[name]
         ax.plot(at, middle, label=name, linewidth=2.0, zorder=3, **style.line)
-        if low is None:
+        if band is None:
             continue
         if fit is best:
-            ax.fill_between(at, low, high, color=style.color, alpha=0.18, linewidth=0)
+            ax.fill_between(at, *band, color=style.color, alpha=0.18, linewidth=0)
         else:
-            for end in (low, high):
+            for end in band:
                 ax.plot(at, end, linewidth=0.9, zorder=2.5, **style.line)
     y = train.y if k is None else np.where(np.isnan(train.y), np.nan, train.y == k)
     ax.plot(values, y, "." if k is None else "|", color=GREY, markersize=3 if k is None else 7, alpha=0.5, zorder=2)
-    if k is None:
+    if k is not None:
+        ax.set(ylim=(-0.05, 1.2), yticks=np.linspace(0, 1, 6))  # with room for the legend
+    else:
         span = np.nanmax(y) - np.nanmin(y)
         ax.set_ylim(np.nanmin(y) - 0.2 * span, np.nanmax(y) + 0.2 * span)
     what = table.target.name if k is None else f"P({table.target.name} = {classes[k]})"
@@ -93,7 +95,8 @@ def draw_fits(fits: Mapping[str, Fit], comparison: Comparison, train: Rows, tabl
 
 def most_important(fit: Fit, train: Rows) -> str:
     """Return the feature along which the predictions of a fit change most, between the 5% and 95% quantiles of it."""
-    varying = [name for name in train.x if train.x[name].nunique() > 2][:MOST_FEATURES] or list(train.x)[:1]
+    features = [str(name) for name in train.x]
+    varying = [name for name in features if train.x[name].nunique() > 2][:MOST_FEATURES] or features[:1]
     grids = {name: np.quantile(train.x[name], np.linspace(0.05, 0.95, 7)) for name in varying}
     rows = pd.concat([slice_of(train.x, name, grid) for name, grid in grids.items()], ignore_index=True)
     middle = centre(fit, rows).reshape(len(varying), 7, -1)
@@ -102,30 +105,31 @@ def most_important(fit: Fit, train: Rows) -> str:
 
 def slice_of(x: pd.DataFrame, feature: str, at: np.ndarray) -> pd.DataFrame:
     """Return rows with given values of one feature, all others at their medians."""
-    typical = pd.DataFrame([x.median()] * len(at), columns=x.columns)
+    typical = pd.DataFrame(np.tile(x.median().to_numpy(), (len(at), 1)), columns=x.columns)
     return typical.assign(**{feature: at})
 
 
 def centre(fit: Fit, rows: pd.DataFrame) -> np.ndarray:
-    """Return the mean of y, (n,), its median where it has none, or the probability of each class, (n, classes)."""
+    """Return the mean of y, (n,), its median where it has none, or the probabilities of classes, (n, classes)."""
     predictive = fit.predict(rows)
     if predictive.num_classes is not None:
         return predictive.class_probs
     return predictive.mean if predictive.response.has_moments else predictive.quantile(0.5)
 
 
-def curve(fit: Fit, rows: pd.DataFrame, k: int | None) -> tuple[np.ndarray, np.ndarray | None, np.ndarray | None]:
-    """Return the middle and the ends of the band; of a class k its probability, and for points no ends."""
+def curve(fit: Fit, rows: pd.DataFrame, k: int | None) -> tuple[np.ndarray, np.ndarray | None]:
+    """Return the middle, (n,), and the ends of the band, (2, n); of a class k its probability, of points no band."""
     predictive = fit.predict(rows)
+    if k is None and not predictive.response.is_discrete:  # one program less than with the mean
+        low, middle, high = predictive.quantile((LEVELS[0], 0.5, LEVELS[1]))
+        return middle, np.stack([low, high])
     if k is None:
-        low, high = predictive.quantile(LEVELS)
-        return centre(fit, rows), low, high
+        return predictive.mean, predictive.quantile(LEVELS)
     probs, draws = predictive.class_probs[:, k], predictive.component_means
     if len(draws) == 1:
-        return probs, None, None
+        return probs, None
     of_class = draws[..., k] if draws.ndim == 3 else draws
-    low, high = np.quantile(of_class, LEVELS, axis=0)
-    return probs, low, high
+    return probs, np.quantile(of_class, LEVELS, axis=0)
 
 
 def draw_calibration(fits: Mapping[str, Fit], test: Rows, ax: "Axes") -> None:

@@ -1,6 +1,6 @@
 """The models and the methods that the command offers."""
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from ..inference.methods import Method
@@ -37,7 +37,7 @@ def network(target: "Target", widths: tuple[int, ...], scale: str) -> "Model":
     return Model(MLP(widths), observation(target, scale), fan_in(1.0))
 
 
-def in_words(model: "Model", scale: str) -> str:
+def in_words(model: Any, scale: str) -> str:
     """Return a network of the command in words."""
     widths = ", ".join(map(str, model.network.widths))
     layers = f"{widths} hidden units ({model.network.activation})" if widths else "linear"

@@ -3,12 +3,13 @@
 import argparse
 import sys
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 
-from .data import Rows, Table, example, read, table_of
+from ..tables.reading import read_csv
+from .data import Rows, Table, example, table_of
 from .network import METHODS, in_words, method, network
 from .stored import About, load, save
 from .transcript import Transcript
@@ -39,7 +40,10 @@ def run_compare(chosen: argparse.Namespace) -> int:
     comparison = compare(fits, test.x, test.y, weights=test.weights)
     transcript.add("Scores on test rows", comparison)
     statuses = {name: fitted.status for name, fitted in fits.items()}
-    transcript.record(scores=comparison.to_dataframe(), statuses={name: str(each) for name, each in statuses.items()})
+    transcript.record(
+        scores=comparison.to_dataframe().rename_axis("fit"),
+        statuses={name: str(each) for name, each in statuses.items()},
+    )
     chosen.out.mkdir(parents=True, exist_ok=True)
     written = [draw(fits, comparison, train, test, table, chosen.out / "compare.png")]
     transcript.picture("Figure", written[0], "What the fits predict, their scores and their calibration")
@@ -64,7 +68,7 @@ def run_fit(chosen: argparse.Namespace) -> int:
     if len(test.y):
         scores = compare({name: fitted}, test.x, test.y, weights=test.weights)
         transcript.add("Scores on test rows", scores)
-        transcript.record(scores=scores.to_dataframe())
+        transcript.record(scores=scores.to_dataframe().rename_axis("fit"))
     about = About.of(table.sheet, table.target, encoder, chosen.scale, fitted)
     written = [] if chosen.save is None else [save(chosen.save, fitted, about)]
     transcript.finish(chosen.report, written)
@@ -80,7 +84,7 @@ def run_predict(chosen: argparse.Namespace) -> int:
     if not 0 < chosen.interval < 1:
         raise ValueError(f"Expected --interval to be a probability between 0 and 1; got {chosen.interval}.")
     fitted, about = load(chosen.model)
-    sheet = read(chosen.data, **_reading(chosen), like=about.formats)
+    sheet = read_csv(chosen.data, **_reading(chosen), like=about.formats)
     x, target = about.features(sheet), about.target
     transcript = Transcript(f"{target.name} of {chosen.data.name}", is_json=chosen.json)
     has_target = target.name in sheet.frame and bool(sheet.frame[target.name].notna().any())
@@ -95,7 +99,7 @@ def run_predict(chosen: argparse.Namespace) -> int:
     if has_target:
         scores = compare({fitted.method.name: fitted}, x, target.values(sheet.frame[target.name]))
         transcript.add("Scores of these rows", scores)
-        transcript.record(scores=scores.to_dataframe())
+        transcript.record(scores=scores.to_dataframe().rename_axis("fit"))
     written = []
     if chosen.out is not None:
         written.append(atomic_write(chosen.out, lambda file: predictions.to_csv(file)))
@@ -137,13 +141,13 @@ def _table(chosen: argparse.Namespace) -> Table:
         raise ValueError("DATA.csv and --target COLUMN go together.")
     if chosen.data is None and chosen.weights is not None:
         raise ValueError("--weights COLUMN needs DATA.csv: the default table has no such column.")
-    sheet = example() if chosen.data is None else read(chosen.data, **_reading(chosen))
+    sheet = example() if chosen.data is None else read_csv(chosen.data, **_reading(chosen))
     target = chosen.target or "target"
     options = {"order": chosen.order, "weights": chosen.weights, "keep": chosen.keep}
     return table_of(sheet, target, chosen.likelihood, **options)
 
 
-def _reading(chosen: argparse.Namespace) -> dict[str, object]:
+def _reading(chosen: argparse.Namespace) -> dict[str, Any]:
     """Return the arguments of `tables.read_csv`."""
     names = ("separator", "encoding", "decimal", "has_header", "rows")
     return {name: getattr(chosen, name) for name in names}
@@ -158,7 +162,7 @@ def _begin(
     target, columns = table.target, table.described(encoder)
     model = standardize(network(target, chosen.widths, chosen.scale), *train.labelled)
     rows = f"{len(train.y)} training rows" + (f", {len(test.y)} test rows" if len(test.y) else "")
-    head = f"{table.sheet.title}: {rows}, {len(encoder.features)} features"
+    head = f"{table.sheet.title}: {rows}, features: {len(encoder.features)}"
     change = [CHANGE] if chosen.likelihood is None else []
     transcript = Transcript(f"{target.name} of {table.sheet.title}", is_json=chosen.json)
     transcript.add("Data", head, *table.words, *change, *encoder.surprises(table.features))

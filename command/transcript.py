@@ -3,11 +3,13 @@
 import base64
 import json
 import math
+import textwrap
 from html import escape
 from pathlib import Path
 from typing import Any
 
 from ..inference.files import atomic_write
+from ..inference.report import WIDTH
 
 STYLE = """
 :root { color-scheme: light; }
@@ -37,7 +39,8 @@ class Transcript:
     def add(self, heading: str, *parts: Any) -> None:
         """Add a section: texts, and tables that have `_repr_html_`. They are printed at once."""
         if not self.is_json:
-            print(*parts, "", sep="\n", flush=True)
+            texts = [textwrap.fill(part, WIDTH) if isinstance(part, str) else part for part in parts]
+            print(*texts, "", sep="\n", flush=True)
         self.html.append(f"<h2>{escape(heading)}</h2>")
         for part in parts:
             table = getattr(part, "_repr_html_", None) or getattr(part, "html", None)

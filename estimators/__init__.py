@@ -8,11 +8,11 @@ data frames and with labels of any type. Their parameters:
   `flatprior.models`.
 - `observation`: the distribution of y given the outputs of the network; None is the one that each estimator states.
 - `prior`: a number is the scale of `fan_in`, so that a search can vary it: ``{"prior": [0.3, 1.0, 3.0]}``. Or any prior
-  of `flatprior.models`.
-- `method`: a method of `flatprior.inference`, such as ``MAP()``, ``Laplace()`` or ``MCLMC()``. None is an ensemble of
-  ten MAP fits of 500 steps, which does not go on to the mode: on scikit-learn's tables it takes a second or two and
-  predicts about as well as chains of several times its seconds (benchmarks/tabular.md). Its members are no draws from
-  the posterior, and its intervals are somewhat too narrow where a network has many weights per row.
+  of `flatprior.models`; None is the one that each estimator states.
+- `method`: a method of `flatprior.inference`, such as ``MAP()``, ``Laplace()`` or ``MCLMC()``. None is one that
+  suits tables of some hundreds to some thousands of rows, and that each estimator states: short chains for numbers
+  and counts, whose intervals must be honest, and an ensemble of MAP fits for classes. After the first fit, which
+  compiles for some seconds, fits to 500 rows take about a second.
 - `standardize`: whether features are standardised first, as priors and optimisers expect; constants become 0.
 - `random_state`: an integer, the key of the fit, so that by default the same data give the same fit; a NumPy generator
   (`RandomState`); or None for another key in each fit.
@@ -26,11 +26,6 @@ Fits to rows of one shape share their compiled code: the first fit takes seconds
 do not. Estimators can be pickled, as scikit-learn's users expect. A pickle can run code when it is loaded: to store a
 fit, `Fit.save` writes a file without code.
 """
-
-try:
-    import sklearn  # noqa: F401
-except ImportError as error:
-    raise ImportError("flatprior.estimators needs scikit-learn: pip install 'flatprior[sklearn]'") from error
 
 from .classifier import NetworkClassifier
 from .regressors import NetworkCountRegressor, NetworkRegressor

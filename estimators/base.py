@@ -18,7 +18,7 @@ from ..inference.result import Fit
 from ..inference.status import no_failure_warnings, warn_of_precision
 from ..models.heads import Observation
 from ..models.model import Model
-from .settings import key_of, method_of, network_of, prior_of
+from .settings import Defaults, key_of, network_of, prior_of
 from .standard import StandardFit
 
 
@@ -36,7 +36,7 @@ class NetworkEstimator(BaseEstimator):
         network: Any = (16, 16),
         *,
         observation: Any = None,
-        prior: Any = 1.0,
+        prior: Any = None,
         method: Any = None,
         standardize: bool = True,
         random_state: Any = 0,
@@ -85,15 +85,15 @@ class NetworkEstimator(BaseEstimator):
         standard = self._standard
         return self._summary(x, lambda p: p.log_prob(standard.to_standard(y))) - np.log(standard.sd)
 
-    def _fit(self, X: np.ndarray, y: np.ndarray, sample_weight: Any, observation: Observation) -> Self:  # noqa: N803
+    def _fit(self, X: np.ndarray, y: np.ndarray, weights: Any, observation: Observation, defaults: Defaults) -> Self:  # noqa: N803
         """Fit to rows that are numbers, (n, d) and (n,)."""
-        weights = None
-        if sample_weight is not None:
-            weights = _check_sample_weight(sample_weight, X, dtype=np.float64, ensure_non_negative=True)
+        if weights is not None:
+            weights = _check_sample_weight(weights, X, dtype=np.float64, ensure_non_negative=True)
         self._scaler = StandardScaler().fit(X, sample_weight=weights) if self.standardize else None
         x = X if self._scaler is None else self._scaler.transform(X)
-        model = Model(network_of(self.network), observation, prior_of(self.prior))
-        method, key = method_of(self.method), key_of(self.random_state)
+        prior = defaults.prior if self.prior is None else prior_of(self.prior)
+        method = defaults.method if self.method is None else self.method
+        model, key = Model(network_of(self.network), observation, prior), key_of(self.random_state)
         self._standard = StandardFit.of(model, method, x, y, weights, key=key, progress=self.progress)
         in_units = self._standard.in_units
         names = getattr(self, "feature_names_in_", None)

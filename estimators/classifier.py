@@ -10,6 +10,7 @@ from sklearn.utils.validation import column_or_1d, validate_data
 from ..models.classes import Bernoulli, Categorical
 from ..models.heads import Observation
 from .base import NetworkEstimator, seed_of
+from .settings import FOR_CLASSES
 
 
 class NetworkClassifier(ClassifierMixin, NetworkEstimator):
@@ -20,8 +21,11 @@ class NetworkClassifier(ClassifierMixin, NetworkEstimator):
         observation: the distribution of the class given the outputs of the network: an observation, or a class of
             observations that takes the number of classes, such as `Ordinal`. By default `Bernoulli` for two classes,
             `Categorical` for more.
-        prior: see `flatprior.estimators`.
-        method: see `flatprior.estimators`.
+        prior: see `flatprior.estimators`. By default ``fan_in(2.0)``: classes are often nearly separable, and with a
+            scale of 1 the probabilities of easy tables (wine, iris) stay too far from 0 and 1.
+        method: see `flatprior.estimators`. By default an `Ensemble` of ten `MAP` fits of 500 steps, which do not go on
+            to the mode: on scikit-learn's tables its log loss is that of chains or lower, in a third of their time
+            (benchmarks/tabular.md).
         standardize: see `flatprior.estimators`.
         random_state: see `flatprior.estimators`.
         progress: see `flatprior.estimators`.
@@ -33,7 +37,7 @@ class NetworkClassifier(ClassifierMixin, NetworkEstimator):
         >>> iris = load_iris()
         >>> linear = NetworkClassifier((), method=MAP()).fit(iris.data, iris.target_names[iris.target])
         >>> print(linear.predict(iris.data[:1]), linear.predict_proba(iris.data[:1]).round(2), linear.fit_.status)
-        ['setosa'] [[0.96 0.04 0.  ]] ok
+        ['setosa'] [[0.99 0.01 0.  ]] ok
     """
 
     classes_: np.ndarray
@@ -59,7 +63,7 @@ class NetworkClassifier(ClassifierMixin, NetworkEstimator):
         self.classes_, codes = np.unique(y, return_inverse=True)
         if len(self.classes_) < 2:
             raise ValueError(f"y: expected at least 2 classes; got 1 class, {self.classes_[0]!r}.")
-        return self._fit(X, codes, sample_weight, self._observation(len(self.classes_)))
+        return self._fit(X, codes, sample_weight, self._observation(len(self.classes_)), FOR_CLASSES)
 
     def predict(self, X: Any) -> np.ndarray:  # noqa: N803
         """Return the most probable class of each row, (n,)."""

@@ -11,6 +11,7 @@ from sklearn.utils.validation import column_or_1d, validate_data
 from ..models.counts import NegativeBinomial
 from ..models.numbers import Normal
 from .base import NetworkEstimator, seed_of
+from .settings import FOR_NUMBERS
 
 ONE_SCALE = Normal(dist.LogNormal(-1.0, 1.0))
 """The observation of numbers: one unknown scale, in standard deviations of y; its median is 0.37, R^2 = 0.86."""
@@ -57,8 +58,10 @@ class NetworkRegressor(_Regressor):
         observation: the distribution of y given the outputs of the network, in standard deviations of y. By default
             `Normal` with one unknown scale, whose prior is LogNormal(-1, 1): MAP estimates of a scale per row, the
             output of a network, fit the noise of single rows (benchmarks/tabular.md).
-        prior: see `flatprior.estimators`.
-        method: see `flatprior.estimators`.
+        prior: see `flatprior.estimators`. By default ``fan_in(1.0)``.
+        method: see `flatprior.estimators`. By default draws from the posterior, by `MCLMC` with eight short chains:
+            the intervals of an ensemble of MAP fits are too narrow where a network has many weights per row, since a
+            learned scale then fits the noise (benchmarks/tabular.md).
         standardize: see `flatprior.estimators`.
         random_state: see `flatprior.estimators`.
         progress: see `flatprior.estimators`.
@@ -93,7 +96,7 @@ class NetworkRegressor(_Regressor):
         """
         X, y = validate_data(self, X, y, dtype=np.float64, y_numeric=True, ensure_min_samples=2)  # noqa: N806
         y = column_or_1d(y, warn=True).astype(float)
-        return self._fit(X, y, sample_weight, ONE_SCALE if self.observation is None else self.observation)
+        return self._fit(X, y, sample_weight, ONE_SCALE if self.observation is None else self.observation, FOR_NUMBERS)
 
 
 class NetworkCountRegressor(_Regressor):
@@ -103,8 +106,8 @@ class NetworkCountRegressor(_Regressor):
         network: see `flatprior.estimators`.
         observation: the distribution of y given the outputs of the network. By default `NegativeBinomial` with one
             unknown concentration: counts rarely vary as little as those of `Poisson`.
-        prior: see `flatprior.estimators`.
-        method: see `flatprior.estimators`.
+        prior: see `flatprior.estimators`. By default ``fan_in(1.0)``.
+        method: see `flatprior.estimators`. The default is that of `NetworkRegressor`.
         standardize: see `flatprior.estimators`.
         random_state: see `flatprior.estimators`.
         progress: see `flatprior.estimators`.
@@ -141,7 +144,7 @@ class NetworkCountRegressor(_Regressor):
         if wrong.size:
             raise ValueError(f"y[{wrong[0]}]: expected counts, integers from 0; got {y[wrong[0]]}.")
         observation = NegativeBinomial() if self.observation is None else self.observation
-        return self._fit(X, y.astype(np.int64), sample_weight, observation)
+        return self._fit(X, y.astype(np.int64), sample_weight, observation, FOR_NUMBERS)
 
     def __sklearn_tags__(self) -> Tags:
         tags = super().__sklearn_tags__()

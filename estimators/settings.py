@@ -1,6 +1,7 @@
 """The parameters of estimators: networks, priors and methods, also in the short forms of a grid search."""
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 from numbers import Integral, Real
 from typing import Any
 
@@ -8,13 +9,22 @@ import numpy as np
 from sklearn.utils import check_random_state
 
 from ..inference.method import Method
-from ..inference.methods import MAP, Ensemble
+from ..inference.methods import MAP, MCLMC, Ensemble
 from ..models.model import Network
 from ..models.network import MLP
 from ..models.prior import Prior, fan_in
 
-DEFAULT = Ensemble(base=MAP(num_steps=500, polish=False), num_members=10)
-"""The method of an estimator that has none."""
+
+@dataclass(frozen=True)
+class Defaults:
+    """What an estimator takes where a parameter is None, chosen on scikit-learn's tables (benchmarks/tabular.md)."""
+
+    prior: Prior
+    method: Method
+
+
+FOR_CLASSES = Defaults(fan_in(2.0), Ensemble(base=MAP(num_steps=500, polish=False), num_members=10))
+FOR_NUMBERS = Defaults(fan_in(1.0), MCLMC(num_warmup=2_000, num_samples=100, thinning=10, num_chains=8))
 
 
 def network_of(network: Any) -> Network:
@@ -33,11 +43,6 @@ def network_of(network: Any) -> Network:
 def prior_of(prior: Any) -> Prior:
     """Return a prior: ``fan_in(scale)`` where its scale is given; `Model` checks others."""
     return fan_in(float(prior)) if isinstance(prior, Real) else prior
-
-
-def method_of(method: Any) -> Method:
-    """Return a method; the default where it is None, and `fit` checks others."""
-    return DEFAULT if method is None else method
 
 
 def key_of(random_state: Any) -> int:

@@ -12,16 +12,17 @@ from .blocks import Seconds
 from .density import Density
 from .fingerprint import same_log_density
 from .method import Outcome
-from .methods import MCLMC, NUTS
+from .methods import MCLMC, NUTS, SGMCMC
 from .methods.chains import status_of
-from .methods.nuts import MIN_DRAWS
 from .methods.scales import prior_conflict_of_chains
 from .reasons import Code
 from .rows import Data
 from .saved import Parts, SavedMethod, as_saved, probe
 from .status import Status
 
-NUMBERS = {"NUTS": "num_chains", "MCLMC": "num_chains", "Ensemble": "num_members"}
+CHAINS = {"NUTS": NUTS, "MCLMC": MCLMC, "SGMCMC": SGMCMC}
+"""The methods of chains by name."""
+NUMBERS = {**dict.fromkeys(CHAINS, "num_chains"), "Ensemble": "num_members"}
 """The methods whose fits can be joined, and the setting that is then the sum of all."""
 NOT_IN_DRAWS = (Code.COLD_START, Code.IMPROPER_POSTERIOR)
 """The reasons of chains that their draws do not show."""
@@ -88,7 +89,7 @@ def _check_method(fits: Sequence[Parts]) -> str:
     for fit in fits:
         if fit.method.name not in NUMBERS:
             raise ValueError(
-                f"join: expected fits by NUTS, MCLMC or Ensemble; got {fit.method.name}. {REFUSED[fit.method.kind]}"
+                f"join: expected fits by {', '.join(NUMBERS)}; got {fit.method.name}. {REFUSED[fit.method.kind]}"
             )
     number = NUMBERS[names[0]]
     words = []
@@ -145,7 +146,7 @@ def _status_of_chains(
     kept = [[reason for reason in status.failures if reason.code in NOT_IN_DRAWS] for status in of_fits]
     warnings = [reason for status in of_fits for reason in status.warnings if reason.code in NOT_IN_DRAWS]
     status = Status(tuple(next((reasons for reasons in kept if reasons), ())), tuple(warnings))
-    status += status_of(settings, stats, np.zeros(len(stats["lp"]), bool), MIN_DRAWS)
+    status += status_of(settings, stats, np.zeros(len(stats["lp"]), bool))
     if status and not density.structure.is_flat:
         status += Status(warnings=prior_conflict_of_chains(density, draws, data))
     return status + settings.judged(density, draws, stats, data)
@@ -184,9 +185,9 @@ def _with_number(method: Any, number: str, value: int) -> Any:
     return replace(method, words=words, settings={**method.settings, number: value})
 
 
-def _runnable(method: Any) -> NUTS | MCLMC:
+def _runnable(method: Any) -> NUTS | MCLMC | SGMCMC:
     """Return the method of chains with the settings on which their status depends, which are numbers."""
     if not isinstance(method, SavedMethod):
         return method
     settings = {name: tuple(value) if isinstance(value, list) else value for name, value in method.settings.items()}
-    return {"NUTS": NUTS, "MCLMC": MCLMC}[method.name](**settings)
+    return CHAINS[method.name](**settings)

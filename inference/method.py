@@ -52,6 +52,11 @@ class Method(Protocol):
         ...
 
     @property
+    def leaves_out(self) -> str:
+        """What its draws leave out of the posterior, in one sentence; empty where that is nothing."""
+        ...
+
+    @property
     def streams(self) -> bool:
         """Whether it takes rows by batches, so that rows that stay on disk are not read whole."""
         ...

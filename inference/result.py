@@ -77,6 +77,11 @@ class Fit(Parts):
         return self.method.kind
 
     @property
+    def leaves_out(self) -> str:
+        """What the draws leave out of the posterior however well the method ran, in one sentence; or nothing."""
+        return self.method.leaves_out
+
+    @property
     def status(self) -> Status:
         """The reliability of the fit, with reasons unless it is ok."""
         return self.outcome.status
@@ -235,7 +240,7 @@ class Fit(Parts):
 
     @classmethod
     def join(cls, fits: "Sequence[Fit]", x: Any, y: Any, *, weights: Any = None) -> "Fit":
-        """Return fits that ran apart as one: all chains of NUTS or MCLMC, or all members of ensembles.
+        """Return fits that ran apart as one: all chains of NUTS, MCLMC or SGMCMC, or all members of ensembles.
 
         The fits may be those of independent jobs, saved by each and loaded here. Their status is that of all chains,
         computed anew: whether these agree on weights and predictions. Reasons that the draws do not show, such as a

@@ -15,7 +15,7 @@ from .density import Density
 from .fingerprint import digest_of_rows, key_in_words, without_addresses
 from .labels import labelled, with_gaps
 from .method import Method, Outcome
-from .processes import from_all, is_first, others_may_end, raised_by_all
+from .processes import from_all, interrupts_noted, is_first, others_may_end, raised_by_all
 from .result import Fit
 from .rows import Data
 from .seen import absent_classes, digest_of_weights, seen_of
@@ -32,7 +32,7 @@ from .spread import (
     taking_part,
 )
 from .store import Store, held, identity
-from .stored import numbered_from
+from .stored import bars, numbered_from
 
 
 def fit(
@@ -50,12 +50,14 @@ def fit(
 
     Chains, members of ensembles and restarts are distributed over all devices. A CPU is one device unless
     ``jax.config.update("jax_num_cpu_devices", os.cpu_count())``, before any other use of JAX, makes each core a device.
+    Rows that are sharded over an axis of a mesh stay so, in `MLE`, `MAP`, `Ensemble`, `NUTS` and `MCLMC`; chains lie
+    along its other axes. Several processes (``jax.distributed.initialize()``) fit together: see ``docs/machines.md``.
 
     Args:
         model: a NumPyro model ``model(x, y=None)``: a `flatprior.models.Model` or any function of NumPyro primitives
             with one log probability per row at each observed site, and continuous latent sites shared by all rows.
-        method: `MLE`, `MAP`, `Ensemble`, `Laplace`, `NUTS`, `MCLMC`, `SGMCMC`, `Conditional` or `Prior`, with its
-            settings.
+        method: `MLE`, `MAP`, `Ensemble`, `Laplace`, `Variational`, `NUTS`, `MCLMC`, `SGMCMC`, `Conditional` or
+            `Prior`, with its settings.
         x: n rows: an array, a data frame, or a pytree (dict or tuple) of arrays with n rows first. The model sees them
             in the types in which they are passed, booleans and narrow integers among them; only 64-bit numbers become
             32-bit ones, unless JAX is in double precision. `predict` converts new rows to these types where that
@@ -74,12 +76,11 @@ def fit(
         progress: show a progress bar when the fit takes more than a second.
         resume: a folder to which the fit writes its state as it runs. If it contains a run of the same model, method,
             data and key, that run is continued, after a crash, a kill or Ctrl-C, with the bits of one that was never
-            interrupted; a run that has finished is read. Optimisers write their state at most every 5 seconds, and so
-            rarely that this takes at most 2% of the run; chains write each block of draws, about a second, so that
-            memory does not grow with their number. What was computed since is lost; so is Newton's method after a
-            descent, but not the descent. A continued run may have a larger `num_samples` and, with an `optimizer` of
-            its own and without validation rows, `num_steps`. One fit at a time can use the folder. `Fit.seconds` is
-            the time of this call.
+            interrupted; a run that has finished is read. States and draws are written at most every 5 seconds, and so
+            rarely that this takes at most 2% of the run: with draws on disk, memory does not grow with their number.
+            What was computed since is lost; so is Newton's method after a descent, but not the descent. A continued run
+            may have a larger `num_samples` and, with an `optimizer` of its own and without validation rows,
+            `num_steps`. One fit at a time can use the folder. `Fit.seconds` is the time of this call.
 
     Returns:
         The fit. Check its `status`: a numerical failure is a status, not an exception.
@@ -101,14 +102,15 @@ def fit(
     if isinstance(method, type) or not callable(getattr(method, "run", None)):
         raise TypeError(f"Expected a method such as MLE(), MAP(), NUTS() or MCLMC(); got {method!r}.")
     key, shards = as_key(key), Shards.of(x, y, weights)
-    with stopwatch() as seconds, others_may_end():
+    progress = progress and is_first()
+    with stopwatch() as seconds, others_may_end(), interrupts_noted(), bars(are_shown=progress):
         if shards is None:
             density, data, seen = _checked(model, method, x, y, weights)
         else:
             density, data, seen = _checked_shards(model, method, shards, x, y, weights)
         rows = seen["rows"]
         check_same(f"{without_addresses(repr(method))} {key_in_words(key)}", rows)
-        run = partial(method.run, density, data, key=key, progress=progress and is_first())
+        run = partial(method.run, density, data, key=key, progress=progress)
         outcome = run() if resume is None else _resumed(resume, run, density, data, method, key, rows)
     if lacking := density.structure.of_prior - set(outcome.draws):
         density = density.without(lacking)

@@ -55,6 +55,8 @@ class SavedMethod:
     """Its settings that are numbers, words or tuples of these."""
     digests: Mapping[str, str] = field(default_factory=dict)
     """The digests of all others; see `settings_in_words`."""
+    leaves_out: str = ""
+    """What its draws leave out of the posterior; see `Method.leaves_out`."""
     streams: ClassVar[bool] = False
     spreads_rows: ClassVar[bool] = False
     growing: ClassVar[tuple[str, ...]] = ()
@@ -279,7 +281,8 @@ def as_saved(method: Any) -> SavedMethod:
         return method
     digests = settings_in_words(method)
     words = digests.pop("method")
-    return SavedMethod(method.name, method.kind, method.draws_chains, words, plain_settings(method), digests)
+    about = method.name, method.kind, method.draws_chains, words
+    return SavedMethod(*about, plain_settings(method), digests, method.leaves_out)
 
 
 def _first(draws: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:

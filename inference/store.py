@@ -4,7 +4,7 @@ A run is a folder: ``run.json`` describes the run, and each other file is replac
 
 - ``descent.npz`` is the state of an optimiser or, once it has ended, its result; see `Checkpoint`.
 - ``*.bin`` are the draws of chains, one file per site or statistic, and ``state.npz`` is the state of the chains after
-  the last finished block. The draws of a block are appended first, then the state is replaced.
+  the last of them. Draws are appended first, then the state is replaced.
 - ``outcome.npz`` is the result of a method without chains. That of chains is computed from their draws.
 
 The files of a part of a method, such as the descent by which chains find their starting points, have the name of the
@@ -99,6 +99,7 @@ class Store:
     def __init__(self, path: str | os.PathLike[str], identity: Identity) -> None:
         self.path, self.part = Path(path), ""
         self._identity = dict(identity)
+        self._state = self.checkpoint("state")
         self._leaves, (self.done, self.num_draws, self.arrays) = of_first(self._begin)
 
     def _begin(self) -> tuple[Mapping[str, np.ndarray], tuple[int, int, list[dict[str, Any]]]]:
@@ -129,7 +130,7 @@ class Store:
                     f"folder, or remove this one.{_why(name, then, now)}"
                 )
         self._identity = saved["identity"]
-        leaves, state = self.checkpoint("state").read_here()
+        leaves, state = self._state.read_here()
         if state is None:  # ended before its first draws
             return {}, (0, 0, saved["arrays"])
         for i, array in enumerate(saved["arrays"]):
@@ -167,10 +168,23 @@ class Store:
 
     def restore(self, template: Any) -> Any:
         """Return the state of the chains, with the structure and the devices of another state."""
-        return self.checkpoint("state").restore(template, self._leaves)
+        return self._state.restore(template, self._leaves)
 
-    def append(self, draws: Mapping[str, np.ndarray], stats: Mapping[str, np.ndarray], state: Any, done: int) -> None:
-        """Append the draws of a block, (chain, draw, ...), and write the state of the chains after `done` steps."""
+    @property
+    def is_due(self) -> bool:
+        """Whether enough time has passed since the last draws were written; see `Checkpoint`."""
+        return self._state.is_due
+
+    def append(
+        self,
+        draws: Mapping[str, np.ndarray],
+        stats: Mapping[str, np.ndarray],
+        state: Any,
+        done: int,
+        *,
+        first: int,
+    ) -> None:
+        """Write draws, (chain, draw, ...), behind the `first` ones, and the state of the chains after `done` steps."""
         named = [("draw", name, value) for name, value in draws.items()]
         named += [("statistic", name, value) for name, value in stats.items()]
         if not self.arrays:
@@ -179,13 +193,16 @@ class Store:
                 for kind, name, value in named
             ]
             self._describe(self.arrays)
-        for i, (_, _, value) in enumerate(named if is_first() else []):
-            with self._file(i).open("ab") as file:
-                file.write(np.ascontiguousarray(np.swapaxes(value, 0, 1)).tobytes())
-                file.flush()
-                os.fsync(file.fileno())
-        self.done, self.num_draws = done, self.num_draws + named[0][2].shape[1]
-        self.checkpoint("state").write(leaves_of(state), {"done": done, "kept": self.num_draws})
+        with self._state.timed():
+            for i, (_, _, value) in enumerate(named if is_first() else []):
+                with self._file(i).open("ab") as file:
+                    file.truncate(first * self._bytes(self.arrays[i]))  # what an interrupted write has left
+                    file.write(np.ascontiguousarray(np.swapaxes(value, 0, 1)).tobytes())
+                    file.flush()
+                    os.fsync(file.fileno())
+            kept = first + named[0][2].shape[1]
+            self._state.write(leaves_of(state), {"done": done, "kept": kept})
+        self.done, self.num_draws = done, kept
 
     def _describe(self, arrays: list[dict[str, Any]]) -> None:
         if not is_first():

@@ -15,6 +15,8 @@ READ_BYTES = 2**28
 """The size of an array up to which it is read whole, 256 MiB: only a larger one stays where it is."""
 PART_BYTES = 2**26
 """The size of the parts in which rows are read that are needed one after the other, 64 MiB."""
+_IS_SHOWN = ContextVar("is_shown", default=True)
+"""Whether progress bars are shown."""
 _FIRST_ROW = ContextVar("first_row", default=0)
 """The number of the first of the rows that are being checked, among all rows."""
 
@@ -144,8 +146,9 @@ def in_parts(rows: Any, label: str = "") -> Iterator[tuple[int, Any]]:
         return
     num_rows = len(leaves[0])
     size = 2 * rows_per_part(2 * bytes_per_row(leaves))
+    is_hidden = not label or not _IS_SHOWN.get()
     with tqdm(
-        total=num_rows, desc=label, unit="row", disable=not label, delay=1.0, file=sys.stderr, leave=False
+        total=num_rows, desc=label, unit="row", disable=is_hidden, delay=1.0, file=sys.stderr, leave=False
     ) as bar:
         for start in range(0, num_rows, size):
             part = slice(start, start + size)
@@ -168,6 +171,16 @@ def check_in_parts(check: Callable[[Any], None], rows: Any, label: str = "") -> 
     for start, part in in_parts(rows, label):
         with numbered_from(start):
             check(part)
+
+
+@contextmanager
+def bars(*, are_shown: bool) -> Iterator[None]:
+    """Show progress bars where rows are read in parts, or none."""
+    token = _IS_SHOWN.set(are_shown)
+    try:
+        yield
+    finally:
+        _IS_SHOWN.reset(token)
 
 
 @contextmanager

@@ -187,7 +187,7 @@ def _is_positive(support: constraints.Constraint) -> bool:
     return of_one_value(support) in (constraints.positive, constraints.nonnegative)
 
 
-def _observed_values(model: NumPyroModel, sites: tuple[str, ...], x: Rows, y: Rows) -> dict[str, Array]:
+def _observed_values(model: NumPyroModel, sites: tuple[str, ...], x: Rows, y: Rows) -> dict[str, np.ndarray]:
     """Return the values of observed sites, which may be parts of y, or functions of it."""
     parts = [jax.device_get(_observed(model, sites, *part)) for _, part in in_parts((x, y), "standardising")]
     return {site: np.concatenate([part[site] for part in parts]) for site in sites}

@@ -5,6 +5,9 @@
 - `Encoder`: features from the columns of a data frame: numbers, dates, texts, missing values. What was done to each
   column is a table (`Encoder.description`), and is saved as JSON.
 - `Target`: the target as numbers or as codes of classes, and the likelihood that suits its values.
+
+What was learned is plain data, saved as JSON. (The encoders of scikit-learn and skrub can only be pickled, and skrub's
+`TableVectorizer` reads neither currencies, percent signs and decimal commas nor dates with points.)
 """
 
 from .encoder import Encoder

@@ -5,7 +5,7 @@ Each class is the rule of one column, learned from the rows of a fit and applied
 """
 
 from dataclasses import dataclass
-from typing import ClassVar, Protocol
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 import pandas as pd
@@ -23,10 +23,14 @@ YEAR = 365.25 * DAY
 
 
 class Column(Protocol):
-    """The rule of one column."""
+    """The rule of one column: a frozen dataclass."""
 
-    name: str
     read_as: ClassVar[str]
+    __dataclass_fields__: ClassVar[dict[str, Any]]
+
+    @property
+    def name(self) -> str:
+        """The name of the column."""
 
     @property
     def features(self) -> tuple[str, ...]:
@@ -106,7 +110,7 @@ class Indicators:
 
     def transform(self, values: pd.Series) -> np.ndarray:
         texts = texts_of(values)
-        codes = pd.Index(self.values, dtype=object).get_indexer_for(texts)
+        codes = pd.Index(self.values, dtype=object).get_indexer_for(pd.Index(texts))
         indicators = codes[:, None] == np.arange(len(self.values))
         gaps = texts.isna().to_numpy()
         if self.is_binary:

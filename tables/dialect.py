@@ -112,7 +112,7 @@ class Dialect:
         """Return the records of some lines, the last of which may be cut."""
         source = Lines(iter(lines), replace(self, skipped=0, has_comments=False))
         reader = csv.reader(source, delimiter=self._delimiter, quotechar=self.quote)
-        records = []
+        records = list[list[str]]()
         with contextlib.suppress(csv.Error):  # an open quote; `records` names its line
             records.extend(record for record in reader if any(field.strip() for field in record))
         return records
@@ -181,7 +181,8 @@ def is_header(records: list[list[str]]) -> bool:
     """Return whether the first record has the names of the columns, and not values like those below it.
 
     It has names where a field is text above numbers or dates, or above text that recurs while it does not, and where
-    the fields above numbers are years in their order. Where all columns are text, it has values if each recurs below.
+    the fields above numbers are years, or the positions of the columns, in their order. Where all columns are text, it
+    has values if each recurs below.
     """
     if len(records) < 2:
         return True
@@ -196,12 +197,18 @@ def is_header(records: list[list[str]]) -> bool:
     ]
     if not values:
         return not all(name in column for name, column in texts)
-    if not all(_is_value(name) or name.lower() in MISSING for name, _ in values):
+    if not all(_is_value(name) or name.lower() in MISSING for name, _ in values) or _are_positions(first):
         return True
     new = [column for name, column in texts if name not in column]
     years = [name for name, _ in values]
     are_years = all(re.fullmatch("(?:1[89]|20)[0-9]{2}", name) for name in years) and years == sorted(set(years))
     return any(max(column.values()) > 1 for column in new) or (bool(new) and are_years)
+
+
+def _are_positions(names: Sequence[str]) -> bool:
+    """Return whether names are 0, 1, ... or 1, 2, ..., as pandas writes them, also after that of an unnamed index."""
+    numbers = list(names) if names[0].strip() else list(names[1:])
+    return len(numbers) > 2 and numbers in ([str(i + start) for i in range(len(numbers))] for start in (0, 1))
 
 
 def _share_of_values(column: Sequence[str]) -> float:

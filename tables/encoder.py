@@ -147,9 +147,8 @@ def check_column(name: str, columns: Collection[str]) -> None:
 
 
 def _column_from_json(saved: Mapping[str, Any]) -> Column:
-    arguments = {key: tuple(value) if isinstance(value, list) else value for key, value in saved.items()}
-    kind: Any = TYPES[arguments.pop("type")]
-    return kind(**arguments)
+    kind: Any = TYPES[saved["type"]]
+    return kind(**{k: tuple(v) if isinstance(v, list) else v for k, v in saved.items() if k != "type"})
 
 
 def _named(frame: pd.DataFrame) -> pd.DataFrame:

@@ -114,7 +114,7 @@ class Target:
             _check_values(self.name, plain(column).dropna(), self.likelihood)
             return numbers_of(self.name, column)
         texts = texts_of(column)
-        codes = pd.Index(self.classes, dtype=object).get_indexer_for(texts)
+        codes = pd.Index(self.classes, dtype=object).get_indexer_for(pd.Index(texts))
         unknown = (codes < 0) & texts.notna().to_numpy()
         if unknown.any():
             place = place_of(texts, int(np.flatnonzero(unknown)[0]))

@@ -43,7 +43,7 @@ def numbers_of(name: str, values: pd.Series) -> np.ndarray:
     if values.isna().all():
         return np.full(len(values), np.nan)
     if types.is_timedelta64_dtype(values):
-        values = values / DAY
+        values = values.dt.total_seconds() / DAY.total_seconds()
     if not is_number(values) or types.is_complex_dtype(values):
         raise ValueError(
             f"Column {name!r}: expected numbers, as in the fit; got {text_of(values.dropna().iloc[0])!r} in "

@@ -32,6 +32,20 @@ class Bug(NamedTuple):
 
 BUGS = [
     Bug(
+        "each shard takes its rows in the order of the first",
+        "inference/methods/steps.py",
+        "shard=shard)[:used]",
+        "shard=0)[:used]",
+        "test_processes.py",
+    ),
+    Bug(
+        "each process judges offsets by its own rows",
+        "inference/spread.py",
+        "lambda leaf: rows_of_all(np.asarray(leaf)[chosen])",
+        "lambda leaf: np.asarray(leaf)[chosen]",
+        "test_processes.py",
+    ),
+    Bug(
         "the bound lacks the entropy of the guide",
         "inference/methods/bound.py",
         "log_weight = -self.density.potential(u, data) - log_q if weighed",
@@ -446,6 +460,13 @@ BUGS = [
         "test_resume.py",
     ),
     Bug(
+        "draws of an interrupted write stay",
+        "inference/store.py",
+        "file.truncate(first * self._bytes(self.arrays[i]))",
+        "pass",
+        "test_store.py",
+    ),
+    Bug(
         "fits under one key are joined",
         "inference/joined.py",
         "if equal := set(one.keys) & set(other.keys):",
@@ -753,6 +774,62 @@ BUGS = [
         "",
         "test_programs.py::test_a_model_is_traced_for_what_is_new_alone",
     ),
+    Bug(
+        "amounts in parentheses and after a minus are positive",
+        "tables/numerals.py",
+        "values.where(~minus, -values)",
+        "values",
+        "test_reading.py",
+    ),
+    Bug(
+        "a line inside quotes is a comment",
+        "tables/dialect.py",
+        "if self.is_start and self.dialect.has_comments and",
+        "if self.dialect.has_comments and",
+        "test_reading.py",
+    ),
+    Bug(
+        "missing numbers become 0",
+        "tables/columns.py",
+        "np.where(gaps, self.fill, numbers)",
+        "np.where(gaps, 0.0, numbers)",
+        "test_encoder.py",
+    ),
+    Bug(
+        "classes that are equally frequent are counts",
+        "tables/target.py",
+        "and frequencies[-1] <= 0.2 * frequencies[most]",
+        "",
+        "test_target.py",
+    ),
+    Bug(
+        "the features of new rows are in the order of their columns",
+        "tables/encoder.py",
+        "parts = [column.transform(named[column.name]) for column in used]",
+        "parts = [c.transform(named[c.name]) for c in sorted(used, key=lambda c: list(named).index(c.name))]",
+        "test_encoder.py",
+    ),
+    Bug(
+        "an estimator predicts in standard deviations of y",
+        "estimators/standard.py",
+        "self.units.mean[0] + self.units.sd[0] * values",
+        "self.units.mean[0] + values",
+        "test_estimators.py",
+    ),
+    Bug(
+        "the evidence of an estimator is that of the standardised y",
+        "estimators/standard.py",
+        "outcome.log_evidence - log_unit",
+        "outcome.log_evidence",
+        "test_estimators.py",
+    ),
+    Bug(
+        "the units of y leave out the weights of rows",
+        "inference/units.py",
+        "mean = np.average(columns, axis=0, weights=weights)",
+        "mean = np.average(columns, axis=0)",
+        "test_estimators.py",
+    ),
 ]
 
 
@@ -762,8 +839,8 @@ def outcome(bug: Bug) -> str:
         copy = Path(folder)
         shutil.copytree(ROOT / "tests", copy / "tests", ignore=shutil.ignore_patterns("__pycache__"))
         shutil.copy(ROOT / "pyproject.toml", copy)
-        package = copy / "flatprior"  # a package of that name comes before the installed one, which has no __init__
-        for part in ("models", "inference", "tables", "command"):
+        package = copy / "flatprior"  # it comes before the installed one
+        for part in ("models", "inference", "tables", "estimators", "command"):
             shutil.copytree(ROOT / part, package / part, ignore=shutil.ignore_patterns("__pycache__"))
         (package / "__init__.py").touch()
         file = package / bug.file

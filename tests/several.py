@@ -3,7 +3,8 @@
     python several.py FOLDER PORT PROCESS PROCESSES DEVICES METHODS [SECONDS]
 
 The rows are the same, in as many shards as there are devices in all. Draws, statuses and what a fit has seen of its
-rows go to a file of the process. With a number of seconds, the process kills itself so long after its first draws.
+rows go to a file of the process. With a number of seconds, the process kills itself so long after the first state is
+on disk.
 """
 
 import json
@@ -25,7 +26,15 @@ if processes > 1:
 import numpy as np  # noqa: E402  # JAX is set up first
 from jax.sharding import NamedSharding, PartitionSpec  # noqa: E402
 
-from flatprior.inference import MAP, MCLMC, NUTS, Ensemble, Laplace, fit  # noqa: E402
+from flatprior.inference import (  # noqa: E402
+    MAP,
+    MCLMC,
+    NUTS,
+    Ensemble,
+    Laplace,
+    checkpoint,
+    fit,
+)
 from flatprior.inference.checks import check_problem  # noqa: E402
 from flatprior.inference.methods.descent import steps_of  # noqa: E402
 from flatprior.models import MLP, Model, Normal, gaussian  # noqa: E402
@@ -37,9 +46,10 @@ METHODS = {
     "members": Ensemble(MAP(num_steps=40, batch_size=8, polish=False), num_members=3),
     "NUTS": NUTS(num_warmup=5, num_samples=3, num_chains=2, max_tree_depth=2, start=None),
     "MCLMC": MCLMC(num_warmup=20, num_samples=4, thinning=2, num_chains=2, start=None),
-    "resumed": MCLMC(num_warmup=20, num_samples=4000, thinning=50, num_chains=2, start=None),
-    "resumed descent": MAP(num_steps=200_000, batch_size=8, polish=False),
+    "resumed": MCLMC(num_warmup=20, num_samples=100, thinning=20, num_chains=2, start=None),
+    "resumed descent": MAP(num_steps=4000, batch_size=8, polish=False),
 }
+checkpoint.INTERVAL, checkpoint.SHARE = 0.1, 1.0  # so that short runs are written
 MODEL = Model(MLP((2,), "tanh"), Normal(0.3), gaussian(1.0))
 
 
@@ -57,8 +67,8 @@ def sharded(array: np.ndarray, mesh: jax.sharding.Mesh) -> jax.Array:
 
 
 def kill_after_draws(run: Path, seconds: float) -> None:
-    """Kill this process so long after the first file of draws, or state of an optimiser, is there."""
-    while not any(run.glob("*.bin")) and not any(run.glob("*descent.npz")):
+    """Kill this process so long after the first state of chains or of an optimiser is on disk."""
+    while not any(run.glob("*.npz")):
         sleep(0.05)
     sleep(seconds)
     os.kill(os.getpid(), signal.SIGKILL)
@@ -107,20 +117,25 @@ def main() -> None:
     names, found = sys.argv[6].split(","), errors(mesh) if processes > 1 else {}
     everywhere, (x, y) = rows(), (sharded(array, mesh) for array in rows())
     for name in names:
-        method = METHODS[name.removesuffix(" on all").removesuffix(" on a mesh")]
+        method = METHODS[re.sub(" (on all|on a mesh|of few|filled up)", "", name)]
         own = everywhere if name.endswith(" on all") else (x, y)
         if name.endswith(" on a mesh"):
             pairs = jax.make_mesh((2, devices // 2), ("chains", "rows"))
             own = tuple(sharded(array, pairs) for array in everywhere)
             found["exchanges"] = exchanges(*own)
+        weights = None
+        if name.endswith(" of few"):
+            own = tuple(array[1:] for array in everywhere)
+        if name.endswith(" filled up"):
+            weights = sharded(np.where(np.arange(len(everywhere[0])) == 0, 0.0, 1.0), mesh)
         resume = folder / f"{name} of {processes * devices}" if name.startswith("resumed") else None
         if resume is not None and len(sys.argv) > 7:
             Thread(target=kill_after_draws, args=(resume, float(sys.argv[7])), daemon=True).start()
-        fitted = fit(MODEL, method, *own, key=0, progress=False, resume=resume)
+        fitted = fit(MODEL, method, *own, weights=weights, key=0, progress=False, resume=resume)
         about = {"rows": fitted.rows, "counts": str(fitted.counts), "status": fitted.status.to_json()}
         found |= {f"{name}/{site}": np.asarray(value) for site, value in fitted.draws.items()}
         found[f"{name}/about"] = np.array(json.dumps(about))
-        if not fitted.was_fitted_to(*everywhere):
+        if not fitted.was_fitted_to(*(own if name.endswith(" of few") else everywhere), weights=weights):
             raise SystemExit("The digest of the rows is not that of one process which has all of them.")
     if processes > 1:
         try:

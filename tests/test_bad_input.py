@@ -25,6 +25,7 @@ from flatprior.inference import (
     Ensemble,
     FailedFitWarning,
     Laplace,
+    Variational,
     compare,
     fit,
     flat,
@@ -721,7 +722,7 @@ CALLS: dict[str, Case] = {
         r"Conditional: the patterns \['w9'\] match no site; the sites are \['w1', 'b1'\]",
     ),
 }
-UNKNOWN = (MLE, MAP, Ensemble, Laplace, NUTS, MCLMC, SGMCMC, Conditional)
+UNKNOWN = (MLE, MAP, Ensemble, Laplace, NUTS, MCLMC, SGMCMC, Variational, Conditional)
 CALLS |= {
     f"an unknown setting of {method.__name__}": (lambda method=method: method(draws=3), TypeError, "'draws'")
     for method in UNKNOWN
@@ -734,6 +735,7 @@ COUNTS = {
     NUTS: "num_samples",
     MCLMC: "num_samples",
     SGMCMC: "batch_size",
+    Variational: "num_steps",
 }
 CALLS |= {
     f"{value!r} as {name} of {method.__name__}": (

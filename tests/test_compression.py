@@ -385,3 +385,9 @@ def test_any_damage_raises(small: dict[str, Any]) -> None:
             damaged[position] ^= bit
             with pytest.raises(ValueError, match=r"damaged|expected the bytes of compress"):
                 decompress(small["Bernoulli"], X, bytes(damaged))
+
+
+def test_a_missing_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "constriction", None)
+    with pytest.raises(ImportError, match=r"flatprior\[codes\]"):
+        compression._streams()

@@ -176,6 +176,12 @@ def test_draws_have_a_chain_a_draw_and_the_shape_of_the_site(
 
 
 @every_fit
+def test_only_approximations_and_points_leave_something_out(result: Fit, method: str) -> None:
+    assert bool(result.leaves_out) == (KINDS[method] in ("point", "approximation"))
+    assert not result.leaves_out or result.leaves_out.endswith(".")
+
+
+@every_fit
 def test_a_fit_has_a_status_seconds_and_stats(result: Fit, method: str) -> None:
     assert isinstance(result.status, Status)
     assert result.status.level in ("ok", "check", "failed")

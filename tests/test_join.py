@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from flatprior.inference import MAP, MCLMC, NUTS, Ensemble, Fit, Laplace, Prior, fit
+from flatprior.inference import MAP, MCLMC, NUTS, SGMCMC, Ensemble, Fit, Laplace, Prior, fit
 from flatprior.inference.density import Density
 from flatprior.inference.reasons import Code, Reason
 from flatprior.inference.status import Status
@@ -85,6 +85,22 @@ def test_fits_from_files_are_joined_as_others(rows: Rows, apart: list[Fit], tmp_
         Fit.join([again, loaded[0]], *rows)
 
 
+SHORT: dict[str, Any] = {"num_warmup": 60, "num_samples": 6, "num_chains": 2, "start": None, "thinning": 2}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", [MCLMC(**SHORT), SGMCMC(batch_size=10, **SHORT)], ids=["MCLMC", "SGMCMC"])
+def test_other_chains_are_judged_as_they_are_alone(method: Any, rows: Rows, tmp_path: Path) -> None:
+    """Six draws are too few for MCLMC, though not for NUTS; from files as well."""
+    apart = [run(rows, method, key) for key in range(2)]
+    joined = Fit.join(apart, *rows)
+    assert len(joined.draws["w1"]) == 4
+    assert joined.status.codes.count(Code.FEW_DRAWS) == 1
+    loaded = [Fit.load(each.save(tmp_path / f"{i}.nc"), LOGISTIC) for i, each in enumerate(apart)]
+    assert Fit.join(loaded, *rows).status == joined.status
+
+
+@pytest.mark.slow
 def test_members_of_ensembles_are_those_of_all(rows: Rows) -> None:
     """The mixture of all is the mean of the mixtures, with their weights."""
     apart = [run(rows, replace(MEMBERS, num_members=count), key=count) for count in (2, 3)]

@@ -1,5 +1,6 @@
 """The package as others get it: a wheel, the README's snippets, and the import names."""
 
+import ast
 import importlib.util
 import json
 import os
@@ -11,8 +12,19 @@ from pathlib import Path
 
 import pytest
 
+from .snippets import errors_of, snippets_of
+
 ROOT = Path(__file__).parents[1]
-SNIPPETS = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), flags=re.DOTALL)
+VERSION = ast.literal_eval((ROOT / "package" / "__init__.py").read_text().split("__version__ = ")[1])
+SNIPPETS = snippets_of(ROOT / "README.md")
+
+
+def test_the_version_is_that_of_the_change_log() -> None:
+    versions = re.findall(r"^## (\d+\.\d+\.\d+)", (ROOT / "CHANGELOG.md").read_text(), flags=re.MULTILINE)
+    citation = re.search(r"^version: (.*)$", (ROOT / "CITATION.cff").read_text(), flags=re.MULTILINE)
+    assert versions[0] == VERSION
+    assert citation
+    assert citation[1] == VERSION
 
 
 def test_folders_are_not_importable_by_their_bare_names(tmp_path: Path) -> None:
@@ -86,6 +98,7 @@ from flatprior.inference import MLE, fit
 from flatprior.models import MLP, Model, Normal
 for module in (flatprior.models, flatprior.inference, flatprior.tables, flatprior.command):
     assert module.__file__.startswith({str(target)!r}), module.__file__
+assert flatprior.__version__ == {VERSION!r}
 x = np.linspace(-1.0, 1.0, 9)[:, None]
 line = fit(Model(MLP(), Normal(1.0)), MLE(num_steps=10), x, 2 * x[:, 0], key=0)
 assert abs(line.draws["w1"].item() - 2) < 1e-5
@@ -98,7 +111,7 @@ def test_every_subpackage_is_in_the_wheel() -> None:
     import tomllib
 
     listed = set(tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"])
-    result = {
+    result = {"flatprior"} | {
         ".".join(("flatprior", *path.parent.relative_to(ROOT).parts))
         for top in ("models", "inference", "tables", "estimators", "command")
         for path in (ROOT / top).rglob("__init__.py")
@@ -108,33 +121,16 @@ def test_every_subpackage_is_in_the_wheel() -> None:
 
 SHORTER = {"num_warmup=500, num_samples=500": "num_warmup=50, num_samples=50"}
 """What snippets say -> what runs by default; with the slow tests they run as they are."""
-RUN_ALL = """
-import json, pathlib, sys, traceback
-
-snippets, errors = json.loads(pathlib.Path(sys.argv[1]).read_text()), []
-for i, snippet in enumerate(snippets, 1):
-    try:
-        exec(compile(snippet, f"snippet {i}", "exec"), {"__name__": "__main__"})
-        errors.append(None)
-    except Exception:
-        errors.append(traceback.format_exc())
-pathlib.Path(sys.argv[2]).write_text(json.dumps(errors))
-"""
 
 
 @pytest.fixture(scope="module")
 def errors(pytestconfig: pytest.Config, tmp_path_factory: pytest.TempPathFactory) -> list[str | None]:
     """The error of each snippet, or None: all of them in one new process, each in a namespace of its own."""
-    folder = tmp_path_factory.mktemp("snippets")
-    given, written = folder / "snippets.json", folder / "errors.json"
     text = json.dumps(SNIPPETS)
     for long, short in SHORTER.items() if pytestconfig.option.markexpr == "not slow" else ():
         assert long in text
         text = text.replace(long, short)
-    given.write_text(text)
-    run = [sys.executable, "-W", "error::DeprecationWarning", "-c", RUN_ALL, str(given), str(written)]
-    subprocess.run(run, check=True, cwd=folder)
-    return json.loads(written.read_text())
+    return errors_of(json.loads(text), tmp_path_factory.mktemp("snippets"))
 
 
 @pytest.mark.parametrize("number", range(1, len(SNIPPETS) + 1))

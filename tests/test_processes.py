@@ -39,7 +39,7 @@ def start(folder: Path, processes: int, devices: int, methods: str, *, killed: i
     started = []
     for process in range(processes):
         command = [sys.executable, str(SCRIPT), str(folder), *map(str, (port, process, processes, devices)), methods]
-        command += ["1"] if process == killed else []
+        command += ["0.1"] if process == killed else []
         pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
         started.append(subprocess.Popen(command, env=os.environ | FAST, text=True, **pipes))
     return started
@@ -165,7 +165,30 @@ def test_chains_and_rows_lie_along_the_axes_of_a_mesh(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+def test_rows_of_weight_0_fill_up_shards(tmp_path: Path) -> None:
+    (found,) = results(tmp_path, 1, 4, "full of few,full filled up")
+    for site, value in of_method(found, "full of few").items():
+        np.testing.assert_allclose(found[f"full filled up/{site}"], value, rtol=1e-4, atol=1e-5, err_msg=site)
+
+
+@pytest.mark.slow
 def test_a_step_exchanges_the_gradient_and_the_loss_once(tmp_path: Path) -> None:
     (found,) = results(tmp_path, 1, 4, "batches on a mesh")
     num_weights = sum(value[0, 0].size for value in of_method(found, "batches on a mesh").values())
     assert list(found["exchanges"]) == [f"all-reduce {num_weights + 1}"]
+
+
+@pytest.mark.slow
+def test_the_script_of_the_documentation_runs_in_two_processes(tmp_path: Path) -> None:
+    page = (Path(__file__).parents[1] / "docs" / "machines.md").read_text()
+    script = tmp_path / "rows.py"
+    script.write_text(next(block for block in re.findall(r"```python\n(.*?)```", page, re.S) if "COORDINATOR" in block))
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        about = {"COORDINATOR": f"localhost:{free.getsockname()[1]}", "PROCESSES": "2"}
+    command, pipes = [sys.executable, str(script), str(tmp_path)], {"stdout": subprocess.PIPE, "text": True}
+    environments = [os.environ | FAST | about | {"PROCESS": str(i)} for i in range(2)]
+    (first, output), (second, _) = ended([subprocess.Popen(command, env=each, **pipes) for each in environments])
+    assert first == second == 0
+    assert "2048 rows in 2 processes" in output
+    assert (tmp_path / "fit.nc").exists()

@@ -59,6 +59,7 @@ READ: dict[str, tuple[bytes | str, dict[str, Any], str]] = {
         "Separator: tab.",
     ),
     "comments": (f"# by: me, today\n{PLAIN.replace('2,', '# no, not this\n2,')}", A, "begin with # are comments"),
+    "no comment inside quotes": ('# c\na,b\n1,"x\n# y"\n2,z\n', {"a": [1, 2], "b": ["x\n# y", "z"]}, "comments"),
     "a header of NumPy": ("# a,b\n1,0.5\n2,1.5\n3,2.5\n", A, "the header is the comment before the first row"),
     "numbers of colours": ("a,b\n#ff0000,1\n#00ff00,2\n", {"a": ["#ff0000", "#00ff00"], "b": [1, 2]}, ""),
     "no header": ("1,x\n2,y\n3,x\n", {"column 1": [1, 2, 3], "column 2": ["x", "y", "x"]}, "no header"),
@@ -66,6 +67,8 @@ READ: dict[str, tuple[bytes | str, dict[str, Any], str]] = {
     "no header, a gap": ("?,1\n2,2\n3,4\n", {"column 1": [np.nan, 2, 3]}, "no header"),
     "a new word above words": ("year,kind\n1990,x\n1991,x\n", {"year": [1990, 1991], "kind": ["x", "x"]}, ""),
     "a new word and a number": ("2020,kind\n1990,x\n1991,x\n", {"2020": [1990, 1991], "kind": ["x", "x"]}, ""),
+    "positions as a header": ("0,1,2\n5,6,7\n8,9,9\n", {"0": [5, 8], "2": [7, 9]}, ""),
+    "positions after an index": (",0,1,2\n0,5,6,7\n1,8,9,9\n", {"column 1": [0, 1], "2": [7, 9]}, "'column 1'"),
     "years as a header": ("name,2023\nx,1\ny,2\n", {"name": ["x", "y"], "2023": [1, 2]}, ""),
     "names with blanks": (" a , b\n1,2\n3,4\n", {"a": [1, 3], "b": [2, 4]}, ""),
     "an unnamed index": (

@@ -17,10 +17,24 @@ import numpy as np
 import optax
 import pytest
 
-from flatprior.inference import MAP, MLE, NUTS, Conditional, Ensemble, Fit, Laplace, Prior, blocks, checkpoint, fit
+from flatprior.inference import (
+    MAP,
+    MLE,
+    NUTS,
+    Conditional,
+    Ensemble,
+    Fit,
+    Laplace,
+    Prior,
+    Variational,
+    blocks,
+    checkpoint,
+    fit,
+)
 from flatprior.inference.checkpoint import Checkpoint, leaves_of
 from flatprior.inference.fingerprint import settings_in_words
 from flatprior.inference.methods import finish
+from flatprior.inference.methods.bound import Bound
 from flatprior.inference.methods.steps import Steps
 from flatprior.models import MLP, Bernoulli, Model, gaussian
 
@@ -38,6 +52,7 @@ METHODS: dict[str, Any] = {
     ),
     "Laplace": Laplace(MAP(**SHORT), num_samples=12),
     "Prior": Prior(num_samples=12),
+    "Variational": Variational(num_steps=90, batch_size=16, num_samples=12, start=MAP(**SHORT)),
     "Conditional": Conditional(base=MAP(**SHORT), sites=("w2", "b2"), method=Laplace(num_samples=12)),
     "the start of NUTS": NUTS(num_warmup=20, num_samples=10, num_chains=3, start=MAP(**SHORT)),
 }
@@ -78,6 +93,16 @@ def assert_same(result: Fit, whole: Fit) -> None:
     np.testing.assert_equal(result.log_evidence, whole.log_evidence)
     for site, value in whole.outcome.linearized_at.items():
         np.testing.assert_array_equal(result.outcome.linearized_at[site], value)
+
+
+@pytest.mark.slow
+def test_a_guide_is_continued(rows: Rows, tmp_path: Path, often: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    method = METHODS["Variational"]
+    for block in (7, 25):
+        with monkeypatch.context() as patch:
+            patch.setattr(Bound, "advance", stop_at(block, Bound.advance))
+            assert run(rows, method, tmp_path).status.is_interrupted
+    assert_same(run(rows, method, tmp_path), run(rows, method))
 
 
 def stop_at(call: int, function: Callable[..., Any]) -> Callable[..., Any]:

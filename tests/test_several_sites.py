@@ -19,6 +19,7 @@ from flatprior.inference import (
     MLE,
     NUTS,
     Code,
+    Ensemble,
     Fit,
     Laplace,
     Prior,
@@ -193,6 +194,18 @@ def test_every_method_fits_and_predicts_all_sites(method: str, tmp_path: Path) -
     if KINDS[method] == "chain":
         assert loo(result, X, Y).n_data_points == NUM_ROWS
         assert {"predictions of price", "predictions of sold"} <= set(diagnose(result, X, Y).table.index)
+
+
+def test_the_distance_from_a_reference_is_that_of_each_site(mode: Fit) -> None:
+    draws = fitted(Ensemble(base=MAP(num_steps=5, polish=False), num_members=4))
+    table = compare({"MAP": mode}, X, Y, reference=draws)
+    row, (one, other) = table.table.loc["MAP"], (each.predict(X) for each in (draws, mode))
+    apart = np.abs(one["sold"].probs - other["sold"].probs)
+    np.testing.assert_allclose(row["total_variation of sold"], apart.mean(), rtol=1e-4)
+    moved = one["price"].component_means - other["price"].component_means  # from one point, whatever the order
+    np.testing.assert_allclose(row["w2_mean of price"], np.sqrt((moved**2).mean(axis=0)).mean(), rtol=1e-4)
+    assert {"w2 of price", "agreement of sold"} <= table.floor.keys()
+    assert "total variation of sold" in str(table)
 
 
 def test_the_sites_of_a_sample_share_a_draw(draws: Fit) -> None:

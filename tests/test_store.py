@@ -19,7 +19,8 @@ import numpyro
 import numpyro.distributions as dist
 import pytest
 
-from flatprior.inference import MCLMC, NUTS, Fit, fit
+from flatprior.inference import MCLMC, NUTS, Fit, checkpoint, fit
+from flatprior.inference.checkpoint import Checkpoint
 from flatprior.inference.methods import chains, nuts
 from flatprior.inference.store import held
 from flatprior.models import MLP, Bernoulli, Lift, Model, gaussian
@@ -125,6 +126,32 @@ def test_ctrl_c_keeps_finished_blocks_and_the_run_goes_on(
         assert part.status.is_interrupted
         assert 0 < part.stats["lp"].shape[1] < 60
     assert_same(run(rows, 60, tmp_path / "run", **settings), expected)
+
+
+def test_an_interrupt_within_a_write_leaves_no_draw_twice(
+    rows: Rows, whole: Fit, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ctrl-C as the second draws were appended in part: what is held is written again, in the same place."""
+    monkeypatch.setattr(checkpoint, "INTERVAL", 0.0)
+    monkeypatch.setattr(checkpoint, "SHARE", np.inf)
+    sizes, original = {0}, os.fsync
+
+    def interrupted(file: int) -> None:
+        size, draws = os.fstat(file).st_size, tmp_path / "run" / "000.bin"
+        if draws.exists() and os.path.samestat(os.fstat(file), draws.stat()) and size not in sizes:
+            sizes.add(size)
+            if len(sizes) == 3:
+                os.ftruncate(file, size - 3)
+                raise KeyboardInterrupt
+        original(file)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", interrupted)
+        part = run(rows, 60, tmp_path / "run")
+    count = part.stats["lp"].shape[1]
+    assert part.status.is_interrupted
+    np.testing.assert_array_equal(part.draws["w1"], whole.draws["w1"][:, :count])
+    assert_same(run(rows, 60, tmp_path / "run"), whole)
 
 
 def test_a_folder_is_that_of_one_fit_at_a_time(rows: Rows, folder: Path, whole: Fit) -> None:
@@ -237,12 +264,13 @@ def test_models_that_are_alike_in_words_are_distinguished_by_their_density(
 WORKER = """
 import sys
 import numpy as np
-from flatprior.inference import MCLMC, NUTS, fit
+from flatprior.inference import MCLMC, NUTS, checkpoint, fit
 from flatprior.models import MLP, Bernoulli, Model, gaussian
 
 rng = np.random.default_rng(0)
 x = rng.normal(size=(30, 2))
 y = (x[:, 0] + rng.logistic(size=30) > 0).astype(int)
+checkpoint.INTERVAL, checkpoint.SHARE = 0.0, np.inf
 print("begins", flush=True)
 fit(Model(MLP(), Bernoulli(), gaussian(1.0)), eval(sys.argv[2]), x, y, key=0, resume=sys.argv[1], progress=False)
 """
@@ -278,8 +306,5 @@ def test_a_process_that_is_killed_loses_nothing_that_was_finished(name: str, row
 
 
 def num_stored(path: Path) -> int:
-    try:
-        with np.load(path / "state.npz") as saved:
-            return int(saved["kept"])
-    except FileNotFoundError:
-        return 0
+    state = Checkpoint(path / "state.npz").read()
+    return 0 if state is None else int(state.about["kept"])

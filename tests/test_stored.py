@@ -8,6 +8,7 @@ import jax
 import numpy as np
 import pytest
 from numpy.testing import assert_allclose
+from tqdm.auto import tqdm
 
 from flatprior.inference import (
     MAP,
@@ -173,6 +174,16 @@ class TestFits:
         middle = np.sort(each)[20:-20]
         error = NUM_ROWS * middle.std() / np.sqrt(300)
         assert float(surface.log_likelihood(u, some).sum()) == pytest.approx(each.sum(), abs=4 * error)
+
+    def test_a_bar_is_shown_unless_it_is_not_wanted(
+        self, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(stored, "tqdm", lambda **settings: tqdm(**{**settings, "delay": 0, "mininterval": 0}))
+        for are_shown in (True, False):
+            with stored.bars(are_shown=are_shown):
+                for _ in stored.in_parts(stored.stored(Foreign(np.zeros((2_000, 4)))), "checking x"):
+                    pass
+            assert ("checking x" in capsys.readouterr().err) == are_shown
 
 
 class TestOtherFunctions:

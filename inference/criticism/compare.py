@@ -93,6 +93,8 @@ def compare(
     in the distance of a point from all of it is about half of this. How far a fit is from the reference says nothing
     about which of them predicts better, which elpd shows.
 
+    With a reference, notes state what each approximation leaves out of the posterior, `Fit.leaves_out`.
+
     Notes name the fits that were fitted to x and y themselves, since rows that a fit has seen do not measure its
     predictions, the classes of y that none of the rows of a fit had, and the fits by `Laplace` whose Gaussian stands
     for the posterior of the linearised model alone.
@@ -189,6 +191,7 @@ def _add_distances(
         if all(fit is not reference for fit in lists[name]):
             entry.scores.update(measured.scores(predictives[name]))
     notes += measured.notes
+    notes += [f"{name}: {fits[0].leaves_out}" for name, fits in lists.items() if fits[0].leaves_out]
     return measured.floor
 
 

@@ -49,8 +49,7 @@ GIVEN = (
     "conditional posterior, not its difference from the posterior of all sites."
 )
 BIASED = (
-    "These chains draw from a distribution near the posterior, since their steps have no Metropolis correction and see "
-    "a batch of the rows. What is judged is their convergence to it, not its difference from the posterior."
+    "What is judged is the convergence of these chains to what they draw from, not its difference from the posterior."
 )
 """The notes on chains whose draws are an approximation."""
 
@@ -162,7 +161,7 @@ def diagnose(fit: Fit, x: Any, y: Any = None) -> Diagnosis:
     kind = f"nested R-hat, groups of {_group(chains)} chains" if nested else "R-hat"
     notes.append(f"{kind[0].upper()}{kind[1:]}, and ESS, each at its worst: {chains} chains of {draws} draws.")
     if is_approximate:
-        notes.append(GIVEN if given_others else BIASED)
+        notes.append(GIVEN if given_others else f"{fit.leaves_out} {BIASED}")
     if modes:
         notes.append(
             f"R-hat of the weights is misleading: every set of weights has at least 10^{modes:.0f} copies with the "

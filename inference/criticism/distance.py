@@ -269,7 +269,8 @@ def _summarised(values: Mapping[str, np.ndarray], weights: np.ndarray | None) ->
         if name not in VARIANCES:
             scores |= {name: mean(each, weights), f"{name}_se": standard_error(each, weights)}
     if VARIANCES[0] in values:
-        scores |= _ratio_of_spreads(*(values[name] for name in VARIANCES), weights)
+        one, other = (values[name] for name in VARIANCES)
+        scores |= _ratio_of_spreads(one, other, weights)
     return scores
 
 

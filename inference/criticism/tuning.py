@@ -236,6 +236,10 @@ class _Given:
         return self.method.draws_chains
 
     @property
+    def leaves_out(self) -> str:
+        return self.method.leaves_out
+
+    @property
     def streams(self) -> bool:
         """Whether rows may stay on disk; see `Method.streams`."""
         return False

@@ -83,6 +83,7 @@ class Bound(ELBO):  # type: ignore[misc]
         example, self.unravel = ravel_pytree(tree.unflatten([jnp.zeros(shape, dtype) for shape, dtype in leaves]))
         self.dim, self.dtype = example.size, example.dtype
         self.guide = _guide_of(guide.value, self._site, self.dim)
+        self.is_gaussian = isinstance(self.guide, tuple(GUIDES.values()))
         self.svi = SVI(self._site, self.guide, optimizer.value or annealed_adam(), self)
         self._compiled_start = jax.jit(self._start)
         self._compiled_block = jax.jit(self._block)
@@ -127,7 +128,7 @@ class Bound(ELBO):  # type: ignore[misc]
     def _drawn(self, params: Any, key: Array) -> tuple[Array, Array]:
         """Return a draw of the guide, (d,), and its log density in nats."""
         q = self.guide.get_posterior(params)
-        if not isinstance(self.guide, tuple(GUIDES.values())):  # a flow, which may have no inverse
+        if not self.is_gaussian:  # a flow, which may have no inverse
             v, intermediates = q.sample_with_intermediates(key)
             return v, q.log_prob(v, intermediates)
         v = q.rsample(key)

@@ -1,7 +1,7 @@
 """Chains in blocks: the code that all methods of Markov chains share, from starting points to draws on disk."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, NamedTuple, Protocol
 
 import jax
@@ -36,6 +36,8 @@ STUCK_AT_INFINITE = (
 """The reasons why chains do not move."""
 BLOCK_DRAWS, BLOCK_BYTES = 50, 2**26
 """The largest number of draws per block, and of bytes in the buffer on the device that holds them."""
+HELD_BYTES = 2**28
+"""The number of bytes of draws from which they are written to a store, however long that takes."""
 
 
 class ChainSettings(Protocol):
@@ -43,6 +45,11 @@ class ChainSettings(Protocol):
 
     @property
     def name(self) -> str: ...
+    @property
+    def min_draws(self) -> int:
+        """The number of draws per chain below which mixing is not assessed."""
+        ...
+
     @property
     def num_warmup(self) -> int: ...
     @property
@@ -109,7 +116,6 @@ def sample(
     density: Density,
     data: Data,
     *,
-    min_draws: int,
     key: Array,
     progress: bool,
     store: Store | None,
@@ -121,7 +127,6 @@ def sample(
         sampler: a function that returns the compiled steps, for starting points of these shapes.
         density: the density that is sampled; the chains run in its non-centred coordinates.
         data: n rows.
-        min_draws: the number of draws per chain below which mixing is not assessed.
         key: the key of starting points and chains.
         progress: show progress bars.
         store: the store that the run is written to, if any.
@@ -142,7 +147,7 @@ def sample(
     state, (draws, stats) = _run(settings, steps, state, data, num_weights=num_weights, progress=progress, store=store)
     known = steps.began_cold(state)
     began_cold = began_cold if known is None else known
-    status = Status(improper(sampled_density, first, rows)) + status_of(settings, stats, began_cold, min_draws)
+    status = Status(improper(sampled_density, first, rows)) + status_of(settings, stats, began_cold)
     if status and not density.structure.is_flat:
         status += Status(warnings=prior_conflict_of_chains(density, draws, rows))
     return Sampled(steps, state, draws, stats, status)
@@ -184,40 +189,58 @@ class _Block(NamedTuple):
 
     def filled(self) -> Drawn:
         """Return draws and statistics of the filled rows, copied out of the buffer."""
-        return self._filled(self.drawn)
+        return jax.tree.map(lambda leaf: np.asarray(leaf)[:, : self.used].copy(), readable(self.drawn))
 
     def stats(self) -> dict[str, np.ndarray]:
         """Return the statistics of the filled rows."""
-        return self._filled(self.drawn[1])
-
-    def _filled(self, drawn: Any) -> Any:
-        return jax.tree.map(lambda leaf: np.asarray(leaf)[:, : self.used].copy(), readable(drawn))
+        return self._replace(drawn=({}, self.drawn[1])).filled()[1]
 
 
-@dataclass
+class _Held(NamedTuple):
+    """What has been drawn and is not on disk yet."""
+
+    first: int
+    """The number of draws that are on disk."""
+    parts: tuple[Drawn, ...] = ()
+    chains: Any = None
+    """The state of the chains after `done` steps, the last of which led to the last of these draws."""
+    done: int = 0
+
+
 class _Recorder:
-    """The draws of all blocks, in memory or in a store."""
+    """The draws of all blocks, in memory or in a store, which is written as rarely as `Checkpoint` demands."""
 
-    store: Store | None
-    parts: list[Drawn]
+    def __init__(self, store: Store | None) -> None:
+        self.store, self.held = store, _Held(0 if store is None else store.num_draws)
 
     def add(self, block: _Block, done: int, *, is_warmup: bool) -> None:
         """Add the draws of a block that ended after `done` steps; those of the warm-up are discarded."""
         if self.store is None and is_warmup:
             return
-        draws, stats = block.filled()
+        drawn = block._replace(used=0 if is_warmup else block.used).filled()
         if self.store is None:
-            self.parts.append((draws, stats))
+            self.held = self.held._replace(parts=(*self.held.parts, drawn))
             return
-        if is_warmup:
-            draws, stats = jax.tree.map(lambda leaf: leaf[:, :0], (draws, stats))
-        self.store.append(draws, stats, block.chains, done)
+        self.held = self.held._replace(parts=(*self.held.parts, drawn), chains=block.chains, done=done)
+        size = sum(leaf.nbytes for leaf in jax.tree.leaves(self.held.parts))
+        if self.store.is_due or size > HELD_BYTES:
+            self.write()
+
+    def write(self) -> None:
+        """Write what is held. An interrupt on the way leaves it to be written again, in the same place."""
+        if self.store is None or not self.held.parts:
+            return
+        draws, stats = _joined(self.held.parts)
+        self.store.append(draws, stats, self.held.chains, self.held.done, first=self.held.first)
+        self.held = _Held(self.store.num_draws)
 
     def drawn(self, num_samples: int) -> Drawn:
         """Return all draws and statistics, (chain, draw, ...)."""
-        if self.store is not None:
-            return self.store.read(num_samples)
-        return jax.tree.map(lambda *leaves: np.concatenate(leaves, axis=1), *self.parts)
+        return _joined(self.held.parts) if self.store is None else self.store.read(num_samples)
+
+
+def _joined(parts: tuple[Drawn, ...]) -> Drawn:
+    return jax.tree.map(lambda *leaves: np.concatenate(leaves, axis=1), *parts)
 
 
 def _run(
@@ -230,11 +253,8 @@ def _run(
     progress: bool,
     store: Store | None,
 ) -> tuple[Any, Drawn]:
-    """Advance chains through warm-up and draws, in blocks.
-
-    With a store, each block is on disk before the next begins, and a run in the store is continued.
-    """
-    done, recorder, rows = 0, _Recorder(store, []), buffer_rows(settings.num_chains, num_weights)
+    """Advance chains through warm-up and draws, in blocks; a run in the store is continued."""
+    done, recorder, rows = 0, _Recorder(store), buffer_rows(settings.num_chains, num_weights)
     if store is not None and store.done:
         chains, done = store.restore(chains), store.done
     num_warmup = settings.num_warmup
@@ -264,6 +284,7 @@ def _run(
         chains, done = run.state.chains, begin + run.done
         if run.ended == "interrupted":
             break
+    recorder.write()
     if done <= num_warmup:
         raise KeyboardInterrupt  # there are no draws to return
     return chains, recorder.drawn(settings.num_samples)
@@ -310,9 +331,7 @@ def stuck_chains(lp: Float[np.ndarray, "chain draw"]) -> Bool[np.ndarray, " chai
     return ~np.isfinite(lp).all(axis=1) | ((lp == lp[:, :1]).all(axis=1) & (lp.shape[1] > 1))
 
 
-def status_of(
-    settings: ChainSettings, stats: Mapping[str, np.ndarray], began_cold: np.ndarray, min_draws: int
-) -> Status:
+def status_of(settings: ChainSettings, stats: Mapping[str, np.ndarray], began_cold: np.ndarray) -> Status:
     """Return the reasons that all samplers share, from the statistics of the draws."""
     stuck, num_draws = stuck_chains(stats["lp"]), stats["lp"].shape[1]
     failures, warnings = [], []
@@ -324,6 +343,6 @@ def status_of(
     if num_draws < settings.num_samples:
         of_all = {"done": num_draws, "total": settings.num_samples, "unit": "draws of each chain"}
         warnings.append(Reason.of(Code.INTERRUPTED, **of_all))
-    if num_draws < min_draws:
-        warnings.append(Reason.of(Code.FEW_DRAWS, draws=num_draws, least=min_draws))
+    if num_draws < settings.min_draws:
+        warnings.append(Reason.of(Code.FEW_DRAWS, draws=num_draws, least=settings.min_draws))
     return Status(tuple(failures), tuple(warnings))

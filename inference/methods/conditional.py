@@ -94,6 +94,14 @@ class Conditional:
         return tuple(name for name in self.method.growing if name == "num_samples")
 
     @property
+    def leaves_out(self) -> str:
+        """What the draws leave out of the posterior."""
+        of_method = f" {self.method.leaves_out}" if self.method.leaves_out else ""
+        return (
+            f"The uncertainty of all sites but {', '.join(self.sites)} is left out: they are at one point.{of_method}"
+        )
+
+    @property
     def draws_chains(self) -> bool:
         """Whether `method` draws Markov chains."""
         return self.method.draws_chains

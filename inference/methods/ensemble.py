@@ -41,6 +41,10 @@ class Ensemble:
     name: ClassVar[str] = "Ensemble"
     kind: ClassVar[Kind] = "approximation"
     draws_chains: ClassVar[bool] = False
+    leaves_out: ClassVar[str] = (
+        "An ensemble leaves out the uncertainty around each of its members, and weighs modes by how often they are "
+        "found, not by their mass."
+    )
     spreads_rows: ClassVar[bool] = True
 
     base: MAP | MLE = field(default_factory=MAP)

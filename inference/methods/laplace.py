@@ -114,8 +114,7 @@ class Laplace:
             - None: ``"linearized"`` for networks (see `tangent.has_hidden_units`), ``"sampled"`` for other models, of
               which the weights have a meaning. For models with parameters linear in the weights, such as generalised
               linear models and a learned scale, the two are equal.
-        improper_ok: allow a model with a flat prior. Its posterior may not exist, and it has no evidence
-            (`Fit.log_evidence` is NaN).
+        improper_ok: allow a model with a flat prior, whose posterior may not exist: `Fit.log_evidence` is NaN.
 
     Raises:
         ValueError: when a setting is out of range, or `base` is not a `MAP` run to the end.
@@ -137,6 +136,7 @@ class Laplace:
     name: ClassVar[str] = "Laplace"
     kind: ClassVar[Kind] = "approximation"
     draws_chains: ClassVar[bool] = False
+    leaves_out: ClassVar[str] = "Laplace leaves out all modes but one, and around it all that is not Gaussian."
     streams: ClassVar[bool] = False
     spreads_rows: ClassVar[bool] = False
 

@@ -109,8 +109,10 @@ class MCLMC:
     name: ClassVar[str] = "MCLMC"
     kind: ClassVar[Kind] = "chain"
     draws_chains: ClassVar[bool] = True
+    leaves_out: ClassVar[str] = ""
     spreads_rows: ClassVar[bool] = True
     growing: ClassVar[tuple[str, ...]] = ("num_samples",)
+    min_draws: ClassVar[int] = MIN_DRAWS
     streams: ClassVar[bool] = False
 
     num_warmup: int = 20_000
@@ -154,7 +156,7 @@ class MCLMC:
             settings = shapes, self.num_chains, self.precondition, self.adjusted, Spread.of(data)
             return program(Langevin, density.noncentred(), data, *settings)
 
-        sampled = sample(self, sampler, density, data, min_draws=MIN_DRAWS, key=key, progress=progress, store=store)
+        sampled = sample(self, sampler, density, data, key=key, progress=progress, store=store)
         status = sampled.status + self.judged(density, sampled.draws, sampled.stats, together(data))
         length = sampled.sampler.momentum_length(self, sampled.state)
         return Outcome(sampled.draws, status, sample_stats=sampled.stats, stats={"momentum_length": length})

@@ -78,9 +78,8 @@ class NUTS:
         init_strategy: the starting points of chains without `start`; see `MAP`.
         target_accept_prob: the acceptance rate to which the step size is adapted. None is 0.9 for a network, the
             posterior of which has narrow parts, and 0.8 for other models, as in NumPyro and Stan.
-        step_size, inverse_mass_matrix, adapt_step_size, adapt_mass_matrix, dense_mass, max_tree_depth,
-            find_heuristic_step_size, regularize_mass_matrix, forward_mode_differentiation: as in
-            `numpyro.infer.NUTS`.
+        step_size, inverse_mass_matrix, adapt_step_size, adapt_mass_matrix, dense_mass: as in `numpyro.infer.NUTS`.
+        max_tree_depth, find_heuristic_step_size, regularize_mass_matrix, forward_mode_differentiation: the same.
 
     Raises:
         ValueError: when a setting is out of range.
@@ -89,8 +88,10 @@ class NUTS:
     name: ClassVar[str] = "NUTS"
     kind: ClassVar[Kind] = "chain"
     draws_chains: ClassVar[bool] = True
+    leaves_out: ClassVar[str] = ""
     spreads_rows: ClassVar[bool] = True
     growing: ClassVar[tuple[str, ...]] = ("num_samples",)
+    min_draws: ClassVar[int] = MIN_DRAWS
     streams: ClassVar[bool] = False
 
     num_warmup: int = 1000
@@ -141,7 +142,7 @@ class NUTS:
             shared = replace(settings, num_warmup=1, num_samples=1, start=None, init_strategy=None, improper_ok=True)
             return program(_Sampler, density.noncentred(), data, shared, Spread.of(data))
 
-        sampled = sample(self, sampler, density, data, min_draws=MIN_DRAWS, key=key, progress=progress, store=store)
+        sampled = sample(self, sampler, density, data, key=key, progress=progress, store=store)
         stats = {"max_tree_depth": np.asarray(self.longest_tree)}
         status = sampled.status + self.judged(density, sampled.draws, sampled.stats, together(data))
         return Outcome(sampled.draws, status, sample_stats=sampled.stats, stats=stats)

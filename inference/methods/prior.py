@@ -52,6 +52,7 @@ class Prior:
     name: ClassVar[str] = "Prior"
     kind: ClassVar[Kind] = "prior"
     draws_chains: ClassVar[bool] = False
+    leaves_out: ClassVar[str] = ""
     growing: ClassVar[tuple[str, ...]] = ("num_samples",)
     streams: ClassVar[bool] = False
     spreads_rows: ClassVar[bool] = False

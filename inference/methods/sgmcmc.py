@@ -59,6 +59,10 @@ class SGMCMC:
     more than 0.1; `compare` with ``reference=`` measures the distance of predictions from those of long chains. So the
     fit is of kind "approximation": `diagnose` judges whether the chains agree, and says of what they are draws.
 
+    Where all rows at every step are affordable, `MCLMC` finds better modes, since its warm-up explores with larger
+    steps: on the UCI airfoil data, with four layers of 16 units, its elpd is 0.76 nats per row after 100 s, that of
+    these chains 0.38 after 20 s.
+
     Chains are near different modes, as those of `MCLMC`, and their draws have equal weights. Memory: each chain has
     its draws, ``num_samples`` times d numbers, in memory or with ``fit(..., resume=folder)`` on disk, and four numbers
     per weight on the device.
@@ -100,10 +104,14 @@ class SGMCMC:
     name: ClassVar[str] = "SGMCMC"
     kind: ClassVar[Kind] = "approximation"
     draws_chains: ClassVar[bool] = True
+    leaves_out: ClassVar[str] = (
+        "Chains with minibatches leave out the correction of the errors of their steps: they draw from a distribution "
+        "near the posterior, at the temperature that stats['temperature'] shows."
+    )
     spreads_rows: ClassVar[bool] = False
     growing: ClassVar[tuple[str, ...]] = ("num_samples",)
+    min_draws: ClassVar[int] = MIN_DRAWS
     streams: ClassVar[bool] = False
-    spreads_rows: ClassVar[bool] = False
 
     num_warmup: int = 5_000
     num_samples: int = 100
@@ -137,7 +145,7 @@ class SGMCMC:
             return program(Stochastic, density.noncentred(), data, shapes, self.num_chains, batch_size)
 
         started = replace(self, start=self._start(data.num_rows))
-        sampled = sample(started, sampler, density, data, min_draws=MIN_DRAWS, key=key, progress=progress, store=store)
+        sampled = sample(started, sampler, density, data, key=key, progress=progress, store=store)
         status = sampled.status + self.judged(density, sampled.draws, sampled.stats, data)
         return Outcome(sampled.draws, status, sample_stats=sampled.stats)
 

@@ -212,8 +212,9 @@ class Stochastic:
         valid = jnp.isfinite(value) & (kinetic < MAX_KINETIC)  # false where the gradient is not finite
         new = walker._replace(position=position, momentum=momentum - kick)
         stay = walker._replace(momentum=noise, step_size=walker.step_size / 2)
-        tally = _Tally(-value, kinetic, ((position - walker.centre) * gradient).mean(), jnp.zeros((), self.dtype))
-        none = _Tally(*jnp.zeros((3, 1), self.dtype).reshape(3), jnp.ones((), self.dtype))
+        zero = jnp.zeros((), self.dtype)
+        tally = _Tally(-value, kinetic, ((position - walker.centre) * gradient).mean(), zero)
+        none = _Tally(zero, zero, zero, zero + 1)
         return jax.tree.map(lambda one, other: jnp.where(valid, one, other), (new, tally), (stay, none))
 
     def _order(self, walkers: Walker, i: Array, num_rows: int) -> Array:

@@ -13,6 +13,7 @@ from jax import Array
 from jax.flatten_util import ravel_pytree
 
 from ..blocks import Run, run_in_blocks
+from ..checkpoint import Checkpoint, leaves_of
 from ..checks import check_positive_integer
 from ..density import Density
 from ..fingerprint import ByValue, fingerprint
@@ -36,6 +37,12 @@ SIGNIFICANT = 4.0
 """The standard errors by which the bound must have risen over the last tenth of the steps to be still rising."""
 MIN_GAIN = 0.5
 """The nats by which it must have risen as well."""
+LEFT_OUT = {
+    "mean_field": "all correlations between weights",
+    "low_rank": "all correlations between weights but those along a few directions",
+    "full_rank": "all that is not Gaussian",
+}
+"""What a guide leaves out, by name."""
 ROUNDING = 32
 """The rounding error of a log weight, in units of the machine epsilon."""
 WARM_START = MAP(num_steps=1000, polish=False)
@@ -91,7 +98,6 @@ class Variational:
     draws_chains: ClassVar[bool] = False
     spreads_rows: ClassVar[bool] = False
     streams: ClassVar[bool] = False
-    spreads_rows: ClassVar[bool] = False
     growing: ClassVar[tuple[str, ...]] = ("num_samples",)
 
     guide: Literal["mean_field", "low_rank", "full_rank"] | Callable[..., Any] = "mean_field"
@@ -126,8 +132,14 @@ class Variational:
     def __hash__(self) -> int:
         return hash(fingerprint(self))
 
+    @property
+    def leaves_out(self) -> str:
+        """What the draws leave out of the posterior."""
+        family = LEFT_OUT[self.guide] if isinstance(self.guide, str) else "what its family does not have"
+        return f"Variational inference leaves out {family}, and all modes but one."
+
     def run(self, density: Density, data: Data, *, key: Array, progress: bool, store: Store | None = None) -> Outcome:
-        """See `Method.run`. The store has the start; the guide is fitted again.
+        """See `Method.run`.
 
         Raises:
             ValueError: when the prior is flat and `improper_ok` is not set, a batch has more rows than there are, or a
@@ -145,7 +157,8 @@ class Variational:
         settings = signature(u), ByValue(self.guide), self.batch_size, self.num_particles, ByValue(self.optimizer)
         bound = program(Bound, sampled, data, *settings)
         centre = ravel_pytree(u)[0]
-        state, status = self._maximised(bound, centre, data, key=key_steps, progress=progress)
+        checkpoint = None if store is None else store.checkpoint("guide")
+        state, status = self._maximised(bound, centre, data, checkpoint, key=key_steps, progress=progress)
         losses = np.concatenate([np.zeros(0), *state.losses]) * data.num_rows
         draws, log_weights = self._draws(bound, state, centre, data, key_draws)
         importance, middle = _importance_of(log_weights, bound.dtype)
@@ -176,16 +189,17 @@ class Variational:
             )
 
     def _maximised(
-        self, bound: Bound, centre: Array, data: Data, *, key: Array, progress: bool
+        self, bound: Bound, centre: Array, data: Data, checkpoint: Checkpoint | None, *, key: Array, progress: bool
     ) -> tuple[State, Status]:
         """Return the last finite state of the optimiser, and why it ended before the last step, if it did."""
-        ends = [bound.start(key, self.num_steps)]
-        num_rows = data.num_rows
+        ends, num_rows = [_begun(bound.start(key, self.num_steps), checkpoint)], data.num_rows
 
         def is_finite(state: State, _: int) -> bool:
             if not np.isfinite(state.losses[-1]).all():
                 return False
             ends[0] = state
+            if checkpoint is not None and checkpoint.is_due:
+                _write(state, checkpoint)
             return True
 
         run: Run[State] = run_in_blocks(
@@ -194,11 +208,14 @@ class Variational:
             self.num_steps,
             label="Variational",
             unit="step",
+            done=sum(map(len, ends[0].losses)),
             progress=progress,
             describe=lambda state, _: f"ELBO {-state.losses[-1].mean() * num_rows:.5g}",
             keep_going=is_finite,
             max_block_steps=MAX_BLOCK_STEPS,
         )
+        if checkpoint is not None:
+            _write(ends[0], checkpoint)
         if run.ended == "interrupted":
             reason = Reason.of(Code.INTERRUPTED, done=run.done, total=self.num_steps, unit="steps")
             return ends[0], Status(warnings=(reason,))
@@ -248,6 +265,19 @@ class Variational:
             numbers = {"k": importance.pareto_k, "divergence": importance.divergence, "limit": MAX_PARETO_K}
             warnings.append(Reason.of(Code.POOR_GUIDE, **numbers))
         return Status(warnings=tuple(warnings))
+
+
+def _begun(start: State, checkpoint: Checkpoint | None) -> State:
+    """Return the state on disk; the start where there is none."""
+    saved = None if checkpoint is None else checkpoint.read()
+    if saved is None or checkpoint is None:
+        return start
+    return State(checkpoint.restore(start.svi, saved.arrays), (saved.arrays["losses"],))
+
+
+def _write(state: State, checkpoint: Checkpoint) -> None:
+    losses = np.concatenate([np.zeros(0, np.float32), *state.losses])
+    checkpoint.write({**leaves_of(state.svi), "losses": losses}, {})
 
 
 def _importance_of(log_weights: np.ndarray, dtype: Any) -> tuple[Importance, float]:

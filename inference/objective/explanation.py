@@ -52,6 +52,8 @@ class Explanation(Printed):
     """The largest difference of an element of the two gradients, in nats per unit of the weight."""
     about_rows: tuple[str, ...] = ()
     """The rows that are left out, and values of y that are missing, in words."""
+    leaves_out: str = ""
+    """What the fit at whose weights the terms were evaluated leaves out of the posterior; see `Fit.leaves_out`."""
 
     @property
     def loss(self) -> float:
@@ -98,7 +100,7 @@ class Explanation(Printed):
                 for decay, sites in decays.items()
             )
             notes.append(f"As weight_decay of an optimiser (weight_decay times w is added to the gradient): {listed}.")
-        return (*notes, ADAMW)
+        return (*notes, ADAMW, *([self.leaves_out] if self.leaves_out else []))
 
     @property
     def _report(self) -> Report:
@@ -166,9 +168,9 @@ def explain(model: NumPyroModel, x: Any, y: Any, *, at: Point | None = None, wei
     differences = jax.tree.map(lambda a, b: float(np.abs(a - b).max(initial=0.0)), gradient, true_gradient)
     terms = tuple(reading.term(name, *parts[name]) for name, reading in readings.items())
     difference = abs(float(value) - float(true_value))
-    return Explanation(
-        terms, data.total_weight, _in_words(at), difference, max(differences.values()), given.counts.notes
-    )
+    leaves_out = at.leaves_out if isinstance(at, Fit) else ""
+    of_gradient, about_rows = max(differences.values()), given.counts.notes
+    return Explanation(terms, data.total_weight, _in_words(at), difference, of_gradient, about_rows, leaves_out)
 
 
 def _in_words(point: Point | None) -> str:
