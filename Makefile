@@ -5,12 +5,13 @@ PYTHON ?= $(shell for p in python3 python3.12 python3.13 python3.14 python; do \
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 12))' >/dev/null 2>&1 && { echo $$p; break; }; done)
 BIN := .venv/bin
 READY := .venv/.ready
+SITE := build/docs-venv
 # Compilation keeps one core busy. The tests of a file stay in one process, since they share fits. A worker that dies ends
 # the run: its replacement would wait forever.
 PARALLEL := --numprocesses auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder --max-worker-restart 0
 LINT := $(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy --config-file pyproject.toml
 
-.PHONY: demo test test-all bench notebooks lint format lock clean
+.PHONY: demo test test-all bench notebooks docs lint format lock clean
 
 # Processes share the bytecode of what they import; without it each would compile that anew, in seconds.
 unexport PYTHONDONTWRITEBYTECODE
@@ -34,6 +35,17 @@ bench: $(READY)  ## Speed against a hand-written loop and other libraries.
 
 notebooks: $(READY)  ## Run the notebooks at full size and store their outputs.
 	$(BIN)/python -m nbconvert --to notebook --execute --inplace notebooks/*.ipynb
+
+docs: $(SITE)/.ready  ## The site, in build/site; a warning is an error. Notebooks are shown with their stored outputs.
+	$(SITE)/bin/python -m sphinx -q -W --keep-going -b html docs build/site
+
+# Sphinx has an environment of its own, which sees what .venv has: the lock need not know it.
+$(SITE)/.ready: $(READY) pyproject.toml
+	$(BIN)/python -m venv $(SITE)
+	$(BIN)/python -c "import site; print(site.getsitepackages()[0])" > \
+		"$$($(SITE)/bin/python -c 'import site; print(site.getsitepackages()[0])')/library.pth"
+	$(SITE)/bin/python -m pip install --quiet --disable-pip-version-check --no-build-isolation --editable '.[docs]'
+	@touch $@
 
 lint: $(READY)  ## Style and types.
 	$(LINT)

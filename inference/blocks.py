@@ -11,7 +11,7 @@ from typing import Literal
 import jax
 from tqdm.auto import tqdm
 
-from .processes import agreed, interrupts
+from .processes import agreed
 
 BLOCK_SECONDS = 1.0
 """The target duration of a block, and so the delay of the progress bar and of Ctrl-C."""
@@ -80,7 +80,7 @@ def run_in_blocks[State](
         leave=False,
     )
     try:
-        with bar, interrupts() as is_interrupted:
+        with bar:
             while done < num_steps:
                 started = perf_counter()
                 stop = min(num_steps, done + size, (done // align + 1) * align if align else num_steps)
@@ -93,7 +93,7 @@ def run_in_blocks[State](
                 if block_steps is None:
                     wanted = taken * BLOCK_SECONDS / max(perf_counter() - started, 1e-9)
                     size = max(1, min(int(wanted), 64 * taken, max_block_steps or num_steps))
-                size, going, ends = agreed(size, going, is_interrupted())
+                size, going, ends = agreed(size, going)
                 if not going or ends:
                     return Run(state, done, "interrupted" if ends and going else "stopped")
     except KeyboardInterrupt:

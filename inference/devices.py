@@ -27,9 +27,15 @@ class Spread(NamedTuple):
     def of(cls, data: Data) -> "Spread | None":
         """Return how the rows of data are spread; None where each device has all of them."""
         for leaf in jax.tree.leaves(data.x):
-            if isinstance(leaf, jax.Array) and (axes := row_axes(leaf)):
-                return cls(automatic(leaf.sharding.mesh), axes)
+            if isinstance(leaf, jax.Array) and row_axes(leaf):
+                return cls.of_array(leaf)
         return None
+
+    @classmethod
+    def of_array(cls, array: jax.Array) -> "Spread":
+        """Return how the rows of an array are spread."""
+        assert isinstance(array.sharding, NamedSharding)
+        return cls(automatic(array.sharding.mesh), row_axes(array))  # type: ignore[arg-type]  # of an array with values
 
     @property
     def sharding(self) -> NamedSharding:

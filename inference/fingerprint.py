@@ -104,7 +104,7 @@ def digest_of_rows(*rows: Rows, numbers: np.ndarray | None = None, num_rows: int
             for place, row in zip(inside, np.ascontiguousarray(part[inside - start], np.float32), strict=True):
                 number = place if numbers is None else numbers[place]
                 hashes[i][int(number)] = hashlib.sha256(row.tobytes()).hexdigest()
-    every = [[hashes, sums]] if numbers is None else from_all([hashes, sums])
+    every: list[Any] = [[hashes, sums]] if numbers is None else from_all([hashes, sums])
     sha = hashlib.sha256()
     for i, leaf in enumerate(leaves):
         of_leaf = {int(number): each for own, _ in every for number, each in own[i].items()}

@@ -10,7 +10,7 @@ import signal
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from functools import lru_cache, wraps
+from functools import lru_cache
 from typing import Any
 
 import jax
@@ -71,11 +71,11 @@ def of_first(read: Callable[[], tuple[Mapping[str, np.ndarray], Any]]) -> tuple[
     return arrays, words
 
 
-def agreed(size: int, goes_on: bool, is_interrupted: bool) -> tuple[int, bool, bool]:
+def agreed(size: int, goes_on: bool) -> tuple[int, bool, bool]:
     """Return the size that the first process wants, whether it goes on, and whether any process is interrupted."""
     if not are_several():
-        return size, goes_on, is_interrupted
-    wishes = from_all([size, bool(goes_on), bool(is_interrupted)])
+        return size, goes_on, False
+    wishes = from_all([size, bool(goes_on), _PRESSED.is_set()])
     return wishes[0][0], wishes[0][1], any(wish[2] for wish in wishes)
 
 
@@ -99,28 +99,33 @@ def raised_by_all() -> Iterator[None]:
     raise {"TypeError": TypeError, "ValueError": ValueError}.get(kind, RuntimeError)(f"{where}{words}") from own
 
 
-@contextmanager
-def interrupts() -> Iterator[Callable[[], bool]]:
-    """Yield a function that returns whether the user has pressed Ctrl-C in the block.
+_PRESSED = threading.Event()
+"""Whether the user has pressed Ctrl-C in a fit of several processes."""
 
-    One process alone is interrupted at once, by a KeyboardInterrupt. Of several each must end at the same place, so the
-    first Ctrl-C is only noted; a second one interrupts this process at once.
+
+@contextmanager
+def interrupts_noted() -> Iterator[None]:
+    """Only note the first Ctrl-C in a block that several processes run, since each must end it at the same place.
+
+    A second one interrupts this process at once, as the first does where there is one process, or in another thread
+    than the main one.
     """
-    pressed = threading.Event()
     if not are_several() or threading.current_thread() is not threading.main_thread():
-        yield pressed.is_set
+        yield
         return
     before = signal.getsignal(signal.SIGINT)
 
     def note(number: int, frame: Any) -> None:
-        pressed.set()
+        _PRESSED.set()
         signal.signal(signal.SIGINT, before)
 
+    _PRESSED.clear()
     signal.signal(signal.SIGINT, note)
     try:
-        yield pressed.is_set
+        yield
     finally:
         signal.signal(signal.SIGINT, before)
+        _PRESSED.clear()
 
 
 @contextmanager
@@ -128,8 +133,8 @@ def others_may_end() -> Iterator[None]:
     """Say that another process has ended, where an exchange with it fails in a block."""
     try:
         yield
-    except jax.errors.JaxRuntimeError as error:
-        if not are_several() or not any(word in str(error) for word in ("Gloo", "gloo", "NCCL", "UNAVAILABLE")):
+    except (jax.errors.JaxRuntimeError, ValueError) as error:  # the latter where a result is read
+        if not are_several() or not any(word in str(error) for word in ("Gloo", "NCCL", "UNAVAILABLE")):
             raise
         raise RuntimeError(
             f"Process {jax.process_index()} of {jax.process_count()}: an exchange with the other processes failed, so "
@@ -157,13 +162,12 @@ def _gather(everywhere: NamedSharding) -> Callable[..., Any]:
     return jax.jit(lambda array: array, out_shardings=everywhere)
 
 
-def jit(function: Callable[..., Any], **options: Any) -> Callable[..., Any]:
-    """Compile a function whose results every process can read; see `jax.jit`."""
-    compiled = jax.jit(function, **options)
+class jit:  # noqa: N801  # it stands for `jax.jit`
+    """A compiled function whose results every process can read; see `jax.jit`."""
 
-    @wraps(function)
-    def call(*args: Any) -> Any:
-        return readable(compiled(*args))
+    def __init__(self, function: Callable[..., Any], **options: Any) -> None:
+        self._compiled = jax.jit(function, **options)
+        self.eval_shape: Callable[..., Any] = self._compiled.eval_shape
 
-    call.eval_shape = compiled.eval_shape  # type: ignore[attr-defined]
-    return call
+    def __call__(self, *args: Any) -> Any:
+        return readable(self._compiled(*args))

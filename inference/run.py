@@ -15,7 +15,7 @@ from .density import Density
 from .fingerprint import digest_of_rows, key_in_words, without_addresses
 from .labels import labelled, with_gaps
 from .method import Method, Outcome
-from .processes import from_all, is_first, others_may_end, raised_by_all
+from .processes import from_all, interrupts_noted, is_first, others_may_end, raised_by_all
 from .result import Fit
 from .rows import Data
 from .seen import absent_classes, digest_of_weights, seen_of
@@ -103,7 +103,7 @@ def fit(
         raise TypeError(f"Expected a method such as MLE(), MAP(), NUTS() or MCLMC(); got {method!r}.")
     key, shards = as_key(key), Shards.of(x, y, weights)
     progress = progress and is_first()
-    with stopwatch() as seconds, others_may_end(), bars(are_shown=progress):
+    with stopwatch() as seconds, others_may_end(), interrupts_noted(), bars(are_shown=progress):
         if shards is None:
             density, data, seen = _checked(model, method, x, y, weights)
         else:

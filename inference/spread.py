@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from .devices import Spread, automatic, row_axes
+from .devices import Spread, row_axes
 from .fingerprint import digest_of_rows
 from .labels import Labelled, RowCounts, labelled, with_gaps
 from .processes import from_all, rows_of_all
@@ -49,15 +49,17 @@ class Shards:
         first, leaf = leaves[0]
         for name, each in leaves:
             _check_by_rows(name, each)
-            if not each.sharding.is_equivalent_to(_as_rows(leaf, each.ndim), each.ndim):
+            if not each.sharding.is_equivalent_to(_as_rows(leaf), each.ndim):
                 raise ValueError(f"{name}: expected the sharding of {first}, {leaf.sharding}; got {each.sharding}.")
         holders: dict[tuple[int, int], list[int]] = {}
         for device, index in leaf.sharding.devices_indices_map(leaf.shape).items():
+            assert index is not None
+            assert isinstance(device, jax.Device)
             start, stop, _ = index[0].indices(leaf.shape[0])
             holders.setdefault((start, stop), []).append(device.process_index)
         own = {bounds: held for bounds, held in sorted(holders.items()) if jax.process_index() in held}
         is_first = tuple(min(held) == jax.process_index() for held in own.values())
-        return cls(Spread(automatic(leaf.sharding.mesh), row_axes(leaf)), leaf.shape[0], tuple(own), is_first)
+        return cls(Spread.of_array(leaf), leaf.shape[0], tuple(own), is_first)
 
     def of_process(self, name: str, rows: Rows) -> Rows:
         """Return the rows of this process in NumPy; of arrays that are not sharded, its part of the rows.
@@ -96,7 +98,7 @@ class Shards:
         begins = np.cumsum([0, *(stop - start for start, stop in self.ranges)])
         places = {start: int(begin) for (start, _), begin in zip(self.ranges, begins, strict=False)}
 
-        def piece(index: tuple[slice, ...]) -> np.ndarray:
+        def piece(index: Any) -> np.ndarray:
             start, stop, _ = index[0].indices(self.num_rows)
             return leaf[places[start] : places[start] + stop - start]
 
@@ -169,7 +171,8 @@ def counts_of_all(shards: Shards, x: Rows, y: Rows, weights: Any) -> RowCounts:
         own = list(vars(labelled(*(jax.tree.map(lambda leaf: leaf[chosen], rows) for rows in parts)).counts).values())
     of_all = [each for each in from_all(own) if each[0]]
     weight = sum(each[4] for each in of_all) if of_all[0][4] is not None else None
-    return RowCounts(*(sum(each[i] for each in of_all) for i in range(4)), weight)
+    rows, unlabelled, unweighted, missing = (sum(each[i] for each in of_all) for i in range(4))
+    return RowCounts(rows, unlabelled, unweighted, missing, weight)
 
 
 def taking_part(data: Data) -> Data:
@@ -230,15 +233,14 @@ def _start(shard: Any) -> int:
 
 def _check_by_rows(name: str, array: jax.Array) -> None:
     """Raise ValueError unless an array is sharded along its first axis alone."""
-    spec = getattr(array.sharding, "spec", None)
+    spec: Any = getattr(array.sharding, "spec", array.sharding)
     if not row_axes(array) or any(axis is not None for axis in spec[1:]):
-        got = array.sharding if spec is None else spec
         raise ValueError(
             f"{name}: expected rows sharded along the first axis alone, as by "
-            f'jax.device_put({name}, NamedSharding(mesh, PartitionSpec("rows"))); got {got}.'
+            f'jax.device_put({name}, NamedSharding(mesh, PartitionSpec("rows"))); got {spec}.'
         )
 
 
-def _as_rows(array: jax.Array, ndim: int) -> jax.sharding.NamedSharding:
+def _as_rows(array: jax.Array) -> jax.sharding.NamedSharding:
     """Return the sharding by rows of an array for arrays with another number of axes."""
-    return jax.sharding.NamedSharding(array.sharding.mesh, jax.sharding.PartitionSpec(row_axes(array)))
+    return Spread.of_array(array).sharding

@@ -12,9 +12,11 @@ from pathlib import Path
 
 import pytest
 
+from .snippets import errors_of, snippets_of
+
 ROOT = Path(__file__).parents[1]
 VERSION = ast.literal_eval((ROOT / "package" / "__init__.py").read_text().split("__version__ = ")[1])
-SNIPPETS = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), flags=re.DOTALL)
+SNIPPETS = snippets_of(ROOT / "README.md")
 
 
 def test_the_version_is_that_of_the_change_log() -> None:
@@ -119,33 +121,16 @@ def test_every_subpackage_is_in_the_wheel() -> None:
 
 SHORTER = {"num_warmup=500, num_samples=500": "num_warmup=50, num_samples=50"}
 """What snippets say -> what runs by default; with the slow tests they run as they are."""
-RUN_ALL = """
-import json, pathlib, sys, traceback
-
-snippets, errors = json.loads(pathlib.Path(sys.argv[1]).read_text()), []
-for i, snippet in enumerate(snippets, 1):
-    try:
-        exec(compile(snippet, f"snippet {i}", "exec"), {"__name__": "__main__"})
-        errors.append(None)
-    except Exception:
-        errors.append(traceback.format_exc())
-pathlib.Path(sys.argv[2]).write_text(json.dumps(errors))
-"""
 
 
 @pytest.fixture(scope="module")
 def errors(pytestconfig: pytest.Config, tmp_path_factory: pytest.TempPathFactory) -> list[str | None]:
     """The error of each snippet, or None: all of them in one new process, each in a namespace of its own."""
-    folder = tmp_path_factory.mktemp("snippets")
-    given, written = folder / "snippets.json", folder / "errors.json"
     text = json.dumps(SNIPPETS)
     for long, short in SHORTER.items() if pytestconfig.option.markexpr == "not slow" else ():
         assert long in text
         text = text.replace(long, short)
-    given.write_text(text)
-    run = [sys.executable, "-W", "error::DeprecationWarning", "-c", RUN_ALL, str(given), str(written)]
-    subprocess.run(run, check=True, cwd=folder)
-    return json.loads(written.read_text())
+    return errors_of(json.loads(text), tmp_path_factory.mktemp("snippets"))
 
 
 @pytest.mark.parametrize("number", range(1, len(SNIPPETS) + 1))

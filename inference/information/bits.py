@@ -321,7 +321,7 @@ def in_double_precision(predictive: Predictive) -> Iterator[Predictive]:
 
     def widen(leaf: Any) -> np.ndarray:
         array = np.asarray(leaf)
-        return in_double(array.astype(dtype) if array.dtype.kind == "f" else array)
+        return np.asarray(in_double(array.astype(dtype) if array.dtype.kind == "f" else array))
 
     with jax.enable_x64(True):
         yield replace(predictive, draws=jax.tree.map(widen, predictive.draws), x=jax.tree.map(widen, predictive.x))

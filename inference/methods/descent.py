@@ -113,8 +113,8 @@ def steps_of(settings: PointSettings, density: Density, data: Data) -> Steps:
     """Return the compiled steps of an optimiser, from the cache."""
     functions = ByValue(settings.optimizer), ByValue(settings.init_strategy)
     num_rows = data.num_rows if data.is_stored else None
-    functions = *functions, num_rows, Spread.of(data)
-    return program(Steps, density, data, settings.batch_size, settings.num_descents, *functions)
+    settled = settings.batch_size, settings.num_descents, *functions, num_rows, Spread.of(data)
+    return program(Steps, density, data, *settled)
 
 
 def starting_points(settings: PointSettings, density: Density, data: Data, *, key: Array) -> Weights:

@@ -78,9 +78,8 @@ class NUTS:
         init_strategy: the starting points of chains without `start`; see `MAP`.
         target_accept_prob: the acceptance rate to which the step size is adapted. None is 0.9 for a network, the
             posterior of which has narrow parts, and 0.8 for other models, as in NumPyro and Stan.
-        step_size, inverse_mass_matrix, adapt_step_size, adapt_mass_matrix, dense_mass, max_tree_depth,
-            find_heuristic_step_size, regularize_mass_matrix, forward_mode_differentiation: as in
-            `numpyro.infer.NUTS`.
+        step_size, inverse_mass_matrix, adapt_step_size, adapt_mass_matrix, dense_mass: as in `numpyro.infer.NUTS`.
+        max_tree_depth, find_heuristic_step_size, regularize_mass_matrix, forward_mode_differentiation: the same.
 
     Raises:
         ValueError: when a setting is out of range.

@@ -235,7 +235,9 @@ class Steps:
             return of_shard(None)
         each, shape = range(shards), (shards, length * used)
         return jax.make_array_from_callback(
-            shape, self.spread.sharding, lambda index: np.stack([of_shard(shard) for shard in each[index[0]]])
+            shape,
+            self.spread.sharding,
+            lambda index: np.stack([of_shard(i) for i in each[index[0]]]),  # type: ignore[index]
         )
 
     def _block(self, each: Any, order: Array, begin: Array, end: Array, data: Data) -> tuple[Any, Array]:
