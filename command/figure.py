@@ -80,7 +80,9 @@ def draw_fits(fits: Mapping[str, Fit], comparison: Comparison, train: Rows, tabl
                 ax.plot(at, end, linewidth=0.9, zorder=2.5, **style.line)
     y = train.y if k is None else np.where(np.isnan(train.y), np.nan, train.y == k)
     ax.plot(values, y, "." if k is None else "|", color=GREY, markersize=3 if k is None else 7, alpha=0.5, zorder=2)
-    if k is None:
+    if k is not None:
+        ax.set(ylim=(-0.05, 1.2), yticks=np.linspace(0, 1, 6))  # with room for the legend
+    else:
         span = np.nanmax(y) - np.nanmin(y)
         ax.set_ylim(np.nanmin(y) - 0.2 * span, np.nanmax(y) + 0.2 * span)
     what = table.target.name if k is None else f"P({table.target.name} = {classes[k]})"

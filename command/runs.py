@@ -40,7 +40,10 @@ def run_compare(chosen: argparse.Namespace) -> int:
     comparison = compare(fits, test.x, test.y, weights=test.weights)
     transcript.add("Scores on test rows", comparison)
     statuses = {name: fitted.status for name, fitted in fits.items()}
-    transcript.record(scores=comparison.to_dataframe(), statuses={name: str(each) for name, each in statuses.items()})
+    transcript.record(
+        scores=comparison.to_dataframe().rename_axis("fit"),
+        statuses={name: str(each) for name, each in statuses.items()},
+    )
     chosen.out.mkdir(parents=True, exist_ok=True)
     written = [draw(fits, comparison, train, test, table, chosen.out / "compare.png")]
     transcript.picture("Figure", written[0], "What the fits predict, their scores and their calibration")
@@ -65,7 +68,7 @@ def run_fit(chosen: argparse.Namespace) -> int:
     if len(test.y):
         scores = compare({name: fitted}, test.x, test.y, weights=test.weights)
         transcript.add("Scores on test rows", scores)
-        transcript.record(scores=scores.to_dataframe())
+        transcript.record(scores=scores.to_dataframe().rename_axis("fit"))
     about = About.of(table.sheet, table.target, encoder, chosen.scale, fitted)
     written = [] if chosen.save is None else [save(chosen.save, fitted, about)]
     transcript.finish(chosen.report, written)
@@ -96,7 +99,7 @@ def run_predict(chosen: argparse.Namespace) -> int:
     if has_target:
         scores = compare({fitted.method.name: fitted}, x, target.values(sheet.frame[target.name]))
         transcript.add("Scores of these rows", scores)
-        transcript.record(scores=scores.to_dataframe())
+        transcript.record(scores=scores.to_dataframe().rename_axis("fit"))
     written = []
     if chosen.out is not None:
         written.append(atomic_write(chosen.out, lambda file: predictions.to_csv(file)))

@@ -13,6 +13,7 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.preprocessing import StandardScaler
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
 
+from ..inference.labels import as_weights
 from ..inference.predictive import Predictive
 from ..inference.result import Fit
 from ..inference.status import no_failure_warnings, warn_of_precision
@@ -88,7 +89,7 @@ class NetworkEstimator(BaseEstimator):
     def _fit(self, X: np.ndarray, y: np.ndarray, weights: Any, observation: Observation, defaults: Defaults) -> Self:  # noqa: N803
         """Fit to rows that are numbers, (n, d) and (n,)."""
         if weights is not None:
-            weights = _check_sample_weight(weights, X, dtype=np.float64, ensure_non_negative=True)
+            weights = as_weights(_check_sample_weight(weights, X, dtype=np.float64), len(X))
         self._scaler = StandardScaler().fit(X, sample_weight=weights) if self.standardize else None
         x = X if self._scaler is None else self._scaler.transform(X)
         prior = defaults.prior if self.prior is None else prior_of(self.prior)

@@ -28,6 +28,20 @@ SAMPLE_SEED = 0
 """The seed of the rows from which curvature is estimated: a fit and its repetition have the same ones."""
 
 
+class Objective:
+    """The negative log density of `Density.loss`, in nats, compiled.
+
+    Args:
+        density: the density that is maximised.
+    """
+
+    def __init__(self, density: Density) -> None:
+        def nats(vector: Array, like: Weights, data: Data, prior_power: Array) -> Array:
+            return data.num_rows * density.loss(ravel_pytree(like)[1](vector), _widened(data), None, prior_power)
+
+        self.nats = jax.jit(nats)
+
+
 class SecondOrder:
     """The negative log density of `Density.loss`, in nats, and its derivatives: all in float64.
 
@@ -38,11 +52,12 @@ class SecondOrder:
     Args:
         density: the density that is maximised.
         by_gauss_newton: replace the Hessian of the likelihood by the Gauss-Newton matrix.
+        objective: the compiled objective, which the functions of both matrices share; by default a new one.
     """
 
-    def __init__(self, density: Density, by_gauss_newton: bool) -> None:
+    def __init__(self, density: Density, by_gauss_newton: bool, objective: "Objective | None" = None) -> None:
         self.density, self.by_gauss_newton = density, by_gauss_newton
-        self._value = jax.jit(self._nats)  # traced once for all functions
+        self._value = (objective or Objective(density)).nats  # traced once for all functions
         self._value_and_slope = jit(jax.value_and_grad(self._value))
         self._derivatives = jit(self._all_derivatives)
 
@@ -96,7 +111,7 @@ class SecondOrder:
             return minimise(
                 lambda vector: _finite(mean(self._value, vector, data)),
                 derivatives,
-                np.asarray(ravel_pytree(u)[0]) if begin is None else begin,
+                as_vector(u) if begin is None else begin,
                 max_steps=max_steps,
                 keep_going=keep_going,
                 damping=damping,
@@ -104,9 +119,6 @@ class SecondOrder:
                 enough=enough,
                 is_positive=self.by_gauss_newton,
             )
-
-    def _nats(self, vector: Array, like: Weights, data: Data, prior_power: Array) -> Array:
-        return data.num_rows * self.density.loss(ravel_pytree(like)[1](vector), _widened(data), None, prior_power)
 
     def _all_derivatives(self, vector: Array, *rest: Any) -> tuple[Array, Array, Array]:
         value, slope = jax.value_and_grad(self._value)(vector, *rest)
@@ -127,11 +139,28 @@ def second_order_of(density: Density, data: Data) -> tuple[SecondOrder, ...]:
     by_rows = d <= GAUSS_NEWTON_WEIGHTS and (d > FEW_WEIGHTS or work > HESSIAN_WORK) and is_by_rows(density, data)
     is_small = d <= HESSIAN_WEIGHTS and (work <= HESSIAN_WORK or not by_rows)
     kinds = (*((True,) if by_rows else ()), *((False,) if is_small else ()))
-    return tuple(program(SecondOrder, density, data, by_gauss_newton) for by_gauss_newton in kinds)
+    return tuple(second_order(density, data, by_gauss_newton) for by_gauss_newton in kinds)
+
+
+def second_order(density: Density, data: Data, by_gauss_newton: bool) -> SecondOrder:
+    """Return the compiled objective of a density with one of the two matrices."""
+    return program(SecondOrder, density, data, by_gauss_newton, program(Objective, density, data))
 
 
 def _finite(value: Array) -> float:
     return float(value) if np.isfinite(value) else math.inf
+
+
+def as_vector(u: Weights) -> np.ndarray:
+    """Return weights as a vector in the order of `ravel_pytree`, without a program for each site."""
+    return np.concatenate([np.ravel(u[site]) for site in sorted(u)])
+
+
+def from_vector(vector: np.ndarray, like: Weights) -> Weights:
+    """Return a vector taken apart into sites of the shapes of others; see `as_vector`."""
+    sites = sorted(like)
+    parts = np.split(vector, np.cumsum([np.size(like[site]) for site in sites])[:-1])
+    return {site: part.reshape(np.shape(like[site])) for site, part in zip(sites, parts, strict=True)}
 
 
 def _parts(data: Data, size: int) -> Iterator[Data]:

@@ -53,20 +53,28 @@ class Surface:
         self.density, self.rows_together, self.shards = density, rows_together, spread.num_shards if spread else 1
         self._logits_shape: list[tuple[int, int] | None] = []
         self._part = jax.jit(density.loss, static_argnums=2)  # traced once for all functions of the same rows
-        self.loss = jit(lambda *args: self._log_likelihood_and_loss(*args)[1])
         self.log_likelihood_and_loss = jit(self._log_likelihood_and_loss)
-        self.log_likelihood = jit(self._log_likelihood)
         self.slope = jit(jax.grad(self._loss))
         self.lbfgs = jit(self._lbfgs)
-        self.logits = jit(self._all_logits)
-        self.logit_slopes = jit(self._logit_slopes, static_argnums=0)
-        self.nonlinearity = jit(self._nonlinearity)
-        self.reach = jit(self._reach)
-        self.parameter_slopes = jit(self._parameter_slopes, static_argnums=0)
         self.validation_loss = jit(jax.vmap(lambda u, data: -self._log_likelihood(u, data).sum(), in_axes=(0, None)))
+        self.parameter_slopes = jit(self._parameter_slopes, static_argnums=0)
         self.constrain = jit(density.constrain)
-        self.prior_drops = jit(density.prior_drops)
-        self.responses = jit(self._responses)
+        # What follows runs once or twice, on not too many rows: it is compiled in less time than fast code would be.
+        once = partial(jit, compiler_options={"xla_backend_optimization_level": 0})
+        self.logits = once(self._all_logits)
+        self.logit_slopes = once(self._logit_slopes, static_argnums=0)
+        self.nonlinearity = once(self._nonlinearity)
+        self.reach = once(self._reach)
+        self.prior_drops = once(density.prior_drops)
+        self.responses = once(self._responses)
+
+    def loss(self, u: Weights, data: Data, prior_power: Array | None = None) -> Array:
+        """Return the loss; the program is that of `log_likelihood_and_loss`, so that one is compiled and not three."""
+        return self.log_likelihood_and_loss(u, data, prior_power)[1]
+
+    def log_likelihood(self, u: Weights, data: Data) -> Array:
+        """Return what each row adds to the log density in nats, (n,)."""
+        return self.log_likelihood_and_loss(u, data, None)[0]
 
     def by_site(self, data: Data) -> list[tuple["Surface", Data]]:
         """Return the surface of each observed site, with its data."""

@@ -32,6 +32,27 @@ class Bug(NamedTuple):
 
 BUGS = [
     Bug(
+        "the row that fills the last part counts",
+        "inference/second_order.py",
+        "_weighted(part, count * is_new)",
+        "_weighted(part, np.full(part.num_rows, float(count)))",
+        "test_effort.py",
+    ),
+    Bug(
+        "what is cut off a sum is lost",
+        "inference/sums.py",
+        "(blocks - multiples).sum()",
+        "jnp.zeros((), values.dtype)",
+        "test_sums.py",
+    ),
+    Bug(
+        "curvature of some rows counts as that of as many",
+        "inference/second_order.py",
+        "np.full(count, n / count)",
+        "np.ones(count)",
+        "test_effort.py",
+    ),
+    Bug(
         "each shard takes its rows in the order of the first",
         "inference/methods/steps.py",
         "shard=shard)[:used]",

@@ -178,6 +178,7 @@ BAD: dict[str, tuple[Callable[[Any, Any], Any], str]] = {
     "method": (lambda x, y: NetworkRegressor(method=MAP).fit(x, y), "Expected a method"),
     "fraction": (lambda x, y: NetworkCountRegressor().fit(x, y + 0.5), "expected counts"),
     "negative": (lambda x, y: NetworkCountRegressor().fit(x, -np.ones(len(y))), r"y\[0\]: expected counts"),
+    "weights": (lambda x, y: NetworkRegressor().fit(x, y, sample_weight=-np.ones(len(y))), "weights, row 0: expected"),
     "missing": (lambda x, y: NetworkRegressor().fit(x * np.nan, y), "NaN"),
     "text": (lambda x, y: NetworkRegressor().fit(x.astype(str) + "a", y), "could not convert string"),
 }

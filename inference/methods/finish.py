@@ -9,14 +9,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
-from jax.flatten_util import ravel_pytree
 from tqdm.auto import tqdm
 
 from ..density import Density
 from ..newton import Minimum, is_hopeless
 from ..reasons import Code, Reason
-from ..rows import Data, Weights, in_double
-from ..second_order import FEW_WEIGHTS, HESSIAN_WEIGHTS, SecondOrder, second_order_of
+from ..rows import Data, Weights
+from ..second_order import FEW_WEIGHTS, HESSIAN_WEIGHTS, SecondOrder, from_vector, second_order_of
 from ..status import Status
 from ..surface import Surface
 from .collapse import collapsing
@@ -177,12 +176,10 @@ def go_on(
     minimum = _minimum(problems, effort, is_large, u, data, prior_power, progress)
     if isinstance(minimum, Reason):
         return stay._replace(status=Status(warnings=(minimum,)))
-    vector, unravel = ravel_pytree(u)
-    with jax.enable_x64(True):
-        exactly = jax.tree.map(np.asarray, ravel_pytree(jax.tree.map(in_double, u))[1](jnp.asarray(minimum.u)))
+    exactly = from_vector(minimum.u, u)
     if not minimum.decrement <= _enough(is_large, data) or is_exact(surface, exactly, data):
         return stay._replace(minimum=minimum)
-    there = jax.device_get(unravel(jnp.asarray(minimum.u.astype(vector.dtype))))
+    there = {site: value.astype(u[site].dtype) for site, value in exactly.items()}
     unbounded = no_maximum(surface, there, data, prior_power)
     if unbounded:
         return stay._replace(minimum=minimum, no_maximum=unbounded)

@@ -26,10 +26,9 @@ from jaxtyping import Float
 from scipy.linalg import qr
 
 from ..newton import Minimum
-from ..programs import program
 from ..reasons import Code, Reason
 from ..rows import Data, Weights, in_double
-from ..second_order import SecondOrder
+from ..second_order import second_order
 from ..status import Status
 from ..surface import Surface
 from .effort import Effort
@@ -172,9 +171,9 @@ class _Ray(NamedTuple):
 
 def _recession(surface: Surface, u: Weights, data: Data, effort: Effort) -> _Ray | None:
     """Return the ray along which Newton's method goes on for ever; None where it arrives."""
-    second_order = program(SecondOrder, surface.density, data, False)
+    problem = second_order(surface.density, data, False)
     together = effort.rows_together
-    end = second_order.minimise(u, data, max_steps=STEPS, damping=0.0, floor=RIDGE, rows_together=together)
+    end = problem.minimise(u, data, max_steps=STEPS, damping=0.0, floor=RIDGE, rows_together=together)
     vector, step = end.u, _newton_step(end.slope, end.curvature)
     if step is None or (np.abs(step) <= 1e-6 * np.abs(vector)).all():
         return None
@@ -182,7 +181,7 @@ def _recession(surface: Surface, u: Weights, data: Data, effort: Effort) -> _Ray
 
     def at(multiple: float) -> tuple[np.ndarray, float]:
         point = unravel(jnp.asarray(vector + multiple * step))
-        log_probs, loss = jax.device_get(surface.log_likelihood_and_loss(point, data))
+        log_probs, loss = jax.device_get(surface.log_likelihood_and_loss(point, data, None))
         return log_probs, float(loss) * data.num_rows
 
     log_probs, here = at(0.0)
@@ -252,7 +251,7 @@ def _not_unique(
 
     def at(step: np.ndarray) -> np.ndarray:
         moved = {**u, **dict(zip(sites, unravel(block + step), strict=True))}
-        log_probs, loss = jax.device_get(surface.log_likelihood_and_loss(moved, data))
+        log_probs, loss = jax.device_get(surface.log_likelihood_and_loss(moved, data, None))
         return np.append(log_probs, loss * data.num_rows)
 
     here = at(np.zeros(len(block)))

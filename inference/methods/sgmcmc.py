@@ -59,6 +59,10 @@ class SGMCMC:
     more than 0.1; `compare` with ``reference=`` measures the distance of predictions from those of long chains. So the
     fit is of kind "approximation": `diagnose` judges whether the chains agree, and says of what they are draws.
 
+    Where all rows at every step are affordable, `MCLMC` finds better modes, since its warm-up explores with larger
+    steps: on the UCI airfoil data, with four layers of 16 units, its elpd is 0.76 nats per row after 100 s, that of
+    these chains 0.38 after 20 s.
+
     Chains are near different modes, as those of `MCLMC`, and their draws have equal weights. Memory: each chain has
     its draws, ``num_samples`` times d numbers, in memory or with ``fit(..., resume=folder)`` on disk, and four numbers
     per weight on the device.

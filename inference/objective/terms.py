@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import numpyro.distributions as dist
 from jax import Array
-from numpyro.infer.util import compute_log_probs
+from numpyro.handlers import substitute, trace
 
 from ..density import Density
 from ..distributions import Affine, in_own_terms, stated_loss
@@ -78,8 +78,8 @@ class Reading(NamedTuple):
 
 def sites_at(density: Density, weights: Weights, data: Data) -> dict[str, Site]:
     """Return the sample sites of a model at some weights."""
-    trace = compute_log_probs(density.model_of(data), (data.x, data.y), {}, jax.tree.map(jnp.asarray, weights))[1]
-    return {name: site for name, site in trace.items() if site["type"] == "sample"}
+    model = substitute(density.model_of(data), data=jax.tree.map(jnp.asarray, weights))
+    return {name: site for name, site in trace(model).get_trace(data.x, data.y).items() if site["type"] == "sample"}
 
 
 def read_sites(density: Density, weights: Weights, data: Data) -> dict[str, Reading]:
