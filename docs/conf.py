@@ -69,7 +69,7 @@ intersphinx_mapping = {
     if _reachable(url)
 }
 
-smartquotes = False  # what is in quotes may be code
+smartquotes_action = "D"  # dashes; what is in quotes may be code
 
 html_theme = "furo"
 html_title = "flatprior"

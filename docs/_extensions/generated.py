@@ -34,7 +34,7 @@ class Help(SphinxDirective):
     def run(self) -> list[nodes.Node]:
         from flatprior.command import main
 
-        os.environ["COLUMNS"] = "100"
+        os.environ["COLUMNS"] = "90"
         printed = io.StringIO()
         with contextlib.redirect_stdout(printed), contextlib.suppress(SystemExit):
             main([self.arguments[0], "--help"])
