@@ -69,6 +69,8 @@ intersphinx_mapping = {
     if _reachable(url)
 }
 
+smartquotes = False  # what is in quotes may be code
+
 html_theme = "furo"
 html_title = "flatprior"
 html_static_path = ["_static"]

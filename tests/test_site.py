@@ -17,9 +17,10 @@ DOCS = Path(__file__).parents[1] / "docs"
 PAGES = {
     path.relative_to(DOCS).as_posix(): snippets
     for path in sorted([*DOCS.glob("*.md"), *DOCS.glob("howto/*.md"), *DOCS.glob("from/*.md")])
+    if path.name != "machines.md" or path.parent != DOCS
     if (snippets := snippets_of(path))
 }
-"""Page -> its blocks of Python, which share a namespace."""
+"""Page -> its blocks of Python, which share a namespace; the script for several machines has `test_processes.py`."""
 PACKAGES = {
     page: f"flatprior.{package}"
     for page, package in {
