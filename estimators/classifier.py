@@ -24,7 +24,7 @@ class NetworkClassifier(ClassifierMixin, NetworkEstimator):
         prior: see `flatprior.estimators`. By default ``fan_in(2.0)``: classes are often nearly separable, and with a
             scale of 1 the probabilities of easy tables (wine, iris) stay too far from 0 and 1.
         method: see `flatprior.estimators`. By default an `Ensemble` of ten `MAP` fits of 500 steps, which do not go on
-            to the mode: on scikit-learn's tables its log loss is that of chains or lower, in a third of their time
+            to the mode: on scikit-learn's tables its log loss is about that of chains or lower, in less of their time
             (benchmarks/tabular.md).
         standardize: see `flatprior.estimators`.
         random_state: see `flatprior.estimators`.

@@ -105,8 +105,8 @@ class SecondOrder:
             def derivatives(vector: np.ndarray) -> Derivatives:
                 if some is None:
                     return Derivatives.of(*mean(self._derivatives, vector, data))
-                slope = mean(self._value_and_slope, vector, data)
-                return Derivatives.of(*slope, mean(self._derivatives, vector, some)[2])
+                value, slope = mean(self._value_and_slope, vector, data)
+                return Derivatives.of(value, slope, mean(self._derivatives, vector, some)[2])
 
             return minimise(
                 lambda vector: _finite(mean(self._value, vector, data)),
@@ -156,7 +156,7 @@ def as_vector(u: Weights) -> np.ndarray:
     return np.concatenate([np.ravel(u[site]) for site in sorted(u)])
 
 
-def from_vector(vector: np.ndarray, like: Weights) -> Weights:
+def from_vector(vector: np.ndarray, like: Weights) -> dict[str, Any]:
     """Return a vector taken apart into sites of the shapes of others; see `as_vector`."""
     sites = sorted(like)
     parts = np.split(vector, np.cumsum([np.size(like[site]) for site in sites])[:-1])
@@ -187,8 +187,8 @@ def _sampled(data: Data, count: int) -> Data:
 
 def _weighted(data: Data, weights: np.ndarray) -> Data:
     """Return rows that count as often as before, times a weight each."""
-    weights = jnp.asarray(weights, float)
-    return replace(data, weights=weights if data.weights is None else weights * data.weights)
+    factors = jnp.asarray(weights, float)
+    return replace(data, weights=factors if data.weights is None else factors * data.weights)
 
 
 def _widened(data: Data) -> Data:

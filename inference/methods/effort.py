@@ -4,7 +4,7 @@ Evaluations are counted and not timed, so that a fit is the same on every machin
 """
 
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -98,6 +98,6 @@ def rows_in_memory(density: Density, data: Data, copies: int) -> int:
     if max(entries, data.num_rows * density.structure.num_weights) <= FREE_ENTRIES or Spread.of(data) is not None:
         return data.num_rows
     dtype = jnp.result_type(float)
-    draws = {site: jax.ShapeDtypeStruct((1, *shape), dtype) for site, shape in density.structure.sites}
+    draws: dict[str, Any] = {site: jax.ShapeDtypeStruct((1, *shape), dtype) for site, shape in density.structure.sites}
     chunk, _ = sizes(Density.row_log_probs, density, draws, data)
     return max(1, chunk // copies)

@@ -16,7 +16,7 @@ loss, which must keep falling, is that of all.
 """
 
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -68,7 +68,9 @@ def _separable(surface: Surface, head: Head, u: Weights, data: Data, prior_power
     sites = [site for site in structure.latents if site in structure.real and head.own[site].any()]
 
     def loss(factor: float, moving: list[str]) -> float:
-        there = {site: np.where(head.own[site], factor, 1.0).astype(value.dtype) * value for site, value in u.items()}
+        there: dict[str, Any] = {
+            site: np.where(head.own[site], factor, 1.0).astype(value.dtype) * value for site, value in u.items()
+        }
         return float(surface.loss({**u, **{site: there[site] for site in moving}}, data, prior_power)) * data.num_rows
 
     here = float(loss_per_row) * data.num_rows if head.surface is surface else loss(1.0, [])
