@@ -14,7 +14,7 @@ TOP = ("function", "class", "exception", "module")
 
 
 def resolve(app: Any, env: Any, node: Any, content: nodes.Element) -> nodes.Element | None:
-    """Return a link to the public object whose name ends with the target, or the name as code.
+    """Return a link to the public object whose name ends with the target; where there is none, the name stays code.
 
     A single word is that of a function, a class or a package, and no method's: it may as well be an argument.
     """
@@ -27,7 +27,7 @@ def resolve(app: Any, env: Any, node: Any, content: nodes.Element) -> nodes.Elem
         if name.endswith(f".{target}") and ("." in target or entry.objtype in TOP) and not entry.aliased
     ]
     if not found:
-        return content
+        return None
     _, name, entry = min(found)
     return make_refnode(app.builder, node["refdoc"], entry.docname, entry.node_id, content, name)
 
@@ -53,5 +53,5 @@ def plain(app: Any, what: str, name: str, obj: Any, options: Any, lines: list[st
 def setup(app: Any) -> dict[str, bool]:
     """Treat docstrings so."""
     app.connect("autodoc-process-docstring", plain, priority=100)  # before napoleon
-    app.connect("missing-reference", resolve, priority=900)  # after intersphinx
+    app.connect("missing-reference", resolve, priority=400)  # before intersphinx
     return {"parallel_read_safe": True, "parallel_write_safe": True}
