@@ -101,7 +101,8 @@ def digest_of_rows(*rows: Rows, numbers: np.ndarray | None = None, num_rows: int
         inside = places[(places >= start) & (places < start + len(parts[0]))]
         for i, part in enumerate(map(np.asarray, parts)):
             sums[i] += _sum_of_bits(part)
-            for place, row in zip(inside, np.ascontiguousarray(part[inside - start], np.float32), strict=True):
+            own = inside[inside < start + len(part)]  # y may have fewer rows than x: then it is not that of a fit
+            for place, row in zip(own, np.ascontiguousarray(part[own - start], np.float32), strict=True):
                 number = place if numbers is None else numbers[place]
                 hashes[i][int(number)] = hashlib.sha256(row.tobytes()).hexdigest()
     every: list[Any] = [[hashes, sums]] if numbers is None else from_all([hashes, sums])

@@ -7,6 +7,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from .arrays import is_array
 from .devices import Spread, row_axes
 from .fingerprint import digest_of_rows
 from .labels import Labelled, RowCounts, labelled, with_gaps
@@ -41,7 +42,7 @@ class Shards:
         leaves = [
             (f"{name}{jax.tree_util.keystr(path)}", leaf)
             for name, rows in (("x", x), ("y", y), ("weights", weights))
-            for path, leaf in jax.tree.leaves_with_path(rows)
+            for path, leaf in jax.tree.leaves_with_path(rows, is_leaf=is_array)
             if isinstance(leaf, jax.Array) and not leaf.is_fully_replicated
         ]
         if not leaves:

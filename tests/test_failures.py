@@ -231,7 +231,7 @@ def test_very_few_draws_are_not_judged_and_it_is_reported() -> None:
     few = {name: value[:, :3] for name, value in stats.items()}
     assert str(nuts.status_of(NUTS(), stats)) == "ok"
     settings, none = NUTS(num_samples=3), np.zeros(4, bool)
-    status = chains.status_of(settings, few, none, nuts.MIN_DRAWS) + nuts.status_of(settings, few)
+    status = chains.status_of(settings, few, none) + nuts.status_of(settings, few)
     assert status.level == "check"
     assert "Each chain has 3 draws, fewer than 4" in str(status)
 

@@ -247,7 +247,7 @@ STATUS: dict[str, tuple[dict[str, Any], str, str]] = {
 def test_the_status_says_what_the_statistics_show(name: str) -> None:
     changed, level, match = STATUS[name]
     settings, stats = MCLMC(num_samples=400), settled(**changed)
-    shared = chains.status_of(settings, stats, np.zeros(5, bool), mclmc.MIN_DRAWS)
+    shared = chains.status_of(settings, stats, np.zeros(5, bool))
     status = shared + mclmc.status_of(settings, stats, 20)
     assert status.level == level, str(status)
     assert re.search(match, str(status)), str(status)

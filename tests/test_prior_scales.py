@@ -294,7 +294,10 @@ def test_a_scale_with_a_mode_is_ok(name: str, method: Any) -> None:
     model, (x, y) = HEALTHY[name]
     assert Code.COLLAPSING_SCALE not in fit(model, method, x, y, key=0, progress=False).status.codes
     if isinstance(method, MAP):
-        assert fit(model, method, x, y, key=0, progress=False).status.level == "ok"
+        codes = fit(model, method, x, y, key=0, progress=False).status.codes
+        assert codes == (
+            (Code.PRIOR_CONFLICT,) if name == "LogNormal, weak data" else ()
+        )  # its mode is at a scale of .003
 
 
 @pytest.mark.parametrize("log_scale", [-3.0, -70.0, -200.0])
@@ -311,7 +314,7 @@ def test_a_scale_that_has_collapsed_already_is_named(log_scale: float) -> None:
 @pytest.mark.slow
 def test_a_higher_mode_at_a_smaller_scale_is_named() -> None:
     """Under a LogNormal prior the density is bounded, but d weights pull its mode to a scale near exp(-d)."""
-    on_the_way = fit(LIFTED, MAP(**QUICK), X, WEAK, key=0, progress=False).status
+    on_the_way = fit(LIFTED, MAP(**QUICK, polish=False), X, WEAK, key=0, progress=False).status
     assert on_the_way.codes == (Code.COLLAPSING_SCALE,)
     numbers = on_the_way.reasons[0].numbers
     assert numbers["further"] < numbers["here"]

@@ -79,6 +79,7 @@ class Exact:
     """Draws that are the quantiles of the posterior of a coin under a uniform prior: the mean of them is exact."""
 
     kind: ClassVar = "approximation"
+    streams: ClassVar = False
 
     def run(self, density: Density, data: Data, *, key: Any, progress: bool) -> Outcome:
         ones, n = int(data.y.sum()), len(data.y)
@@ -182,6 +183,7 @@ class Interrupted:
     """A method whose run was ended by Ctrl-C."""
 
     kind: ClassVar = "point"
+    streams: ClassVar = False
 
     def run(self, density: Density, data: Data, *, key: Any, progress: bool) -> Outcome:
         draws = {site: np.zeros((1, 1, *shape), np.float32) for site, shape in density.structure.latents.items()}

@@ -43,6 +43,7 @@ class Standing:
     """A method that stays at weights 0; fit number `interrupted` has the status of an interrupted one."""
 
     kind: ClassVar[str] = "point"
+    streams: ClassVar[bool] = False
     interrupted: int = 0
     calls: list[int] = field(default_factory=list, compare=False)
 
