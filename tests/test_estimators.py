@@ -208,6 +208,7 @@ def test_other_folds_compile_nothing(table: Any) -> None:
     assert not events
 
 
+@pytest.mark.slow
 def test_a_search_over_priors_and_methods_in_a_pipeline_with_text() -> None:
     rng = np.random.default_rng(1)
     frame = pd.DataFrame({"size": rng.normal(size=60), "colour": rng.choice(["red", "green", "blue"], 60)})
