@@ -9,9 +9,9 @@ A CPU is one device until `jax.config.update("jax_num_cpu_devices", n)`, but XLA
 The table therefore has one device on all cores and one device on one core, and as the limit of the machine as many
 independent processes as devices, each on a core of its own with its share of the chains or rows. Processes that fit
 together share all cores, and exchange what they need by `jax.distributed`. Every entry runs in a process of its own (or
-several), one after the other, round after round. Seconds are those of a fit that is already compiled; the table gives medians over rounds,
-and the median over rounds of the ratio to one device and of the share of the limit. Linux only: it pins processes to
-cores.
+several), one after the other, round after round. Seconds are those of a fit that is already compiled; the table gives
+medians over rounds, and the median over rounds of the ratio to one device and of the share of the limit. Linux only: it
+pins processes to cores.
 """
 
 import argparse
