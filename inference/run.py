@@ -152,7 +152,7 @@ def _checked_shards(model: NumPyroModel, method: Method, shards: Shards, x: Any,
     seen = {
         "rows": rows,
         "absent": tuple(sorted(set.intersection(*map(set, absent)))),
-        "counts": counts_of_all(shards, x, y, weights),
+        "counts": counts_of_all(shards, given.counts, x, y, weights),
         "weights": None if weights is None else row_weights,
     }
     return density, over_processes(shards, data, x, y, weights), seen

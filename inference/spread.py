@@ -163,13 +163,23 @@ def over_processes(shards: Shards, data: Data, x: Rows, y: Rows, weights: Any) -
     return data.with_rows((x, y, shards.of_all(own, weights), shards.of_all(known, None)))
 
 
-def counts_of_all(shards: Shards, x: Rows, y: Rows, weights: Any) -> RowCounts:
-    """Return the rows of all processes, each counted once."""
-    parts = [shards.of_process(name, rows) for name, rows in (("x", x), ("y", y), ("weights", weights))]
-    chosen = np.flatnonzero(shards.counted)
-    own = [0, 0, 0, 0, None]
-    if chosen.size:
-        own = list(vars(labelled(*(jax.tree.map(lambda leaf: leaf[chosen], rows) for rows in parts)).counts).values())
+def counts_of_all(shards: Shards, counts: RowCounts, x: Rows, y: Rows, weights: Any) -> RowCounts:
+    """Return the rows of all processes, each counted once.
+
+    Args:
+        shards: the part of this process.
+        counts: the rows of this process, some of which others may have as well.
+        x: the sharded rows of x.
+        y: those of y.
+        weights: those of the weights, or None.
+    """
+    own = list(vars(counts).values())
+    if not all(shards.owned):
+        parts = [shards.of_process(name, rows) for name, rows in (("x", x), ("y", y), ("weights", weights))]
+        chosen, own = np.flatnonzero(shards.counted), [0, 0, 0, 0, None]
+        if chosen.size:
+            some = (jax.tree.map(lambda leaf: leaf[chosen], rows) for rows in parts)
+            own = list(vars(labelled(*some).counts).values())
     of_all = [each for each in from_all(own) if each[0]]
     weight = sum(each[4] for each in of_all) if of_all[0][4] is not None else None
     rows, unlabelled, unweighted, missing = (sum(each[i] for each in of_all) for i in range(4))
