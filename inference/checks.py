@@ -190,9 +190,7 @@ def _check_at_once(model: NumPyroModel, given: Labelled, x: Rows, y: Rows, sampl
         response.check_not_all_padding(part, site)
         if not response.is_discrete:
             check_largest(site, response.points(part_as_given))
-    for site, response, part in structure.by_site(sample[1]):
-        if not response.is_discrete:
-            check_rounding(response.points(part), site)
+    _check_rounding(structure, sample[1])
     return structure
 
 
@@ -222,10 +220,15 @@ def _check_in_parts(model: NumPyroModel, given: Labelled, x: Rows, y: Rows) -> S
     sampled_x, sampled_y = take_rows((given.x, given.y), spaced(count_rows(given.x)))
     check_offsets(sampled_x)
     check_least(sampled_x, given.x)
-    for site, response, part in structure.by_site(sampled_y):
+    _check_rounding(structure, sampled_y)
+    return structure
+
+
+def _check_rounding(structure: Structure, y: Rows) -> None:
+    """Raise ValueError where the precision of the fit rounds the numbers of a site too coarsely."""
+    for site, response, part in structure.by_site(y):
         if not response.is_discrete:
             check_rounding(response.points(part), site)
-    return structure
 
 
 def _check_by_model(model: NumPyroModel, x: Rows) -> None:

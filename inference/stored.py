@@ -134,7 +134,7 @@ def chosen(rows: Any, indices: np.ndarray) -> Any:
 
 
 def in_parts(rows: Any, label: str = "") -> Iterator[tuple[int, Any]]:
-    """Yield the number of the first row and the rows of each part, an even number of them; rows in memory are one part.
+    """Yield the number of the first row and the rows of each part; rows in memory are one part.
 
     Args:
         rows: a pytree of arrays with n rows first.
@@ -145,7 +145,7 @@ def in_parts(rows: Any, label: str = "") -> Iterator[tuple[int, Any]]:
         yield 0, rows
         return
     num_rows = len(leaves[0])
-    size = 2 * rows_per_part(2 * bytes_per_row(leaves))
+    size = rows_per_part(bytes_per_row(leaves))
     is_hidden = not label or not _IS_SHOWN.get()
     with tqdm(
         total=num_rows, desc=label, unit="row", disable=is_hidden, delay=1.0, file=sys.stderr, leave=False

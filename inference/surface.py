@@ -128,10 +128,6 @@ class Surface:
         """Log p(y_i | x_i, w) of every row in nats, (n,)."""
         return self._by_rows(partial(self.density.log_likelihood, u), data)
 
-    def _validation_loss(self, u: Weights, data: Data) -> Array:
-        """The negative log likelihood of rows that the fit has not seen, in nats."""
-        return -self._log_likelihood(u, data).sum()
-
     def _log_likelihood_and_loss(self, u: Weights, data: Data, prior_power: Array | None = None) -> tuple[Array, Array]:
         """Log p(y_i | x_i, w) of every row, (n,), and the loss."""
 
