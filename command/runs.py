@@ -95,7 +95,9 @@ def run_predict(chosen: argparse.Namespace) -> int:
         predictions = predicted(fitted.predict(x), target.classes, chosen.interval, x.index)
     if not fitted.status:
         transcript.add("Status", f"The fit has failed. {fitted.status}")
-    transcript.record(data=words, status=str(fitted.outcome.status), predictions=predictions if chosen.out is None else None)
+    transcript.record(
+        data=words, status=str(fitted.outcome.status), predictions=predictions if chosen.out is None else None
+    )
     if has_target:
         scores = compare({fitted.method.name: fitted}, x, target.values(sheet.frame[target.name]))
         transcript.add("Scores of these rows", scores)

@@ -307,7 +307,9 @@ class Fit(Parts):
         many, each, weights = (f"{count} {noun}{'s' * (count != 1)}" for count, noun in counts)
         rows = "" if self.counts is None or self.counts.is_plain else f" ({self.counts})"
         of_site = f" of {self.model.site!r}" if isinstance(self.model, observing) else ""
-        return f"Fit by {self.method.name}{of_site}: {self.kind}, {many} of {each}, {weights}, {self.outcome.status}{rows}"
+        return (
+            f"Fit by {self.method.name}{of_site}: {self.kind}, {many} of {each}, {weights}, {self.outcome.status}{rows}"
+        )
 
     @property
     def _chains_and_draws(self) -> tuple[int, int]:

@@ -433,9 +433,9 @@ BUGS = [
     ),
     Bug(
         "every epoch has the same batches: a stale key",
-        "inference/methods/steps.py",
-        "order_of(key, first + i,",
-        "order_of(key, 0,",
+        "inference/methods/batches.py",
+        "self._epochs.order(first + i, shard)",
+        "self._epochs.order(0, shard)",
         "test_blocks.py",
     ),
     Bug(
@@ -461,9 +461,9 @@ BUGS = [
     ),
     Bug(
         "a continued run has the batches of another epoch",
-        "inference/methods/steps.py",
-        "self.shuffled(key, (begin - since) // per_epoch, epochs, data.num_rows)",
-        "self.shuffled(key, begin // per_epoch, epochs, data.num_rows)",
+        "inference/methods/batches.py",
+        "number, first = divmod(begin, together)",
+        "number, first = begin // together, 0",
         "test_resume.py",
     ),
     Bug(
