@@ -11,7 +11,7 @@ import pytest
 
 from flatprior.inference import MAP, NUTS, fit, newton, programs
 from flatprior.inference.blocks import Run, Seconds, run_in_blocks, stopwatch
-from flatprior.inference.methods import chains, descent, steps
+from flatprior.inference.methods import batches, chains, descent, steps
 from flatprior.inference.methods.batches import Resident
 from flatprior.inference.rows import Data
 from flatprior.models import MLP, Bernoulli, Model, Normal, gaussian
@@ -138,7 +138,7 @@ def test_batches_of_later_shuffles_are_other_batches(batch_size: int | None, mon
     """Long runs are shuffled several times; where that falls does not change the batches."""
     method = MAP(num_steps=59, batch_size=batch_size, polish=False)
     plain = fit(MODEL, method, X, Y, key=1, progress=False)
-    monkeypatch.setattr(steps, "SHUFFLED_ROWS", 90)
+    monkeypatch.setattr(batches, "SHUFFLED_ROWS", 90)
     programs._program.cache_clear()
     often = fit(MODEL, method, X, Y, key=1, progress=False)
     np.testing.assert_array_equal(often.stats["loss"], plain.stats["loss"])

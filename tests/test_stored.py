@@ -17,6 +17,7 @@ from flatprior.inference import (
     SGMCMC,
     Ensemble,
     Fit,
+    Variational,
     compare,
     cross_validate,
     explain,
@@ -37,6 +38,7 @@ MODEL = Model(MLP([8]), Normal(0.3), gaussian(1.0))
 BY_BATCHES = MAP(batch_size=64, num_steps=100, polish=False)
 APPROXIMATIONS = {
     "SGMCMC": SGMCMC(num_warmup=50, num_samples=8, thinning=9, num_chains=2, batch_size=64, start=BY_BATCHES),
+    "Variational": Variational(num_steps=50, num_samples=20, batch_size=64, start=BY_BATCHES),
 }
 OnDisk = Callable[[np.ndarray], np.memmap]
 
