@@ -158,6 +158,17 @@ class TestFits:
         labels[517] = 1 - labels[517]  # one row in a thousand is on the other side
         assert Code.SEPARABLE not in fit(model, method, Foreign(x), labels, key=0).status.codes
 
+    def test_all_restarts_pay_for_the_judgement_of_the_best(
+        self, rows: tuple[np.ndarray, np.ndarray], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        efforts, effort = [], MAP.effort
+        monkeypatch.setattr(
+            MAP, "effort", lambda self, *args: (efforts.append(self.num_restarts), effort(self, *args))[1]
+        )
+        x, y = rows
+        fit(MODEL, MAP(batch_size=64, num_steps=2, num_restarts=3, polish=False), Foreign(x), y, key=0)
+        assert set(efforts) == {3}
+
     def test_the_rows_that_stand_for_all_have_their_log_likelihood(
         self, rows: tuple[np.ndarray, np.ndarray], in_memory: Fit, monkeypatch: pytest.MonkeyPatch
     ) -> None:

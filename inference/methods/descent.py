@@ -29,7 +29,7 @@ from ..surface import Surface, surface_of
 from .batches import Batches
 from .effort import Effort, rows_in_memory
 from .optimizer import check_optimizer
-from .progress import Descent, Progress, read_end, read_progress, write_progress
+from .progress import Descent, Progress, end_of, progress_of, write_progress
 from .steps import MAX_BLOCK_STEPS, State, Steps
 
 ROWS_TOGETHER = 128
@@ -151,12 +151,14 @@ def descend(
     num_rows, total = data.num_rows, settings.num_steps
     _check_batches(settings, data)
     checkpoint = None if store is None else store.checkpoint("descent")
-    ended = None if checkpoint is None else read_end(checkpoint, total)
+    saved = None if checkpoint is None else checkpoint.read()
+    ended = None if checkpoint is None or saved is None else end_of(checkpoint, saved, total)
     if ended is not None:
         return ended
     steps = steps_of(settings, density, data)
     first = steps.start(key, data, total, start, prior_power)
-    begun = Progress(first) if checkpoint is None else read_progress(checkpoint, first)
+    begun = Progress(first) if checkpoint is None or saved is None else progress_of(checkpoint, saved, first)
+    del saved  # its arrays need not stay in memory
     tracker = _Tracker(settings, steps, density, validation, begun, checkpoint)
     with _blocks(steps, data, total, key=key, prior_power=prior_power) as block:
         run: Run[State] = run_in_blocks(
