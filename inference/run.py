@@ -135,7 +135,7 @@ def _checked(model: NumPyroModel, method: Method, x: Any, y: Any, weights: Any) 
         "seen": seen_of(density.structure, data),
         "weights": digest_of_weights(data.weights),
     }
-    return density, (data if method.streams else data.in_memory()).on_device(), seen
+    return density, (data if method.streams else data.in_memory(method.name)).on_device(), seen
 
 
 def _checked_shards(model: NumPyroModel, method: Method, shards: Shards, x: Any, y: Any, weights: Any) -> _Checked:

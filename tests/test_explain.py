@@ -24,6 +24,7 @@ from sklearn.metrics import log_loss
 
 from flatprior.inference import MAP, MLE, explain, fit, flat, log_density
 from flatprior.inference.checks import check_problem
+from flatprior.inference.objective import likelihood_curve
 from flatprior.models import MLP, Bernoulli, Categorical, Model, Normal, Poisson, fan_in, gaussian
 
 pytestmark = pytest.mark.usefixtures("x64")
@@ -771,3 +772,12 @@ def test_parts_of_rows_have_the_terms_of_all(monkeypatch: pytest.MonkeyPatch) ->
     numbers = one.select_dtypes("number").columns
     np.testing.assert_allclose(other[numbers], one[numbers], rtol=1e-12, atol=1e-12)
     assert max(parts.value_difference, parts.gradient_difference) < 1e-12
+
+
+def test_parts_of_rows_have_the_likelihood_of_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = {"a": np.linspace(-1, 1, 20), "scale": np.ones(20)}, np.linspace(0, 1, 20)
+    whole = likelihood_curve(terms_of_rows, *rows, "w", [0.0, 0.5, 1.0])
+    monkeypatch.setattr("flatprior.inference.objective.likelihood.rows_in_memory", lambda *_: 7)
+    parts = likelihood_curve(terms_of_rows, *rows, "w", [0.0, 0.5, 1.0])
+    np.testing.assert_allclose(parts.log_likelihood, whole.log_likelihood, rtol=1e-12)
+    np.testing.assert_array_equal(parts.log_prior, whole.log_prior)

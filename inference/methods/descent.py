@@ -25,6 +25,7 @@ from ..rows import Data, Weights
 from ..start import VALIDATION_KEY
 from ..status import Status
 from ..store import Store
+from ..stored import READ_BYTES, bytes_per_row
 from ..surface import Surface, surface_of
 from .batches import Batches
 from .effort import Effort, rows_in_memory
@@ -285,7 +286,7 @@ class _Tracker:
 
 
 def split_validation(settings: PointSettings, key: Array, data: Data) -> tuple[Data, Data | None]:
-    """Return the rows to fit and the validation rows, split at random. Validation rows are read into memory.
+    """Return the rows to fit and the validation rows, split at random. Validation rows are in memory.
 
     Rows in memory are copied: those to fit take as much of it once more. Of rows that are spread over devices each
     shard is split.
@@ -300,7 +301,7 @@ def split_validation(settings: PointSettings, key: Array, data: Data) -> tuple[D
     if count == num_rows:
         raise ValueError(f"validation_fraction={fraction} of {count} rows leaves none to fit.")
     per_check = _steps_per_check(settings.num_steps) * (settings.batch_size or num_rows - count)
-    count = min(count, max(1, int(SCORED * per_check)))
+    count = min(count, max(1, int(SCORED * per_check)), max(1, READ_BYTES // bytes_per_row(data.rows)))
     key, spread = jax.random.fold_in(key, VALIDATION_KEY), Spread.of(data)
     if spread is None:
         order = np.asarray(jax.random.permutation(key, num_rows))

@@ -21,7 +21,7 @@ from ..result import Fit
 from ..rows import Data, Weights, in_double
 from ..sites import NumPyroModel
 from .place import Point, weights_at, within_supports
-from .terms import FLAT, Reading, Term, in_parts, is_over_rows, read_sites, sites_at
+from .terms import FLAT, Reading, Term, double_parts, is_over_rows, read_sites, sites_at
 
 BITS = 1 / np.log(2)
 ADAMW = (
@@ -154,7 +154,7 @@ def explain(model: NumPyroModel, x: Any, y: Any, *, at: Point | None = None, wei
         readings = read_sites(density, start, data, size)
         compiled = jax.jit(partial(_values_and_gradients, density, readings, data.num_rows))
         total = None
-        for part in in_parts(data, size):
+        for part in double_parts(data, size):
             own = jax.device_get(compiled(point, part))
             total = own if total is None else jax.tree.map(np.add, total, own)
     (value, parts), gradient, true_value, true_gradient = total

@@ -83,11 +83,11 @@ def sites_at(density: Density, weights: Weights, data: Data) -> dict[str, Site]:
     return {name: site for name, site in trace(model).get_trace(data.x, data.y).items() if site["type"] == "sample"}
 
 
-def in_parts(data: Data, size: int) -> Iterator[Data]:
+def double_parts(data: Data, size: int) -> Iterator[Data]:
     """Yield the rows in double precision, at most so many at a time."""
     for start in range(0, data.num_rows, size):
         rows = np.arange(start, min(start + size, data.num_rows))
-        yield jax.tree.map(in_double, data.in_memory() if len(rows) == data.num_rows else data.take(rows))
+        yield jax.tree.map(in_double, data if len(rows) == data.num_rows and not data.is_stored else data.take(rows))
 
 
 def is_over_rows(site: Site) -> bool:
@@ -112,13 +112,13 @@ def read_sites(density: Density, weights: Weights, data: Data, size: int) -> dic
     rng = np.random.default_rng(0)
     direction = {site: jnp.asarray(rng.normal(size=value.shape)) for site, value in weights.items()}
     examine = jax.jit(partial(_examine, density, direction))
-    parts = [jax.device_get(examine(weights, part)) for part in in_parts(data, size)]
+    parts = [jax.device_get(examine(weights, part)) for part in double_parts(data, size)]
     varying = {
         site: {name for name in names if any(part.moved[site][name] for part in parts)}
         for site, names in parts[0].moved.items()
     }
     rows = _telling_rows(parts, data.num_rows, size)
-    some = jax.tree.map(in_double, data.in_memory() if len(rows) == data.num_rows else data.take(rows))
+    some = jax.tree.map(in_double, data if len(rows) == data.num_rows and not data.is_stored else data.take(rows))
     sites = sites_at(density, weights, some)
     readings = {}
     for name, site in sites.items():
