@@ -16,6 +16,7 @@ from flatprior.inference import (
     NUTS,
     Ensemble,
     Fit,
+    chunks,
     compare,
     cross_validate,
     explain,
@@ -296,6 +297,33 @@ class TestScores:
         assert_allclose(mean, whole, rtol=1e-5, atol=1e-6)
         with pytest.raises(ValueError, match=r"^parts: expected a positive integer as num_rows; got 0"):
             next(in_memory.predict(x).parts(0))
+
+    def test_results_on_disk_are_those_in_memory(
+        self, rows: tuple[np.ndarray, np.ndarray], in_memory: Fit, tmp_path: Path
+    ) -> None:
+        x, _ = rows
+        near, far = in_memory.predict(x), in_memory.predict(Foreign(x), out=tmp_path / "results")
+        assert isinstance(far.mean, np.memmap)
+        assert not list((tmp_path / "results").glob("*partial*"))
+        assert (np.load(tmp_path / "results" / "mean.npy") == near.mean).all()
+        assert (np.load(tmp_path / "results" / "variance.npy") == far.variance).all()
+        assert (far.quantile([0.1, 0.9]) == near.quantile([0.1, 0.9])).all()
+        assert np.load(tmp_path / "results" / "quantile.npy").shape == (NUM_ROWS, 2)
+
+    def test_a_result_on_disk_is_complete_or_absent(
+        self, rows: tuple[np.ndarray, np.ndarray], in_memory: Fit, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(chunks, "WORKING_BYTES", 100_000)
+        x = rows[0].copy()
+        predicted = in_memory.predict(Foreign(x), out=tmp_path)
+        before = np.array(predicted.mean)
+        monkeypatch.setattr(
+            Foreign, "__getitem__", lambda self, rows: self._values[rows] if rows.start < 500 else 1 / 0
+        )
+        with pytest.raises(ZeroDivisionError):
+            assert len(predicted.mean)
+        assert [path.name for path in sorted(tmp_path.iterdir())] == ["mean.npy", "variance.npy"]
+        assert (np.load(tmp_path / "mean.npy") == before).all()
 
     @pytest.mark.slow
     def test_functions_of_fits(self, rows: tuple[np.ndarray, np.ndarray], in_memory: Fit, on_disk: OnDisk) -> None:
