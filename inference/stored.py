@@ -104,10 +104,39 @@ class Stored:
         return replace(self, chosen=chosen, window=max(1, self.window * len(rows) // len(self)))
 
 
+class ArrowRows:
+    """The rows of an Arrow table or record batch, with its columns in their order, in the type that holds them all.
+
+    Such a table may lie in a file: ``pyarrow.ipc.open_file(pyarrow.memory_map(path)).read_all()``.
+    """
+
+    def __init__(self, table: Any) -> None:
+        self._table = table
+        self.shape: tuple[int, int] = (table.num_rows, len(table.column_names))
+        types = [np.dtype(field.type.to_pandas_dtype()) for field in table.schema]
+        lacks = [
+            column.null_count > 0 and dtype.kind != "f" for column, dtype in zip(table.columns, types, strict=True)
+        ]
+        self.dtype = np.result_type(*types, *([np.float64] if any(lacks) else []))
+
+    def __getitem__(self, rows: Any) -> np.ndarray:
+        """Return rows, by a slice or indices; NaN where one has no value."""
+        is_slice = isinstance(rows, slice)
+        some = self._table.slice(rows.start, rows.stop - rows.start) if is_slice else self._table.take(rows)
+        return np.asarray(some).astype(self.dtype, copy=False)
+
+
+def is_arrow(leaf: Any) -> bool:
+    """Return whether rows are an Arrow table or record batch."""
+    return all(hasattr(leaf, name) for name in ("column_names", "num_rows", "schema", "slice", "take"))
+
+
 def stays(leaf: Any) -> bool:
     """Return whether rows stay where they are: in an array on disk, or of another library, larger than `READ_BYTES`."""
     if isinstance(leaf, Stored):
         return True
+    if is_arrow(leaf):
+        return leaf.nbytes > READ_BYTES  # type: ignore[no-any-return]
     if isinstance(leaf, jax.Array) or (isinstance(leaf, np.ndarray) and not isinstance(leaf, np.memmap)):
         return False
     if not all(hasattr(leaf, name) for name in ("shape", "dtype", "__getitem__")) or hasattr(leaf, "iloc"):
@@ -121,7 +150,10 @@ def stays(leaf: Any) -> bool:
 
 def stored(leaf: Any) -> Stored:
     """Return rows that stay where they are as a leaf."""
-    return leaf if isinstance(leaf, Stored) else Stored(leaf, np.dtype(leaf.dtype))
+    if isinstance(leaf, Stored):
+        return leaf
+    source = ArrowRows(leaf) if is_arrow(leaf) else leaf
+    return Stored(source, np.dtype(source.dtype))
 
 
 def is_stored(rows: Any) -> bool:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import jax
@@ -52,6 +53,28 @@ class Foreign:
             assert (np.diff(rows) > 0).all()
         self.rows_read += len(self._values[rows])
         return self._values[rows]
+
+
+class Table:
+    """An Arrow table, as far as rows are concerned."""
+
+    def __init__(self, columns: dict[str, np.ndarray]) -> None:
+        self._columns = columns
+        self.column_names, self.num_rows = list(columns), len(next(iter(columns.values())))
+        self.nbytes = sum(column.nbytes for column in columns.values())
+        kinds = {name: SimpleNamespace(to_pandas_dtype=lambda c=column: c.dtype) for name, column in columns.items()}
+        self.schema = [SimpleNamespace(type=kinds[name]) for name in columns]
+        nulls = {name: int(np.isnan(column).sum()) for name, column in columns.items()}
+        self.columns = [SimpleNamespace(null_count=count) for count in nulls.values()]
+
+    def slice(self, offset: int, length: int) -> "Table":
+        return Table({name: column[offset : offset + length] for name, column in self._columns.items()})
+
+    def take(self, rows: np.ndarray) -> "Table":
+        return Table({name: column[rows] for name, column in self._columns.items()})
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        return np.column_stack(list(self._columns.values()))
 
 
 @pytest.fixture(autouse=True)
@@ -123,6 +146,18 @@ class TestFits:
         method = NUTS(num_warmup=5, num_samples=4, num_chains=1, start=None)
         near, far = (fit(MODEL, method, each, y, key=0) for each in (x, on_disk(x)))
         assert all((near.draws[site] == far.draws[site]).all() for site in near.draws)
+
+    def test_a_table_of_arrow_is_read_in_parts_and_has_names(
+        self, rows: tuple[np.ndarray, np.ndarray], in_memory: Fit
+    ) -> None:
+        x, y = rows
+        table = Table({name: x[:, i] for i, name in enumerate("abcd")})
+        result = fit(MODEL, BY_BATCHES, table, y, key=0)
+        assert_same(result, in_memory)
+        assert result.layout.columns == ("a", "b", "c", "d")
+        assert (result.predict(table.slice(0, 20)).mean == in_memory.predict(x[:20]).mean).all()
+        with pytest.raises(ValueError, match=r"^x: expected the columns \['a', 'b', 'c', 'd'\], in this order"):
+            result.predict(Table({name: x[:, i] for i, name in enumerate("abdc")}))
 
     def test_rows_that_do_not_fit_in_memory_are_refused_by_name(
         self, rows: tuple[np.ndarray, np.ndarray], monkeypatch: pytest.MonkeyPatch
