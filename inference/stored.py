@@ -41,6 +41,8 @@ class Stored:
     """The rows of the source that are its rows, in their order; None is all of them."""
     window: int | None = None
     """The number of rows within which the order is free, where the source gives rows one after the other."""
+    fill: np.ndarray | None = None
+    """What takes the place of NaN, in the shape of a row; None where nothing does."""
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -74,7 +76,7 @@ class Stored:
         indices = np.arange(len(self))[rows] if isinstance(rows, slice) else np.asarray(rows)
         indices = indices if self.chosen is None else self.chosen[indices]
         if isinstance(self.source, np.ndarray):  # `take` needs half the time of an index in brackets
-            return np.take(self.source, indices, axis=0).astype(self.dtype, copy=False)
+            return self._converted(np.take(self.source, indices, axis=0))
         unique, place = np.unique(indices, return_inverse=True)  # HDF5 reads rows in increasing order
         if len(unique) and unique[-1] - unique[0] == len(unique) - 1:  # much faster, where they follow each other
             return self._read(slice(int(unique[0]), int(unique[-1]) + 1))[place]
@@ -87,11 +89,24 @@ class Stored:
         return whole
 
     def _read(self, rows: Any) -> np.ndarray:
-        return np.asarray(self.source[rows]).astype(self.dtype, copy=False)
+        return self._converted(np.asarray(self.source[rows]))
+
+    def _converted(self, values: np.ndarray) -> np.ndarray:
+        if self.fill is not None:
+            values = np.where(np.isnan(values), self.fill, values)
+        return values.astype(self.dtype, copy=False)
 
     def astype(self, dtype: Any) -> "Stored":
         """Return the same rows in another type, which they have when they are read."""
         return replace(self, dtype=np.dtype(dtype))
+
+    def filled(self, fill: np.ndarray, dtype: Any) -> "Stored":
+        """Return the same rows with other numbers in the place of NaN, in a type."""
+        return replace(self, fill=fill, dtype=np.dtype(dtype))
+
+    def unfilled(self) -> "Stored":
+        """Return the same rows with NaN where the source has it."""
+        return self if self.fill is None else replace(self, fill=None, dtype=np.dtype(self.source.dtype))
 
     def take(self, rows: np.ndarray) -> "Stored":
         """Return some of the rows, by an array of indices, without reading them.

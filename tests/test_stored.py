@@ -27,6 +27,7 @@ from flatprior.inference import (
     stored,
 )
 from flatprior.inference.criticism import calibration
+from flatprior.inference.labels import labelled
 from flatprior.inference.methods import prior_path
 from flatprior.inference.methods.batches import Batches, order_of
 from flatprior.inference.methods.descent import split_validation
@@ -180,15 +181,37 @@ class TestFits:
         assert validation is not None
         assert (fitted.num_rows, validation.num_rows) == (950, 50)
 
-    def test_rows_without_y_and_weights_of_rows(self, rows: tuple[np.ndarray, np.ndarray], on_disk: OnDisk) -> None:
+    @pytest.mark.parametrize("where", ["memory", "disk"])
+    def test_rows_without_y_and_weights_of_rows(
+        self, rows: tuple[np.ndarray, np.ndarray], on_disk: OnDisk, where: str
+    ) -> None:
         x, y = rows
         gaps = np.where(np.arange(NUM_ROWS) % 10 == 3, np.nan, y)
         weights = np.where(np.arange(NUM_ROWS) % 7 == 2, 0.0, 2.0)
-        near, far = (fit(MODEL, BY_BATCHES, each, gaps, weights=weights, key=0) for each in (x, on_disk(x)))
+        near, far = (
+            fit(MODEL, BY_BATCHES, *each, weights=weights, key=0)
+            for each in ((x, gaps), (on_disk(x), on_disk(gaps) if where == "disk" else gaps))
+        )
         assert_same(far, near)
+        assert far.was_fitted_to(on_disk(x), on_disk(gaps), weights)
         assert far.counts == near.counts
         assert far.counts is not None
         assert far.counts.unlabelled == 100
+
+    def test_labels_that_are_missing_on_disk_are_those_in_memory(self, on_disk: OnDisk) -> None:
+        rng = np.random.default_rng(1)
+        pairs = rng.normal(size=(NUM_ROWS, 2)).astype(np.float32)
+        pairs[rng.random(pairs.shape) < 0.3] = np.nan
+        classes = np.where(rng.random(NUM_ROWS) < 0.2, np.nan, rng.integers(0, 3, NUM_ROWS)).astype(np.float32)
+        x = np.ones((NUM_ROWS, 1))
+        for y in (pairs, classes):
+            near, far = labelled(x, y), labelled(x, on_disk(y))
+            assert far.counts == near.counts
+            np.testing.assert_array_equal(far.known, near.known)
+            np.testing.assert_array_equal(far.kept, near.kept)
+            assert far.y.dtype == near.y.dtype
+            np.testing.assert_array_equal(np.asarray(far.y), near.y)
+            np.testing.assert_array_equal(np.asarray(far.scored[1]), near.scored[1])
 
     def test_narrow_types_stay_narrow(self, rows: tuple[np.ndarray, np.ndarray]) -> None:
         images = Foreign(np.arange(NUM_ROWS * 4, dtype=np.uint8).reshape(NUM_ROWS, 4))
@@ -291,10 +314,11 @@ class TestMessages:
         large[905] = 2**40
         with pytest.raises(ValueError, match=r"^x, row 905, column 0: expected integers from"):
             fit(MODEL, BY_BATCHES, Foreign(large), y, key=0)
-        gaps = y.copy()
-        gaps[612] = np.nan
+        items = [
+            (row, np.float32(value if i != 612 else np.nan)) for i, (row, value) in enumerate(zip(x, y, strict=True))
+        ]
         with pytest.raises(ValueError, match=r"^y, row 612: expected finite numbers; got nan"):
-            fit(MODEL, BY_BATCHES, Foreign(x), Foreign(gaps), key=0)
+            fit(MODEL, BY_BATCHES, *rows_of(items), key=0)
 
     def test_scales_of_columns(self, rows: tuple[np.ndarray, np.ndarray]) -> None:
         x, y = rows
