@@ -19,8 +19,7 @@ from ..rows import Data, Weights
 from ..status import Status
 from ..store import Store
 from .descent import descend, starting_points
-from .finish import from_mode
-from .point import MAP, improper
+from .point import MAP, from_mode, improper
 from .scales import prior_conflict_of_chains
 
 type Drawn = tuple[dict[str, np.ndarray], dict[str, np.ndarray]]

@@ -184,23 +184,6 @@ def go_on(
     return Ending(there, minimum.decrement, minimum.value, minimum=minimum)
 
 
-def from_mode(settings: PointSettings, density: Density, u: Weights, data: Data) -> Weights:
-    """Return the mode near the end of a descent, where a model of some weights with a meaning has one; else that end.
-
-    In raw units a descent is short of it by far. The mode of a network may fit noise, far from most of its posterior.
-
-    Raises:
-        KeyboardInterrupt: when Newton's method was interrupted.
-    """
-    structure = density.structure
-    if not settings.polish or data.is_stored or structure.exchangeable or structure.num_weights > HESSIAN_WEIGHTS:
-        return u
-    end = go_on(settings, density, u, data)
-    if end.status.is_interrupted:
-        raise KeyboardInterrupt
-    return end.u
-
-
 def _minimum(
     problems: tuple[SecondOrder, ...],
     effort: Effort,

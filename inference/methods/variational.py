@@ -26,10 +26,9 @@ from ..store import Store
 from .bound import GUIDES, Bound, State
 from .chains import buffer_rows
 from .descent import descend
-from .finish import from_mode
 from .gaussian import MAX_DIVERGENCE_PER_ROW, MAX_PARETO_K, NUM_DRAWS, Importance
 from .optimizer import check_optimizer
-from .point import MAP
+from .point import MAP, from_mode
 from .steps import MAX_BLOCK_STEPS
 
 MAX_WEIGHTS = 4096
