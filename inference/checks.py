@@ -27,7 +27,7 @@ from .response import Response
 from .rows import Data, Rows, count_rows, take_rows
 from .scales import check_largest, check_least, check_offsets, check_rounding, spaced
 from .sites import NumPyroModel
-from .stored import check_in_parts, in_parts, is_stored, number_of, numbered_from
+from .stored import check_in_parts, in_parts, is_arrow, is_stored, number_of, numbered_from
 from .structure import Structure
 from .words import shapes_in_words
 
@@ -50,7 +50,8 @@ class Layout:
         """Return the layout of x, given as the user passed it and as rows from `as_rows`."""
         leaves, tree = jax.tree.flatten(rows)
         given = jax.tree.leaves(x, is_leaf=is_array)
-        names = [getattr(leaf, "columns", None) for leaf in (given if len(given) == len(leaves) else leaves)]
+        with_names = given if len(given) == len(leaves) else leaves
+        names = [leaf.column_names if is_arrow(leaf) else getattr(leaf, "columns", None) for leaf in with_names]
         return cls(
             tree,
             tuple(np.shape(leaf)[1:] for leaf in leaves),
