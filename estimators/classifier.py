@@ -5,7 +5,7 @@ from typing import Any, Self
 import numpy as np
 from sklearn.base import ClassifierMixin
 from sklearn.utils.multiclass import check_classification_targets
-from sklearn.utils.validation import column_or_1d, validate_data
+from sklearn.utils.validation import column_or_1d
 
 from ..models.classes import Bernoulli, Categorical
 from ..models.heads import Observation
@@ -44,10 +44,11 @@ class NetworkClassifier(ClassifierMixin, NetworkEstimator):
     """The classes, sorted."""
 
     def fit(self, X: Any, y: Any, sample_weight: Any = None) -> Self:  # noqa: N803
-        """Fit to n rows of features, (n, d), and their classes, (n,).
+        """Fit to n rows and their classes, (n,).
 
         Args:
-            X: an array or a data frame of finite numbers.
+            X: an array of finite numbers, (n, d), or a pandas data frame, whose dates, texts and missing values become
+                numbers as well.
             y: labels of any type: text, booleans, integers.
             sample_weight: the weight of each row, (n,): a row of weight w counts as w equal rows. By default 1.
 
@@ -57,7 +58,7 @@ class NetworkClassifier(ClassifierMixin, NetworkEstimator):
         Warns:
             ConvergenceWarning: when the status of the fit is not "ok", with the reasons.
         """
-        X, y = validate_data(self, X, y, dtype=np.float64, ensure_min_samples=2)  # noqa: N806
+        X, y = self._checked(X, y)  # noqa: N806
         y = column_or_1d(y, warn=True)
         check_classification_targets(y)
         self.classes_, codes = np.unique(y, return_inverse=True)

@@ -25,6 +25,7 @@ import flatprior.estimators
 from flatprior.estimators import NetworkClassifier, NetworkCountRegressor, NetworkRegressor, elpd
 from flatprior.inference import MAP, MLE, Laplace, compare, fit, standardize
 from flatprior.models import MLP, LogNormal, Model, Normal, Ordinal, Poisson, fan_in
+from flatprior.tables import Encoder
 
 from .test_programs import compiled
 
@@ -93,6 +94,52 @@ def test_columns_are_those_of_the_fit(table: Any, prices: NetworkRegressor) -> N
     assert prices.fit_.layout.columns == ("area", "year")
     with pytest.raises(ValueError, match="feature names"):
         prices.predict(frame[["year", "area"]])
+
+
+@pytest.fixture(scope="module")
+def sales(table: Any) -> pd.DataFrame:
+    """The two features with gaps, dates and texts beside them, and a number for each row."""
+    rng = np.random.default_rng(3)
+    return table[0].assign(
+        area=table[0]["area"].where(np.arange(NUM_ROWS) % 7 > 0),
+        city=rng.choice(["Bern", "Basel", "Chur"], NUM_ROWS),
+        sold=pd.date_range("2024-01-01", periods=NUM_ROWS, freq="31h", tz="Europe/Zurich"),
+        name=[f"house {i}" for i in range(NUM_ROWS)],
+        week=np.arange(NUM_ROWS),
+    )
+
+
+def test_the_columns_of_a_data_frame_become_features(table: Any, sales: pd.DataFrame) -> None:
+    """As the encoder encodes them, except that each column of numbers is a feature."""
+    estimator = NetworkRegressor((), observation=Normal(0.3), method=QUICK).fit(sales, table[1])
+    encoder = Encoder.fit(sales, keep=["week"])
+    assert estimator.encoder_ == encoder
+    assert estimator.encoder_.description["features"].to_dict() == {
+        **{"area": 2, "year": 1, "city": 3, "sold": 7, "name": 0, "week": 1}
+    }
+    assert estimator.fit_.layout.columns == encoder.features
+    assert estimator.feature_names_in_.tolist() == list(sales)
+    by_hand = clone(estimator).fit(encoder.transform(sales).to_numpy(), table[1])
+    assert by_hand.encoder_ is None
+    new = sales[:3].assign(city=["Genf", None, "Bern"], area=[None, 90, 100], year=[1990, None, 2000])
+    expected = by_hand.predict(encoder.transform(new).to_numpy())
+    for copy in (estimator, pickle.loads(pickle.dumps(estimator)), deepcopy(estimator)):
+        np.testing.assert_array_equal(copy.predict(new), expected)
+    with pytest.warns(UserWarning, match="does not have valid feature names"):
+        np.testing.assert_array_equal(estimator.predict(new.to_numpy(object)), expected)
+    assert any("'Genf'" in words for words in estimator.encoder_.surprises(new))
+    for bad, message in ((new.assign(year="old"), "'year': expected numbers"), (new[:0], "Found array with 0 sample")):
+        with pytest.raises(ValueError, match=message):
+            estimator.predict(bad)
+    with pytest.raises(ValueError, match="must be in the same order"):
+        estimator.predict(new.iloc[:, ::-1])
+
+
+def test_a_frame_of_numbers_is_its_array(table: Any, prices: NetworkRegressor) -> None:
+    frame, y = table
+    np.testing.assert_array_equal(
+        clone(prices).fit(frame.to_numpy(), y).predict(frame.to_numpy()), prices.predict(frame)
+    )
 
 
 def test_a_large_offset_of_a_feature_does_not_matter(table: Any, prices: NetworkRegressor) -> None:
@@ -179,8 +226,10 @@ BAD: dict[str, tuple[Callable[[Any, Any], Any], str]] = {
     "fraction": (lambda x, y: NetworkCountRegressor().fit(x, y + 0.5), "expected counts"),
     "negative": (lambda x, y: NetworkCountRegressor().fit(x, -np.ones(len(y))), r"y\[0\]: expected counts"),
     "weights": (lambda x, y: NetworkRegressor().fit(x, y, sample_weight=-np.ones(len(y))), "weights, row 0: expected"),
-    "missing": (lambda x, y: NetworkRegressor().fit(x * np.nan, y), "NaN"),
-    "text": (lambda x, y: NetworkRegressor().fit(x.astype(str) + "a", y), "could not convert string"),
+    "missing": (lambda x, y: NetworkRegressor().fit(x.to_numpy() * np.nan, y), "NaN"),
+    "text": (lambda x, y: NetworkRegressor().fit(x.astype(str).to_numpy() + "a", y), "could not convert string"),
+    "no feature": (lambda x, y: NetworkRegressor().fit(x * np.nan, y), r"none \('area': it has no values"),
+    "infinite": (lambda x, y: NetworkRegressor().fit(x.assign(area=np.inf), y), "'area', row 0: expected a finite"),
 }
 
 
