@@ -219,6 +219,16 @@ def test_a_fit_that_is_not_ok_warns_once_with_the_reasons(table: Any) -> None:
 
 BAD: dict[str, tuple[Callable[[Any, Any], Any], str]] = {
     "one class": (lambda x, y: NetworkClassifier().fit(x, y > 0), "at least 2 classes; got 1 class"),
+    "labels of two types": (
+        lambda x, y: NetworkClassifier().fit(x, np.array([1, "a"], object)[(y > y[0]).astype(int)]),
+        "y: expected labels of one type; got int, str",
+    ),
+    "order": (
+        lambda x, y: NetworkClassifier(observation=Ordinal).fit(
+            x, pd.cut(pd.Series(y), 3, labels=["low", "middle", "high"])
+        ),
+        r"order in which they sort, \['high', 'low', 'middle'\].*order \['low', 'middle', 'high'\]. Pass their codes",
+    ),
     "network": (lambda x, y: NetworkRegressor("deep").fit(x, y), "expected hidden units"),
     "width": (lambda x, y: NetworkRegressor((0,)).fit(x, y), "positive integers as widths"),
     "prior": (lambda x, y: NetworkRegressor(prior=-1.0).fit(x, y), "positive finite scale"),
@@ -276,7 +286,8 @@ def test_a_search_over_priors_and_methods_in_a_pipeline_with_text() -> None:
 @pytest.mark.slow
 def test_probabilities_can_be_calibrated(table: Any) -> None:
     frame, y = table
-    calibrated = CalibratedClassifierCV(NetworkClassifier((), method=QUICK), cv=2).fit(frame, y > np.median(y))
+    y = y > np.median(y)
+    calibrated = CalibratedClassifierCV(NetworkClassifier((), method=QUICK), cv=2).fit(frame, y, np.ones(NUM_ROWS))
     np.testing.assert_allclose(calibrated.predict_proba(frame).sum(axis=1), 1.0, rtol=1e-6)
 
 
