@@ -128,7 +128,9 @@ def _check_points(site: str, response: Response, y: Rows) -> None:
     check_finite(site, response.points(y))
 
 
-def check_problem(model: NumPyroModel, x: Any, y: Any, weights: Any = None) -> tuple[Density, Data]:
+def check_problem(
+    model: NumPyroModel, x: Any, y: Any, weights: Any = None, *, caller: str = "fit"
+) -> tuple[Density, Data]:
     """Check a model and its data before anything is compiled.
 
     Args:
@@ -136,6 +138,7 @@ def check_problem(model: NumPyroModel, x: Any, y: Any, weights: Any = None) -> t
         x: n rows.
         y: n rows, in which values may be missing.
         weights: the weight of each row, (n,), or None.
+        caller: what needs all rows in memory, for the message where they are too many.
 
     Returns:
         The density of the model, and the rows that take part, in memory, which are the arguments of every method.
@@ -144,7 +147,7 @@ def check_problem(model: NumPyroModel, x: Any, y: Any, weights: Any = None) -> t
         TypeError, ValueError: when the data or the model are invalid.
     """
     density, data = check_labelled(model, labelled(x, y, weights))
-    return density, data.in_memory()
+    return density, data.in_memory(caller)
 
 
 def check_labelled(

@@ -276,7 +276,7 @@ class Fit(Parts):
             raise ValueError(f"join: expected two or more fits; got {len(fits)}.")
         _, data = check_labelled(fits[0].model, labelled(x, y, weights))
         rows = digest_of_rows(data.x, with_gaps(data.y, data.known))
-        return joined(fits, data.on_device(), rows, digest_of_weights(data.weights))
+        return joined(fits, data, rows, digest_of_weights(data.weights))
 
     def _by_site(self, function: Callable[["Fit", Any], np.ndarray], y: Any) -> dict[str, np.ndarray]:
         """Return the values of a function of a fit and its rows of y, for each observed site."""

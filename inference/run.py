@@ -15,10 +15,10 @@ from .density import Density
 from .fingerprint import digest_of_rows, key_in_words, without_addresses
 from .labels import labelled, with_gaps
 from .method import Method, Outcome
-from .processes import from_all, interrupts_noted, is_first, others_may_end, raised_by_all
+from .processes import interrupts_noted, is_first, others_may_end, raised_by_all
 from .result import Fit
 from .rows import Data
-from .seen import absent_classes, digest_of_weights, seen_of
+from .seen import absent_classes, absent_of_all, digest_of_weights, seen_of, seen_of_all
 from .sites import NumPyroModel
 from .spread import (
     Shards,
@@ -29,7 +29,6 @@ from .spread import (
     labelled_part,
     over_processes,
     sample_of_all,
-    taking_part,
 )
 from .store import Store, held, identity
 from .stored import bars, numbered_from
@@ -136,7 +135,7 @@ def _checked(model: NumPyroModel, method: Method, x: Any, y: Any, weights: Any) 
         "seen": seen_of(density.structure, data),
         "weights": digest_of_weights(data.weights),
     }
-    return density, (data if method.streams else data.in_memory()).on_device(), seen
+    return density, (data if method.streams else data.in_memory(method.name)).on_device(), seen
 
 
 def _checked_shards(model: NumPyroModel, method: Method, shards: Shards, x: Any, y: Any, weights: Any) -> _Checked:
@@ -147,12 +146,12 @@ def _checked_shards(model: NumPyroModel, method: Method, shards: Shards, x: Any,
     sample = sample_of_all(given)
     with raised_by_all(), numbered_from(shards.first_row):
         density, data = check_labelled(model, given, sample)
-    absent = from_all(absent_classes(density.structure.response, taking_part(data).y))
     rows, row_weights = digests_of_all(shards, data)
     seen = {
         "rows": rows,
-        "absent": tuple(sorted(set.intersection(*map(set, absent)))),
+        "absent": absent_of_all(density.structure.response, data),
         "counts": counts_of_all(shards, given.counts, x, y, weights),
+        "seen": seen_of_all(density.structure, shards, data, weights),
         "weights": None if weights is None else row_weights,
     }
     return density, over_processes(shards, data, x, y, weights), seen

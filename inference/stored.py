@@ -1,10 +1,12 @@
 """Rows that stay where they are, on disk or with another library, and are read a part at a time."""
 
+import math
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -13,6 +15,8 @@ from tqdm.auto import tqdm
 
 READ_BYTES = 2**28
 """The size of an array up to which it is read whole, 256 MiB: only a larger one stays where it is."""
+MEMORY_SHARE = 0.5
+"""The largest share of the free memory into which rows are read whole."""
 PART_BYTES = 2**26
 """The size of the parts in which rows are read that are needed one after the other, 64 MiB."""
 _IS_SHOWN = ContextVar("is_shown", default=True)
@@ -123,9 +127,39 @@ def is_stored(rows: Any) -> bool:
     return any(isinstance(leaf, Stored) for leaf in jax.tree.leaves(rows))
 
 
-def read(rows: Any) -> Any:
-    """Return a pytree of rows with all of them in memory."""
+def read(rows: Any, caller: str) -> Any:
+    """Return a pytree of rows with all of them in memory.
+
+    Args:
+        rows: a pytree of arrays with n rows first.
+        caller: what needs all rows, for the message.
+
+    Raises:
+        ValueError: when they would take more than `MEMORY_SHARE` of the memory that is free.
+    """
+    needed = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(rows) if isinstance(leaf, Stored))
+    free = free_memory() if needed > READ_BYTES else needed / MEMORY_SHARE
+    if needed > MEMORY_SHARE * free:
+        raise ValueError(
+            f"{caller}: expected rows of at most half of the free memory, {free / 2**30:.3g} GiB, since it needs all "
+            f"of them at once; got {needed / 2**30:.3g} GiB of rows that stay on disk. Take some of the rows, or a "
+            f"method that reads them by batches, such as MAP(batch_size=1024)."
+        )
     return jax.tree.map(lambda leaf: np.asarray(leaf) if isinstance(leaf, Stored) else leaf, rows)
+
+
+def free_memory() -> float:
+    """Return the bytes of memory that this process may still use; infinite where the system does not say."""
+    try:
+        known = dict(line.split(":") for line in Path("/proc/meminfo").read_text().splitlines())
+        free = int(known["MemAvailable"].split()[0]) * 2**10
+    except (OSError, KeyError, ValueError):  # not Linux
+        return math.inf
+    try:  # in a container
+        limit, used = (Path(f"/sys/fs/cgroup/memory.{name}").read_text() for name in ("max", "current"))
+        return min(free, max(0, int(limit) - int(used)))
+    except (OSError, ValueError):
+        return free
 
 
 def chosen(rows: Any, indices: np.ndarray) -> Any:

@@ -25,7 +25,9 @@ from flatprior.inference import (
     stored,
 )
 from flatprior.inference.criticism import calibration
+from flatprior.inference.methods import prior_path
 from flatprior.inference.methods.batches import Batches, order_of
+from flatprior.inference.methods.descent import split_validation
 from flatprior.inference.methods.representative import representative
 from flatprior.inference.reasons import Code
 from flatprior.inference.rows import Data
@@ -121,6 +123,27 @@ class TestFits:
         near, far = (fit(MODEL, method, each, y, key=0) for each in (x, on_disk(x)))
         assert all((near.draws[site] == far.draws[site]).all() for site in near.draws)
 
+    def test_rows_that_do_not_fit_in_memory_are_refused_by_name(
+        self, rows: tuple[np.ndarray, np.ndarray], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(stored, "free_memory", lambda: 30_000.0)  # x has 16,000 bytes
+        x, y = Foreign(rows[0]), rows[1]
+        with pytest.raises(ValueError, match=r"^NUTS: expected rows of at most half of the free memory, 2.79e-05 GiB"):
+            fit(MODEL, NUTS(), x, y, key=0)
+        with pytest.raises(ValueError, match=r"^prior_path: expected rows of at most half of the free memory"):
+            prior_path(MODEL, x, y, key=0)
+        assert fit(MODEL, BY_BATCHES, x, y, key=0).rows
+
+    def test_validation_rows_are_bounded_in_bytes(
+        self, rows: tuple[np.ndarray, np.ndarray], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("flatprior.inference.methods.descent.READ_BYTES", 1_000)  # a row has 20 bytes
+        data = Data(stored.stored(Foreign(rows[0])), rows[1])
+        settings = MAP(batch_size=100, validation_fraction=0.5)
+        fitted, validation = split_validation(settings, jax.random.key(0), data)
+        assert validation is not None
+        assert (fitted.num_rows, validation.num_rows) == (950, 50)
+
     def test_rows_without_y_and_weights_of_rows(self, rows: tuple[np.ndarray, np.ndarray], on_disk: OnDisk) -> None:
         x, y = rows
         gaps = np.where(np.arange(NUM_ROWS) % 10 == 3, np.nan, y)
@@ -157,6 +180,17 @@ class TestFits:
         assert fit(model, method, Foreign(x), labels, key=0).status.codes == (Code.SEPARABLE,)
         labels[517] = 1 - labels[517]  # one row in a thousand is on the other side
         assert Code.SEPARABLE not in fit(model, method, Foreign(x), labels, key=0).status.codes
+
+    def test_all_restarts_pay_for_the_judgement_of_the_best(
+        self, rows: tuple[np.ndarray, np.ndarray], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        efforts, effort = [], MAP.effort
+        monkeypatch.setattr(
+            MAP, "effort", lambda self, *args: (efforts.append(self.num_restarts), effort(self, *args))[1]
+        )
+        x, y = rows
+        fit(MODEL, MAP(batch_size=64, num_steps=2, num_restarts=3, polish=False), Foreign(x), y, key=0)
+        assert set(efforts) == {3}
 
     def test_the_rows_that_stand_for_all_have_their_log_likelihood(
         self, rows: tuple[np.ndarray, np.ndarray], in_memory: Fit, monkeypatch: pytest.MonkeyPatch

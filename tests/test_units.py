@@ -11,6 +11,7 @@ import numpyro
 import numpyro.distributions as dist
 import pytest
 from jax import Array
+from sklearn.datasets import load_diabetes
 
 from flatprior.inference import (
     MAP,
@@ -314,6 +315,21 @@ def test_what_the_prior_costs_in_likelihood_counts_as_well() -> None:
     assert result.status.codes == (Code.PRIOR_CONFLICT,)
     assert "nats of log likelihood" in str(result.status)
     assert codes(vague, MAP(), X, 50 * Z) == set()
+
+
+@pytest.mark.slow
+def test_a_network_with_few_rows_per_weight_is_told_that_it_fits_their_noise() -> None:
+    x, y = (np.asarray(each[::2], np.float32) for each in load_diabetes(return_X_y=True))
+    x, y = ((each - each.mean(0)) / each.std(0) for each in (x, y))
+    network = Model(MLP((16,)), Normal(dist.HalfNormal(1.0)), gaussian(1.0))
+    of_network, of_line = (
+        str(fit(model, MAP(), *rows, key=0, progress=False).status)
+        for model, rows in ((network, (x, y)), (KNOWN, (X, Z + 8)))
+    )
+    for status in (of_network, of_line):
+        assert "Prior and data disagree" in status
+    assert "few rows per weight" in of_network
+    assert "few rows per weight" not in of_line
 
 
 @pytest.mark.slow

@@ -45,8 +45,8 @@ class MAP(PointSettings):
             improved for `patience` of 100 checks, at the best weights so far. 0 is no early stopping. A fit that
             stopped early is not at the mode, as its status reports. By batches there are at most as many validation
             rows as half of the rows that are fitted between two checks (2,560 for the default `num_steps` and batches
-            of 256), so that checks take at most half of the time of the steps; all other rows are fitted. Those to fit
-            are a copy of x and y.
+            of 256), so that checks take at most half of the time of the steps, and never more than fit in 256 MiB; all
+            other rows are fitted. Those to fit are a copy of x and y, unless they stay on disk.
         patience: see `validation_fraction`.
         polish: go on to the mode by Newton's method on all rows, in float64, for at most 300 steps, and for about as
             many evaluations of rows as the optimiser used: they are counted and not timed, so that a fit is the same on
