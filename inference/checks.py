@@ -27,7 +27,7 @@ from .response import Response
 from .rows import Data, Rows, count_rows, take_rows
 from .scales import check_largest, check_least, check_offsets, check_rounding, spaced
 from .sites import NumPyroModel
-from .stored import check_in_parts, in_parts, is_stored, number_of, numbered_from
+from .stored import check_in_parts, in_parts, is_arrow, is_stored, number_of, numbered_from
 from .structure import Structure
 from .words import shapes_in_words
 
@@ -50,7 +50,8 @@ class Layout:
         """Return the layout of x, given as the user passed it and as rows from `as_rows`."""
         leaves, tree = jax.tree.flatten(rows)
         given = jax.tree.leaves(x, is_leaf=is_array)
-        names = [getattr(leaf, "columns", None) for leaf in (given if len(given) == len(leaves) else leaves)]
+        with_names = given if len(given) == len(leaves) else leaves
+        names = [leaf.column_names if is_arrow(leaf) else getattr(leaf, "columns", None) for leaf in with_names]
         return cls(
             tree,
             tuple(np.shape(leaf)[1:] for leaf in leaves),
@@ -128,7 +129,9 @@ def _check_points(site: str, response: Response, y: Rows) -> None:
     check_finite(site, response.points(y))
 
 
-def check_problem(model: NumPyroModel, x: Any, y: Any, weights: Any = None) -> tuple[Density, Data]:
+def check_problem(
+    model: NumPyroModel, x: Any, y: Any, weights: Any = None, *, caller: str = "fit"
+) -> tuple[Density, Data]:
     """Check a model and its data before anything is compiled.
 
     Args:
@@ -136,6 +139,7 @@ def check_problem(model: NumPyroModel, x: Any, y: Any, weights: Any = None) -> t
         x: n rows.
         y: n rows, in which values may be missing.
         weights: the weight of each row, (n,), or None.
+        caller: what needs all rows in memory, for the message where they are too many.
 
     Returns:
         The density of the model, and the rows that take part, in memory, which are the arguments of every method.
@@ -144,7 +148,7 @@ def check_problem(model: NumPyroModel, x: Any, y: Any, weights: Any = None) -> t
         TypeError, ValueError: when the data or the model are invalid.
     """
     density, data = check_labelled(model, labelled(x, y, weights))
-    return density, data.in_memory()
+    return density, data.in_memory(caller)
 
 
 def check_labelled(

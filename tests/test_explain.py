@@ -25,6 +25,7 @@ from sklearn.metrics import log_loss
 
 from flatprior.inference import MAP, MLE, explain, fit, flat, log_density
 from flatprior.inference.checks import check_problem
+from flatprior.inference.objective import likelihood_curve
 from flatprior.models import MLP, Bernoulli, Categorical, Model, Normal, Poisson, fan_in, gaussian
 
 from .tables import some_by_default
@@ -757,3 +758,41 @@ def test_bad_weight_decays_raise(name: str) -> None:
     call, message = BAD_DECAYS[name]
     with pytest.raises(ValueError, match=message):
         call()
+
+
+# Rows are evaluated a part at a time where they are many: the words and numbers are those of all rows at once.
+
+
+def terms_of_rows(x: dict[str, Array], y: Array | None = None) -> None:
+    """Model with terms of all kinds: over rows, of no row, masked, and by a scale that is known by row."""
+    w = numpyro.sample("w", dist.Normal(0.0, 2.0))
+    numpyro.factor("by row", 0.1 * w * x["a"])
+    numpyro.factor("once", -(w**2))
+    with numpyro.handlers.mask(mask=x["a"] > -0.5):
+        numpyro.sample("y", dist.Normal(w * x["a"], x["scale"]), obs=y)
+
+
+def test_parts_of_rows_have_the_terms_of_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    a, scale = np.linspace(-1, 1, 20), np.repeat([0.5, 0.5, 0.7], [5, 10, 5])  # one number in the first parts
+    y = np.where(np.arange(20) == 13, np.nan, np.sin(a))
+    rows = {"x": {"a": a, "scale": scale}, "y": y, "weights": np.arange(20) % 3}
+    whole = explain(terms_of_rows, **rows, at={"w": 0.3})
+    monkeypatch.setattr("flatprior.inference.objective.explanation.rows_in_memory", lambda *_: 5)
+    parts = explain(terms_of_rows, **rows, at={"w": 0.3})
+    one, other = whole.to_dataframe(), parts.to_dataframe()
+    words = one.select_dtypes(exclude="number").columns
+    assert other[words].equals(one[words])
+    assert "scale" in one.loc["y", "distribution"]
+    assert "not masked" in one.loc["y", "name"]
+    numbers = one.select_dtypes("number").columns
+    np.testing.assert_allclose(other[numbers], one[numbers], rtol=1e-12, atol=1e-12)
+    assert max(parts.value_difference, parts.gradient_difference) < 1e-12
+
+
+def test_parts_of_rows_have_the_likelihood_of_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = {"a": np.linspace(-1, 1, 20), "scale": np.ones(20)}, np.linspace(0, 1, 20)
+    whole = likelihood_curve(terms_of_rows, *rows, "w", [0.0, 0.5, 1.0])
+    monkeypatch.setattr("flatprior.inference.objective.likelihood.rows_in_memory", lambda *_: 7)
+    parts = likelihood_curve(terms_of_rows, *rows, "w", [0.0, 0.5, 1.0])
+    np.testing.assert_allclose(parts.log_likelihood, whole.log_likelihood, rtol=1e-12)
+    np.testing.assert_array_equal(parts.log_prior, whole.log_prior)
