@@ -232,6 +232,7 @@ def weighted(rows: dict[str, Array], y: Array | None = None) -> None:
         numpyro.sample("y", dist.Bernoulli(logits=eta), obs=y)
 
 
+@pytest.mark.slow  # `test_weights.py` has this law
 def test_the_weights_of_rows_count(x64: None, data_sets: Any) -> None:
     x, y = data_sets["binary"]
     weight = np.random.default_rng(0).integers(1, 4, len(y))
@@ -268,7 +269,9 @@ def _with_a_dead_unit(x: Array, y: Array | None = None) -> None:
         numpyro.sample("y", dist.Bernoulli(logits=eta), obs=y)
 
 
-@pytest.mark.parametrize("dense_weights", [256, 0], ids=["by Hessians", "by their products"])
+@pytest.mark.parametrize(
+    "dense_weights", [pytest.param(256, marks=pytest.mark.slow), 0], ids=["by Hessians", "by their products"]
+)
 @pytest.mark.parametrize("activation", [pytest.param("tanh", marks=pytest.mark.slow), "silu"])
 def test_a_smooth_network_is_climbed_to_its_mode(
     data_sets: Any, activation: str, dense_weights: int, monkeypatch: pytest.MonkeyPatch
