@@ -16,7 +16,7 @@ from .checks import check_labelled, check_labels, check_like
 from .datatree import attributes_of, to_datatree
 from .density import Density
 from .deterministic import deterministic_draws
-from .fingerprint import digest_of_rows
+from .digests import digest_of_rows
 from .joined import joined
 from .labels import as_weights, labelled, observations, with_gaps
 from .lookups import check_indices

@@ -12,7 +12,8 @@ from jax import Array
 from .blocks import stopwatch
 from .checks import Layout, as_key, check_labelled
 from .density import Density
-from .fingerprint import digest_of_rows, key_in_words, without_addresses
+from .digests import digest_of_rows
+from .fingerprint import key_in_words, without_addresses
 from .labels import labelled, with_gaps
 from .method import Method, Outcome
 from .processes import interrupts_noted, is_first, others_may_end, raised_by_all

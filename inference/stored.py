@@ -5,7 +5,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +43,8 @@ class Stored:
     """The number of rows within which the order is free, where the source gives rows one after the other."""
     fill: np.ndarray | None = None
     """What takes the place of NaN, in the shape of a row; None where nothing does."""
+    found: dict[Any, Any] = field(default_factory=dict)
+    """What a call has found about the rows of the source; see `remembered`."""
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -166,7 +168,7 @@ def stays(leaf: Any) -> bool:
 def stored(leaf: Any) -> Stored:
     """Return rows that stay where they are as a leaf."""
     if isinstance(leaf, Stored):
-        return leaf
+        return replace(leaf, found={})  # what another call has found may have changed
     source = ArrowRows(leaf) if is_arrow(leaf) else leaf
     return Stored(source, np.dtype(source.dtype))
 
