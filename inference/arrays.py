@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from .remembered import Remembered
 from .rows import Rows
 from .stored import Stored, check_in_parts, stays, stored
 from .words import index_in_words, shapes_in_words
@@ -174,8 +175,10 @@ def _is_within(values: np.ndarray | jax.Array, dtype: np.dtype) -> np.ndarray:
 def check_finite(name: str, rows: Rows) -> None:
     """Raise ValueError at the first value that is NaN or infinite."""
     for path, leaf in jax.tree.leaves_with_path(rows):
-        if leaf.dtype.kind not in "biu":
+        known = Remembered("finite", leaf)
+        if leaf.dtype.kind not in "biu" and not known.value:
             check_in_parts(partial(_check_finite, f"{name}{jax.tree_util.keystr(path)}"), leaf, f"checking {name}")
+            known.keep(True)
 
 
 def _check_finite(name: str, leaf: Any) -> None:

@@ -203,6 +203,7 @@ def test_every_likelihood_has_an_observation(likelihood: str, path: Path) -> Non
         assert data.num_rows == np.count_nonzero(train.weights * ~np.isnan(train.y))
 
 
+@pytest.mark.slow
 def test_rows_have_weights(path: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     out = ["--methods", "map", "--widths", "", "--out", tmp_path / "out"]
     run("compare", path, "--target", "count", "--likelihood", "poisson", "--weights", "times", *out)

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from ..fingerprint import digest_of_rows
+from ..digests import digest_of_rows
 from ..labels import labelled
 from ..methods.gaussian import MAX_PARETO_K
 from ..predictive import Predictive
