@@ -11,7 +11,7 @@ import pytest
 
 from flatprior.inference import MAP, NUTS, fit, newton, programs
 from flatprior.inference.blocks import Run, Seconds, run_in_blocks, stopwatch
-from flatprior.inference.methods import batches, chains, descent, steps
+from flatprior.inference.methods import batches, chains, descent
 from flatprior.inference.methods.batches import Resident
 from flatprior.inference.rows import Data
 from flatprior.models import MLP, Bernoulli, Model, Normal, gaussian
