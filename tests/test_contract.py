@@ -47,6 +47,7 @@ NAMES = (*MODELS, *HAND_WRITTEN)
 
 NUMBERS = {"mean", "variance", "cdf", "quantile"}
 EXISTS: dict[str, set[str]] = {
+    **dict.fromkeys(LONG, NUMBERS),
     "Bernoulli": {"mean", "variance", "probs"},
     "Categorical": {"probs"},
     "Normal, known scale": NUMBERS,
@@ -58,7 +59,6 @@ EXISTS: dict[str, set[str]] = {
     "Poisson": NUMBERS,
     "CategoricalSequence": {"probs"},
     "Lift": {"mean", "variance", "probs"},
-    **dict.fromkeys((*LONG, "Censored"), NUMBERS),
     "Ordinal": {"probs", "cdf", "quantile"},
 }
 """Model -> the summaries of its predictive distribution that exist: classes have no moments, and no order of theirs."""
