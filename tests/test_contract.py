@@ -291,7 +291,8 @@ def scipy_cdf(name: str, per_draw: dict[str, np.ndarray], y: np.ndarray) -> np.n
         each = scipy.stats.logistic(per_draw["loc"], per_draw["scale"]).cdf(y[:, None])
         return (per_draw["weights"] * each).sum(axis=-1).mean(axis=0)
     if name in SCIPY:
-        return SCIPY[name](per_draw).cdf(y).mean(axis=0)
+        with np.errstate(over="ignore"):  # (y / scale)^concentration, where draws of the prior have a cdf of 1
+            return SCIPY[name](per_draw).cdf(y).mean(axis=0)
     if name == "ZeroInflated":
         gate = np.where(y < 0, 0.0, per_draw["gate"])
         return (gate + (1 - per_draw["gate"]) * scipy.stats.poisson(per_draw["rate"]).cdf(y)).mean(axis=0)
