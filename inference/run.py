@@ -12,7 +12,8 @@ from jax import Array
 from .blocks import stopwatch
 from .checks import Layout, as_key, check_labelled
 from .density import Density
-from .fingerprint import digest_of_rows, key_in_words, without_addresses
+from .digests import digest_of_rows
+from .fingerprint import key_in_words, without_addresses
 from .labels import labelled, with_gaps
 from .method import Method, Outcome
 from .processes import interrupts_noted, is_first, others_may_end, raised_by_all
@@ -61,8 +62,8 @@ def fit(
             in the types in which they are passed, booleans and narrow integers among them; only 64-bit numbers become
             32-bit ones, unless JAX is in double precision. `predict` converts new rows to these types where that
             changes no value. An array on disk or of another library (a memory map, HDF5, Zarr: anything with a shape, a
-            type, and rows by index) of more than 256 MiB stays where it is, and is read in parts; `rows_of` makes such
-            arrays of data sets and sources of batches.
+            type, and rows by index; an Arrow table) of more than 256 MiB stays where it is, and is read in parts;
+            `rows_of` makes such arrays of data sets and sources of batches.
         y: n rows, in the order of x and in the types in which they are passed, except that integers have at least 32
             bits, since log probabilities compute with y in its own type. Where the model observes several sites, y is a
             dict with the rows of each under its name. Values that are NaN, masked, or missing in a

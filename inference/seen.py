@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 import jax
 import numpy as np
 
-from .fingerprint import digest_of_rows
+from .digests import digest_of_rows
 from .labels import RowCounts, labelled, with_gaps
 from .processes import from_all
 from .response import Response

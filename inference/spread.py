@@ -9,7 +9,7 @@ import numpy as np
 
 from .arrays import is_array
 from .devices import Spread, row_axes
-from .fingerprint import digest_of_rows
+from .digests import digest_of_rows
 from .labels import Labelled, RowCounts, labelled, with_gaps
 from .processes import from_all, rows_of_all
 from .rows import Data, Rows, count_rows

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable
 from functools import lru_cache
+from itertools import product
 from typing import Any
 
 import jax
@@ -26,6 +27,8 @@ from flatprior.inference import MAP, MLE, explain, fit, flat, log_density
 from flatprior.inference.checks import check_problem
 from flatprior.inference.objective import likelihood_curve
 from flatprior.models import MLP, Bernoulli, Categorical, Model, Normal, Poisson, fan_in, gaussian
+
+from .tables import some_by_default
 
 pytestmark = pytest.mark.usefixtures("x64")
 PRECISION = 1e-10
@@ -97,12 +100,8 @@ def in_real_coordinates(model: Callable[..., Any], to_support: dict[str, Any], x
     return jax.jit(lambda u: -log_density(model, {site: to_support[site](u[site]) for site in u}, x, y))
 
 
-QUICK = [("Bernoulli", "mapping"), ("Categorical", "gaussian")]
-LONG = [(name, prior) for name in OBSERVATIONS for prior in PRIORS if (name, prior) not in QUICK]
-
-
 @pytest.mark.parametrize(
-    ("observation", "prior"), [*QUICK, *(pytest.param(*pair, marks=pytest.mark.slow) for pair in LONG)]
+    ("observation", "prior"), some_by_default(product(OBSERVATIONS, PRIORS), ("Categorical", "gaussian"))
 )
 def test_the_total_is_what_is_compiled_and_minimised(observation: str, prior: str, rows: dict[str, Any]) -> None:
     model = model_of(observation, prior)
@@ -144,7 +143,7 @@ def test_the_total_is_what_fit_minimises_for_models_by_hand(name: str, by_hand: 
 
 @pytest.mark.parametrize(
     ("observation", "prior"),
-    [pytest.param("Categorical, soft labels", "mapping", marks=pytest.mark.slow), ("Bernoulli", "flat")],
+    some_by_default([("Categorical, soft labels", "mapping"), ("Bernoulli", "flat")]),
 )
 def test_the_total_is_what_fit_minimises(observation: str, prior: str, rows: dict[str, Any]) -> None:
     assert_total_is_what_fit_minimises(
@@ -207,6 +206,7 @@ def test_the_losses_are_those_of_statsmodels(rows: dict[str, Any], by_hand: dict
     np.testing.assert_allclose(-explanation.loss, expected, rtol=PRECISION)
 
 
+@pytest.mark.slow
 def test_the_losses_by_hand_are_those_of_scipy(by_hand: dict[str, Any]) -> None:
     model, (group, z), y = by_hand["hierarchical"]
     offset = np.array([0.3, -0.2, 1.0, -0.7])
@@ -242,7 +242,7 @@ PENALTIES: dict[str, tuple[Any, Callable[[str, np.ndarray], np.ndarray]]] = {
 }
 
 
-@pytest.mark.parametrize("name", PENALTIES)
+@pytest.mark.parametrize("name", some_by_default(PENALTIES, "gaussian", "fan_in", "scales of their own"))
 def test_the_penalty_is_what_scipy_computes(name: str, rows: dict[str, Any]) -> None:
     prior, log_prob = PENALTIES[name]
     explanation, _ = explanation_at(Model(MLP(), Bernoulli(), prior), rows["binary"], 1)
@@ -399,7 +399,22 @@ NAMES: dict[str, tuple[Any, str, str, str, str]] = {
 }
 
 
-@pytest.mark.parametrize("name", NAMES)
+USUAL = (
+    "Bernoulli",
+    "soft labels",
+    "known scale a row",
+    "scale of the network",
+    "Student",
+    "weight decay",
+    "L1",
+    "flat",
+    "improper",
+    "learned L1",
+    "of a scale",
+)
+
+
+@pytest.mark.parametrize("name", some_by_default(NAMES, *USUAL))
 def test_every_site_has_its_usual_name(name: str, explanation_of: Callable[[Any, str], Any]) -> None:
     model, kind, site, distribution, words = NAMES[name]
     explanation = explanation_of(model, kind)

@@ -334,6 +334,7 @@ def worker(folder: Path, method: Any, kill: int) -> subprocess.Popen[str]:
     return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
 
 
+@pytest.mark.slow
 def test_a_process_that_is_killed_while_it_writes_is_continued_by_another(tmp_path: Path) -> None:
     method = METHODS["MAP by batches"]
     with worker(tmp_path, method, 9) as process:

@@ -124,7 +124,8 @@ def test_the_density_is_the_prior_and_the_sum_over_sites() -> None:
         assert log_density(house, W, X, Y) == pytest.approx(float(sum(parts)), rel=1e-14)
 
 
-@pytest.mark.parametrize("method", [MLE(), pytest.param(MAP(), marks=pytest.mark.slow)], ids=["MLE", "MAP"])
+@pytest.mark.slow
+@pytest.mark.parametrize("method", [MLE(), MAP()], ids=["MLE", "MAP"])
 def test_heads_with_weights_of_their_own_are_two_fits(method: Any) -> None:
     with jax.enable_x64(True):
         both = fitted(method)
@@ -199,6 +200,7 @@ def test_every_method_fits_and_predicts_all_sites(method: str, tmp_path: Path) -
         assert {"predictions of price", "predictions of sold"} <= set(diagnose(result, X, Y).table.index)
 
 
+@pytest.mark.slow
 def test_the_distance_from_a_reference_is_that_of_each_site(mode: Fit) -> None:
     draws = fitted(Ensemble(base=MAP(num_steps=5, polish=False), num_members=4))
     table = compare({"MAP": mode}, X, Y, reference=draws)
