@@ -1,10 +1,10 @@
 """One of several processes that fit together, or one process with as many devices: run by `test_processes.py`.
 
-    python several.py FOLDER PORT PROCESS PROCESSES DEVICES METHODS [SECONDS]
+    python several.py FOLDER PORT PROCESS PROCESSES DEVICES METHODS [SECONDS SIGNAL]
 
 The rows are the same, in as many shards as there are devices in all. Draws, statuses and what a fit has seen of its
-rows go to a file of the process. With a number of seconds, the process kills itself so long after the first state is
-on disk.
+rows go to a file of the process. With a number of seconds, the process sends itself a signal so long after the first
+state is on disk.
 """
 
 import json
@@ -68,12 +68,12 @@ def sharded(array: np.ndarray, mesh: jax.sharding.Mesh) -> jax.Array:
     return jax.make_array_from_process_local_data(sharding, array[process * own : (process + 1) * own])
 
 
-def kill_after_draws(run: Path, seconds: float) -> None:
-    """Kill this process so long after the first state of chains or of an optimiser is on disk."""
+def signal_after_draws(run: Path, seconds: float, name: str) -> None:
+    """Send this process a signal so long after the first state of chains or of an optimiser is on disk."""
     while not any(run.glob("*.npz")):
         sleep(0.05)
     sleep(seconds)
-    os.kill(os.getpid(), signal.SIGKILL)
+    os.kill(os.getpid(), signal.Signals[name])
 
 
 def errors(mesh: jax.sharding.Mesh) -> dict[str, np.ndarray]:
@@ -132,7 +132,7 @@ def main() -> None:
             weights = sharded(np.where(np.arange(len(everywhere[0])) == 0, 0.0, 1.0), mesh)
         resume = folder / f"{name} of {processes * devices}" if name.startswith("resumed") else None
         if resume is not None and len(sys.argv) > 7:
-            Thread(target=kill_after_draws, args=(resume, float(sys.argv[7])), daemon=True).start()
+            Thread(target=signal_after_draws, args=(resume, float(sys.argv[7]), sys.argv[8]), daemon=True).start()
         fitted = fit(MODEL, method, *own, weights=weights, key=0, progress=False, resume=resume)
         about = {"rows": fitted.rows, "counts": str(fitted.counts), "status": fitted.status.to_json()}
         found |= {f"{name}/{site}": np.asarray(value) for site, value in fitted.draws.items()}

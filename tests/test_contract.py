@@ -47,6 +47,7 @@ NAMES = (*MODELS, *HAND_WRITTEN)
 
 NUMBERS = {"mean", "variance", "cdf", "quantile"}
 EXISTS: dict[str, set[str]] = {
+    **dict.fromkeys(LONG, NUMBERS),
     "Bernoulli": {"mean", "variance", "probs"},
     "Categorical": {"probs"},
     "Normal, known scale": NUMBERS,
@@ -58,7 +59,6 @@ EXISTS: dict[str, set[str]] = {
     "Poisson": NUMBERS,
     "CategoricalSequence": {"probs"},
     "Lift": {"mean", "variance", "probs"},
-    **dict.fromkeys((*LONG, "Censored"), NUMBERS),
     "Ordinal": {"probs", "cdf", "quantile"},
 }
 """Model -> the summaries of its predictive distribution that exist: classes have no moments, and no order of theirs."""
@@ -293,7 +293,8 @@ def scipy_cdf(name: str, per_draw: dict[str, np.ndarray], y: np.ndarray) -> np.n
         each = scipy.stats.logistic(per_draw["loc"], per_draw["scale"]).cdf(y[:, None])
         return (per_draw["weights"] * each).sum(axis=-1).mean(axis=0)
     if name in SCIPY:
-        return SCIPY[name](per_draw).cdf(y).mean(axis=0)
+        with np.errstate(over="ignore"):  # (y / scale)^concentration, where draws of the prior have a cdf of 1
+            return SCIPY[name](per_draw).cdf(y).mean(axis=0)
     if name == "ZeroInflated":
         gate = np.where(y < 0, 0.0, per_draw["gate"])
         return (gate + (1 - per_draw["gate"]) * scipy.stats.poisson(per_draw["rate"]).cdf(y)).mean(axis=0)
