@@ -63,7 +63,7 @@ def _as_array(name: str, leaf: Any) -> np.ndarray | jax.Array | Stored:
     if isinstance(leaf, jax.Array) and not (leaf.is_fully_addressable or leaf.is_fully_replicated):
         raise ValueError(
             f"{name}: expected rows of this process; got an array that is sharded over processes, which only fit() "
-            f"takes. Give each process rows of its own, such as those of [shard.data for shard in "
+            f"and compare() take. Give each process rows of its own, such as those of [shard.data for shard in "
             f"{name}.addressable_shards]."
         )
     is_on_device = isinstance(leaf, jax.Array) and len(leaf.sharding.device_set) == 1
