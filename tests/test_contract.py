@@ -210,6 +210,8 @@ def test_draws_have_a_chain_a_draw_and_the_shape_of_the_site(
 def test_only_approximations_and_points_leave_something_out(result: Fit, method: str) -> None:
     assert bool(result.leaves_out) == (KINDS[method] in ("point", "approximation"))
     assert not result.leaves_out or result.leaves_out.endswith(".")
+    assert str(result.status).endswith(f" {result.leaves_out}") == (KINDS[method] == "approximation")
+    assert result.status == result.outcome.status  # it is no reason
 
 
 @every_fit
