@@ -86,8 +86,9 @@ def methods() -> dict[str, Any]:
         "MAP": point,
         "ensemble of 8": Ensemble(base=point, num_members=8),
         "variational, mean field": Variational(num_steps=12_000, batch_size=250, num_samples=200, start=start),
-        "SGMCMC": SGMCMC(num_warmup=8_000, num_samples=100, thinning=40, **chains),
-        "SGMCMC, long": SGMCMC(num_warmup=40_000, num_samples=100, thinning=200, **chains),
+        "SGMCMC, 12,000 steps": SGMCMC(num_warmup=8_000, num_samples=100, thinning=40, **chains),
+        "SGMCMC, 60,000 steps": SGMCMC(num_warmup=40_000, num_samples=100, thinning=200, **chains),
+        "SGMCMC, 180,000 steps": SGMCMC(num_warmup=120_000, num_samples=100, thinning=600, **chains),
     }
 
 
