@@ -40,6 +40,7 @@ def keep_compiled() -> None:
         return
     jax.config.update("jax_compilation_cache_dir", str(folder))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", LEAST_SECONDS)
+    jax.config.update("jax_traceback_in_locations_limit", 0)  # programs that are found need not know their lines
 
 
 def prune(folder: Path, most: int = MOST_BYTES) -> None:

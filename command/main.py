@@ -9,6 +9,7 @@ from pathlib import Path
 
 import jax
 
+from ..inference.internals import sort_fields_of_distributions
 from ..tables.dialect import SEPARATORS
 from ..tables.target import LIKELIHOODS, RULES
 from .cache import keep_compiled
@@ -35,8 +36,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     parser = _parser()
     chosen = parser.parse_args(arguments)
-    with contextlib.suppress(RuntimeError):  # once JAX has started, its number of devices is fixed
+    with contextlib.suppress(RuntimeError):  # once JAX has started, this process has programs of its own
         jax.config.update("jax_num_cpu_devices", os.cpu_count())  # so that chains use every core
+        sort_fields_of_distributions()  # so that the next process finds the programs of this one
     if chosen.cache:
         keep_compiled()
     try:

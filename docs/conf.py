@@ -19,6 +19,7 @@ extensions = [
     "myst_nb",
     "sphinx_copybutton",
     "generated",
+    "pages",
     "references",
 ]
 exclude_patterns = ["_extensions", "**/.ipynb_checkpoints"]

@@ -18,6 +18,12 @@ data frames and with labels of any type. Their parameters:
   (`RandomState`); or None for another key in each fit.
 - `progress`: show a progress bar when a fit takes more than a second.
 
+Arrays of numbers are features as they are. The columns of a pandas data frame are encoded by `flatprior.tables.Encoder`
+(dates become their parts, texts indicators, missing values the median with an indicator; columns without values,
+constants, and texts of which no few values recur are left out). ``estimator.encoder_.description`` is the table
+of what was done to each column, and ``estimator.encoder_.surprises(X)`` names what new rows have that the fit did not.
+What is learned of a column does not depend on the weights of rows.
+
 ``estimator.fit_`` is the `Fit`, so that `compare`, `explain` and ArviZ are one step away: ``estimator.rows(X, y)`` are
 the rows as it takes them. A fit whose status is not "ok" warns (`sklearn.exceptions.ConvergenceWarning`) with the
 reasons. ``scoring=elpd`` scores whole predictive distributions in scikit-learn's searches.

@@ -8,10 +8,11 @@ from typing import Any, Self
 
 import jax
 import numpy as np
+import pandas as pd
 from sklearn.base import BaseEstimator
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.preprocessing import StandardScaler
-from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
+from sklearn.utils.validation import _check_sample_weight, check_array, check_is_fitted, check_X_y, validate_data
 
 from ..inference.labels import as_weights
 from ..inference.predictive import Predictive
@@ -19,6 +20,7 @@ from ..inference.result import Fit
 from ..inference.status import no_failure_warnings, warn_of_precision
 from ..models.heads import Observation
 from ..models.model import Model
+from ..tables.encoder import Encoder
 from .settings import Defaults, key_of, network_of, prior_of
 from .standard import StandardFit
 
@@ -31,6 +33,8 @@ class NetworkEstimator(BaseEstimator):
 
     fit_: Fit
     """The fit. Its x are the rows of `rows`; its y, predictions and scores are in the units of y."""
+    encoder_: Encoder | None
+    """How the columns of the data frame of the fit become features; None where rows were an array of numbers."""
 
     def __init__(
         self,
@@ -55,7 +59,7 @@ class NetworkEstimator(BaseEstimator):
         """Return rows as `fit_` takes them: standardised x, or the pair of x and y, with classes as their numbers.
 
         Args:
-            X: n rows of features, an array or a data frame, as for `fit`.
+            X: n rows, an array or a data frame, as for `fit`.
             y: n values, as for `fit`, or None.
 
         Example:
@@ -69,8 +73,8 @@ class NetworkEstimator(BaseEstimator):
             Name: rmse, dtype: float64
         """
         check_is_fitted(self)
-        X = validate_data(self, X, reset=False, dtype=np.float64)  # noqa: N806
-        x = X if self._scaler is None else self._scaler.transform(X)
+        x = self._numbers(X)
+        x = x if self._scaler is None else self._scaler.transform(x)
         return x if y is None else (x, self._coded(y))
 
     def predict_dist(self, X: Any) -> Predictive:  # noqa: N803
@@ -86,6 +90,30 @@ class NetworkEstimator(BaseEstimator):
         standard = self._standard
         return self._summary(x, lambda p: p.log_prob(standard.to_standard(y))) - np.log(standard.sd)
 
+    def _checked(self, X: Any, y: Any, **checks: Any) -> tuple[np.ndarray, np.ndarray]:  # noqa: N803
+        """Return rows of a fit as numbers, (n, d), and y; what becomes of the columns of a data frame is learned here.
+
+        All columns of numbers are features, also those that look like identifiers: whoever writes Python has chosen
+        them.
+        """
+        self.encoder_ = None
+        if not isinstance(X, pd.DataFrame):
+            return validate_data(self, X, y, dtype=np.float64, ensure_min_samples=2, **checks)
+        validate_data(self, X, skip_check_array=True)  # the names and the number of the columns
+        self.encoder_ = Encoder.fit(X, keep=X.columns.map(str))
+        return check_X_y(
+            self.encoder_.transform(X), y, dtype=np.float64, ensure_min_samples=2, estimator=self, **checks
+        )
+
+    def _numbers(self, X: Any) -> np.ndarray:  # noqa: N803
+        """Return rows as numbers, (n, d), encoded as those of the fit."""
+        if self.encoder_ is None:
+            return validate_data(self, X, reset=False, dtype=np.float64)
+        validate_data(self, X, reset=False, skip_check_array=True)
+        if not isinstance(X, pd.DataFrame):
+            X = pd.DataFrame(X, columns=[column.name for column in self.encoder_.columns])  # noqa: N806
+        return check_array(self.encoder_.transform(X), dtype=np.float64, estimator=self)
+
     def _fit(self, X: np.ndarray, y: np.ndarray, weights: Any, observation: Observation, defaults: Defaults) -> Self:  # noqa: N803
         """Fit to rows that are numbers, (n, d) and (n,)."""
         if weights is not None:
@@ -97,9 +125,9 @@ class NetworkEstimator(BaseEstimator):
         model, key = Model(network_of(self.network), observation, prior), key_of(self.random_state)
         self._standard = StandardFit.of(model, method, x, y, weights, key=key, progress=self.progress)
         in_units = self._standard.in_units
-        names = getattr(self, "feature_names_in_", None)
-        columns = (None if names is None else tuple(map(str, names)),)
-        self.fit_ = replace(in_units, layout=replace(in_units.layout, columns_by_leaf=columns))
+        names = getattr(self, "feature_names_in_", None) if self.encoder_ is None else self.encoder_.features
+        columns = None if names is None else tuple(map(str, names))
+        self.fit_ = replace(in_units, layout=replace(in_units.layout, columns_by_leaf=(columns,)))
         if self.fit_.status.reasons:
             warnings.warn(
                 f"{type(self).__name__}: {self.fit_.status}",

@@ -3,12 +3,14 @@
 from typing import Any, Self
 
 import numpy as np
+import pandas as pd
 from sklearn.base import ClassifierMixin
 from sklearn.utils.multiclass import check_classification_targets
-from sklearn.utils.validation import column_or_1d, validate_data
+from sklearn.utils.validation import column_or_1d
 
 from ..models.classes import Bernoulli, Categorical
 from ..models.heads import Observation
+from ..models.ordinal import Ordinal
 from .base import NetworkEstimator, seed_of
 from .settings import FOR_CLASSES
 
@@ -19,8 +21,8 @@ class NetworkClassifier(ClassifierMixin, NetworkEstimator):
     Args:
         network: see `flatprior.estimators`.
         observation: the distribution of the class given the outputs of the network: an observation, or a class of
-            observations that takes the number of classes, such as `Ordinal`. By default `Bernoulli` for two classes,
-            `Categorical` for more.
+            observations that takes the number of classes, such as `Ordinal`, for which the classes are in the order in
+            which they sort. By default `Bernoulli` for two classes, `Categorical` for more.
         prior: see `flatprior.estimators`. By default ``fan_in(2.0)``: classes are often nearly separable, and with a
             scale of 1 the probabilities of easy tables (wine, iris) stay too far from 0 and 1.
         method: see `flatprior.estimators`. By default an `Ensemble` of ten `MAP` fits of 500 steps, which do not go on
@@ -44,10 +46,11 @@ class NetworkClassifier(ClassifierMixin, NetworkEstimator):
     """The classes, sorted."""
 
     def fit(self, X: Any, y: Any, sample_weight: Any = None) -> Self:  # noqa: N803
-        """Fit to n rows of features, (n, d), and their classes, (n,).
+        """Fit to n rows and their classes, (n,).
 
         Args:
-            X: an array or a data frame of finite numbers.
+            X: an array of finite numbers, (n, d), or a pandas data frame, whose dates, texts and missing values become
+                numbers as well.
             y: labels of any type: text, booleans, integers.
             sample_weight: the weight of each row, (n,): a row of weight w counts as w equal rows. By default 1.
 
@@ -57,13 +60,21 @@ class NetworkClassifier(ClassifierMixin, NetworkEstimator):
         Warns:
             ConvergenceWarning: when the status of the fit is not "ok", with the reasons.
         """
-        X, y = validate_data(self, X, y, dtype=np.float64, ensure_min_samples=2)  # noqa: N806
+        categories = getattr(y, "dtype", None)
+        X, y = self._checked(X, y)  # noqa: N806
         y = column_or_1d(y, warn=True)
+        try:
+            self.classes_, codes = np.unique(y, return_inverse=True)
+        except TypeError:  # they cannot be sorted
+            types = sorted({type(label).__name__ for label in y})
+            raise ValueError(f"y: expected labels of one type; got {', '.join(types)}.") from None
         check_classification_targets(y)
-        self.classes_, codes = np.unique(y, return_inverse=True)
         if len(self.classes_) < 2:
             raise ValueError(f"y: expected at least 2 classes; got 1 class, {self.classes_[0]!r}.")
-        return self._fit(X, codes, sample_weight, self._observation(len(self.classes_)), FOR_CLASSES)
+        observation = self._observation(len(self.classes_))
+        if isinstance(observation, Ordinal):
+            check_order(self.classes_, categories)
+        return self._fit(X, codes, sample_weight, observation, FOR_CLASSES)
 
     def predict(self, X: Any) -> np.ndarray:  # noqa: N803
         """Return the most probable class of each row, (n,)."""
@@ -101,3 +112,14 @@ class NetworkClassifier(ClassifierMixin, NetworkEstimator):
         if unknown.size:
             raise ValueError(f"y: expected the classes of the fit, {self.classes_.tolist()}; got {unknown.tolist()}.")
         return np.searchsorted(self.classes_, y)
+
+
+def check_order(classes: np.ndarray, dtype: Any) -> None:
+    """Raise ValueError where classes do not sort in the order that the categories of a pandas series state."""
+    if isinstance(dtype, pd.CategoricalDtype) and dtype.ordered:
+        stated = [category for category in dtype.categories if category in set(classes)]
+        if stated != list(classes):
+            raise ValueError(
+                f"y: Ordinal takes classes in the order in which they sort, {list(classes)}; got categories in the "
+                f"order {stated}. Pass their codes, y.cat.codes."
+            )

@@ -6,7 +6,7 @@ import numpy as np
 import numpyro.distributions as dist
 from sklearn.base import RegressorMixin
 from sklearn.utils import Tags
-from sklearn.utils.validation import column_or_1d, validate_data
+from sklearn.utils.validation import column_or_1d
 
 from ..models.counts import NegativeBinomial
 from ..models.numbers import Normal
@@ -81,10 +81,11 @@ class NetworkRegressor(_Regressor):
     """
 
     def fit(self, X: Any, y: Any, sample_weight: Any = None) -> Self:  # noqa: N803
-        """Fit to n rows of features, (n, d), and their numbers, (n,).
+        """Fit to n rows and their numbers, (n,).
 
         Args:
-            X: an array or a data frame of finite numbers.
+            X: an array of finite numbers, (n, d), or a pandas data frame, whose dates, texts and missing values become
+                numbers as well.
             y: finite numbers.
             sample_weight: the weight of each row, (n,): a row of weight w counts as w equal rows. By default 1.
 
@@ -94,7 +95,7 @@ class NetworkRegressor(_Regressor):
         Warns:
             ConvergenceWarning: when the status of the fit is not "ok", with the reasons.
         """
-        X, y = validate_data(self, X, y, dtype=np.float64, y_numeric=True, ensure_min_samples=2)  # noqa: N806
+        X, y = self._checked(X, y, y_numeric=True)  # noqa: N806
         y = column_or_1d(y, warn=True).astype(float)
         return self._fit(X, y, sample_weight, ONE_SCALE if self.observation is None else self.observation, FOR_NUMBERS)
 
@@ -125,10 +126,11 @@ class NetworkCountRegressor(_Regressor):
     """
 
     def fit(self, X: Any, y: Any, sample_weight: Any = None) -> Self:  # noqa: N803
-        """Fit to n rows of features, (n, d), and their counts, (n,).
+        """Fit to n rows and their counts, (n,).
 
         Args:
-            X: an array or a data frame of finite numbers.
+            X: an array of finite numbers, (n, d), or a pandas data frame, whose dates, texts and missing values become
+                numbers as well.
             y: integers from 0, of any type.
             sample_weight: the weight of each row, (n,): a row of weight w counts as w equal rows. By default 1.
 
@@ -138,7 +140,7 @@ class NetworkCountRegressor(_Regressor):
         Warns:
             ConvergenceWarning: when the status of the fit is not "ok", with the reasons.
         """
-        X, y = validate_data(self, X, y, dtype=np.float64, y_numeric=True, ensure_min_samples=2)  # noqa: N806
+        X, y = self._checked(X, y, y_numeric=True)  # noqa: N806
         y = column_or_1d(y, warn=True)
         wrong = np.flatnonzero((y < 0) | (y != np.round(y)))
         if wrong.size:

@@ -32,7 +32,7 @@ def elpd(estimator: Any, X: Any, y: Any, sample_weight: Any = None) -> float:  #
     """
     while not hasattr(estimator, "log_prob"):
         if isinstance(estimator, Pipeline):
-            X, estimator = estimator[:-1].transform(X), estimator[-1]  # noqa: N806
+            X, estimator = estimator[:-1].transform(X) if len(estimator) > 1 else X, estimator[-1]  # noqa: N806
         elif hasattr(estimator, "best_estimator_"):
             estimator = estimator.best_estimator_
         else:

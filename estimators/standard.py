@@ -6,7 +6,7 @@ from typing import Any, Self
 import numpy as np
 
 from ..inference.checks import check_problem
-from ..inference.fingerprint import digest_of_rows
+from ..inference.digests import digest_of_rows
 from ..inference.labels import with_gaps
 from ..inference.method import Method, Outcome
 from ..inference.result import Fit

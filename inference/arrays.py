@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from .remembered import Remembered
 from .rows import Rows
 from .stored import Stored, check_in_parts, stays, stored
 from .words import index_in_words, shapes_in_words
@@ -62,7 +63,7 @@ def _as_array(name: str, leaf: Any) -> np.ndarray | jax.Array | Stored:
     if isinstance(leaf, jax.Array) and not (leaf.is_fully_addressable or leaf.is_fully_replicated):
         raise ValueError(
             f"{name}: expected rows of this process; got an array that is sharded over processes, which only fit() "
-            f"takes. Give each process rows of its own, such as those of [shard.data for shard in "
+            f"and compare() take. Give each process rows of its own, such as those of [shard.data for shard in "
             f"{name}.addressable_shards]."
         )
     is_on_device = isinstance(leaf, jax.Array) and len(leaf.sharding.device_set) == 1
@@ -174,8 +175,10 @@ def _is_within(values: np.ndarray | jax.Array, dtype: np.dtype) -> np.ndarray:
 def check_finite(name: str, rows: Rows) -> None:
     """Raise ValueError at the first value that is NaN or infinite."""
     for path, leaf in jax.tree.leaves_with_path(rows):
-        if leaf.dtype.kind not in "biu":
+        known = Remembered("finite", leaf)
+        if leaf.dtype.kind not in "biu" and not known.value:
             check_in_parts(partial(_check_finite, f"{name}{jax.tree_util.keystr(path)}"), leaf, f"checking {name}")
+            known.keep(True)
 
 
 def _check_finite(name: str, leaf: Any) -> None:

@@ -20,14 +20,16 @@ from .arrays import (
 from .bounds import check_bounds
 from .contract import check_model
 from .density import Density
+from .digests import LeafDigest
 from .labels import Labelled, check_gaps, check_has_labels, labelled, observations
 from .lookups import check_indices
+from .remembered import Remembered
 from .repeated import check_one_density
 from .response import Response
 from .rows import Data, Rows, count_rows, take_rows
 from .scales import check_largest, check_least, check_offsets, check_rounding, spaced
 from .sites import NumPyroModel
-from .stored import check_in_parts, in_parts, is_stored, number_of, numbered_from
+from .stored import Stored, check_in_parts, in_parts, is_arrow, is_stored, number_of, numbered_from
 from .structure import Structure
 from .words import shapes_in_words
 
@@ -50,7 +52,8 @@ class Layout:
         """Return the layout of x, given as the user passed it and as rows from `as_rows`."""
         leaves, tree = jax.tree.flatten(rows)
         given = jax.tree.leaves(x, is_leaf=is_array)
-        names = [getattr(leaf, "columns", None) for leaf in (given if len(given) == len(leaves) else leaves)]
+        with_names = given if len(given) == len(leaves) else leaves
+        names = [leaf.column_names if is_arrow(leaf) else getattr(leaf, "columns", None) for leaf in with_names]
         return cls(
             tree,
             tuple(np.shape(leaf)[1:] for leaf in leaves),
@@ -128,7 +131,9 @@ def _check_points(site: str, response: Response, y: Rows) -> None:
     check_finite(site, response.points(y))
 
 
-def check_problem(model: NumPyroModel, x: Any, y: Any, weights: Any = None) -> tuple[Density, Data]:
+def check_problem(
+    model: NumPyroModel, x: Any, y: Any, weights: Any = None, *, caller: str = "fit"
+) -> tuple[Density, Data]:
     """Check a model and its data before anything is compiled.
 
     Args:
@@ -136,6 +141,7 @@ def check_problem(model: NumPyroModel, x: Any, y: Any, weights: Any = None) -> t
         x: n rows.
         y: n rows, in which values may be missing.
         weights: the weight of each row, (n,), or None.
+        caller: what needs all rows in memory, for the message where they are too many.
 
     Returns:
         The density of the model, and the rows that take part, in memory, which are the arguments of every method.
@@ -144,7 +150,7 @@ def check_problem(model: NumPyroModel, x: Any, y: Any, weights: Any = None) -> t
         TypeError, ValueError: when the data or the model are invalid.
     """
     density, data = check_labelled(model, labelled(x, y, weights))
-    return density, data.in_memory()
+    return density, data.in_memory(caller)
 
 
 def check_labelled(
@@ -195,33 +201,65 @@ def _check_at_once(model: NumPyroModel, given: Labelled, x: Rows, y: Rows, sampl
 
 
 def _check_in_parts(model: NumPyroModel, given: Labelled, x: Rows, y: Rows) -> Structure:
-    """Return what `_check_at_once` does, by one pass through rows that are not in memory, and a look at some."""
+    """Return what `_check_at_once` does, by one pass through rows that are not in memory, and a look at some.
+
+    The pass finds their digests as well. What is remembered of rows on disk is not looked at again.
+    """
     structure = check_model(model, x, y)
     check_gaps(structure, given.known)
     check_has_labels(structure, given.known)
-    lacking = [site for site, response, _ in structure.by_site(y) if response.padding is not None]
-    for start, (some_x, some_y) in in_parts((given.x, given.y), "checking the rows"):
+    precision = jnp.result_type(float).name
+    known = [Remembered((name, model, precision), rows) for name, rows in (("x", given.x), ("y", given.y))]
+    rows = tuple(None if each.value else some for each, some in zip(known, (given.x, given.y), strict=True))
+    leaves = jax.tree.leaves(tuple(None if each.value else some for each, some in zip(known, (x, y), strict=True)))
+    known += [Remembered("finite", leaf) for leaf in leaves]
+    digests = [LeafDigest.of(leaf) for leaf in leaves]
+    lacking = {
+        site for site, response, _ in structure.by_site(y) if response.padding is not None and rows[1] is not None
+    }
+    for start, (some_x, some_y) in in_parts(rows, "checking the rows"):
         with numbered_from(start):
-            converted_x = in_default_precision("x", some_x)
-            check_finite("x", converted_x)
-            check_largest("x", some_x)
-            _check_by_model(model, converted_x)
-            converted_y = widened(in_default_precision("y", some_y))
-            as_given = [part for _, _, part in structure.by_site(some_y)]
-            for (site, response, part), raw in zip(structure.by_site(converted_y), as_given, strict=True):
-                check_finite(site, response.points(part))
-                response.check(part, site)
-                if any(response.is_known(leaf).any() for leaf in jax.tree.leaves(part)):
-                    lacking = [each for each in lacking if each != site]
-                if not response.is_discrete:
-                    check_largest(site, response.points(raw))
+            checked_x = None if some_x is None else _check_x(model, some_x)
+            checked_y, with_value = (None, set()) if some_y is None else _check_y(structure, some_y)
+        lacking -= with_value
+        for leaf, digest, part in zip(leaves, digests, jax.tree.leaves((checked_x, checked_y)), strict=True):
+            if isinstance(leaf, Stored) and not digest.is_complete:
+                digest.add(start, part)
     for site, response, part in structure.by_site(some_y) if lacking else ():
         response.check_not_all_padding(part, site)
+    for each in known:
+        each.keep(True)
+    for leaf, digest in zip(leaves, digests, strict=True):
+        if isinstance(leaf, Stored):
+            digest.complete()
     sampled_x, sampled_y = take_rows((given.x, given.y), spaced(count_rows(given.x)))
     check_offsets(sampled_x)
     check_least(sampled_x, given.x)
     _check_rounding(structure, sampled_y)
     return structure
+
+
+def _check_x(model: NumPyroModel, x: Rows) -> Rows:
+    """Return some rows of x in the precision of the fit; raise where they cannot be fitted."""
+    converted_x = in_default_precision("x", x)
+    check_finite("x", converted_x)
+    check_largest("x", x)
+    _check_by_model(model, converted_x)
+    return converted_x
+
+
+def _check_y(structure: Structure, y: Rows) -> tuple[Rows, set[str]]:
+    """Return some rows of y in the precision of the fit, and the sites with any value; raise as `_check_x` does."""
+    converted_y, with_value = widened(in_default_precision("y", y)), set()
+    as_given = [part for _, _, part in structure.by_site(y)]
+    for (site, response, part), raw in zip(structure.by_site(converted_y), as_given, strict=True):
+        check_finite(site, response.points(part))
+        response.check(part, site)
+        if any(response.is_known(leaf).any() for leaf in jax.tree.leaves(part)):
+            with_value.add(site)
+        if not response.is_discrete:
+            check_largest(site, response.points(raw))
+    return converted_y, with_value
 
 
 def _check_rounding(structure: Structure, y: Rows) -> None:

@@ -11,6 +11,7 @@ import numpy as np
 from jax import Array
 
 from .density import Density
+from .files import ArrayFiles
 from .rows import Data, Rows, Weights, abstract_rows, signature
 from .status import warn_of_precision
 
@@ -18,6 +19,7 @@ WORKING_BYTES = 2**28
 """The device memory that a prediction may use in addition to x, the draws and its result: about 256 MiB."""
 PROBE_ROWS = 64
 """The number of rows of which the memory is computed."""
+IN_MEMORY = ArrayFiles(None, ())
 COPIES = 4
 """The number of arrays of (draw, row) that a summary has in memory at a time."""
 
@@ -33,6 +35,7 @@ def over_rows(
     data: Data,
     extra: Any = None,
     dtype: Any = None,
+    files: ArrayFiles = IN_MEMORY,
 ) -> Any:
     """Evaluate a function at every draw and row, and summarise it over draws, one chunk of rows at a time.
 
@@ -48,21 +51,23 @@ def over_rows(
         data: n rows of x, and of y where the function needs it.
         extra: passed to the summary.
         dtype: the type of the result; by default that of the summary.
+        files: where the result is written to.
 
     Returns:
         The summary, with n rows, as NumPy arrays.
     """
     num_rows = data.num_rows
     chunk, together = sizes(per_draw, density, draws, data)
-    whole: Any = None
+    whole: list[np.ndarray] = []
     for start, part in data.parts(chunk):
         result = _evaluate(per_draw, summary, density, together, draws, part, extra)
-        if whole is None:
-            whole = jax.tree.map(lambda leaf: np.empty((num_rows, *leaf.shape[1:]), dtype or leaf.dtype), result)
-        for into, leaf in zip(jax.tree.leaves(whole), jax.tree.leaves(result), strict=True):
+        leaves, tree = jax.tree.flatten(result)
+        for number, leaf in enumerate(leaves):
+            if start == 0:
+                whole.append(files.empty(number, (num_rows, *leaf.shape[1:]), dtype or leaf.dtype))
             with np.errstate(over="ignore"):  # a log density may be infinite in the type of the result
-                into[start : start + chunk] = np.asarray(leaf)[: num_rows - start]
-    return whole
+                whole[number][start : start + chunk] = np.asarray(leaf)[: num_rows - start]
+    return jax.tree.unflatten(tree, files.complete(whole))
 
 
 @dataclass(frozen=True)
@@ -79,7 +84,13 @@ class InDouble:
 
 
 def over_rows_in_double(
-    per_draw: PerDraw, summary: Summary, density: Density, draws: Weights, data: Data, extra: Any = None
+    per_draw: PerDraw,
+    summary: Summary,
+    density: Density,
+    draws: Weights,
+    data: Data,
+    extra: Any = None,
+    files: ArrayFiles = IN_MEMORY,
 ) -> Any:
     """Evaluate `over_rows` in float64, and return the result in the default precision.
 
@@ -88,12 +99,12 @@ def over_rows_in_double(
     """
     dtype, where = jax.dtypes.canonicalize_dtype(float), (density, draws, data, extra)
     if dtype == np.float64:
-        return over_rows(per_draw, summary, *where)
+        return over_rows(per_draw, summary, *where, files=files)
     try:
         with jax.enable_x64(True):
-            return over_rows(InDouble(per_draw), summary, *where, dtype=dtype)
+            return over_rows(InDouble(per_draw), summary, *where, dtype=dtype, files=files)
     except TypeError as error:
-        values = over_rows(per_draw, summary, *where)
+        values = over_rows(per_draw, summary, *where, files=files)
         warn_of_precision(error)
         return values
 

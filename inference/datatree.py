@@ -107,3 +107,15 @@ def _names_features(structure: Structure, columns: tuple[str, ...]) -> bool:
     shapes = structure.latents
     lengths = {shapes[site][names.index("feature")] for site, names in structure.dims if "feature" in names}
     return lengths <= {len(columns)}
+
+
+def attributes_of(fit: Any) -> dict[str, Any]:
+    """Return the attributes of a fit in files and trees."""
+    return {
+        "kind": fit.kind,
+        "status": fit.status.level,
+        "status_reasons": list(map(str, fit.status.reasons)),
+        "method": repr(fit.method),
+        "seconds_compile": fit.seconds.compile,
+        "seconds_run": fit.seconds.run,
+    }

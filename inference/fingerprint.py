@@ -1,9 +1,8 @@
 """Tests of equality: fingerprints of Python values, digests of arrays, and log densities equal up to rounding.
 
 `fingerprint` decides whether two settings that contain functions are equal, so that a compiled program serves both;
-`digest` whether arrays are equal to the bit; `digest_of_rows` whether rows of data are those of a fit;
-`settings_in_words` whether the settings of a method, and `same_log_density` whether a density is the same as in an
-earlier session, possibly on another machine.
+`digest` whether arrays are equal to the bit; `settings_in_words` whether the settings of a method, and
+`same_log_density` whether a density is the same as in an earlier session, possibly on another machine.
 """
 
 import builtins
@@ -28,16 +27,12 @@ from numpyro.handlers import seed, substitute, trace
 from numpyro.infer import init_to_uniform
 
 from .density import log_density
-from .processes import from_all
 from .rows import Rows
 from .sites import NumPyroModel, is_latent
-from .stored import in_parts
 
 TOLERANCE = 1e-3
 """The tolerance of log densities, relative, and absolute in nats: above the rounding differences between machines, and
 below the differences between models."""
-SPACED_ROWS = 1_024
-SUMMED_AT_A_TIME = 2**20
 PLAIN = (bool, int, str, bytes, NoneType, EllipsisType)
 """Types whose values are compared by `==`."""
 
@@ -76,52 +71,6 @@ def digest(arrays: Iterable[tuple[str, Any]], text: str = "") -> str:
         sha.update(f"{name} {array.dtype.str} {array.shape}".encode())
         sha.update(array.tobytes())
     return sha.hexdigest()
-
-
-def digest_of_rows(*rows: Rows, numbers: np.ndarray | None = None, num_rows: int | None = None) -> str:
-    """Return a digest of rows of data, by which a fit recognises its own rows.
-
-    It is that of up to 1,024 evenly spaced rows, which tell their order, and of the sum of the bits of all numbers,
-    which tells a change of any one; all as float32, so that it does not depend on the type in which rows are given. The
-    time is that of a sum; a hash of all bytes takes ten times as long.
-
-    Args:
-        rows: the rows of each array or pytree.
-        numbers: the numbers of these rows among those of all processes, in which each row is given by one of them; by
-            default these are all rows.
-        num_rows: the number of rows of all processes.
-    """
-    leaves = jax.tree.leaves(rows)
-    total = len(leaves[0]) if num_rows is None else num_rows
-    spaced = np.linspace(0, total - 1, min(total, SPACED_ROWS)).astype(int)
-    places = spaced if numbers is None else np.flatnonzero(np.isin(numbers, spaced))
-    hashes: list[dict[int, str]] = [{} for _ in leaves]
-    sums = [0] * len(leaves)
-    for start, parts in in_parts(leaves):
-        inside = places[(places >= start) & (places < start + len(parts[0]))]
-        for i, part in enumerate(map(np.asarray, parts)):
-            sums[i] += _sum_of_bits(part)
-            own = inside[inside < start + len(part)]  # y may have fewer rows than x: then it is not that of a fit
-            for place, row in zip(own, np.ascontiguousarray(part[own - start], np.float32), strict=True):
-                number = place if numbers is None else numbers[place]
-                hashes[i][int(number)] = hashlib.sha256(row.tobytes()).hexdigest()
-    every: list[Any] = [[hashes, sums]] if numbers is None else from_all([hashes, sums])
-    sha = hashlib.sha256()
-    for i, leaf in enumerate(leaves):
-        of_leaf = {int(number): each for own, _ in every for number, each in own[i].items()}
-        sha.update(f"{(total, *np.shape(leaf)[1:])}".encode())
-        sha.update("".join(of_leaf[number] for number in sorted(of_leaf)).encode())
-        sha.update(f"{sum(own[i] for _, own in every) % 2**64}".encode())
-    return sha.hexdigest()
-
-
-def _sum_of_bits(array: np.ndarray) -> int:
-    """Return the sum of the elements as float32, read as integers, modulo 2^64, with a few rows in memory at a time."""
-    total, size = 0, max(1, SUMMED_AT_A_TIME // max(1, array[:1].size))
-    for start in range(0, len(array), size):
-        numbers = np.ascontiguousarray(array[start : start + size], np.float32).reshape(-1)
-        total += int(numbers.view(np.uint32).sum(dtype=np.uint64))
-    return total % 2**64
 
 
 def key_in_words(key: jax.Array) -> str:

@@ -71,6 +71,7 @@ def joined[P: Parts](fits: Sequence[P], data: Data, rows: str, weights: str | No
     }
     method = _with_number(first.method, number, sum(_settings(fit.method)[number] for fit in fits))
     if is_chain:
+        data = data.in_memory("join").on_device()
         status = _status_of_chains(method, first.density, draws, sample_stats, data, _labelled(outcomes))
     else:
         status = sum(_labelled(outcomes), start=Status())

@@ -14,7 +14,7 @@ import numpy as np
 from .arrays import as_numbers, as_rows, in_default_precision, is_array, widened
 from .response import Response
 from .rows import Rows, count_rows
-from .stored import Stored, chosen
+from .stored import Stored, chosen, in_parts
 from .structure import Structure
 from .words import index_in_words
 
@@ -171,9 +171,7 @@ def _filled(y: Rows) -> tuple[Rows, Rows]:
     if not any(each.any() for each in known):
         count = sum(int(each.size) for each in known)
         raise ValueError(f"y: expected labels in some rows; got only missing values, {count} of them.")
-    whole = [
-        leaf if each.all() else _without_gaps(np.asarray(leaf), each) for leaf, each in zip(leaves, known, strict=True)
-    ]
+    whole = [leaf if each.all() else _without_gaps(leaf, each) for leaf, each in zip(leaves, known, strict=True)]
     return jax.tree.unflatten(tree, whole), jax.tree.unflatten(tree, known)
 
 
@@ -181,8 +179,8 @@ def _known(leaf: Any) -> np.ndarray | None:
     """Return which values are not NaN; None where none is."""
     if leaf.dtype.kind in "biu":
         return None
-    if isinstance(leaf, Stored):  # what takes the place of a missing value would have to be stored
-        return None
+    if isinstance(leaf, Stored):
+        return _known_in_parts(leaf)
     array = np.asarray(leaf)
     with np.errstate(all="ignore"):
         if not np.isnan(array.sum()):  # one pass without a temporary
@@ -191,21 +189,58 @@ def _known(leaf: Any) -> np.ndarray | None:
     return None if known.all() else known
 
 
-def _without_gaps(values: np.ndarray, known: np.ndarray) -> np.ndarray:
+def _known_in_parts(leaf: Stored) -> np.ndarray | None:
+    """Return what `_known` does of an array that stays where it is, one byte per value.
+
+    Of a source that reads x whenever it reads y it is None: there, the check of all rows refuses NaN.
+    """
+    known = None
+    for start, part in in_parts(leaf, "looking for labels") if not hasattr(leaf.source, "reader") else ():
+        own = _known(part)
+        if own is not None:
+            known = np.ones(leaf.shape, bool) if known is None else known
+            known[start : start + len(own)] = own
+    return known
+
+
+def _without_gaps(values: Any, known: np.ndarray) -> Any:
     """Return the values, and where they are not known those of the first row that has one; 1 where none is."""
+    if isinstance(values, Stored) and known.any():
+        return _filled_when_read(values, known)
     if not known.any():
         return np.ones(values.shape, np.int64)
     first = np.take_along_axis(values, known.argmax(axis=0)[None], axis=0)
     values = np.where(known, values, np.where(known.any(axis=0), first, values[known][0]))
-    is_whole = (np.abs(values) <= LARGEST).all() and (values == np.round(values)).all()
-    return values.astype(np.int64) if is_whole else values
+    return values.astype(np.int64) if _are_whole(values) else values
+
+
+def _are_whole(values: np.ndarray) -> bool:
+    """Return whether numbers are integers that may be labels."""
+    return bool((np.abs(values) <= LARGEST).all() and (values == np.round(values)).all())
+
+
+def _filled_when_read(leaf: Stored, known: np.ndarray) -> Stored:
+    """Return what `_without_gaps` does of an array that stays where it is."""
+    rows = known.argmax(axis=0)
+    places, which = np.unique(rows, return_inverse=True)
+    first = np.take_along_axis(leaf[places], which.reshape(1, *rows.shape), axis=0)[0]
+    has_one = known.any(axis=0)
+    fill = np.where(has_one, first, first[has_one][0])
+    are_whole = all(_are_whole(part) for _, part in in_parts(leaf.filled(fill, leaf.dtype)))
+    return leaf.filled(fill, np.int64 if are_whole else leaf.dtype)
 
 
 def with_gaps(y: Rows, known: Rows) -> Rows:
     """Return y with NaN where its values are not known."""
     if known is None:
         return y
-    return jax.tree.map(lambda leaf, each: leaf if each.all() else np.where(each, leaf, np.nan), y, known)
+    return jax.tree.map(_with_gaps, y, known)
+
+
+def _with_gaps(leaf: Any, known: np.ndarray) -> Any:
+    if known.all():
+        return leaf
+    return leaf.unfilled() if isinstance(leaf, Stored) else np.where(known, leaf, np.nan)
 
 
 def check_has_labels(structure: Structure, known: Rows) -> None:

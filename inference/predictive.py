@@ -1,8 +1,9 @@
 """The predictive distribution: p(y | x) as a mixture over draws, in bounded memory."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
+from pathlib import Path
 from typing import Any, Literal
 
 import jax
@@ -14,6 +15,7 @@ from .checks import as_key, check_labels, check_positive_integer
 from .chunks import PerDraw, Summary, apart, count_draws, over_rows, over_rows_in_double, sizes
 from .crps import crps, draws_used, integer_crps
 from .density import Density
+from .files import ArrayFiles
 from .mixture import (
     exp_by_row,
     integer_modes,
@@ -64,6 +66,8 @@ class Predictive:
     x: Rows
     at: Weights = field(default_factory=dict)
     """The weights around which the density is linearised, where it is that of a `tangent.tangent`."""
+    out: Path | None = None
+    """The folder to which results that depend on x alone are written; see `Fit.predict`."""
 
     def __getitem__(self, site: str) -> "Predictive":
         """Return the predictive distribution of one observed site alone, where the model has several.
@@ -72,7 +76,8 @@ class Predictive:
             KeyError: when there is no such observed site.
         """
         self.density.structure.check_site(site)
-        return replace(self, density=self.density.of_site(site))
+        out = None if self.out is None else self.out / site
+        return replace(self, density=self.density.of_site(site), out=out)
 
     def parts(self, num_rows: int = 2**16) -> Iterator[tuple[slice, "Predictive"]]:
         """Yield the predictive distributions of some rows after others, each with the slice of these rows.
@@ -89,7 +94,7 @@ class Predictive:
         check_positive_integer("parts", "num_rows", num_rows)
         for start in range(0, count_rows(self.x), num_rows):
             rows = slice(start, min(start + num_rows, count_rows(self.x)))
-            yield rows, replace(self, x=copied(take_rows(self.x, np.arange(rows.start, rows.stop))))
+            yield rows, replace(self, x=copied(take_rows(self.x, np.arange(rows.start, rows.stop))), out=None)
 
     @property
     def mean(self) -> np.ndarray:
@@ -129,7 +134,7 @@ class Predictive:
         self.response.expect("mode")
         if self.response.is_class:
             return self.class_probs.argmax(axis=1)
-        return self._over_rows(Density.observation, integer_modes)
+        return self._over_rows(Density.observation, integer_modes, names=["mode"])
 
     @property
     def probs(self) -> np.ndarray:
@@ -146,7 +151,7 @@ class Predictive:
     def class_probs(self) -> np.ndarray:
         """The same with a column for each class also for a binary y: (n, num_classes), or (n, T, num_classes)."""
         self.response.expect("probs")
-        return self._over_rows(class_log_probs, mean_exp)
+        return self._over_rows(class_log_probs, mean_exp, names=["probs"])
 
     @property
     def component_means(self) -> np.ndarray:
@@ -160,9 +165,9 @@ class Predictive:
             NotImplementedError: when y has neither a mean nor classes.
         """
         if self.response.has_moments:
-            return np.moveaxis(self._over_rows(moments, means_by_row), 1, 0)
+            return np.moveaxis(self._over_rows(moments, means_by_row, names=["component_means"]), 1, 0)
         self.response.expect("probs")
-        return np.moveaxis(self._over_rows(class_log_probs, exp_by_row), 1, 0)
+        return np.moveaxis(self._over_rows(class_log_probs, exp_by_row, names=["component_means"]), 1, 0)
 
     def component_samples(self, key: Any) -> Any:
         """Draw one y from p(y | x, w_s) for every draw of the weights, (draw, n), or (draw, n, T), as `sample` does."""
@@ -257,7 +262,7 @@ class Predictive:
         summary: Summary = integer_quantiles if self.response.is_discrete else quantiles
         if self.response.is_class:
             per_draw, summary = class_log_probs, ordered_quantiles
-        values = np.moveaxis(self._over_rows(per_draw, summary, extra=jnp.asarray(levels)), -1, 0)
+        values = np.moveaxis(self._over_rows(per_draw, summary, extra=jnp.asarray(levels), names=["quantile"]), -1, 0)
         return values[0] if np.ndim(q) == 0 else values
 
     def interval(self, prob: float = 0.9) -> np.ndarray:
@@ -308,7 +313,7 @@ class Predictive:
 
     def _moments(self, name: Literal["mean", "variance"]) -> tuple[np.ndarray, np.ndarray]:
         self.response.expect(name)
-        return self._over_rows(moments, mixed_moments)
+        return self._over_rows(moments, mixed_moments, names=["mean", "variance"])
 
     def data(self, x: Rows = None, y: Rows = None) -> Data:
         """Return rows as an argument of the density; by default those of this distribution, without y."""
@@ -317,11 +322,13 @@ class Predictive:
     def _checked(self, y: Any) -> Data:
         return replace(check_labels(self.density.model, self.x, y), at=self.at).on_device()
 
-    def _over_rows(self, per_draw: PerDraw, summary: Summary, y: Rows = None, extra: Any = None) -> Any:
+    def _over_rows(
+        self, per_draw: PerDraw, summary: Summary, y: Rows = None, extra: Any = None, names: Sequence[str] = ()
+    ) -> Any:
         is_count = per_draw is Density.observation and self.response.is_discrete
         evaluate = over_rows_in_double if is_count else over_rows
-        with named_gaps():
-            values = evaluate(per_draw, summary, self.density, self.draws, self.data(y=y), extra)
+        with named_gaps(), ArrayFiles(self.out if names else None, names) as files:
+            values = evaluate(per_draw, summary, self.density, self.draws, self.data(y=y), extra, files=files)
         return warn_if_nan(values, self.draws)
 
 

@@ -120,7 +120,7 @@ MESSAGES: Mapping[Code, str] = {
     Code.PRIOR_CONFLICT: (
         "Prior and data disagree: {evidence}. If the prior were right, more than {limit:.3g} nats would have a "
         "probability below 1e-6. The prior decides the fit. Give a wider prior or, where x or y are in raw units, fit "
-        "standardize(model, x, y), of flatprior.inference."
+        "standardize(model, x, y), of flatprior.inference.{aside}"
     ),
     Code.SEPARABLE: (
         "There is no maximum: {evidence}, and weights {factor:g} times as large lower the loss from {here:.3g} to "

@@ -13,10 +13,10 @@ from xarray import DataTree
 
 from .arrays import as_rows, in_default_precision
 from .checks import check_labelled, check_labels, check_like
-from .datatree import to_datatree
+from .datatree import attributes_of, to_datatree
 from .density import Density
 from .deterministic import deterministic_draws
-from .fingerprint import digest_of_rows
+from .digests import digest_of_rows
 from .joined import joined
 from .labels import as_weights, labelled, observations, with_gaps
 from .lookups import check_indices
@@ -99,11 +99,16 @@ class Fit(Parts):
         """
         return self.outcome.log_evidence
 
-    def predict(self, x: Any) -> Predictive:
+    def predict(self, x: Any, *, out: str | PathLike[str] | None = None) -> Predictive:
         """Return the predictive distribution of y at rows of x, which have the layout of the fit. No y is used.
 
         It is the mixture over draws of p(y | x, w), by the model, or, as `Laplace` does for networks, by the model
         linearised at the mode; `outcome.linearized_at` is the mode then.
+
+        Args:
+            x: n rows.
+            out: a folder. What depends on x alone (`Predictive.mean`, ``probs``, ``quantile``, ...) is then written to
+                it as ``mean.npy`` and so on, rows first, when it is asked for, and is a memory map.
 
         Raises:
             TypeError, ValueError: when x has another layout.
@@ -113,7 +118,8 @@ class Fit(Parts):
             UndefinedPredictionWarning: when a summary of the distribution is NaN in some rows.
         """
         warn_if_failed(self.status)
-        return self.predictive(self._mixture(), self._checked(x))
+        found = self.predictive(self._mixture(), self._checked(x))
+        return found if out is None else replace(found, out=Path(out))
 
     def predictive(self, draws: Weights, x: Rows) -> Predictive:
         """Return the mixture over given draws of p(y | x, w), by the model or the linearised model, unchecked."""
@@ -123,8 +129,7 @@ class Fit(Parts):
         """Return what each row adds to the log likelihood in nats, for every draw, (chain, draw, n).
 
         It is log p(y_i | x_i, w), times the weight of the row where it has one, and 0 in rows without y; of several
-        observed sites the sum. This uses
-        about 256 MiB (`chunks.WORKING_BYTES`) in addition to x, the draws and the result.
+        observed sites the sum. This uses about 256 MiB (`chunks.WORKING_BYTES`) beside x, the draws and the result.
 
         Args:
             x: n rows.
@@ -178,7 +183,7 @@ class Fit(Parts):
             replace(self.outcome, draws={**self.draws, **computed}),
             self.structure,
             self.layout.columns,
-            attrs=self._attrs(),
+            attrs=attributes_of(self),
             pointwise=pointwise,
             predicted=predicted,
             x=None if x is None else as_rows("x", x),
@@ -207,7 +212,7 @@ class Fit(Parts):
                 f"save: expected a fit of all observed sites; got its part of {self.model.site!r}. Save the whole, and "
                 f"take [{self.model.site!r}] of what Fit.load returns."
             )
-        return write(path, self, self._attrs())
+        return write(path, self, attributes_of(self))
 
     @classmethod
     def load(cls, path: str | PathLike[str], model: NumPyroModel) -> "Fit":
@@ -276,7 +281,7 @@ class Fit(Parts):
             raise ValueError(f"join: expected two or more fits; got {len(fits)}.")
         _, data = check_labelled(fits[0].model, labelled(x, y, weights))
         rows = digest_of_rows(data.x, with_gaps(data.y, data.known))
-        return joined(fits, data.on_device(), rows, digest_of_weights(data.weights))
+        return joined(fits, data, rows, digest_of_weights(data.weights))
 
     def _by_site(self, function: Callable[["Fit", Any], np.ndarray], y: Any) -> dict[str, np.ndarray]:
         """Return the values of a function of a fit and its rows of y, for each observed site."""
@@ -288,17 +293,6 @@ class Fit(Parts):
         samples = self.predict(x).component_samples(key)
         by_site = {response.site: values for _, response, values in self.structure.by_site(samples)}
         return {site: values.reshape(*self._chains_and_draws, *values.shape[1:]) for site, values in by_site.items()}
-
-    def _attrs(self) -> dict[str, Any]:
-        """Return the attributes of the fit in files and trees."""
-        return {
-            "kind": self.kind,
-            "status": self.status.level,
-            "status_reasons": list(map(str, self.status.reasons)),
-            "method": repr(self.method),
-            "seconds_compile": self.seconds.compile,
-            "seconds_run": self.seconds.run,
-        }
 
     def __repr__(self) -> str:
         chains, draws = self._chains_and_draws

@@ -89,9 +89,13 @@ class Data:
         """Return the data, or one row of them where they are not in memory: to evaluate what no row changes."""
         return self.take(np.arange(1)).on_device() if self.is_stored else self
 
-    def in_memory(self) -> "Data":
-        """Return the data with all rows in memory."""
-        return self.with_rows(read(self.rows)) if self.is_stored else self
+    def in_memory(self, caller: str) -> "Data":
+        """Return the data with all rows in memory.
+
+        Raises:
+            ValueError: in the name of the caller, when they would take more than half of the memory that is free.
+        """
+        return self.with_rows(read(self.rows, caller)) if self.is_stored else self
 
     def on_device(self) -> "Data":
         """Return the data on the device; rows that stay where they are come to it when they are taken."""

@@ -12,13 +12,14 @@ from jax import Array
 from .blocks import stopwatch
 from .checks import Layout, as_key, check_labelled
 from .density import Density
-from .fingerprint import digest_of_rows, key_in_words, without_addresses
+from .digests import digest_of_rows
+from .fingerprint import key_in_words, without_addresses
 from .labels import labelled, with_gaps
 from .method import Method, Outcome
-from .processes import from_all, interrupts_noted, is_first, others_may_end, raised_by_all
+from .processes import interrupts_noted, is_first, others_may_end, raised_by_all
 from .result import Fit
 from .rows import Data
-from .seen import absent_classes, digest_of_weights, seen_of
+from .seen import absent_classes, absent_of_all, digest_of_weights, seen_of, seen_of_all
 from .sites import NumPyroModel
 from .spread import (
     Shards,
@@ -29,7 +30,6 @@ from .spread import (
     labelled_part,
     over_processes,
     sample_of_all,
-    taking_part,
 )
 from .store import Store, held, identity
 from .stored import bars, numbered_from
@@ -62,8 +62,8 @@ def fit(
             in the types in which they are passed, booleans and narrow integers among them; only 64-bit numbers become
             32-bit ones, unless JAX is in double precision. `predict` converts new rows to these types where that
             changes no value. An array on disk or of another library (a memory map, HDF5, Zarr: anything with a shape, a
-            type, and rows by index) of more than 256 MiB stays where it is, and is read in parts; `rows_of` makes such
-            arrays of data sets and sources of batches.
+            type, and rows by index; an Arrow table) of more than 256 MiB stays where it is, and is read in parts;
+            `rows_of` makes such arrays of data sets and sources of batches.
         y: n rows, in the order of x and in the types in which they are passed, except that integers have at least 32
             bits, since log probabilities compute with y in its own type. Where the model observes several sites, y is a
             dict with the rows of each under its name. Values that are NaN, masked, or missing in a
@@ -136,7 +136,7 @@ def _checked(model: NumPyroModel, method: Method, x: Any, y: Any, weights: Any) 
         "seen": seen_of(density.structure, data),
         "weights": digest_of_weights(data.weights),
     }
-    return density, (data if method.streams else data.in_memory()).on_device(), seen
+    return density, (data if method.streams else data.in_memory(method.name)).on_device(), seen
 
 
 def _checked_shards(model: NumPyroModel, method: Method, shards: Shards, x: Any, y: Any, weights: Any) -> _Checked:
@@ -147,12 +147,12 @@ def _checked_shards(model: NumPyroModel, method: Method, shards: Shards, x: Any,
     sample = sample_of_all(given)
     with raised_by_all(), numbered_from(shards.first_row):
         density, data = check_labelled(model, given, sample)
-    absent = from_all(absent_classes(density.structure.response, taking_part(data).y))
     rows, row_weights = digests_of_all(shards, data)
     seen = {
         "rows": rows,
-        "absent": tuple(sorted(set.intersection(*map(set, absent)))),
+        "absent": absent_of_all(density.structure.response, data),
         "counts": counts_of_all(shards, given.counts, x, y, weights),
+        "seen": seen_of_all(density.structure, shards, data, weights),
         "weights": None if weights is None else row_weights,
     }
     return density, over_processes(shards, data, x, y, weights), seen

@@ -1,14 +1,16 @@
 """What a fit has seen of its rows: their digest, their number, and the classes that are absent."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import jax
 import numpy as np
 
-from .fingerprint import digest_of_rows
+from .digests import digest_of_rows
 from .labels import RowCounts, labelled, with_gaps
+from .processes import from_all
 from .response import Response
 from .rows import Data, Rows
+from .spread import Shards, digests_of_all, have_weight, taking_part
 from .stored import in_parts
 from .structure import Structure
 
@@ -36,6 +38,41 @@ def seen_of(structure: Structure, data: Data) -> dict[str, Seen]:
         x, y, _ = given.scored
         seen[response.site] = Seen(digest_of_rows(x, y), absent_classes(response, y), given.counts)
     return seen
+
+
+def seen_of_all(structure: Structure, shards: Shards, data: Data, weights: Rows) -> dict[str, Seen]:
+    """Return what `seen_of` does for rows of several processes.
+
+    Args:
+        structure: the structure of the model.
+        shards: the part of this process.
+        data: the rows of this process; those that do not take part have the weight 0.
+        weights: the weights that the user has given, or None.
+    """
+    if len(structure.responses) == 1:
+        return {}
+    seen, has_weight = {}, have_weight(data)
+    own_weights = np.ones(data.num_rows) if data.weights is None else np.asarray(data.weights, float)
+    for response in structure.responses:
+        of_site = data.of_site(response.site)
+        known = [np.asarray(leaf).reshape(data.num_rows, -1) for leaf in jax.tree.leaves(of_site.known)]
+        has_label = np.concatenate(known, axis=1).any(axis=1) if known else np.ones(data.num_rows, bool)
+        some = replace(of_site, weights=own_weights * has_label)
+        counted = shards.counted & (some.weights > 0)
+        unlabelled = int((shards.counted & has_weight & ~has_label).sum())
+        missing = sum(int((~each[counted]).sum()) for each in known)
+        own = [int(counted.sum()), unlabelled, missing, float(some.weights[counted].sum())]
+        rows, unlabelled, missing, total = (sum(values) for values in zip(*from_all(own), strict=True))
+        counts = RowCounts(rows, unlabelled, 0, missing, None if weights is None else total)
+        digest, _ = digests_of_all(shards, some)
+        seen[response.site] = Seen(digest, absent_of_all(response, some), counts)
+    return seen
+
+
+def absent_of_all(response: Response, data: Data) -> tuple[int, ...]:
+    """Return the classes that `absent_classes` finds in no process, from the rows of this one that take part."""
+    own = absent_classes(response, taking_part(data).y)
+    return tuple(sorted(set.intersection(*map(set, from_all(own)))))
 
 
 def digest_of_weights(weights: Rows) -> str | None:

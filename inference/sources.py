@@ -26,6 +26,8 @@ def rows_of(source: Any, *, num_rows: int | None = None) -> tuple[Rows, Rows]:
       Every pass must give the same rows in the same order, since a likelihood is that of fixed rows: no shuffling and
       no random augmentation. Rows that are needed out of order cost another pass.
 
+    Leave out rows without a label: NaN in their y is refused.
+
     Args:
         source: the data set or source of batches. x, and y, may be pytrees (dicts or tuples) of arrays or numbers.
         num_rows: the number of rows, for a source of batches.

@@ -9,7 +9,7 @@ import numpy as np
 
 from .arrays import is_array
 from .devices import Spread, row_axes
-from .fingerprint import digest_of_rows
+from .digests import digest_of_rows
 from .labels import Labelled, RowCounts, labelled, with_gaps
 from .processes import from_all, rows_of_all
 from .rows import Data, Rows, count_rows
@@ -188,7 +188,12 @@ def counts_of_all(shards: Shards, counts: RowCounts, x: Rows, y: Rows, weights: 
 
 def taking_part(data: Data) -> Data:
     """Return the rows of this process that have a label and a positive weight."""
-    return data if data.weights is None else data.take(np.flatnonzero(np.asarray(data.weights) > 0))
+    return data if data.weights is None else data.take(np.flatnonzero(have_weight(data)))
+
+
+def have_weight(data: Data) -> np.ndarray:
+    """Return whether each row of this process has a positive weight: those without a label have none."""
+    return np.ones(data.num_rows, bool) if data.weights is None else np.asarray(data.weights) > 0
 
 
 def digests_of_all(shards: Shards, data: Data) -> tuple[str, str]:
@@ -200,7 +205,7 @@ def digests_of_all(shards: Shards, data: Data) -> tuple[str, str]:
         shards: the part of this process.
         data: the rows of this process.
     """
-    takes_part = np.ones(data.num_rows, bool) if data.weights is None else np.asarray(data.weights) > 0
+    takes_part = have_weight(data)
     parts = np.split(takes_part, np.cumsum([stop - start for start, stop in shards.ranges])[:-1])
     own = [(start, int(part.sum())) for (start, _), part in zip(shards.ranges, parts, strict=True)]
     counts = {start: count for each in from_all(own) for start, count in each}

@@ -1,10 +1,12 @@
 """Rows that stay where they are, on disk or with another library, and are read a part at a time."""
 
+import math
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -13,6 +15,8 @@ from tqdm.auto import tqdm
 
 READ_BYTES = 2**28
 """The size of an array up to which it is read whole, 256 MiB: only a larger one stays where it is."""
+MEMORY_SHARE = 0.5
+"""The largest share of the free memory into which rows are read whole."""
 PART_BYTES = 2**26
 """The size of the parts in which rows are read that are needed one after the other, 64 MiB."""
 _IS_SHOWN = ContextVar("is_shown", default=True)
@@ -37,6 +41,10 @@ class Stored:
     """The rows of the source that are its rows, in their order; None is all of them."""
     window: int | None = None
     """The number of rows within which the order is free, where the source gives rows one after the other."""
+    fill: np.ndarray | None = None
+    """What takes the place of NaN, in the shape of a row; None where nothing does."""
+    found: dict[Any, Any] = field(default_factory=dict)
+    """What a call has found about the rows of the source; see `remembered`."""
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -70,8 +78,10 @@ class Stored:
         indices = np.arange(len(self))[rows] if isinstance(rows, slice) else np.asarray(rows)
         indices = indices if self.chosen is None else self.chosen[indices]
         if isinstance(self.source, np.ndarray):  # `take` needs half the time of an index in brackets
-            return np.take(self.source, indices, axis=0).astype(self.dtype, copy=False)
+            return self._converted(np.take(self.source, indices, axis=0))
         unique, place = np.unique(indices, return_inverse=True)  # HDF5 reads rows in increasing order
+        if len(unique) and unique[-1] - unique[0] == len(unique) - 1:  # much faster, where they follow each other
+            return self._read(slice(int(unique[0]), int(unique[-1]) + 1))[place]
         return self._read(unique)[place]
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
@@ -81,11 +91,24 @@ class Stored:
         return whole
 
     def _read(self, rows: Any) -> np.ndarray:
-        return np.asarray(self.source[rows]).astype(self.dtype, copy=False)
+        return self._converted(np.asarray(self.source[rows]))
+
+    def _converted(self, values: np.ndarray) -> np.ndarray:
+        if self.fill is not None:
+            values = np.where(np.isnan(values), self.fill, values)
+        return values.astype(self.dtype, copy=False)
 
     def astype(self, dtype: Any) -> "Stored":
         """Return the same rows in another type, which they have when they are read."""
         return replace(self, dtype=np.dtype(dtype))
+
+    def filled(self, fill: np.ndarray, dtype: Any) -> "Stored":
+        """Return the same rows with other numbers in the place of NaN, in a type."""
+        return replace(self, fill=fill, dtype=np.dtype(dtype))
+
+    def unfilled(self) -> "Stored":
+        """Return the same rows with NaN where the source has it."""
+        return self if self.fill is None else replace(self, fill=None, dtype=np.dtype(self.source.dtype))
 
     def take(self, rows: np.ndarray) -> "Stored":
         """Return some of the rows, by an array of indices, without reading them.
@@ -98,10 +121,39 @@ class Stored:
         return replace(self, chosen=chosen, window=max(1, self.window * len(rows) // len(self)))
 
 
+class ArrowRows:
+    """The rows of an Arrow table or record batch, with its columns in their order, in the type that holds them all.
+
+    Such a table may lie in a file: ``pyarrow.ipc.open_file(pyarrow.memory_map(path)).read_all()``.
+    """
+
+    def __init__(self, table: Any) -> None:
+        self._table = table
+        self.shape: tuple[int, int] = (table.num_rows, len(table.column_names))
+        types = [np.dtype(field.type.to_pandas_dtype()) for field in table.schema]
+        lacks = [
+            column.null_count > 0 and dtype.kind != "f" for column, dtype in zip(table.columns, types, strict=True)
+        ]
+        self.dtype = np.result_type(*types, *([np.float64] if any(lacks) else []))
+
+    def __getitem__(self, rows: Any) -> np.ndarray:
+        """Return rows, by a slice or indices; NaN where one has no value."""
+        is_slice = isinstance(rows, slice)
+        some = self._table.slice(rows.start, rows.stop - rows.start) if is_slice else self._table.take(rows)
+        return np.asarray(some).astype(self.dtype, copy=False)
+
+
+def is_arrow(leaf: Any) -> bool:
+    """Return whether rows are an Arrow table or record batch."""
+    return all(hasattr(leaf, name) for name in ("column_names", "num_rows", "schema", "slice", "take"))
+
+
 def stays(leaf: Any) -> bool:
     """Return whether rows stay where they are: in an array on disk, or of another library, larger than `READ_BYTES`."""
     if isinstance(leaf, Stored):
         return True
+    if is_arrow(leaf):
+        return leaf.nbytes > READ_BYTES  # type: ignore[no-any-return]
     if isinstance(leaf, jax.Array) or (isinstance(leaf, np.ndarray) and not isinstance(leaf, np.memmap)):
         return False
     if not all(hasattr(leaf, name) for name in ("shape", "dtype", "__getitem__")) or hasattr(leaf, "iloc"):
@@ -115,7 +167,10 @@ def stays(leaf: Any) -> bool:
 
 def stored(leaf: Any) -> Stored:
     """Return rows that stay where they are as a leaf."""
-    return leaf if isinstance(leaf, Stored) else Stored(leaf, np.dtype(leaf.dtype))
+    if isinstance(leaf, Stored):
+        return replace(leaf, found={})  # what another call has found may have changed
+    source = ArrowRows(leaf) if is_arrow(leaf) else leaf
+    return Stored(source, np.dtype(source.dtype))
 
 
 def is_stored(rows: Any) -> bool:
@@ -123,9 +178,39 @@ def is_stored(rows: Any) -> bool:
     return any(isinstance(leaf, Stored) for leaf in jax.tree.leaves(rows))
 
 
-def read(rows: Any) -> Any:
-    """Return a pytree of rows with all of them in memory."""
+def read(rows: Any, caller: str) -> Any:
+    """Return a pytree of rows with all of them in memory.
+
+    Args:
+        rows: a pytree of arrays with n rows first.
+        caller: what needs all rows, for the message.
+
+    Raises:
+        ValueError: when they would take more than `MEMORY_SHARE` of the memory that is free.
+    """
+    needed = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(rows) if isinstance(leaf, Stored))
+    free = free_memory() if needed > READ_BYTES else needed / MEMORY_SHARE
+    if needed > MEMORY_SHARE * free:
+        raise ValueError(
+            f"{caller}: expected rows of at most half of the free memory, {free / 2**30:.3g} GiB, since it needs all "
+            f"of them at once; got {needed / 2**30:.3g} GiB of rows that stay on disk. Take some of the rows, or a "
+            f"method that reads them by batches, such as MAP(batch_size=1024)."
+        )
     return jax.tree.map(lambda leaf: np.asarray(leaf) if isinstance(leaf, Stored) else leaf, rows)
+
+
+def free_memory() -> float:
+    """Return the bytes of memory that this process may still use; infinite where the system does not say."""
+    try:
+        known = dict(line.split(":") for line in Path("/proc/meminfo").read_text().splitlines())
+        free = int(known["MemAvailable"].split()[0]) * 2**10
+    except (OSError, KeyError, ValueError):  # not Linux
+        return math.inf
+    try:  # in a container
+        limit, used = (Path(f"/sys/fs/cgroup/memory.{name}").read_text() for name in ("max", "current"))
+        return min(free, max(0, int(limit) - int(used)))
+    except (OSError, ValueError):
+        return free
 
 
 def chosen(rows: Any, indices: np.ndarray) -> Any:

@@ -213,7 +213,7 @@ def column_of(name: str, values: pd.Series, *, is_kept: bool = False) -> Column:
     if given.empty:
         return LeftOut(name, "it has no values")
     has_gaps, first = len(given) < len(values), text_of(given.iloc[0])
-    if texts_of(given).nunique() == 1:
+    if len(np.unique(numbers_of(name, given)) if is_number(given) else texts_of(given).unique()) == 1:
         constant = LeftOut(name, f"constant: each value is {first!r}")
         return Indicators(name, (first,), False, False) if has_gaps else constant
     if types.is_datetime64_any_dtype(values):

@@ -59,17 +59,19 @@ class Encoder:
             keep: the names of columns that are used although they look like identifiers.
 
         Raises:
-            ValueError: when names are repeated, `keep` is not a column, a number is infinite, no feature is left, or
-                there are more than `MOST_FEATURES`.
+            ValueError: when there are no rows, names are repeated, `keep` is not a column, a number is infinite, no
+                feature is left, or there are more than `MOST_FEATURES`.
         """
         named = _named(frame)
+        if named.empty:
+            raise ValueError(f"Expected rows and columns; got a data frame of shape {named.shape}.")
         for name in keep:
             check_column(name, named.columns)
         result = cls(tuple(column_of(str(name), named[name], is_kept=name in keep) for name in named))
         count, names = len(result.features), set(result.features)
         if not names:
             why = "; ".join(f"{column.name!r}: {column.done}" for column in result.columns[:20])
-            raise ValueError(f"Expected a column besides the target that can be a feature; got none ({why}).")
+            raise ValueError(f"Expected a column that can be a feature; got none ({why}).")
         if count > MOST_FEATURES:
             raise ValueError(
                 f"Expected at most {MOST_FEATURES:,} features; got {count:,} from {len(result.columns):,} columns. "

@@ -26,7 +26,7 @@ MAPS = 25_000
 """Regions of memory after which a file of tests leaves no compiled code to the next; one file makes up to 10,000."""
 NEW_OBJECTS = 50_000
 """Objects after which the garbage collector looks for cycles among them."""
-LONGEST = ("notebooks", "contract", "explain", "compression", "package", "mode", "docstrings", "laplace", "identities")
+LONGEST = ("notebooks", "contract", "docstrings", "package", "explain", "mode", "command", "compression", "laplace")
 """The files of tests that take longest."""
 CACHE = pytest.StashKey[tempfile.TemporaryDirectory]()
 
@@ -48,9 +48,9 @@ def pytest_configure(config: pytest.Config) -> None:
     if "JAX_COMPILATION_CACHE_DIR" not in os.environ:  # the first process makes the folder, the others inherit it
         config.stash[CACHE] = tempfile.TemporaryDirectory(prefix="flatprior-compiled-")
         os.environ["JAX_COMPILATION_CACHE_DIR"] = config.stash[CACHE].name
-        os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.05"
+        os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"  # to read a program takes a tenth of the time
         jax.config.update("jax_compilation_cache_dir", config.stash[CACHE].name)
-        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.05)
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
     os.environ["JAX_TRACEBACK_IN_LOCATIONS_LIMIT"] = "0"  # programs need not know the lines that they come from
     jax.config.update("jax_traceback_in_locations_limit", 0)
     if config.option.markexpr == "not slow":  # a third less time; with the slow tests all is compiled as users have it

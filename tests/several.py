@@ -33,6 +33,7 @@ from flatprior.inference import (  # noqa: E402
     Ensemble,
     Laplace,
     checkpoint,
+    compare,
     fit,
 )
 from flatprior.inference.checks import check_problem  # noqa: E402
@@ -138,6 +139,11 @@ def main() -> None:
         if not fitted.was_fitted_to(*(own if name.endswith(" of few") else everywhere), weights=weights):
             raise SystemExit("The digest of the rows is not that of one process which has all of them.")
     if processes > 1:
+        table = compare({"fit": fitted}, x, y)
+        found["compare"] = np.array(
+            f"{table.to_dataframe()[['elpd', 'elpd_se', 'rmse', 'crps', 'coverage']].iloc[0].tolist()}"
+        )
+        found["compare/notes"], found["compare/log_probs"] = np.array(str(table)), table.log_probs["fit"]
         try:
             fitted.predict(x)
         except ValueError as error:

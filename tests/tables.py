@@ -3,10 +3,11 @@
 Settings that compile anew (rows, widths, chains, members) are the same wherever a test does not need its own.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpyro.distributions as dist
+import pytest
 from flax import nnx
 from numpyro.handlers import seed, substitute, trace
 
@@ -42,6 +43,15 @@ FindProblem = Callable[[str], tuple[Any, Any, Any]]
 """Name of a model -> (model, x, y)."""
 CommonFit = Callable[[str, str], Fit]
 """(name of a model, method) -> its fit."""
+
+
+def some_by_default(cases: Iterable[Any], *chosen: Any) -> list[Any]:
+    """Return the cases of a test: it has the chosen ones by default, and the others are slow tests."""
+    several = {True: lambda case: case, False: lambda case: (case,)}
+    return [
+        pytest.param(*several[isinstance(case, tuple)](case), marks=[] if case in chosen else pytest.mark.slow)
+        for case in cases
+    ]
 
 
 def observation(model: Any, weights: Any, x: Any) -> dist.Distribution:
@@ -128,6 +138,7 @@ LONG = (
     "Ordinal",
     "Mixture",
     "Independent",
+    "MultivariateNormal",
 )
 """The models that only the slow tests fit: by default `test_observations.py` has their distributions."""
 """Every observation, and every kind of network: `MLP`, and what a `Lift` makes of a module."""
@@ -138,7 +149,7 @@ LAST: dict[str, str] = {
     "Normal, learned scale": "w1",
     "Normal, scale of the network": "[wb]2",
     "Poisson": "w1",
-    **dict.fromkeys((*LONG, "MultivariateNormal", "Censored"), "w1"),
+    **dict.fromkeys((*LONG, "Censored"), "w1"),
     "CategoricalSequence": "head.*",
     "Lift": "layers.2.*",
     "hierarchical": "offset",

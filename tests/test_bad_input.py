@@ -34,6 +34,8 @@ from flatprior.inference import (
 from flatprior.inference.checks import check_problem
 from flatprior.models import MLP, Bernoulli, Categorical, CategoricalSequence, Model, Normal, fan_in, gaussian
 
+from .tables import some_by_default
+
 X = np.random.default_rng(0).normal(size=(20, 2))
 REAL = X @ [1.0, -1.0] + 0.1
 BINARY = (np.random.default_rng(1).random(20) < 0.5).astype(int)
@@ -1008,9 +1010,7 @@ CLASSIFIERS: dict[str, Model] = {
 KEYS = range(5)
 
 
-@pytest.mark.parametrize(
-    "kind", [pytest.param(kind, marks=[] if kind != "network" else pytest.mark.slow) for kind in CLASSIFIERS]
-)
+@pytest.mark.parametrize("kind", some_by_default(CLASSIFIERS, "softmax"))
 def test_separable_classes_have_no_maximum_likelihood(kind: str) -> None:
     """However many steps are taken, the weights would still grow (Albert & Anderson 1984)."""
     for key in KEYS:
@@ -1028,7 +1028,7 @@ def test_separable_classes_are_seen_under_other_settings(settings: dict[str, Any
         assert result.status.level == "failed", key
 
 
-@pytest.mark.parametrize("kind", CLASSIFIERS)
+@pytest.mark.parametrize("kind", some_by_default(CLASSIFIERS, "logistic"))
 def test_separable_classes_have_a_maximum_under_a_prior(kind: str) -> None:
     for key in KEYS:
         result = fit(CLASSIFIERS[kind], MAP(num_steps=1000), *separable(kind, key), key=key, progress=False)

@@ -25,7 +25,7 @@ from flatprior.inference.criticism.transforms import Transforms, edges_of
 from flatprior.inference.plots import plot_calibration
 from flatprior.models import MLP, Bernoulli, Model, fan_in, gaussian
 
-from .tables import CommonFit
+from .tables import CommonFit, some_by_default
 
 matplotlib.use("agg")
 pytestmark = pytest.mark.filterwarnings("ignore::flatprior.inference.FailedFitWarning")
@@ -220,7 +220,7 @@ def test_certain_events_have_no_band(given: dict[str, Fit]) -> None:
 REPLICATES = 200
 
 
-@pytest.mark.parametrize("key", range(3))
+@pytest.mark.parametrize("key", some_by_default(range(3), 0))
 def test_right_forecasts_are_found_right(key: int) -> None:
     """The same forecasts, classes drawn by them again and again: each claim about right ones."""
     rng = np.random.default_rng(key)
@@ -249,7 +249,7 @@ def calibrated(logits: np.ndarray, y: np.ndarray) -> Calibration:
     return _of_classes(log_probs[np.arange(len(y)), y], np.exp(log_probs), y, None, 10)
 
 
-@pytest.mark.parametrize("sureness", [1.0, 2.5])
+@pytest.mark.parametrize("sureness", some_by_default([1.0, 2.5], 2.5))
 def test_standard_errors_are_standard_deviations(sureness: float) -> None:
     """Over data sets drawn anew. Near 0 those of calibration errors are too large, as is said."""
     rng = np.random.default_rng(5)
@@ -266,7 +266,7 @@ def test_standard_errors_are_standard_deviations(sureness: float) -> None:
         assert ratio[name] == pytest.approx(1, abs=0.2), (name, ratio)
 
 
-@pytest.mark.parametrize("sureness", [0.5, 2.5])
+@pytest.mark.parametrize("sureness", some_by_default([0.5, 2.5], 2.5))
 def test_the_debiased_error_is_that_of_a_million_rows(sureness: float) -> None:
     """While the plain one of 200 rows is too large."""
     rng = np.random.default_rng(6)
@@ -312,7 +312,7 @@ def test_right_forecasts_of_counts_are_found_right(rates: tuple[float, float]) -
         assert (np.abs(inside - 0.9) < 4 * np.sqrt(0.09 / REPLICATES) + 0.01).all(), inside
 
 
-@pytest.mark.parametrize("num_rows", [50, 200])
+@pytest.mark.parametrize("num_rows", some_by_default([50, 200], 50))
 def test_right_intervals_are_found_right(num_rows: int) -> None:
     rng = np.random.default_rng(7)
     x = np.stack([rng.normal(size=num_rows), rng.uniform(0.5, 2.0, num_rows)], axis=1)

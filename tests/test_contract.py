@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from functools import cache
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,18 @@ from flatprior.models import (
 )
 from flatprior.models.censored import CensoredDistribution
 
-from .tables import KINDS, LEADING, LONG, METHODS, MODELS, NUM_STEPS, CommonFit, FindProblem, method_of
+from .tables import (
+    KINDS,
+    LEADING,
+    LONG,
+    METHODS,
+    MODELS,
+    NUM_STEPS,
+    CommonFit,
+    FindProblem,
+    method_of,
+    some_by_default,
+)
 
 HAND_WRITTEN = ("hierarchical", "mixture_density", "dictionary")
 NAMES = (*MODELS, *HAND_WRITTEN)
@@ -46,7 +58,7 @@ EXISTS: dict[str, set[str]] = {
     "Poisson": NUMBERS,
     "CategoricalSequence": {"probs"},
     "Lift": {"mean", "variance", "probs"},
-    **dict.fromkeys((*LONG, "MultivariateNormal", "Censored"), NUMBERS),
+    **dict.fromkeys((*LONG, "Censored"), NUMBERS),
     "Ordinal": {"probs", "cdf", "quantile"},
 }
 """Model -> the summaries of its predictive distribution that exist: classes have no moments, and no order of theirs."""
@@ -62,30 +74,49 @@ def points(name: str, y: np.ndarray) -> np.ndarray:
     return y[:, 0] if name == "Censored" else y
 
 
-QUICK = ("Laplace", "Prior")
-"""The methods that are tried by default on a hierarchical model as well, since they compile fast. By default all are
-tried on that of Bernoulli, and all models are fitted by MLE."""
+class Cases:
+    """Pairs of a model and a method for the laws, one law after another: every two of the three meet.
+
+    By default a law is asked of `Bernoulli` by every method and of every model that is not `LONG` by MLE. With the slow
+    tests, law `i` is asked as well of every model `j` by method `(i + j) % len(METHODS)`: so each law meets every model
+    and every method, and each model meets every method, in as many tests as there are laws and models.
+    """
+
+    def __init__(self) -> None:
+        self.slow: dict[str, list[tuple[str, str]]] = {}
+
+    def of(self, *names: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
+        """Return a decorator that asks a law of these models."""
+
+        def decorate(law: Callable[..., None]) -> Callable[..., None]:
+            number, methods = len(self.slow), list(KINDS)
+            designed = [(name, methods[(number + NAMES.index(name)) % len(methods)]) for name in names]
+            self.slow[law.__name__] = designed
+            quick = [(name, method) for name in names for method in methods if is_quick(name, method)]
+            others = [pytest.param(*pair, marks=pytest.mark.slow) for pair in designed if pair not in quick]
+            return pytest.mark.parametrize(("name", "method"), [*quick, *others])(law)
+
+        return decorate
 
 
 def is_quick(name: str, method: str) -> bool:
-    return (method == "MLE" and name not in LONG) or name == "Bernoulli" or (name == "hierarchical" and method in QUICK)
+    return name == "Bernoulli" or (method == "MLE" and name not in LONG)
 
 
-def pairs(*names: str) -> Any:
-    """Of a model and a method."""
-    return pytest.mark.parametrize(
-        ("name", "method"),
-        [
-            pytest.param(name, method, marks=[] if is_quick(name, method) else pytest.mark.slow)
-            for name in names
-            for method in KINDS
-        ],
-    )
-
-
+CASES = Cases()
 pytestmark = pytest.mark.filterwarnings("ignore::flatprior.inference.FailedFitWarning")  # so short are the fits here
-every_fit = pairs(*NAMES)
+every_fit = CASES.of(*NAMES)
 every_method = pytest.mark.parametrize("method", KINDS)
+
+
+def test_laws_models_and_methods_meet_in_pairs() -> None:
+    """That the sum of two places decides the third is enough while there are more laws and models than methods."""
+    asked = {law: pairs for law, pairs in CASES.slow.items() if len(pairs) == len(NAMES)}
+    assert len(asked) >= len(KINDS)
+    assert {pair for pairs in asked.values() for pair in pairs} == set(product(NAMES, KINDS))
+    for pairs in asked.values():
+        assert [name for name, _ in pairs] == list(NAMES)
+        assert {method for _, method in pairs} == set(KINDS)
 
 
 @pytest.fixture
@@ -347,7 +378,7 @@ def check_mean(sample: np.ndarray, expected: np.ndarray) -> None:
 @pytest.mark.parametrize("name", ["Categorical", "dictionary"])
 def test_samples_take_a_key_and_a_shape(common_fit: CommonFit, name: str, model_x_y: Any) -> None:
     _, x, y = model_x_y
-    predictive = common_fit(name, "MAP").predict(x)
+    predictive = common_fit(name, "MLE").predict(x)
     one = predictive.sample(jax.random.key(0), (2, 3))
     assert one.shape == (2, 3, len(y))
     assert predictive.sample(0).shape == (len(y),)
@@ -409,7 +440,10 @@ def test_to_datatree_needs_x_with_y_or_a_key(common_fit: CommonFit, data_sets: A
             fitted.to_datatree(**rows)
 
 
-@pytest.mark.parametrize(("name", "method"), [("Poisson", "Prior"), ("CategoricalSequence", "Laplace")])
+@pytest.mark.parametrize(
+    ("name", "method"),
+    some_by_default([("Bernoulli", "Prior"), ("CategoricalSequence", "Laplace")], ("Bernoulli", "Prior")),
+)
 def test_to_datatree_draws_one_y_for_each_draw_of_the_weights(fitted_pair: tuple[Fit, Any, Any], method: str) -> None:
     fitted, x, y = fitted_pair
     group = "prior_predictive" if method == "Prior" else "posterior_predictive"
@@ -424,7 +458,7 @@ def test_to_datatree_draws_one_y_for_each_draw_of_the_weights(fitted_pair: tuple
 
 
 def test_to_datatree_is_what_arviz_reads(common_fit: CommonFit, data_sets: Any) -> None:
-    tree = common_fit("Normal, known scale", "NUTS").to_datatree(*data_sets["real"])
+    tree = common_fit("Bernoulli", "NUTS").to_datatree(*data_sets["binary"])
     assert arviz_base.convert_to_datatree(tree) is tree
     flat_dataset = arviz_base.extract(tree, num_samples=5, random_seed=0)
     assert flat_dataset.sizes["sample"] == 5
@@ -442,7 +476,11 @@ def test_columns_of_a_data_frame_are_coordinates(data_sets: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", [name if name == "Bernoulli" else pytest.param(name, marks=pytest.mark.slow) for name in NAMES]
+    "name",
+    some_by_default(
+        ["Bernoulli", "CategoricalSequence", "Poisson", "Ordinal", "MultivariateNormal", "Censored", "hierarchical"],
+        "Bernoulli",
+    ),
 )
 def test_compare_sorts_and_prints(common_fit: CommonFit, name: str, model_x_y: Any) -> None:
     _, x, y = model_x_y
@@ -470,7 +508,7 @@ def test_compare_sorts_and_prints(common_fit: CommonFit, name: str, model_x_y: A
     assert (comparison.to_dataframe()["elpd"] != 0).all(), "the frame is a copy"
 
 
-@pairs(*BINARY)
+@CASES.of(*BINARY)
 def test_scores_of_binary_classes_are_those_of_sklearn(result: Fit, data_sets: Any) -> None:
     x, y = data_sets["binary"]
     row, probs = compare({"fit": result}, x, y).to_dataframe().loc["fit"], result.predict(x).probs
@@ -479,7 +517,7 @@ def test_scores_of_binary_classes_are_those_of_sklearn(result: Fit, data_sets: A
     np.testing.assert_allclose(row["brier"], 2 * brier_score_loss(y, probs), rtol=1e-5)
 
 
-@pairs("Categorical")
+@CASES.of("Categorical")
 def test_scores_of_classes_are_those_of_sklearn(result: Fit, data_sets: Any) -> None:
     x, y = data_sets["classes"]
     row, probs = compare({"fit": result}, x, y).to_dataframe().loc["fit"], result.predict(x).probs.astype(float)
@@ -493,7 +531,7 @@ def test_scores_of_classes_are_those_of_sklearn(result: Fit, data_sets: Any) -> 
     np.testing.assert_allclose(row["calibration_error"], error, rtol=1e-4)
 
 
-@pairs(*(name for name in NAMES if "quantile" in EXISTS[name] and name not in (*COUNTS, "Censored")))
+@CASES.of(*(name for name in NAMES if "quantile" in EXISTS[name] and name not in (*COUNTS, "Censored")))
 def test_scores_of_numbers_are_those_of_sklearn_and_scipy(
     result: Fit, name: str, model_x_y: Any, per_draw: Any
 ) -> None:
@@ -538,9 +576,7 @@ OTHERS: dict[str, tuple[Callable[..., None], Callable[[np.ndarray], np.ndarray],
 }
 
 
-@pytest.mark.parametrize(
-    "name", [pytest.param(name, id=name, marks=[] if i == 0 else pytest.mark.slow) for i, name in enumerate(OTHERS)]
-)
+@pytest.mark.parametrize("name", some_by_default(OTHERS, "shares"))
 def test_compare_scores_other_observations(name: str, data_sets: Any) -> None:
     """A model may observe anything that has one log probability a row."""
     model, of, columns = OTHERS[name]

@@ -15,6 +15,8 @@ from scipy.special import logsumexp
 from flatprior.inference import MAP, NUTS, Fit, diagnose, fit, loo
 from flatprior.models import MLP, Bernoulli, Categorical, Model, gaussian
 
+from .tables import some_by_default
+
 Rows = tuple[np.ndarray, np.ndarray]
 NETWORK = Model(MLP((4,), "tanh"), Bernoulli(), gaussian(1.0))
 
@@ -141,7 +143,7 @@ MODES = {
 }
 
 
-@pytest.mark.parametrize("name", MODES)
+@pytest.mark.parametrize("name", some_by_default(MODES, "two layers", "a prior that knows signs"))
 def test_the_number_of_copies_is_that_of_the_network(rows: Rows, name: str) -> None:
     model, expected = MODES[name]
     point = fit(model, MAP(num_steps=50, polish=False), *rows, key=0, progress=False)

@@ -114,6 +114,7 @@ def test_new_rows_that_do_not_fit_are_refused(frame: pd.DataFrame, message: str)
     ("frame", "message"),
     [
         (pd.DataFrame({"x": [1.0, 1.0]}), r"can be a feature; got none \('x': constant: each value is '1'\)"),
+        (pd.DataFrame({"x": [1.0, 2.0]})[:0], r"Expected rows and columns; got a data frame of shape \(0, 1\)"),
         (pd.DataFrame({"x": [1.0, np.inf]}), "'x', row 1: expected a finite number"),
         (pd.DataFrame({"x": [1.0, None, 3.0], "x missing": [1, 2, 2]}), "Two columns give a feature named 'x missing'"),
     ],

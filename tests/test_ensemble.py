@@ -45,7 +45,7 @@ def test_draws_are_one_chain_of_members_that_differ(fitted: Fit, x_y: Any) -> No
     )
 
 
-@pytest.mark.parametrize("base", [MAP, MLE])
+@pytest.mark.parametrize("base", [pytest.param(MAP, marks=pytest.mark.slow), MLE])
 def test_members_of_a_convex_model_are_its_one_optimum(base: Any, x_y: Any) -> None:
     """Each member is polished as a lone estimate is."""
     fitted = fit(LINE, Ensemble(base=base(num_steps=200), num_members=SIZE), *x_y, key=0, progress=False)

@@ -25,6 +25,7 @@ import flatprior.estimators
 from flatprior.estimators import NetworkClassifier, NetworkCountRegressor, NetworkRegressor, elpd
 from flatprior.inference import MAP, MLE, Laplace, compare, fit, standardize
 from flatprior.models import MLP, LogNormal, Model, Normal, Ordinal, Poisson, fan_in
+from flatprior.tables import Encoder
 
 from .test_programs import compiled
 
@@ -93,6 +94,52 @@ def test_columns_are_those_of_the_fit(table: Any, prices: NetworkRegressor) -> N
     assert prices.fit_.layout.columns == ("area", "year")
     with pytest.raises(ValueError, match="feature names"):
         prices.predict(frame[["year", "area"]])
+
+
+@pytest.fixture(scope="module")
+def sales(table: Any) -> pd.DataFrame:
+    """The two features with gaps, dates and texts beside them, and a number for each row."""
+    rng = np.random.default_rng(3)
+    return table[0].assign(
+        area=table[0]["area"].where(np.arange(NUM_ROWS) % 7 > 0),
+        city=rng.choice(["Bern", "Basel", "Chur"], NUM_ROWS),
+        sold=pd.date_range("2024-01-01", periods=NUM_ROWS, freq="31h", tz="Europe/Zurich"),
+        name=[f"house {i}" for i in range(NUM_ROWS)],
+        week=np.arange(NUM_ROWS),
+    )
+
+
+def test_the_columns_of_a_data_frame_become_features(table: Any, sales: pd.DataFrame) -> None:
+    """As the encoder encodes them, except that each column of numbers is a feature."""
+    estimator = NetworkRegressor((), observation=Normal(0.3), method=QUICK).fit(sales, table[1])
+    encoder = Encoder.fit(sales, keep=["week"])
+    assert estimator.encoder_ == encoder
+    assert estimator.encoder_.description["features"].to_dict() == {
+        **{"area": 2, "year": 1, "city": 3, "sold": 7, "name": 0, "week": 1}
+    }
+    assert estimator.fit_.layout.columns == encoder.features
+    assert estimator.feature_names_in_.tolist() == list(sales)
+    by_hand = clone(estimator).fit(encoder.transform(sales).to_numpy(), table[1])
+    assert by_hand.encoder_ is None
+    new = sales[:3].assign(city=["Genf", None, "Bern"], area=[None, 90, 100], year=[1990, None, 2000])
+    expected = by_hand.predict(encoder.transform(new).to_numpy())
+    for copy in (estimator, pickle.loads(pickle.dumps(estimator)), deepcopy(estimator)):
+        np.testing.assert_array_equal(copy.predict(new), expected)
+    with pytest.warns(UserWarning, match="does not have valid feature names"):
+        np.testing.assert_array_equal(estimator.predict(new.to_numpy(object)), expected)
+    assert any("'Genf'" in words for words in estimator.encoder_.surprises(new))
+    for bad, message in ((new.assign(year="old"), "'year': expected numbers"), (new[:0], "Found array with 0 sample")):
+        with pytest.raises(ValueError, match=message):
+            estimator.predict(bad)
+    with pytest.raises(ValueError, match="must be in the same order"):
+        estimator.predict(new.iloc[:, ::-1])
+
+
+def test_a_frame_of_numbers_is_its_array(table: Any, prices: NetworkRegressor) -> None:
+    frame, y = table
+    np.testing.assert_array_equal(
+        clone(prices).fit(frame.to_numpy(), y).predict(frame.to_numpy()), prices.predict(frame)
+    )
 
 
 def test_a_large_offset_of_a_feature_does_not_matter(table: Any, prices: NetworkRegressor) -> None:
@@ -172,6 +219,16 @@ def test_a_fit_that_is_not_ok_warns_once_with_the_reasons(table: Any) -> None:
 
 BAD: dict[str, tuple[Callable[[Any, Any], Any], str]] = {
     "one class": (lambda x, y: NetworkClassifier().fit(x, y > 0), "at least 2 classes; got 1 class"),
+    "labels of two types": (
+        lambda x, y: NetworkClassifier().fit(x, np.array([1, "a"], object)[(y > y[0]).astype(int)]),
+        "y: expected labels of one type; got int, str",
+    ),
+    "order": (
+        lambda x, y: NetworkClassifier(observation=Ordinal).fit(
+            x, pd.cut(pd.Series(y), 3, labels=["low", "middle", "high"])
+        ),
+        r"order in which they sort, \['high', 'low', 'middle'\].*order \['low', 'middle', 'high'\]. Pass their codes",
+    ),
     "network": (lambda x, y: NetworkRegressor("deep").fit(x, y), "expected hidden units"),
     "width": (lambda x, y: NetworkRegressor((0,)).fit(x, y), "positive integers as widths"),
     "prior": (lambda x, y: NetworkRegressor(prior=-1.0).fit(x, y), "positive finite scale"),
@@ -179,8 +236,10 @@ BAD: dict[str, tuple[Callable[[Any, Any], Any], str]] = {
     "fraction": (lambda x, y: NetworkCountRegressor().fit(x, y + 0.5), "expected counts"),
     "negative": (lambda x, y: NetworkCountRegressor().fit(x, -np.ones(len(y))), r"y\[0\]: expected counts"),
     "weights": (lambda x, y: NetworkRegressor().fit(x, y, sample_weight=-np.ones(len(y))), "weights, row 0: expected"),
-    "missing": (lambda x, y: NetworkRegressor().fit(x * np.nan, y), "NaN"),
-    "text": (lambda x, y: NetworkRegressor().fit(x.astype(str) + "a", y), "could not convert string"),
+    "missing": (lambda x, y: NetworkRegressor().fit(x.to_numpy() * np.nan, y), "NaN"),
+    "text": (lambda x, y: NetworkRegressor().fit(x.astype(str).to_numpy() + "a", y), "could not convert string"),
+    "no feature": (lambda x, y: NetworkRegressor().fit(x * np.nan, y), r"none \('area': it has no values"),
+    "infinite": (lambda x, y: NetworkRegressor().fit(x.assign(area=np.inf), y), "'area', row 0: expected a finite"),
 }
 
 
@@ -227,7 +286,8 @@ def test_a_search_over_priors_and_methods_in_a_pipeline_with_text() -> None:
 @pytest.mark.slow
 def test_probabilities_can_be_calibrated(table: Any) -> None:
     frame, y = table
-    calibrated = CalibratedClassifierCV(NetworkClassifier((), method=QUICK), cv=2).fit(frame, y > np.median(y))
+    y = y > np.median(y)
+    calibrated = CalibratedClassifierCV(NetworkClassifier((), method=QUICK), cv=2).fit(frame, y, np.ones(NUM_ROWS))
     np.testing.assert_allclose(calibrated.predict_proba(frame).sum(axis=1), 1.0, rtol=1e-6)
 
 

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable
 from functools import lru_cache
+from itertools import product
 from typing import Any
 
 import jax
@@ -24,7 +25,10 @@ from sklearn.metrics import log_loss
 
 from flatprior.inference import MAP, MLE, explain, fit, flat, log_density
 from flatprior.inference.checks import check_problem
+from flatprior.inference.objective import likelihood_curve
 from flatprior.models import MLP, Bernoulli, Categorical, Model, Normal, Poisson, fan_in, gaussian
+
+from .tables import some_by_default
 
 pytestmark = pytest.mark.usefixtures("x64")
 PRECISION = 1e-10
@@ -96,12 +100,8 @@ def in_real_coordinates(model: Callable[..., Any], to_support: dict[str, Any], x
     return jax.jit(lambda u: -log_density(model, {site: to_support[site](u[site]) for site in u}, x, y))
 
 
-QUICK = [("Bernoulli", "mapping"), ("Categorical", "gaussian")]
-LONG = [(name, prior) for name in OBSERVATIONS for prior in PRIORS if (name, prior) not in QUICK]
-
-
 @pytest.mark.parametrize(
-    ("observation", "prior"), [*QUICK, *(pytest.param(*pair, marks=pytest.mark.slow) for pair in LONG)]
+    ("observation", "prior"), some_by_default(product(OBSERVATIONS, PRIORS), ("Categorical", "gaussian"))
 )
 def test_the_total_is_what_is_compiled_and_minimised(observation: str, prior: str, rows: dict[str, Any]) -> None:
     model = model_of(observation, prior)
@@ -143,7 +143,7 @@ def test_the_total_is_what_fit_minimises_for_models_by_hand(name: str, by_hand: 
 
 @pytest.mark.parametrize(
     ("observation", "prior"),
-    [pytest.param("Categorical, soft labels", "mapping", marks=pytest.mark.slow), ("Bernoulli", "flat")],
+    some_by_default([("Categorical, soft labels", "mapping"), ("Bernoulli", "flat")]),
 )
 def test_the_total_is_what_fit_minimises(observation: str, prior: str, rows: dict[str, Any]) -> None:
     assert_total_is_what_fit_minimises(
@@ -206,6 +206,7 @@ def test_the_losses_are_those_of_statsmodels(rows: dict[str, Any], by_hand: dict
     np.testing.assert_allclose(-explanation.loss, expected, rtol=PRECISION)
 
 
+@pytest.mark.slow
 def test_the_losses_by_hand_are_those_of_scipy(by_hand: dict[str, Any]) -> None:
     model, (group, z), y = by_hand["hierarchical"]
     offset = np.array([0.3, -0.2, 1.0, -0.7])
@@ -241,7 +242,7 @@ PENALTIES: dict[str, tuple[Any, Callable[[str, np.ndarray], np.ndarray]]] = {
 }
 
 
-@pytest.mark.parametrize("name", PENALTIES)
+@pytest.mark.parametrize("name", some_by_default(PENALTIES, "gaussian", "fan_in", "scales of their own"))
 def test_the_penalty_is_what_scipy_computes(name: str, rows: dict[str, Any]) -> None:
     prior, log_prob = PENALTIES[name]
     explanation, _ = explanation_at(Model(MLP(), Bernoulli(), prior), rows["binary"], 1)
@@ -398,7 +399,22 @@ NAMES: dict[str, tuple[Any, str, str, str, str]] = {
 }
 
 
-@pytest.mark.parametrize("name", NAMES)
+USUAL = (
+    "Bernoulli",
+    "soft labels",
+    "known scale a row",
+    "scale of the network",
+    "Student",
+    "weight decay",
+    "L1",
+    "flat",
+    "improper",
+    "learned L1",
+    "of a scale",
+)
+
+
+@pytest.mark.parametrize("name", some_by_default(NAMES, *USUAL))
 def test_every_site_has_its_usual_name(name: str, explanation_of: Callable[[Any, str], Any]) -> None:
     model, kind, site, distribution, words = NAMES[name]
     explanation = explanation_of(model, kind)
@@ -742,3 +758,41 @@ def test_bad_weight_decays_raise(name: str) -> None:
     call, message = BAD_DECAYS[name]
     with pytest.raises(ValueError, match=message):
         call()
+
+
+# Rows are evaluated a part at a time where they are many: the words and numbers are those of all rows at once.
+
+
+def terms_of_rows(x: dict[str, Array], y: Array | None = None) -> None:
+    """Model with terms of all kinds: over rows, of no row, masked, and by a scale that is known by row."""
+    w = numpyro.sample("w", dist.Normal(0.0, 2.0))
+    numpyro.factor("by row", 0.1 * w * x["a"])
+    numpyro.factor("once", -(w**2))
+    with numpyro.handlers.mask(mask=x["a"] > -0.5):
+        numpyro.sample("y", dist.Normal(w * x["a"], x["scale"]), obs=y)
+
+
+def test_parts_of_rows_have_the_terms_of_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    a, scale = np.linspace(-1, 1, 20), np.repeat([0.5, 0.5, 0.7], [5, 10, 5])  # one number in the first parts
+    y = np.where(np.arange(20) == 13, np.nan, np.sin(a))
+    rows = {"x": {"a": a, "scale": scale}, "y": y, "weights": np.arange(20) % 3}
+    whole = explain(terms_of_rows, **rows, at={"w": 0.3})
+    monkeypatch.setattr("flatprior.inference.objective.explanation.rows_in_memory", lambda *_: 5)
+    parts = explain(terms_of_rows, **rows, at={"w": 0.3})
+    one, other = whole.to_dataframe(), parts.to_dataframe()
+    words = one.select_dtypes(exclude="number").columns
+    assert other[words].equals(one[words])
+    assert "scale" in one.loc["y", "distribution"]
+    assert "not masked" in one.loc["y", "name"]
+    numbers = one.select_dtypes("number").columns
+    np.testing.assert_allclose(other[numbers], one[numbers], rtol=1e-12, atol=1e-12)
+    assert max(parts.value_difference, parts.gradient_difference) < 1e-12
+
+
+def test_parts_of_rows_have_the_likelihood_of_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = {"a": np.linspace(-1, 1, 20), "scale": np.ones(20)}, np.linspace(0, 1, 20)
+    whole = likelihood_curve(terms_of_rows, *rows, "w", [0.0, 0.5, 1.0])
+    monkeypatch.setattr("flatprior.inference.objective.likelihood.rows_in_memory", lambda *_: 7)
+    parts = likelihood_curve(terms_of_rows, *rows, "w", [0.0, 0.5, 1.0])
+    np.testing.assert_allclose(parts.log_likelihood, whole.log_likelihood, rtol=1e-12)
+    np.testing.assert_array_equal(parts.log_prior, whole.log_prior)

@@ -14,10 +14,10 @@ import pytest
 from numpyro.infer import init_to_uniform, init_to_value
 
 from flatprior.inference import MAP, MLE, Ensemble
+from flatprior.inference.digests import digest_of_rows
 from flatprior.inference.fingerprint import (
     ByValue,
     digest,
-    digest_of_rows,
     fingerprint,
     same_log_density,
     without_addresses,
@@ -246,7 +246,7 @@ def test_rows_have_a_digest_of_their_own_whatever_their_type(monkeypatch: pytest
     assert {name for name, rows in SAME.items() if digest_of_rows(rows) != result} == set()
     labels = np.arange(9) % 3
     assert digest_of_rows(labels) == digest_of_rows(labels.astype(np.uint8)) == digest_of_rows(labels.astype(float))
-    monkeypatch.setattr("flatprior.inference.fingerprint.SUMMED_AT_A_TIME", 7)  # a few rows at a time
+    monkeypatch.setattr("flatprior.inference.digests.SUMMED_AT_A_TIME", 7)  # a few rows at a time
     assert digest_of_rows(ROWS) == result
 
 

@@ -1,5 +1,8 @@
 """Names that other libraries do not document as public mean what this library takes them to mean."""
 
+import os
+import subprocess
+import sys
 from typing import Any
 
 import jax
@@ -19,6 +22,33 @@ def test_numpyros_stack_holds_the_handlers_that_are_open() -> None:
     handler = numpyro.handlers.seed(rng_seed=0)
     with handler:
         assert list(stack) == [handler]
+
+
+ORDER = """
+import jax, numpyro.distributions as dist
+from flatprior.inference.internals import sort_fields_of_distributions
+
+sort_fields_of_distributions()
+for d in (dist.TruncatedNormal(1.0, 2.0, low=3.0, high=4.0), dist.Gamma(5.0, 6.0).mask(True), dist.Normal(7.0, 8.0)):
+    leaves, tree = jax.tree.flatten(d)
+    print(leaves, jax.tree.leaves(jax.tree.unflatten(tree, leaves)) == leaves)
+"""
+
+
+@pytest.mark.slow
+def test_the_leaves_of_distributions_have_one_order_in_every_process() -> None:
+    printed = [
+        subprocess.run(
+            [sys.executable, "-c", ORDER],
+            env={**os.environ, "PYTHONHASHSEED": seed},
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
+        for seed in ("1", "2")
+    ]
+    assert printed[0] == printed[1]
+    assert printed[0].count("True\n") == 3
 
 
 def test_the_summaries_of_chains_are_those_of_arviz() -> None:

@@ -24,6 +24,8 @@ from flatprior.inference.methods import gaussian as gaussians
 from flatprior.inference.reasons import Code
 from flatprior.models import MLP, Bernoulli, Categorical, Model, Normal, gaussian
 
+from .tables import some_by_default
+
 NOISE, PRIOR = 0.5, 2.0
 LINE = Model(MLP(), Normal(NOISE), gaussian(PRIOR))
 LOGISTIC = Model(MLP(), Bernoulli(), gaussian(PRIOR))
@@ -94,7 +96,7 @@ def precision(x: Array, y: Array | None = None) -> None:
         numpyro.sample("y", dist.Normal(0.0, 1 / jnp.sqrt(tau)), obs=y)
 
 
-@pytest.mark.parametrize("n", [5, 40])
+@pytest.mark.parametrize("n", some_by_default([5, 40], 5))
 def test_the_centre_of_a_positive_site_is_the_mode_of_its_logarithm(x64: None, n: int) -> None:
     """Of a Gamma(a, b) the logarithm has its mode at log(a / b), curvature a, and Stirling's error in the evidence."""
     x, y = np.zeros((n, 1)), np.random.default_rng(n).normal(size=n)
@@ -192,7 +194,7 @@ GLMS: dict[str, tuple[Any, str]] = {
 }
 
 
-@pytest.mark.parametrize("name", GLMS)
+@pytest.mark.parametrize("name", some_by_default(GLMS, "Categorical"))
 def test_of_a_generalised_linear_model_the_two_curvatures_are_one(x64: None, data_sets: Any, name: str) -> None:
     model, rows = GLMS[name]
     (one, _, ggn), (other, _, hessian) = (
@@ -209,7 +211,7 @@ def by_hand(w: np.ndarray, x: Array) -> Array:
     return (jnp.tanh(x @ w1 + b1) @ w2 + b2)[:, 0]
 
 
-@pytest.mark.parametrize("kind", ["binary", "real"])
+@pytest.mark.parametrize("kind", some_by_default(["binary", "real"], "binary"))
 def test_the_ggn_of_a_network_is_that_of_its_formula(x64: None, data_sets: Any, kind: str) -> None:
     """J' F J + the prior's precision, F the variance of y over that of its natural parameter."""
     x, y = data_sets[kind]
@@ -230,6 +232,7 @@ def weighted(rows: dict[str, Array], y: Array | None = None) -> None:
         numpyro.sample("y", dist.Bernoulli(logits=eta), obs=y)
 
 
+@pytest.mark.slow  # `test_weights.py` has this law
 def test_the_weights_of_rows_count(x64: None, data_sets: Any) -> None:
     x, y = data_sets["binary"]
     weight = np.random.default_rng(0).integers(1, 4, len(y))
@@ -266,7 +269,9 @@ def _with_a_dead_unit(x: Array, y: Array | None = None) -> None:
         numpyro.sample("y", dist.Bernoulli(logits=eta), obs=y)
 
 
-@pytest.mark.parametrize("dense_weights", [256, 0], ids=["by Hessians", "by their products"])
+@pytest.mark.parametrize(
+    "dense_weights", [pytest.param(256, marks=pytest.mark.slow), 0], ids=["by Hessians", "by their products"]
+)
 @pytest.mark.parametrize("activation", [pytest.param("tanh", marks=pytest.mark.slow), "silu"])
 def test_a_smooth_network_is_climbed_to_its_mode(
     data_sets: Any, activation: str, dense_weights: int, monkeypatch: pytest.MonkeyPatch
@@ -363,9 +368,7 @@ def test_the_best_of_the_restarts_is_taken(data_sets: Any) -> None:
 # What every fit promises.
 
 
-@pytest.mark.parametrize(
-    "name", ["hierarchical", "dictionary", pytest.param("mixture_density", marks=pytest.mark.slow)]
-)
+@pytest.mark.parametrize("name", some_by_default(["hierarchical", "dictionary", "mixture_density"], "hierarchical"))
 @pytest.mark.filterwarnings("ignore::flatprior.inference.FailedFitWarning")
 def test_any_model_has_finite_draws_in_its_support(by_hand: Any, name: str) -> None:
     model, x, y = by_hand[name]

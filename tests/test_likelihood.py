@@ -246,7 +246,9 @@ def test_a_scalar_site_of_shape_one_needs_no_index() -> None:
 # Networks without inputs
 
 
-@pytest.mark.parametrize("prior", [gaussian(2.0), fan_in(2.0)], ids=["gaussian", "fan_in"])
+@pytest.mark.parametrize(
+    "prior", [gaussian(2.0), pytest.param(fan_in(2.0), marks=pytest.mark.slow)], ids=["gaussian", "fan_in"]
+)
 def test_a_network_without_inputs_is_its_bias(prior: Any) -> None:
     model = Model(MLP(), Bernoulli(), prior)
     mle = fit(model, MLE(), NOTHING, TOSSES, key=0, progress=False)

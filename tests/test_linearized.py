@@ -73,7 +73,7 @@ def test_a_network_has_the_value_and_the_slope_of_its_tangent(x64: None, data_se
     rng = np.random.default_rng(1)
     at = {s: rng.normal(size=v) for s, v in check_problem(NETWORK, x, y)[0].structure.latents.items()}
     linear = linearized(NETWORK, at)
-    here, there = (jax.value_and_grad(lambda w, m=m: log_density(m, w, x, y))(at) for m in (NETWORK, linear))
+    here, there = (jax.jit(jax.value_and_grad(lambda w, m=m: log_density(m, w, x, y)))(at) for m in (NETWORK, linear))
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-10), here, there)
     u = np.concatenate([np.ravel(at[site]) for site in SITES])
     step = rng.normal(size=u.size)

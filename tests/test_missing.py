@@ -32,6 +32,8 @@ from flatprior.models import (
     gaussian,
 )
 
+from .tables import some_by_default
+
 pytestmark = pytest.mark.usefixtures("x64")
 
 RNG = np.random.default_rng(8)
@@ -143,7 +145,7 @@ def test_the_likelihood_is_that_of_the_known_values(name: str) -> None:
         assert log_prob == pytest.approx(marginal.logpdf(Y[row, here]), rel=1e-10)
 
 
-@every_vector
+@pytest.mark.parametrize("name", some_by_default(VECTORS, "correlated"))
 def test_the_posterior_is_that_of_the_known_values(name: str) -> None:
     """A Normal posterior: its precision is I plus the sum over rows of x x' times the inverse of the known part."""
     gaps = np.where(KNOWN, Y, np.nan)

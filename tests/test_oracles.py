@@ -26,6 +26,8 @@ from flatprior.inference.information import code_length
 from flatprior.inference.pointwise import log_likelihood
 from flatprior.models import MLP, Bernoulli, Categorical, Model, Normal, gaussian
 
+from .tables import some_by_default
+
 SCALE = 0.7
 """Known scale of y."""
 SPREAD = 0.8
@@ -92,13 +94,12 @@ def from_class_zero(values: np.ndarray) -> np.ndarray:
     return values[..., 1:] - values[..., :1] if values.shape[-1] == 3 else values
 
 
-@pytest.mark.parametrize(("precision", "rtol"), [("float32", 1e-4), ("float64", 1e-8)])
+@pytest.mark.parametrize("precision", some_by_default(["float32", "float64"], "float64"))
 @pytest.mark.parametrize("name", ORACLES)
-def test_point_estimates_are_those_of_other_libraries(
-    name: str, precision: str, rtol: float, data_sets: dict[str, Any]
-) -> None:
+def test_point_estimates_are_those_of_other_libraries(name: str, precision: str, data_sets: dict[str, Any]) -> None:
     model, method, kind, oracle = ORACLES[name]
     x, y = data_sets[kind]
+    rtol = {"float32": 1e-4, "float64": 1e-8}[precision]
     with jax.enable_x64(True) if precision == "float64" else nullcontext():
         result = fit(model, method(num_steps=500), x, y, key=0, progress=False)
     assert result.status.level == "ok"

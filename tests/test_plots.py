@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from itertools import product
 from typing import Any
 
 import jax.numpy as jnp
@@ -28,6 +29,8 @@ from flatprior.inference.plots.style import styles_of
 from flatprior.inference.status import Status
 from flatprior.models import MLP, Bernoulli, Categorical, Model, Normal, fan_in, gaussian
 
+from .tables import some_by_default
+
 QUICK: dict[str, Any] = {"num_steps": 80, "polish": False}
 METHODS: dict[str, Any] = {
     "MLE": MLE(**QUICK),
@@ -43,7 +46,14 @@ MODELS: dict[str, tuple[Model, str]] = {
     "Normal, scale of the network": (Model(MLP((2,), "tanh"), Normal("network"), fan_in()), "real"),
 }
 NUM_CLASSES = {"Bernoulli": 2, "Categorical": 3}
-every_method = pytest.mark.parametrize("method", METHODS)
+every_fit = pytest.mark.parametrize(
+    ("name", "method"),
+    some_by_default(
+        product(MODELS, METHODS),
+        *product(("Bernoulli", "Normal, scale of the network"), METHODS),
+        *product(MODELS, ["MLE"]),
+    ),
+)
 every_model = pytest.mark.parametrize("name", MODELS)
 
 
@@ -179,8 +189,7 @@ def test_a_method_has_one_colour_in_every_figure(fitted: Any) -> None:
 GRID = np.linspace(-2.0, 2.0, 23)
 
 
-@every_method
-@every_model
+@every_fit
 def test_lines_are_what_is_predicted_and_bands_its_quantiles(fitted: Any, name: str, method: str) -> None:
     fitted_model, x, y = fitted(name, method, 1)
     ax = plot_fit(fitted_model, x, y, grid=GRID)
@@ -303,8 +312,7 @@ def shown_map(ax: Any) -> np.ndarray:
     return np.asarray(mesh.get_array())
 
 
-@every_method
-@every_model
+@every_fit
 def test_maps_are_what_is_predicted_and_the_epistemic_part(fitted: Any, name: str, method: str) -> None:
     fitted_model, x, y = fitted(name, method, 2)
     left, right = plot_decision(fitted_model, x, y, num_points=15)

@@ -10,6 +10,7 @@ import signal
 import socket
 import subprocess
 import sys
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ import numpy as np
 import pytest
 from jax import Array
 
-from flatprior.inference import MAP, MCLMC, Ensemble, Fit, fit
+from flatprior.inference import MAP, MCLMC, Ensemble, Fit, compare, fit
 from flatprior.inference.methods import batches, steps
 from flatprior.models import MLP, Model, Normal, gaussian
 
@@ -101,8 +102,26 @@ def test_batches_of_shards_are_those_of_one_device(two: list[dict[str, Any]], mo
     check(two, "members", fit(MODEL, MEMBERS, *rows(), key=0, progress=False))
 
 
-def test_chains_over_rows_of_two_processes_are_those_of_one(two: list[dict[str, Any]]) -> None:
-    check(two, "MCLMC", fit(MODEL, CHAINS, *rows(), key=0, progress=False))
+@pytest.fixture(scope="module")
+def chains() -> Fit:
+    """The chains of one process."""
+    return fit(MODEL, CHAINS, *rows(), key=0, progress=False)
+
+
+def test_chains_over_rows_of_two_processes_are_those_of_one(two: list[dict[str, Any]], chains: Fit) -> None:
+    check(two, "MCLMC", chains)
+
+
+def test_scores_are_those_of_the_rows_of_all_processes(two: list[dict[str, Any]], chains: Fit) -> None:
+    first, second = two
+    assert str(first["compare"]) == str(second["compare"])
+    fitted = replace(chains, outcome=replace(chains.outcome, draws=of_method(first, "MCLMC")))
+    table = compare({"fit": fitted}, *rows())
+    expected = table.to_dataframe()[["elpd", "elpd_se", "rmse", "crps", "coverage"]].iloc[0].tolist()
+    np.testing.assert_allclose(json.loads(str(first["compare"])), expected, rtol=1e-5)
+    np.testing.assert_allclose(first["compare/log_probs"], table.log_probs["fit"], rtol=1e-4, atol=1e-5)
+    for note in ("80 rows.", "Fitted to these rows: fit."):
+        assert note in str(first["compare/notes"])
 
 
 ERRORS = {

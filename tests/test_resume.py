@@ -192,11 +192,13 @@ MORE = {
 
 @pytest.mark.parametrize("name", ["optimiser", pytest.param("ensemble", marks=pytest.mark.slow)])
 def test_more_steps_of_an_optimiser_of_ones_own_are_those_of_a_longer_run(
-    name: str, rows: Rows, tmp_path: Path
+    name: str, rows: Rows, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    method = MORE[name]
+    method, reads, read = MORE[name], [], Checkpoint.read
     run(rows, method(60), tmp_path)
+    monkeypatch.setattr(Checkpoint, "read", lambda self: (reads.append(self.path.name), read(self))[1])
     assert_same(run(rows, method(90), tmp_path), run(rows, method(90)))
+    assert reads.count("descent.npz") == 1
     with pytest.raises(ValueError, match=r"contains a descent of 90 steps; got num_steps=60, which may be increased"):
         run(rows, method(60), tmp_path)
 
@@ -332,6 +334,7 @@ def worker(folder: Path, method: Any, kill: int) -> subprocess.Popen[str]:
     return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
 
 
+@pytest.mark.slow
 def test_a_process_that_is_killed_while_it_writes_is_continued_by_another(tmp_path: Path) -> None:
     method = METHODS["MAP by batches"]
     with worker(tmp_path, method, 9) as process:

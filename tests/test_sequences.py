@@ -577,9 +577,8 @@ NO_MAXIMUM: dict[str, tuple[Any, str]] = {
 }
 
 
-@pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=[] if i else pytest.mark.slow) for i, name in enumerate(NO_MAXIMUM)]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("name", NO_MAXIMUM)
 def test_where_there_is_no_maximum_the_fit_has_failed(name: str) -> None:
     """The padding is no class, and the fit with all tokens and pairs has many maxima, as of indicators and a bias."""
     change, sentence = NO_MAXIMUM[name]

@@ -34,14 +34,17 @@ from flatprior.inference import (
     loo,
     standardize,
 )
-from flatprior.inference.checks import check_problem
+from flatprior.inference.checks import check_labelled, check_problem
 from flatprior.inference.criticism import calibration, temperature_scaling, uncertainty
 from flatprior.inference.curvature import expected_misfit
 from flatprior.inference.gauss_newton import gauss_newton
 from flatprior.inference.information import code_length, compress, cross_entropy, prequential, weight_of_evidence
+from flatprior.inference.labels import labelled
 from flatprior.inference.methods.rowwise import rowwise_surface_of
 from flatprior.inference.plots import plot_decision
 from flatprior.inference.rows import Data
+from flatprior.inference.seen import seen_of, seen_of_all
+from flatprior.inference.spread import Shards, labelled_part
 from flatprior.models import (
     MLP,
     Bernoulli,
@@ -121,7 +124,8 @@ def test_the_density_is_the_prior_and_the_sum_over_sites() -> None:
         assert log_density(house, W, X, Y) == pytest.approx(float(sum(parts)), rel=1e-14)
 
 
-@pytest.mark.parametrize("method", [MLE(), pytest.param(MAP(), marks=pytest.mark.slow)], ids=["MLE", "MAP"])
+@pytest.mark.slow
+@pytest.mark.parametrize("method", [MLE(), MAP()], ids=["MLE", "MAP"])
 def test_heads_with_weights_of_their_own_are_two_fits(method: Any) -> None:
     with jax.enable_x64(True):
         both = fitted(method)
@@ -196,6 +200,7 @@ def test_every_method_fits_and_predicts_all_sites(method: str, tmp_path: Path) -
         assert {"predictions of price", "predictions of sold"} <= set(diagnose(result, X, Y).table.index)
 
 
+@pytest.mark.slow
 def test_the_distance_from_a_reference_is_that_of_each_site(mode: Fit) -> None:
     draws = fitted(Ensemble(base=MAP(num_steps=5, polish=False), num_members=4))
     table = compare({"MAP": mode}, X, Y, reference=draws)
@@ -206,6 +211,17 @@ def test_the_distance_from_a_reference_is_that_of_each_site(mode: Fit) -> None:
     np.testing.assert_allclose(row["w2_mean of price"], np.sqrt((moved**2).mean(axis=0)).mean(), rtol=1e-4)
     assert {"w2 of price", "agreement of sold"} <= table.floor.keys()
     assert "total variation of sold" in str(table)
+
+
+def test_rows_of_shards_are_seen_by_site_as_those_of_one_process() -> None:
+    """Rows that do not take part have the weight 0 in a shard; one process leaves them out."""
+    rows = np.arange(NUM_ROWS)
+    gaps = {"price": np.where(rows % 3 == 0, np.nan, PRICE), "sold": np.where(rows % 4 == 0, np.nan, SOLD)}
+    given = labelled(X, gaps)
+    density, data = check_labelled(house, given)
+    shards = Shards(None, NUM_ROWS, ((0, 24), (24, NUM_ROWS)), (True, True))  # type: ignore[arg-type]
+    _, own = check_labelled(house, labelled_part(shards, X, gaps, None))
+    assert seen_of_all(density.structure, shards, own, None) == seen_of(density.structure, data)
 
 
 def test_the_sites_of_a_sample_share_a_draw(draws: Fit) -> None:

@@ -17,6 +17,8 @@ from flatprior.inference.checks import check_problem
 from flatprior.inference.start import starting_weights
 from flatprior.models.table import priors
 
+from .tables import some_by_default
+
 X = np.random.default_rng(0).normal(size=(40, 2))
 Y = X[:, 0] + 0.5 * np.random.default_rng(1).normal(size=40)
 
@@ -50,7 +52,7 @@ class _Model:
             numpyro.sample("y", dist.Normal(slope * x[:, 0], jnp.exp(jnp.clip(jnp.sum(scale), -1.0, 1.0))), obs=y)
 
 
-@pytest.mark.parametrize("name", PRIORS)
+@pytest.mark.parametrize("name", some_by_default(PRIORS, "half Student-t of three", "TruncatedNormal", "LKJCholesky"))
 def test_a_start_needs_no_draw_from_the_prior(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     model = _Model(PRIORS[name])
     monkeypatch.setattr(dist.Distribution, "__call__", _raises)

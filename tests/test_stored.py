@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import jax
@@ -16,6 +17,7 @@ from flatprior.inference import (
     NUTS,
     Ensemble,
     Fit,
+    chunks,
     compare,
     cross_validate,
     explain,
@@ -25,7 +27,10 @@ from flatprior.inference import (
     stored,
 )
 from flatprior.inference.criticism import calibration
+from flatprior.inference.labels import labelled
+from flatprior.inference.methods import prior_path
 from flatprior.inference.methods.batches import Batches, order_of
+from flatprior.inference.methods.descent import split_validation
 from flatprior.inference.methods.representative import representative
 from flatprior.inference.reasons import Code
 from flatprior.inference.rows import Data
@@ -49,6 +54,28 @@ class Foreign:
             assert (np.diff(rows) > 0).all()
         self.rows_read += len(self._values[rows])
         return self._values[rows]
+
+
+class Table:
+    """An Arrow table, as far as rows are concerned."""
+
+    def __init__(self, columns: dict[str, np.ndarray]) -> None:
+        self._columns = columns
+        self.column_names, self.num_rows = list(columns), len(next(iter(columns.values())))
+        self.nbytes = sum(column.nbytes for column in columns.values())
+        kinds = {name: SimpleNamespace(to_pandas_dtype=lambda c=column: c.dtype) for name, column in columns.items()}
+        self.schema = [SimpleNamespace(type=kinds[name]) for name in columns]
+        nulls = {name: int(np.isnan(column).sum()) for name, column in columns.items()}
+        self.columns = [SimpleNamespace(null_count=count) for count in nulls.values()]
+
+    def slice(self, offset: int, length: int) -> "Table":
+        return Table({name: column[offset : offset + length] for name, column in self._columns.items()})
+
+    def take(self, rows: np.ndarray) -> "Table":
+        return Table({name: column[rows] for name, column in self._columns.items()})
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        return np.column_stack(list(self._columns.values()))
 
 
 @pytest.fixture(autouse=True)
@@ -121,15 +148,70 @@ class TestFits:
         near, far = (fit(MODEL, method, each, y, key=0) for each in (x, on_disk(x)))
         assert all((near.draws[site] == far.draws[site]).all() for site in near.draws)
 
-    def test_rows_without_y_and_weights_of_rows(self, rows: tuple[np.ndarray, np.ndarray], on_disk: OnDisk) -> None:
+    def test_a_table_of_arrow_is_read_in_parts_and_has_names(
+        self, rows: tuple[np.ndarray, np.ndarray], in_memory: Fit
+    ) -> None:
+        x, y = rows
+        table = Table({name: x[:, i] for i, name in enumerate("abcd")})
+        result = fit(MODEL, BY_BATCHES, table, y, key=0)
+        assert_same(result, in_memory)
+        assert result.layout.columns == ("a", "b", "c", "d")
+        assert (result.predict(table.slice(0, 20)).mean == in_memory.predict(x[:20]).mean).all()
+        with pytest.raises(ValueError, match=r"^x: expected the columns \['a', 'b', 'c', 'd'\], in this order"):
+            result.predict(Table({name: x[:, i] for i, name in enumerate("abdc")}))
+
+    def test_rows_that_do_not_fit_in_memory_are_refused_by_name(
+        self, rows: tuple[np.ndarray, np.ndarray], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(stored, "free_memory", lambda: 30_000.0)  # x has 16,000 bytes
+        x, y = Foreign(rows[0]), rows[1]
+        with pytest.raises(ValueError, match=r"^NUTS: expected rows of at most half of the free memory, 2.79e-05 GiB"):
+            fit(MODEL, NUTS(), x, y, key=0)
+        with pytest.raises(ValueError, match=r"^prior_path: expected rows of at most half of the free memory"):
+            prior_path(MODEL, x, y, key=0)
+        assert fit(MODEL, BY_BATCHES, x, y, key=0).rows
+
+    def test_validation_rows_are_bounded_in_bytes(
+        self, rows: tuple[np.ndarray, np.ndarray], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("flatprior.inference.methods.descent.READ_BYTES", 1_000)  # a row has 20 bytes
+        data = Data(stored.stored(Foreign(rows[0])), rows[1])
+        settings = MAP(batch_size=100, validation_fraction=0.5)
+        fitted, validation = split_validation(settings, jax.random.key(0), data)
+        assert validation is not None
+        assert (fitted.num_rows, validation.num_rows) == (950, 50)
+
+    @pytest.mark.parametrize("where", ["memory", "disk"])
+    def test_rows_without_y_and_weights_of_rows(
+        self, rows: tuple[np.ndarray, np.ndarray], on_disk: OnDisk, where: str
+    ) -> None:
         x, y = rows
         gaps = np.where(np.arange(NUM_ROWS) % 10 == 3, np.nan, y)
         weights = np.where(np.arange(NUM_ROWS) % 7 == 2, 0.0, 2.0)
-        near, far = (fit(MODEL, BY_BATCHES, each, gaps, weights=weights, key=0) for each in (x, on_disk(x)))
+        near, far = (
+            fit(MODEL, BY_BATCHES, *each, weights=weights, key=0)
+            for each in ((x, gaps), (on_disk(x), on_disk(gaps) if where == "disk" else gaps))
+        )
         assert_same(far, near)
+        assert far.was_fitted_to(on_disk(x), on_disk(gaps), weights)
         assert far.counts == near.counts
         assert far.counts is not None
         assert far.counts.unlabelled == 100
+
+    def test_labels_that_are_missing_on_disk_are_those_in_memory(self, on_disk: OnDisk) -> None:
+        rng = np.random.default_rng(1)
+        pairs = rng.normal(size=(NUM_ROWS, 2)).astype(np.float32)
+        pairs[rng.random(pairs.shape) < 0.3] = np.nan
+        classes = np.where(rng.random(NUM_ROWS) < 0.2, np.nan, rng.integers(0, 3, NUM_ROWS)).astype(np.float32)
+        x = np.ones((NUM_ROWS, 1))
+        for y in (pairs, classes):
+            near, far = labelled(x, y), labelled(x, on_disk(y))
+            assert far.counts == near.counts
+            np.testing.assert_array_equal(far.known, near.known)
+            np.testing.assert_array_equal(far.kept, near.kept)
+            assert far.y.dtype == near.y.dtype
+            np.testing.assert_array_equal(np.asarray(far.y), near.y)
+            np.testing.assert_array_equal(np.asarray(far.scored[1]), near.scored[1])
 
     def test_narrow_types_stay_narrow(self, rows: tuple[np.ndarray, np.ndarray]) -> None:
         images = Foreign(np.arange(NUM_ROWS * 4, dtype=np.uint8).reshape(NUM_ROWS, 4))
@@ -157,6 +239,17 @@ class TestFits:
         assert fit(model, method, Foreign(x), labels, key=0).status.codes == (Code.SEPARABLE,)
         labels[517] = 1 - labels[517]  # one row in a thousand is on the other side
         assert Code.SEPARABLE not in fit(model, method, Foreign(x), labels, key=0).status.codes
+
+    def test_all_restarts_pay_for_the_judgement_of_the_best(
+        self, rows: tuple[np.ndarray, np.ndarray], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        efforts, effort = [], MAP.effort
+        monkeypatch.setattr(
+            MAP, "effort", lambda self, *args: (efforts.append(self.num_restarts), effort(self, *args))[1]
+        )
+        x, y = rows
+        fit(MODEL, MAP(batch_size=64, num_steps=2, num_restarts=3, polish=False), Foreign(x), y, key=0)
+        assert set(efforts) == {3}
 
     def test_the_rows_that_stand_for_all_have_their_log_likelihood(
         self, rows: tuple[np.ndarray, np.ndarray], in_memory: Fit, monkeypatch: pytest.MonkeyPatch
@@ -221,10 +314,11 @@ class TestMessages:
         large[905] = 2**40
         with pytest.raises(ValueError, match=r"^x, row 905, column 0: expected integers from"):
             fit(MODEL, BY_BATCHES, Foreign(large), y, key=0)
-        gaps = y.copy()
-        gaps[612] = np.nan
+        items = [
+            (row, np.float32(value if i != 612 else np.nan)) for i, (row, value) in enumerate(zip(x, y, strict=True))
+        ]
         with pytest.raises(ValueError, match=r"^y, row 612: expected finite numbers; got nan"):
-            fit(MODEL, BY_BATCHES, Foreign(x), Foreign(gaps), key=0)
+            fit(MODEL, BY_BATCHES, *rows_of(items), key=0)
 
     def test_scales_of_columns(self, rows: tuple[np.ndarray, np.ndarray]) -> None:
         x, y = rows
@@ -262,6 +356,33 @@ class TestScores:
         assert_allclose(mean, whole, rtol=1e-5, atol=1e-6)
         with pytest.raises(ValueError, match=r"^parts: expected a positive integer as num_rows; got 0"):
             next(in_memory.predict(x).parts(0))
+
+    def test_results_on_disk_are_those_in_memory(
+        self, rows: tuple[np.ndarray, np.ndarray], in_memory: Fit, tmp_path: Path
+    ) -> None:
+        x, _ = rows
+        near, far = in_memory.predict(x), in_memory.predict(Foreign(x), out=tmp_path / "results")
+        assert isinstance(far.mean, np.memmap)
+        assert not list((tmp_path / "results").glob("*partial*"))
+        assert (np.load(tmp_path / "results" / "mean.npy") == near.mean).all()
+        assert (np.load(tmp_path / "results" / "variance.npy") == far.variance).all()
+        assert (far.quantile([0.1, 0.9]) == near.quantile([0.1, 0.9])).all()
+        assert np.load(tmp_path / "results" / "quantile.npy").shape == (NUM_ROWS, 2)
+
+    def test_a_result_on_disk_is_complete_or_absent(
+        self, rows: tuple[np.ndarray, np.ndarray], in_memory: Fit, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(chunks, "WORKING_BYTES", 100_000)
+        x = rows[0].copy()
+        predicted = in_memory.predict(Foreign(x), out=tmp_path)
+        before = np.array(predicted.mean)
+        monkeypatch.setattr(
+            Foreign, "__getitem__", lambda self, rows: self._values[rows] if rows.start < 500 else 1 / 0
+        )
+        with pytest.raises(ZeroDivisionError):
+            assert len(predicted.mean)
+        assert [path.name for path in sorted(tmp_path.iterdir())] == ["mean.npy", "variance.npy"]
+        assert (np.load(tmp_path / "mean.npy") == before).all()
 
     @pytest.mark.slow
     def test_functions_of_fits(self, rows: tuple[np.ndarray, np.ndarray], in_memory: Fit, on_disk: OnDisk) -> None:

@@ -1,6 +1,7 @@
 """The split of uncertainty into noise and ignorance."""
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any
 
 import jax.numpy as jnp
@@ -15,19 +16,24 @@ from flatprior.inference import MAP, NUTS, Fit, chunks, fit
 from flatprior.inference.criticism import uncertainty
 from flatprior.models import MLP, Bernoulli, Model, Normal, gaussian
 
-from .tables import METHODS, CommonFit, FindProblem
+from .tables import METHODS, CommonFit, FindProblem, some_by_default
 
 NAMES = ("Bernoulli", "Categorical", "Normal, known scale", "Normal, scale of the network")
 CASES = [
     *((name, method) for name in NAMES for method in ("MLE", "Ensemble")),
     *((name, "MCLMC") for name in ("Bernoulli", "Normal, scale of the network")),
 ]
-every_fit = pytest.mark.parametrize("case", CASES, ids=" by ".join)
+QUICK = (("Bernoulli", "MLE"), ("Bernoulli", "MCLMC"), ("Categorical", "Ensemble"), (NAMES[-1], "Ensemble"))
+every_fit = pytest.mark.parametrize(
+    "case",
+    [pytest.param(case, marks=[pytest.mark.slow] * (case not in QUICK)) for case in CASES],
+    ids=" by ".join,
+)
 
 
-@pytest.fixture(scope="module")
-def fits(common_fit: CommonFit, problem: FindProblem) -> dict[tuple[str, str], tuple[Fit, np.ndarray]]:
-    return {(name, method): (common_fit(name, method), problem(name)[1]) for name, method in CASES}
+@pytest.fixture
+def fits(common_fit: CommonFit, problem: FindProblem) -> Callable[[str, str], tuple[Fit, np.ndarray]]:
+    return lambda name, method: (common_fit(name, method), problem(name)[1])
 
 
 def with_draws(result: Fit, draws: dict[str, np.ndarray]) -> Fit:
@@ -35,9 +41,9 @@ def with_draws(result: Fit, draws: dict[str, np.ndarray]) -> Fit:
 
 
 @every_fit
-def test_the_parts_are_those_of_the_mixture(case: tuple[str, str], fits: dict[Any, Any]) -> None:
+def test_the_parts_are_those_of_the_mixture(case: tuple[str, str], fits: Any) -> None:
     """Against SciPy's entropies of the components, or the moments of the components, one by one."""
-    result, x = fits[case]
+    result, x = fits(*case)
     split, predictive = uncertainty(result, x), result.predict(x)
     assert split.total.shape == split.aleatoric.shape == split.epistemic.shape == (len(x),)
     np.testing.assert_array_equal(split.total, split.aleatoric + split.epistemic)
@@ -55,10 +61,8 @@ def test_the_parts_are_those_of_the_mixture(case: tuple[str, str], fits: dict[An
 
 
 @every_fit
-def test_points_have_no_epistemic_part_and_others_have_one_everywhere(
-    case: tuple[str, str], fits: dict[Any, Any]
-) -> None:
-    result, x = fits[case]
+def test_points_have_no_epistemic_part_and_others_have_one_everywhere(case: tuple[str, str], fits: Any) -> None:
+    result, x = fits(*case)
     epistemic = uncertainty(result, x).epistemic
     if result.kind == "point":
         np.testing.assert_array_equal(epistemic, 0.0)
@@ -69,8 +73,8 @@ def test_points_have_no_epistemic_part_and_others_have_one_everywhere(
 
 
 @every_fit
-def test_chunks_change_nothing(case: tuple[str, str], fits: dict[Any, Any], monkeypatch: pytest.MonkeyPatch) -> None:
-    result, x = fits[case]
+def test_chunks_change_nothing(case: tuple[str, str], fits: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    result, x = fits(*case)
     whole = uncertainty(result, x)
     monkeypatch.setattr(chunks, "WORKING_BYTES", 2**11)
     chunked = uncertainty(result, x)
@@ -146,7 +150,7 @@ def test_numbers_of_a_vector_have_parts_of_their_own() -> None:
     assert table.loc[(1, 0)].to_dict() == {"aleatoric": 1.0, "epistemic": 4.0, "total": 5.0}
 
 
-@pytest.mark.parametrize("name", ["mixture_density", "dictionary"])
+@pytest.mark.parametrize("name", some_by_default(["mixture_density", "dictionary"], "dictionary"))
 def test_models_by_hand(name: str, by_hand: dict[str, Any]) -> None:
     model, x, y = by_hand[name]
     result = fit(model, METHODS["Ensemble"](), x, y, key=0, progress=False)
@@ -163,8 +167,8 @@ def without_moments(x: Array, y: Array | None = None) -> None:
         numpyro.sample("y", shifted, obs=y)
 
 
-def test_bad_input_raises(fits: dict[Any, Any]) -> None:
-    result, x = fits["Normal, known scale", "MLE"]
+def test_bad_input_raises(fits: Any) -> None:
+    result, x = fits("Normal, known scale", "MLE")
     with pytest.raises(TypeError, match="uncertainty: expected a fit; got 'MAP'"):
         uncertainty("MAP", x)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match=r"rows shaped \(2,\), as in the fit; got \(1,\)"):
@@ -174,8 +178,8 @@ def test_bad_input_raises(fits: dict[Any, Any]) -> None:
         uncertainty(other, x)
 
 
-def test_it_says_what_it_is(fits: dict[Any, Any]) -> None:
-    split = uncertainty(*fits["Categorical", "MLE"])
+def test_it_says_what_it_is(fits: Any) -> None:
+    split = uncertainty(*fits("Categorical", "MLE"))
     assert "Means over 40 rows, in nats" in repr(split)
     assert any(line.split() == ["epistemic", "0"] for line in repr(split).splitlines())
     assert "<table" in split._repr_html_()

@@ -11,16 +11,19 @@ import numpyro
 import numpyro.distributions as dist
 import pytest
 from jax import Array
+from sklearn.datasets import load_diabetes
 
 from flatprior.inference import (
     MAP,
     MLE,
     NUTS,
+    SGMCMC,
     Code,
     Conditional,
     Ensemble,
     Fit,
     Laplace,
+    Variational,
     compare,
     cross_validate,
     explain,
@@ -317,6 +320,21 @@ def test_what_the_prior_costs_in_likelihood_counts_as_well() -> None:
 
 
 @pytest.mark.slow
+def test_a_network_with_few_rows_per_weight_is_told_that_it_fits_their_noise() -> None:
+    x, y = (np.asarray(each[::2], np.float32) for each in load_diabetes(return_X_y=True))
+    x, y = ((each - each.mean(0)) / each.std(0) for each in (x, y))
+    network = Model(MLP((16,)), Normal(dist.HalfNormal(1.0)), gaussian(1.0))
+    of_network, of_line = (
+        str(fit(model, MAP(), *rows, key=0, progress=False).status)
+        for model, rows in ((network, (x, y)), (KNOWN, (X, Z + 8)))
+    )
+    for status in (of_network, of_line):
+        assert "Prior and data disagree" in status
+    assert "few rows per weight" in of_network
+    assert "few rows per weight" not in of_line
+
+
+@pytest.mark.slow
 def test_chains_name_a_conflict_too() -> None:
     chains = NUTS(num_warmup=50, num_samples=50, num_chains=2, start=None)
     assert Code.PRIOR_CONFLICT in codes(KNOWN, chains, X, Z + 8)
@@ -383,3 +401,27 @@ def test_what_a_base_says_is_reported_by_what_is_built_on_it() -> None:
     scores = cross_validate({"MAP": (KNOWN, MAP())}, X, Z + 8, num_folds=2, key=0, progress=False)
     assert "Prior and data disagree" in str(scores)
     assert "Prior and data disagree" in str(Tempered(result, 2.0, 0.1, 60))
+
+
+def raw_line(x: Array, y: Array | None = None) -> None:
+    """A linear regression in raw units, whose scale is learned."""
+    slopes = numpyro.sample("slopes", dist.Normal(jnp.zeros(x.shape[1]), 100.0).to_event(1))
+    intercept = numpyro.sample("intercept", dist.Normal(0.0, 1000.0))
+    scale = numpyro.sample("scale", dist.HalfCauchy(100.0))
+    with numpyro.plate("row", x.shape[0]):
+        numpyro.sample("y", dist.Normal(intercept + x @ slopes, scale), obs=y)
+
+
+@pytest.mark.slow
+def test_stochastic_chains_and_guides_begin_at_the_mode_of_a_regression_in_raw_units() -> None:
+    """The descent alone ends some hundred units from it, which 10 000 steps do not go."""
+    x = RNG.normal(size=(300, 3))
+    y = 1500.0 + x @ [40.0, -20.0, 5.0] + 60.0 * RNG.normal(size=300)
+    design = np.column_stack([x, np.ones(300)])
+    best, (residual,), *_ = np.linalg.lstsq(design, y, rcond=None)
+    sd = np.sqrt(np.diag(np.linalg.inv(design.T @ design)) * residual / 296)
+    for method in (SGMCMC(), Variational(guide="full_rank")):
+        line = fit(raw_line, method, x, y, key=0, progress=False)
+        assert line.status.level == "ok", line.status
+        means = np.append(line.draws["slopes"].mean((0, 1)), line.draws["intercept"].mean())
+        np.testing.assert_allclose((means - best) / sd, 0.0, atol=0.3)

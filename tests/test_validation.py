@@ -159,7 +159,7 @@ def test_the_key_decides_folds_and_fits_and_methods_share_them(data_sets: Any) -
 # What is returned.
 
 
-@pytest.fixture(scope="module", params=["Bernoulli", "Normal"])
+@pytest.fixture(scope="module", params=["Bernoulli", pytest.param("Normal", marks=pytest.mark.slow)])
 def whole(request: Any, data_sets: Any) -> tuple[Any, Any, CrossValidation, list[list[int]]]:
     """The model, its rows, its scores, and for each method how much had been compiled after each fold."""
     observation, rows = OBSERVATIONS[request.param]

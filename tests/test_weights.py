@@ -92,7 +92,8 @@ def test_the_density_and_its_slope_are_those_of_replicated_rows(problem: Problem
     again, replicated = check_problem(problem.model, *problem.replicated)
     assert density == again
     u = {site: jax.random.normal(jax.random.key(1), shape) for site, shape in density.structure.sites}
-    same(*(jax.value_and_grad(density.potential)(u, data) for data in (weighted, replicated)))
+    slope = jax.jit(jax.value_and_grad(density.potential))
+    same(*(slope(u, data) for data in (weighted, replicated)))
     same(*(density.log_likelihood(u, data).sum() for data in (weighted, replicated)))
     rows = [weighted.take(np.arange(start, start + 3)) for start in range(0, weighted.num_rows, 3)]
     losses = [density.loss(u, batch, weighted.num_rows) for batch in rows]
@@ -206,6 +207,7 @@ def found_scale(problem: Problem) -> float:
     return float(next(iter(tune(model, *problem.replicated, key=0, progress=False).values.values())))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["real"])
 def test_loo_leaves_one_of_the_equal_rows_out(problem: Problem) -> None:
     chains = NUTS(num_warmup=100, num_samples=100, num_chains=2, start=None)

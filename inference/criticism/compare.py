@@ -7,17 +7,15 @@ from typing import Any
 
 import numpy as np
 
-from ..fingerprint import digest_of_rows
-from ..labels import labelled
 from ..methods.gaussian import MAX_PARETO_K
 from ..predictive import Predictive
 from ..response import Response
 from ..result import Fit
-from ..seen import absent_classes
 from ..several import pairs_of
 from ..status import no_failure_warnings
 from .distance import Reference, check_reference
 from .left_out import leave_one_out
+from .rows import ScoredRows
 from .scores import OF, Forecast
 from .table import Comparison, Entry, tabulate
 
@@ -102,7 +100,8 @@ def compare(
     Args:
         fits: name -> a fit, or a list of fits of the same model by the same method under several keys. All have the
             same observed sites, and score the same kind of y: densities and probabilities have no common scale.
-        x: n rows.
+        x: n rows. Of arrays that are sharded over processes each process predicts its own rows; then all have the
+            scores of all rows, which takes the memory of the predictions and not of x. Every process must call it.
         y: n rows. Rows without y, by NaN or a mask, are left out, and counted in a note.
         weights: the weight of each row, (n,): a row of weight w counts as w equal rows in all scores and their standard
             errors.
@@ -135,15 +134,14 @@ def compare(
         MAP -0.833     -0.121  0.551
     """
     lists = _as_lists(fits)
-    given = labelled(x, y, weights)
-    x, y, row_weights = given.scored
+    rows = ScoredRows.of(x, y, weights)
+    x, y, row_weights = rows.x, rows.y, rows.weights
     if (x_train is None) != (y_train is None):
         raise TypeError("compare: expected x_train and y_train, the rows of the fits, together; got only one of them.")
     if x_train is not None:
         _check_train(lists, x_train, y_train, weights_train)
     if reference is not None:
-        check_reference(reference)
-        _check_layouts({**lists, "reference": [reference]})
+        _check_reference(reference, lists, rows)
     with no_failure_warnings():
         predictives = {name: [fit.predict(x) for fit in members] for name, members in lists.items()}
     responses = {name: each.response for name, members in predictives.items() for each in members}
@@ -152,7 +150,8 @@ def compare(
         check_comparable("compare", {**responses, "reference": reference.structure.response})
     entries, notes = {}, list(families)
     for name, members in lists.items():
-        forecasts = [replace(Forecast.of(predictive, y), weights=row_weights) for predictive in predictives[name]]
+        own = [replace(Forecast.of(predictive, y), weights=row_weights) for predictive in predictives[name]]
+        forecasts = [rows.of_all(forecast) for forecast in own]
         scores = [forecast.scores() for forecast in forecasts]
         entries[name] = Entry(
             np.stack([forecast.log_prob for forecast in forecasts]),
@@ -167,11 +166,11 @@ def compare(
             entries[name].scores.update(left_out)
             notes.append(f"{name}: {worst}")
     floor = _add_distances(entries, lists, predictives, reference, (x, y, row_weights), notes)
-    notes += _seen(lists, digest_of_rows(x, y)) + _unseen(lists, y) + _linearized(lists)
+    notes += _seen(lists, rows.digest) + _unseen(lists, rows) + _linearized(lists)
     if x_train is not None and not any(members[0].kind == "chain" for members in lists.values()):
         notes.append("LOO needs Markov chains, and none of the fits has them.")
-    notes = [UNITS.format(rows=given.counts.rows), *given.counts.notes, *notes]
-    return tabulate(entries, notes, row_weights, floor)
+    notes = [UNITS.format(rows=rows.counts.rows), *rows.counts.notes, *notes]
+    return tabulate(entries, notes, forecasts[0].weights, floor)
 
 
 def _add_distances(
@@ -230,6 +229,14 @@ def _as_lists(fits: Any) -> dict[str, list[Fit]]:
     return lists
 
 
+def _check_reference(reference: Any, lists: Mapping[str, Sequence[Fit]], rows: ScoredRows) -> None:
+    """Raise where a reference has no draws of a posterior, or no distances from it can be computed."""
+    if rows.order is not None:
+        raise ValueError("compare: expected no reference with rows that are sharded over processes; got one.")
+    check_reference(reference)
+    _check_layouts({**lists, "reference": [reference]})
+
+
 def _check_layouts(fits: Mapping[str, Sequence[Fit]]) -> None:
     for (one, its), (other, theirs) in combinations(((name, fit) for name in fits for fit in fits[name]), 2):
         try:
@@ -246,11 +253,11 @@ def _seen(lists: Mapping[str, Sequence[Fit]], rows: str) -> list[str]:
     return [SEEN.format(names=", ".join(names))] if names else []
 
 
-def _unseen(lists: Mapping[str, Sequence[Fit]], y: Any) -> list[str]:
+def _unseen(lists: Mapping[str, Sequence[Fit]], scored: ScoredRows) -> list[str]:
     """Return a note for each fit whose rows lack a class of y."""
     first, notes = next(iter(lists.values()))[0].structure, []  # all fits have the same classes
-    for _, response, rows in first.by_site(y):
-        absent = set(absent_classes(response, rows))
+    for _, response, rows in first.by_site(scored.y):
+        absent = scored.absent_classes(response, rows)
         of_site = f"{OF}{response.site}" if len(first.responses) > 1 else ""
         for name, members in lists.items():
             lacking = sorted(set(members[0][response.site].absent) - absent)

@@ -307,7 +307,7 @@ def _equivalent_modes(fit: Fit, x: Any, y: Any) -> float:
     with their signs flipped.
     """
     weights = {site: value[0, -1] for site, value in fit.draws.items()}
-    data = check_labels(fit.model, check_like(fit.layout, x), y).in_memory()
+    data = check_labels(fit.model, check_like(fit.layout, x), y).in_memory("diagnose")
 
     @jax.jit
     def compiled(changed: Weights, data: Data) -> jax.Array:

@@ -153,7 +153,7 @@ def tune(
         >>> print({site: round(value, 3) for site, value in tuned.values.items()})  # the root of 3^2 - 1/2
         {'prior_scale[w1]': 2.915}
     """
-    density, data = check_problem(model, x, y, weights)
+    density, data = check_problem(model, x, y, weights, caller="tune")
     names, chosen = _check_settings(density, data, by, sites, method, held_out)
     key_split, key_fit = jax.random.split(as_key(key))
     start, low, high = _ranges(density, data, names)

@@ -19,6 +19,7 @@ from ..rows import Data, Rows
 from ..run import fit
 from ..sites import NumPyroModel
 from ..status import Status, no_failure_warnings
+from ..stored import read
 from ..structure import Structure
 from .compare import check_comparable
 from .scores import Forecast, mean
@@ -129,7 +130,7 @@ def cross_validate(
             f"cross_validate: expected num_folds from 2 to {num_rows}, the number of rows; got {num_folds!r}."
         )
     key_folds, *keys = jax.random.split(key, num_folds + 1)
-    classes = _classes(first.structure, data.y)
+    classes = _classes(first.structure, read(data.y, "cross_validate"))
     rng = np.random.default_rng(np.asarray(jax.random.key_data(key_folds)))
     folds = assign_folds(num_rows, num_folds, classes, rng)
     order = np.argsort(np.concatenate([fold.scored for fold in folds]))
@@ -181,13 +182,13 @@ def assign_folds(num_rows: int, num_folds: int, classes: np.ndarray | None, rng:
 
 def _leave_out(model: NumPyroModel, method: Method, rows: Data, fold: Fold, key: jax.Array) -> tuple[Fit, Forecast]:
     """Return a fit without the rows of a fold, and its forecast of them."""
-    others = rows.take(fold.fitted)
+    others = rows.choose(fold.fitted)
     result = fit(model, method, others.x, others.y, weights=others.weights, key=key, progress=False)
     if result.status.is_interrupted:
         raise KeyboardInterrupt
     left_out = np.concatenate([fold.scored, fold.spare])  # equally many in all folds: one program predicts them
     with no_failure_warnings():
-        some = rows.take(left_out)
+        some = rows.choose(left_out)
         forecast = replace(Forecast.of(result.predict(some.x), some.y), weights=some.weights)
     return result, forecast.rows(slice(len(fold.scored)))
 

@@ -117,7 +117,7 @@ def prequential(
         <BLANKLINE>
         8 rows: 7.2 bits. The labels alone: 8.4 by an adaptive code, 8.0 by the uniform one.
     """
-    density, data = check_problem(model, x, y)
+    density, data = check_problem(model, x, y, caller="prequential")
     density.structure.check_unweighted("prequential")
     rows_x, rows_y, response = data.x, data.y, density.structure.response
     symbols = Symbols.of("prequential", response, rows_y)

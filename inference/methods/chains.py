@@ -19,7 +19,7 @@ from ..rows import Data, Weights
 from ..status import Status
 from ..store import Store
 from .descent import descend, starting_points
-from .point import MAP, improper
+from .point import MAP, from_mode, improper
 from .scales import prior_conflict_of_chains
 
 type Drawn = tuple[dict[str, np.ndarray], dict[str, np.ndarray]]
@@ -173,7 +173,8 @@ def first_points(
     if descent.status.is_interrupted:
         raise KeyboardInterrupt
     began_cold = ~(descent.final < descent.losses[:, 0])  # true where either is NaN
-    u = descent.weights
+    ends = [from_mode(first, density, descent.member(i)[0], data) for i in range(num_chains)]
+    u = jax.tree.map(lambda *leaves: np.stack([np.asarray(leaf) for leaf in leaves]), *ends)
     if began_cold.any():
         cold = starting_points(first, density, data, key=key)
         u = jax.tree.map(lambda new, old: np.where(began_cold.reshape(-1, *(1,) * (new.ndim - 1)), old, new), u, cold)

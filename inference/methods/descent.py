@@ -25,11 +25,12 @@ from ..rows import Data, Weights
 from ..start import VALIDATION_KEY
 from ..status import Status
 from ..store import Store
+from ..stored import READ_BYTES, bytes_per_row
 from ..surface import Surface, surface_of
 from .batches import Batches
 from .effort import Effort, rows_in_memory
 from .optimizer import check_optimizer
-from .progress import Descent, Progress, read_end, read_progress, write_progress
+from .progress import Descent, Progress, end_of, progress_of, write_progress
 from .steps import MAX_BLOCK_STEPS, State, Steps
 
 ROWS_TOGETHER = 128
@@ -151,12 +152,14 @@ def descend(
     num_rows, total = data.num_rows, settings.num_steps
     _check_batches(settings, data)
     checkpoint = None if store is None else store.checkpoint("descent")
-    ended = None if checkpoint is None else read_end(checkpoint, total)
+    saved = None if checkpoint is None else checkpoint.read()
+    ended = None if checkpoint is None or saved is None else end_of(checkpoint, saved, total)
     if ended is not None:
         return ended
     steps = steps_of(settings, density, data)
     first = steps.start(key, data, total, start, prior_power)
-    begun = Progress(first) if checkpoint is None else read_progress(checkpoint, first)
+    begun = Progress(first) if checkpoint is None or saved is None else progress_of(checkpoint, saved, first)
+    del saved  # its arrays need not stay in memory
     tracker = _Tracker(settings, steps, density, validation, begun, checkpoint)
     with _blocks(steps, data, total, key=key, prior_power=prior_power) as block:
         run: Run[State] = run_in_blocks(
@@ -283,7 +286,7 @@ class _Tracker:
 
 
 def split_validation(settings: PointSettings, key: Array, data: Data) -> tuple[Data, Data | None]:
-    """Return the rows to fit and the validation rows, split at random. Validation rows are read into memory.
+    """Return the rows to fit and the validation rows, split at random. Validation rows are in memory.
 
     Rows in memory are copied: those to fit take as much of it once more. Of rows that are spread over devices each
     shard is split.
@@ -298,7 +301,7 @@ def split_validation(settings: PointSettings, key: Array, data: Data) -> tuple[D
     if count == num_rows:
         raise ValueError(f"validation_fraction={fraction} of {count} rows leaves none to fit.")
     per_check = _steps_per_check(settings.num_steps) * (settings.batch_size or num_rows - count)
-    count = min(count, max(1, int(SCORED * per_check)))
+    count = min(count, max(1, int(SCORED * per_check)), max(1, READ_BYTES // bytes_per_row(data.rows)))
     key, spread = jax.random.fold_in(key, VALIDATION_KEY), Spread.of(data)
     if spread is None:
         order = np.asarray(jax.random.permutation(key, num_rows))

@@ -2,7 +2,6 @@
 
 import math
 import sys
-from dataclasses import replace
 from typing import Any, NamedTuple
 
 import jax
@@ -79,7 +78,6 @@ def best_end(
         progress: show progress bars.
     """
     if data.is_stored:  # one pass through all rows, at the best end point
-        settings = replace(settings, num_restarts=1)
         u, losses = descent.member(descent.best)
         return finish(settings, density, u, losses, data, progress=progress)
     indices = np.flatnonzero(np.isfinite(descent.final)).tolist() or [descent.best]

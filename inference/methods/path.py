@@ -129,7 +129,7 @@ def prior_path(
         >>> print(path.weights["w1"][:, 0, 0].round(3))  # 2 / (1 + 1 / (2 c^2)), which converges to 2
         [0.667 1.333 1.778 2.   ]
     """
-    density, data = check_problem(model, x, y, weights)
+    density, data = check_problem(model, x, y, weights, caller="prior_path")
     if density.structure.flat:
         raise ValueError("prior_path: expected a model with a prior; its prior is flat, and there is no path from it.")
     if density.structure.of_prior:
@@ -225,4 +225,4 @@ def _as_test(density: Density, layout: Layout, x: Any, y: Any) -> Data | None:
     if x is None:
         return None
     x, y, _ = labelled(check_like(layout, x, "x_test"), y).scored
-    return check_labels(density.model, x, y, "y_test").in_memory().on_device()
+    return check_labels(density.model, x, y, "y_test").in_memory("prior_path").on_device()

@@ -11,10 +11,11 @@ from ..devices import together
 from ..method import Outcome
 from ..reasons import Code, Reason
 from ..rows import Data, Weights
+from ..second_order import HESSIAN_WEIGHTS
 from ..status import Status
 from ..store import Store
 from .descent import PointSettings, descend, split_validation
-from .finish import best_end, finish
+from .finish import best_end, finish, go_on
 from .mode import no_maximum
 from .representative import representative
 
@@ -45,8 +46,8 @@ class MAP(PointSettings):
             improved for `patience` of 100 checks, at the best weights so far. 0 is no early stopping. A fit that
             stopped early is not at the mode, as its status reports. By batches there are at most as many validation
             rows as half of the rows that are fitted between two checks (2,560 for the default `num_steps` and batches
-            of 256), so that checks take at most half of the time of the steps; all other rows are fitted. Those to fit
-            are a copy of x and y.
+            of 256), so that checks take at most half of the time of the steps, and never more than fit in 256 MiB; all
+            other rows are fitted. Those to fit are a copy of x and y, unless they stay on disk.
         patience: see `validation_fraction`.
         polish: go on to the mode by Newton's method on all rows, in float64, for at most 300 steps, and for about as
             many evaluations of rows as the optimiser used: they are counted and not timed, so that a fit is the same on
@@ -132,3 +133,20 @@ def improper(density: Density, u: Weights, data: Data) -> tuple[Reason, ...]:
         return ()
     reasons = finish(MAP(), density, u, np.empty(0), data).status.reasons
     return tuple(Reason.of(Code.IMPROPER_POSTERIOR, reason=each) for each in reasons if each.code in IMPROPER)
+
+
+def from_mode(settings: PointSettings, density: Density, u: Weights, data: Data) -> Weights:
+    """Return the mode near the end of a descent, where a model of some weights with a meaning has one; else that end.
+
+    In raw units a descent is short of it by far. The mode of a network may fit noise, far from most of its posterior.
+
+    Raises:
+        KeyboardInterrupt: when Newton's method was interrupted.
+    """
+    structure = density.structure
+    if not settings.polish or data.is_stored or structure.exchangeable or structure.num_weights > HESSIAN_WEIGHTS:
+        return u
+    end = go_on(settings, density, u, data)
+    if end.status.is_interrupted:
+        raise KeyboardInterrupt
+    return end.u

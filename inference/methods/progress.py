@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from ..checkpoint import Checkpoint, leaves_of
+from ..checkpoint import Checkpoint, Contents, leaves_of
 from ..rows import Weights
 from ..status import Status
 from .steps import State
@@ -69,35 +69,31 @@ def write_progress(checkpoint: Checkpoint, progress: Progress, descent: Descent 
     checkpoint.write(arrays, about)
 
 
-def read_progress(checkpoint: Checkpoint, start: State) -> Progress:
-    """Return how far the descent on disk has come; the start where there is none.
+def progress_of(checkpoint: Checkpoint, saved: Contents, start: State) -> Progress:
+    """Return how far a descent has come.
 
     Args:
         checkpoint: the file.
+        saved: what it contains.
         start: the state before the first step.
     """
-    saved = checkpoint.read()
-    if saved is None:
-        return Progress(start)
     arrays, losses = saved.arrays, saved.arrays.get("losses")
     state = start._replace(svi=checkpoint.restore(start.svi, arrays), losses=() if losses is None else (losses,))
     numbers = {name: saved.about[name] for name in ("done", "best_step", "waited")}
     return Progress(state, best=_by_site("best", arrays), best_loss=arrays["best_loss"], **numbers)
 
 
-def read_end(checkpoint: Checkpoint, num_steps: int) -> Descent | None:
-    """Return the result of the descent on disk; None where it goes on.
+def end_of(checkpoint: Checkpoint, saved: Contents, num_steps: int) -> Descent | None:
+    """Return the result of a descent; None where it goes on.
 
     Args:
         checkpoint: the file.
+        saved: what it contains.
         num_steps: the total number of steps, which may have been increased.
 
     Raises:
         ValueError: when the descent on disk has already taken more steps.
     """
-    saved = checkpoint.read()
-    if saved is None:
-        return None
     done = saved.about["done"]
     if done > num_steps:
         raise ValueError(

@@ -42,6 +42,12 @@ SAMPLED_ROWS = 10_000
 """The largest number of rows from which units are judged."""
 RARE = 1e-6
 """The probability, if the prior is right, of weights that are counted as in conflict with it."""
+FEW_ROWS = 2
+"""The number of rows per weight below which a network fits the noise of numbers, which needs large weights."""
+OF_NOISE = (
+    " With few rows per weight a network fits their noise as well, by weights that are too large: fix the scale of y, "
+    "no smaller than the errors that matter, give a validation_fraction, or use MCLMC, which averages over such fits."
+)
 
 
 def raw_units(surface: Surface, u: Weights, data: Data) -> tuple[Reason, ...]:
@@ -145,7 +151,10 @@ def prior_conflict(surface: Surface, u: Weights, data: Data, likelihood_lost: fl
         likelihood_lost: the log likelihood of its maximum minus that of the mode, in nats.
     """
     structure = surface.density.structure
-    return _conflict(jax.device_get(surface.prior_drops(surface.constrain(u, data), data)), structure, likelihood_lost)
+    drops = jax.device_get(surface.prior_drops(surface.constrain(u, data), data))
+    has_numbers = any(not response.is_discrete for response in structure.responses)
+    fits_noise = structure.exchangeable and has_numbers and data.num_rows < FEW_ROWS * structure.num_weights
+    return _conflict(drops, structure, likelihood_lost, OF_NOISE if fits_noise else "")
 
 
 def prior_conflict_of_chains(density: Density, draws: Mapping[str, np.ndarray], data: Data) -> tuple[Reason, ...]:
@@ -157,7 +166,7 @@ def prior_conflict_of_chains(density: Density, draws: Mapping[str, np.ndarray], 
 
 
 def _conflict(
-    drops: Mapping[str, np.ndarray], structure: Structure, likelihood_lost: float = 0.0
+    drops: Mapping[str, np.ndarray], structure: Structure, likelihood_lost: float = 0.0, aside: str = ""
 ) -> tuple[Reason, ...]:
     """Return a reason if log priors have dropped too far, in nats by site, for the numbers of weights."""
     sizes = {site: size for site in drops if (size := math.prod(structure.latents[site]))}
@@ -170,11 +179,12 @@ def _conflict(
             f"the log prior of {site} is {drops[site]:.4g} nats below that at its mean (under a Normal prior, weights "
             f"of {math.sqrt(2 * drops[site] / sizes[site]):.3g} prior standard deviations, root mean square)"
         )
-        return (Reason.of(Code.PRIOR_CONFLICT, evidence=evidence, limit=limit, site=site, drop=float(drops[site])),)
+        numbers = {"limit": limit, "site": site, "drop": float(drops[site])}
+        return (Reason.of(Code.PRIOR_CONFLICT, evidence=evidence, aside=aside, **numbers),)
     if likelihood_lost > 0 and total > (limit := _limit(sum(sizes.values()))):
         of_prior = total - likelihood_lost
         evidence = f"the prior costs {likelihood_lost:.4g} nats of log likelihood and {of_prior:.4g} of log prior"
-        return (Reason.of(Code.PRIOR_CONFLICT, evidence=evidence, limit=limit, site=None, drop=total),)
+        return (Reason.of(Code.PRIOR_CONFLICT, evidence=evidence, aside=aside, limit=limit, site=None, drop=total),)
     return ()
 
 

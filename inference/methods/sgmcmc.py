@@ -29,7 +29,7 @@ MAX_UNSTABLE = 0.01
 """The share of draws with an unstable step before them above which the status warns."""
 SIGNIFICANT = 3.0
 """The standard errors of the temperature, over chains, above which it differs."""
-WARM_START = MAP(num_steps=1000, polish=False)
+WARM_START = MAP(num_steps=1000)
 """A run long enough to leave the starting point, by batches like those of the chains."""
 
 
@@ -81,7 +81,8 @@ class SGMCMC:
         friction: the rate at which the momentum is forgotten, in the same units. At 0.3 the noise of batches heats the
             chains more: to 1.16 in that example.
         start: the `MAP` run that finds the starting points; its `num_restarts` is set to `num_chains`, and where it
-            has no `batch_size` to that of the chains. None is a cold start.
+            has no `batch_size` to that of the chains. None is a cold start. A model of up to 256 weights, all of which
+            have a meaning, starts at its mode, which Newton's method finds in raw units as well.
         improper_ok: allow a model whose prior is flat, even in part. Its posterior may not exist, which chains do not
             show.
         init_strategy: the starting points of chains without `start`; see `MAP`.

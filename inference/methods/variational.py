@@ -28,7 +28,7 @@ from .chains import buffer_rows
 from .descent import descend
 from .gaussian import MAX_DIVERGENCE_PER_ROW, MAX_PARETO_K, NUM_DRAWS, Importance
 from .optimizer import check_optimizer
-from .point import MAP
+from .point import MAP, from_mode
 from .steps import MAX_BLOCK_STEPS
 
 MAX_WEIGHTS = 4096
@@ -45,7 +45,7 @@ LEFT_OUT = {
 """What a guide leaves out, by name."""
 ROUNDING = 32
 """The rounding error of a log weight, in units of the machine epsilon."""
-WARM_START = MAP(num_steps=1000, polish=False)
+WARM_START = MAP(num_steps=1000)
 """A run long enough to leave the starting point, by batches like those of the guide."""
 
 
@@ -77,6 +77,8 @@ class Variational:
         optimizer: an optax optimiser. The default is Adam, whose learning rate falls from 0.01 to 0 by a cosine.
         num_samples: the number of draws of the fit.
         start: the `MAP` run that finds the starting point; where it has no `batch_size` it gets that of the guide.
+            A model of up to 256 weights, all of which have a meaning, starts at its mode, which Newton's method finds
+            in raw units as well.
         improper_ok: allow a model whose prior is flat, even in part.
 
     Raises:
@@ -153,7 +155,7 @@ class Variational:
         descent = descend(first, sampled, data, key=key_start, progress=progress, store=store)
         if descent.status.is_interrupted:
             raise KeyboardInterrupt  # there is no guide to return
-        u = jax.tree.map(jnp.asarray, descent.member(descent.best)[0])
+        u = jax.tree.map(jnp.asarray, from_mode(first, sampled, descent.member(descent.best)[0], data))
         settings = signature(u), ByValue(self.guide), self.batch_size, self.num_particles, ByValue(self.optimizer)
         bound = program(Bound, sampled, data, *settings)
         centre = ravel_pytree(u)[0]

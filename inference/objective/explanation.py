@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import jax
@@ -9,16 +10,18 @@ import jax.numpy as jnp
 import numpy as np
 import pandas as pd
 from jax import Array
+from numpyro.infer.util import log_density
 
 from ..checks import check_labelled
-from ..density import log_density
+from ..density import Density
 from ..labels import labelled
+from ..methods.effort import COPIES, rows_in_memory
 from ..report import Printed, Report
 from ..result import Fit
 from ..rows import Data, Weights, in_double
 from ..sites import NumPyroModel
 from .place import Point, weights_at, within_supports
-from .terms import FLAT, Term, read_sites, sites_at
+from .terms import FLAT, Reading, Term, double_parts, is_over_rows, read_sites, sites_at
 
 BITS = 1 / np.log(2)
 ADAMW = (
@@ -141,36 +144,49 @@ def explain(model: NumPyroModel, x: Any, y: Any, *, at: Point | None = None, wei
     """
     given = labelled(x, y, weights)
     density, data = check_labelled(model, given)
-    data = data.in_memory()
-    start = weights_at(None, density, data)
-    point = start if at is None else weights_at(at, density, data)
+    size = rows_in_memory(density, data, COPIES)
+    few = data.take(np.arange(1))
+    start = weights_at(None, density, few)
+    point = start if at is None else weights_at(at, density, few)
     with jax.enable_x64(True):
-        start, point, data = jax.tree.map(in_double, (start, point, data))
-        start, point = (within_supports(density, weights, data) for weights in (start, point))
-        readings = read_sites(density, start, data)
-
-        def total(weights: Weights, data: Data) -> tuple[Array, dict[str, tuple[Array, Array | None]]]:
-            sites = sites_at(density, weights, data)
-            parts = {
-                name: (each.negative_log_prob(sites[name]), each.constant(sites[name]))
-                for name, each in readings.items()
-            }
-            return sum((nats for nats, _ in parts.values()), jnp.zeros(())), parts
-
-        def objective(weights: Weights, data: Data) -> Array:
-            return -log_density(density.model_of(data), weights, data.x, data.y)
-
-        @jax.jit
-        def both(weights: Weights, data: Data) -> Any:
-            return jax.value_and_grad(total, has_aux=True)(weights, data), jax.value_and_grad(objective)(weights, data)
-
-        ((value, parts), gradient), (true_value, true_gradient) = jax.device_get(both(point, data))
+        start, point, few = jax.tree.map(in_double, (start, point, few))
+        start, point = (within_supports(density, weights, few) for weights in (start, point))
+        readings = read_sites(density, start, data, size)
+        compiled = jax.jit(partial(_values_and_gradients, density, readings, data.num_rows))
+        total = None
+        for part in double_parts(data, size):
+            own = jax.device_get(compiled(point, part))
+            total = own if total is None else jax.tree.map(np.add, total, own)
+    (value, parts), gradient, true_value, true_gradient = total
     differences = jax.tree.map(lambda a, b: float(np.abs(a - b).max(initial=0.0)), gradient, true_gradient)
     terms = tuple(reading.term(name, *parts[name]) for name, reading in readings.items())
     difference = abs(float(value) - float(true_value))
     leaves_out = at.leaves_out if isinstance(at, Fit) else ""
     of_gradient, about_rows = max(differences.values()), given.counts.notes
     return Explanation(terms, data.total_weight, _in_words(at), difference, of_gradient, about_rows, leaves_out)
+
+
+def _values_and_gradients(
+    density: Density, readings: dict[str, Reading], num_rows: int, weights: Weights, data: Data
+) -> Any:
+    """Return what some of the rows add to the objective, by its terms and by the density, and to the gradients.
+
+    A term that is no sum over rows is added in equal shares by all rows, as in batches: see `Density.per_row`.
+    """
+
+    def by_terms(weights: Weights) -> tuple[Array, dict[str, tuple[Array, Array | None]]]:
+        sites = sites_at(density, weights, data)
+        parts = {}
+        for name, each in readings.items():
+            share = 1.0 if is_over_rows(sites[name]) else data.num_rows / num_rows
+            nats, constant = each.negative_log_prob(sites[name]), each.constant(sites[name])
+            parts[name] = share * nats, None if constant is None else share * constant
+        return sum((nats for nats, _ in parts.values()), jnp.zeros(())), parts
+
+    def by_density(weights: Weights) -> Array:
+        return -data.num_rows * log_density(density.per_row, (data, num_rows), {}, weights)[0]
+
+    return *jax.value_and_grad(by_terms, has_aux=True)(weights), *jax.value_and_grad(by_density)(weights)
 
 
 def _in_words(point: Point | None) -> str:

@@ -13,15 +13,20 @@ import numpyro
 from jax import Array
 from numpyro.infer.util import compute_log_probs
 
-from ..checks import check_problem
+from ..checks import check_labelled
 from ..density import Density
+from ..labels import labelled
+from ..methods.effort import rows_in_memory
 from ..result import Fit
 from ..rows import Data, Weights, in_double
 from ..sites import NumPyroModel
 from ..structure import Structure
 from ..words import in_words
 from .place import Point, as_weights, weights_at
+from .terms import double_parts, is_over_rows
 
+COPIES = 2
+"""The copies of an evaluation in the default precision that one in float64 takes."""
 POINTS_TOGETHER = 16
 """Points of the curve that are computed together; this bounds the memory, at as many copies of one evaluation's."""
 VALIDATION = Lock()
@@ -175,7 +180,7 @@ def likelihood_surface(
 def _likelihood(
     model: NumPyroModel, rows: tuple[Any, Any, Any], along: tuple[Along, ...], values: tuple[Any, ...], at: Point | None
 ) -> Likelihood:
-    density, data = check_problem(model, *rows)
+    density, data = check_labelled(model, labelled(*rows))
     structure = density.structure
     if at is None and not _covers(along, structure):
         raise ValueError(
@@ -186,12 +191,12 @@ def _likelihood(
     points = np.stack([grid.ravel() for grid in np.meshgrid(*grids, indexing="ij")], axis=-1)
     # A site outside its support is refused below; NumPyro's error names the distribution whose parameter it becomes.
     with VALIDATION, jax.enable_x64(True), numpyro.validation_enabled(False):
-        centre = weights_at(at, density, data)
-        centre, data = jax.device_put(jax.tree.map(in_double, (centre, data)))
+        few = data.take(np.arange(1))
+        centre = jax.device_put(jax.tree.map(in_double, weights_at(at, density, few)))
         plane = _Plane(density, centre, tuple(_axis(axis, structure, centre) for axis in along))
-        log_likelihood, log_prior, inside = jax.device_get(plane.evaluate(points, data))
+        log_likelihood, log_prior, inside = plane.evaluate(points, data)
         if not inside.all():
-            plane.refuse(points[~inside][0], data)
+            plane.refuse(points[~inside][0], jax.tree.map(in_double, few))
     if not np.isfinite(log_likelihood).any():
         raise ValueError(f"Expected a log likelihood that is finite on the grid; it starts with {log_likelihood[0]}.")
     infinite = np.isposinf(log_likelihood) | np.isposinf(log_prior)
@@ -224,14 +229,21 @@ class _Plane:
         if len(set(elements)) < len(elements):
             raise ValueError(f"Expected two different axes; got {self.axes[0].name!r} twice.")
 
-    def evaluate(self, points: np.ndarray, data: Data) -> tuple[Array, Array, Array]:
-        """Return log likelihood and log prior at points (m, axes), and whether all sites are inside their support."""
+    def evaluate(self, points: np.ndarray, data: Data) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Return log likelihood and log prior at points (m, axes), and whether all sites are inside their support.
+
+        Rows are evaluated a part at a time where they are many; a factor of no row is added by all in equal shares.
+        """
 
         @jax.jit
-        def at_all(points: Array, data: Data) -> tuple[Array, Array, Array]:
-            return jax.lax.map(lambda point: self._at(point, data)[:3], points, batch_size=POINTS_TOGETHER)
+        def at_all(points: Array, data: Data, share: Array) -> tuple[Array, Array, Array]:
+            return jax.lax.map(lambda point: self._at(point, data, share)[:3], points, batch_size=POINTS_TOGETHER)
 
-        return at_all(points, data)
+        size = rows_in_memory(self.density, data, COPIES * POINTS_TOGETHER)
+        parts = double_parts(data, size)
+        found = [jax.device_get(at_all(points, part, part.num_rows / data.num_rows)) for part in parts]
+        _, log_prior, inside = found[0]
+        return sum((rest for rest, _, _ in found[1:]), found[0][0]), log_prior, inside
 
     def refuse(self, point: np.ndarray, data: Data) -> None:
         """Raise ValueError for a point at which a site is outside its support, with the expected values."""
@@ -247,13 +259,14 @@ class _Plane:
         """Return a description of a point."""
         return ", ".join(f"{axis.name} = {value:.6g}" for axis, value in zip(self.axes, point, strict=True))
 
-    def _at(self, point: Array, data: Data) -> tuple[Array, Array, Array, dict[str, Any]]:
+    def _at(self, point: Array, data: Data, share: Any = 1.0) -> tuple[Array, Array, Array, dict[str, Any]]:
         weights = self.centre
         for axis, value in zip(self.axes, point, strict=True):
             weights = axis.move(weights, value)
         log_probs, sites = compute_log_probs(self.density.model_of(data), (data.x, data.y), {}, weights)
         prior = sum((value for site, value in log_probs.items() if site in weights), jnp.zeros(()))
-        rest = sum((value for site, value in log_probs.items() if site not in weights), jnp.zeros(()))
+        others = {site: value for site, value in log_probs.items() if site not in weights}
+        rest = sum((v if is_over_rows(sites[s]) else share * v for s, v in others.items()), jnp.zeros(()))
         # A log_prob does not check the support: that of Uniform(0, 1) is 0 at 2 as well.
         inside = [jnp.all(sites[site]["fn"].support(value)) for site, value in weights.items()]
         return rest, prior, jnp.stack(inside).all(), sites

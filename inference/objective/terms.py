@@ -1,7 +1,8 @@
 """The terms of an objective: the contribution of each site of a model, in the terms of deep learning."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal, NamedTuple
 
 import jax
@@ -13,8 +14,8 @@ from numpyro.handlers import substitute, trace
 
 from ..density import Density
 from ..distributions import Affine, in_own_terms, stated_loss
-from ..rows import Data, Weights
-from ..sites import element, is_observation
+from ..rows import Data, Weights, in_double
+from ..sites import element, is_factor, is_observation
 from ..words import title
 from .formulas import FORMULAS, LOSSES, PRIORS, Formula, formula_of, number, one_number
 
@@ -82,42 +83,107 @@ def sites_at(density: Density, weights: Weights, data: Data) -> dict[str, Site]:
     return {name: site for name, site in trace(model).get_trace(data.x, data.y).items() if site["type"] == "sample"}
 
 
-def read_sites(density: Density, weights: Weights, data: Data) -> dict[str, Reading]:
+def double_parts(data: Data, size: int) -> Iterator[Data]:
+    """Yield the rows in double precision, at most so many at a time."""
+    for start in range(0, data.num_rows, size):
+        rows = np.arange(start, min(start + size, data.num_rows))
+        yield jax.tree.map(in_double, data if len(rows) == data.num_rows and not data.is_stored else data.take(rows))
+
+
+def is_over_rows(site: Site) -> bool:
+    """Return whether the log probability of a site is a sum over rows, as that of part of them then is a part."""
+    return is_observation(site) or (is_factor(site["fn"]) and bool(site["fn"].batch_shape))
+
+
+def read_sites(density: Density, weights: Weights, data: Data, size: int) -> dict[str, Reading]:
     """Return a description of each site of a model, the observed one first.
+
+    Words depend on the rows by whether a number is the same in all of them, and by how many are masked. The former
+    shows in the rows in which each number is the least and the largest, the latter is counted.
 
     Args:
         density: the density of the model.
         weights: the point at which the sites are evaluated. It should not be special (such as all zeros), where
             parameters could seem not to depend on the weights or on x.
         data: n rows.
+        size: the largest number of rows that are evaluated together.
     """
-
-    def parameters(weights: Weights, data: Data) -> dict[str, dict[str, Array]]:
-        by_site = {name: _parameters(_plain(site)) for name, site in sites_at(density, weights, data).items()}
-        return jax.tree.map(lambda leaf: jnp.asarray(leaf, float), by_site)
-
     # In a random direction, a parameter that depends on the weights has a derivative that is not 0.
     rng = np.random.default_rng(0)
     direction = {site: jnp.asarray(rng.normal(size=value.shape)) for site, value in weights.items()}
-    slopes_at = jax.jit(lambda weights, data: jax.jvp(lambda w: parameters(w, data), (weights,), (direction,))[1])
-    moved = slopes_at(weights, data)
-    varying = {site: {name for name, leaf in slopes.items() if np.any(leaf)} for site, slopes in moved.items()}
-    readings = {name: _read(site, varying[name]) for name, site in sites_at(density, weights, data).items()}
+    examine = jax.jit(partial(_examine, density, direction))
+    parts = [jax.device_get(examine(weights, part)) for part in double_parts(data, size)]
+    varying = {
+        site: {name for name in names if any(part.moved[site][name] for part in parts)}
+        for site, names in parts[0].moved.items()
+    }
+    rows = _telling_rows(parts, data.num_rows, size)
+    some = jax.tree.map(in_double, data if len(rows) == data.num_rows and not data.is_stored else data.take(rows))
+    sites = sites_at(density, weights, some)
+    readings = {}
+    for name, site in sites.items():
+        masks = [part.masks[name] for part in (parts if is_over_rows(site) else parts[:1])]
+        readings[name] = _read(site, varying[name], [sum(each) for each in zip(*masks, strict=True)])
     order = ("loss", "factor", "penalty")
     return dict(sorted(readings.items(), key=lambda item: order.index(item[1].role)))  # a stable sort
 
 
-def _read(site: Site, varying: set[str]) -> Reading:
+class _Part(NamedTuple):
+    """What a part of the rows shows of the sites."""
+
+    moved: dict[str, dict[str, Any]]
+    """Whether each parameter moves with the weights, by site."""
+    extremes: list[tuple[Any, Any, Any, Any]]
+    """The least and the largest value of each number that may differ between rows, and their rows in the part."""
+    masks: dict[str, list[np.ndarray]]
+    """How many elements of a site each mask leaves, and how many there are."""
+
+
+def _examine(density: Density, direction: Weights, weights: Weights, data: Data) -> _Part:
+    """Return what some rows show of the sites."""
+
+    def parameters(weights: Weights) -> tuple[dict[str, dict[str, Array]], dict[str, Site]]:
+        sites = sites_at(density, weights, data)
+        by_site = {name: _parameters(_plain(site)) for name, site in sites.items()}
+        factors = {name: {} if site["scale"] is None else {"scale": site["scale"]} for name, site in sites.items()}
+        masks = {name: [jnp.array([jnp.sum(m), jnp.size(m)]) for m in _masks(s["fn"])] for name, s in sites.items()}
+        return jax.tree.map(lambda leaf: jnp.asarray(leaf, float), by_site), (factors, masks)
+
+    values, slopes, (factors, masks) = jax.jvp(parameters, (weights,), (direction,), has_aux=True)
+    moved = jax.tree.map(lambda leaf: jnp.any(leaf != 0), slopes)
+    by_row = [leaf for leaf in jax.tree.leaves((values, factors)) if np.shape(leaf)[:1] == (data.num_rows,)]
+    return _Part(moved, [_extremes(jnp.asarray(leaf).reshape(data.num_rows, -1)) for leaf in by_row], masks)
+
+
+def _extremes(values: Array) -> tuple[Array, Array, Array, Array]:
+    least, largest = values.min(axis=1), values.max(axis=1)
+    return least.min(), largest.max(), jnp.argmin(least), jnp.argmax(largest)
+
+
+def _telling_rows(parts: list[_Part], num_rows: int, size: int) -> np.ndarray:
+    """Return the rows in which each number is the least, and the largest, of all parts; all rows of a single part."""
+    if len(parts) == 1:
+        return np.arange(num_rows)
+    rows = {0}
+    for of_parts in zip(*(part.extremes for part in parts), strict=True):
+        least, largest, first, last = (np.array(each) for each in zip(*of_parts, strict=True))
+        for part, row in ((np.argmin(least), first), (np.argmax(largest), last)):  # the first NaN where there is one
+            rows.add(int(part * size + row[part]))
+    return np.array(sorted(rows))
+
+
+def _read(site: Site, varying: set[str], counts: list[np.ndarray]) -> Reading:
     d, masks = _plain(site), _masks(site["fn"])
     if isinstance(d, dist.Unit):
         return Reading("factor", "numpyro.factor", "a term of the user's own", None, varying, None)
     words, formula = _in_words(d, varying), formula_of(d) if is_observation(site) else PRIORS.get(type(d))
+    weighted = _weighted(site, [(left, count) for left, count in counts if left < count])
     if is_observation(site):
-        return Reading("loss", words, _loss(d, varying, site["fn"].event_dim) + _weighted(site), formula, varying, None)
+        return Reading("loss", words, _loss(d, varying, site["fn"].event_dim) + weighted, formula, varying, None)
     if any(mask is False for mask in masks):
         return Reading("penalty", words, FLAT, FORMULAS[dist.ImproperUniform], varying, None)
-    decay = None if masks else _weight_decay(d, varying, site["scale"])
-    return Reading("penalty", words, _penalty(d, site["name"], varying) + _weighted(site), formula, varying, decay)
+    decay = None if weighted.startswith(", for") else _weight_decay(d, varying, site["scale"])
+    return Reading("penalty", words, _penalty(d, site["name"], varying) + weighted, formula, varying, decay)
 
 
 def _loss(d: Any, varying: set[str], event_dim: int) -> str:
@@ -160,11 +226,14 @@ def _weight_decay(d: Any, varying: set[str], scale: Any) -> float | None:
     return factor / float(np.ravel(d.scale)[0]) ** 2
 
 
-def _weighted(site: Site) -> str:
-    """Return the effect of handlers and masks on the weights of a site's elements, in words."""
-    words = ""
-    for mask in _masks(site["fn"]):
-        words += f", for the {np.sum(mask)} of {np.size(mask)} not masked"
+def _weighted(site: Site, counts: list[tuple[int, int]]) -> str:
+    """Return the effect of handlers and masks on the weights of a site's elements, in words.
+
+    Args:
+        site: the site.
+        counts: the number of elements that each mask leaves, and of all, for the masks that mask any.
+    """
+    words = "".join(f", for the {left} of {count} not masked" for left, count in counts)
     factor = 1.0 if site["scale"] is None else site["scale"]
     if one_number(factor) is None:
         return f"{words}, each times its own weight"
@@ -191,10 +260,10 @@ def _summed(site: Site, each: Callable[[Any, Any], Array]) -> Array:
 
 
 def _masks(d: Any) -> list[Any]:
-    """Return the masks of a distribution that mask any element."""
+    """Return the masks of a distribution."""
     masks = []
     while isinstance(d, dist.Independent | dist.ExpandedDistribution | dist.MaskedDistribution):
-        if isinstance(d, dist.MaskedDistribution) and not np.all(d._mask):
+        if isinstance(d, dist.MaskedDistribution):
             masks.append(d._mask)
         d = d.base_dist
     return masks
