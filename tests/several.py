@@ -1,10 +1,10 @@
 """One of several processes that fit together, or one process with as many devices: run by `test_processes.py`.
 
-    python several.py FOLDER PORT PROCESS PROCESSES DEVICES METHODS [SECONDS]
+    python several.py FOLDER PORT PROCESS PROCESSES DEVICES METHODS [SECONDS SIGNAL]
 
 The rows are the same, in as many shards as there are devices in all. Draws, statuses and what a fit has seen of its
-rows go to a file of the process. With a number of seconds, the process kills itself so long after the first state is
-on disk.
+rows go to a file of the process. With a number of seconds, the process sends itself a signal so long after the first
+state is on disk.
 """
 
 import json
@@ -37,6 +37,7 @@ from flatprior.inference import (  # noqa: E402
     fit,
 )
 from flatprior.inference.checks import check_problem  # noqa: E402
+from flatprior.inference.methods.batches import Resident  # noqa: E402
 from flatprior.inference.methods.descent import steps_of  # noqa: E402
 from flatprior.models import MLP, Model, Normal, gaussian  # noqa: E402
 
@@ -67,12 +68,12 @@ def sharded(array: np.ndarray, mesh: jax.sharding.Mesh) -> jax.Array:
     return jax.make_array_from_process_local_data(sharding, array[process * own : (process + 1) * own])
 
 
-def kill_after_draws(run: Path, seconds: float) -> None:
-    """Kill this process so long after the first state of chains or of an optimiser is on disk."""
+def signal_after_draws(run: Path, seconds: float, name: str) -> None:
+    """Send this process a signal so long after the first state of chains or of an optimiser is on disk."""
     while not any(run.glob("*.npz")):
         sleep(0.05)
     sleep(seconds)
-    os.kill(os.getpid(), signal.SIGKILL)
+    os.kill(os.getpid(), signal.Signals[name])
 
 
 def errors(mesh: jax.sharding.Mesh) -> dict[str, np.ndarray]:
@@ -103,8 +104,8 @@ def exchanges(x: jax.Array, y: jax.Array) -> np.ndarray:
     data = data.with_rows((x, y, None, None))
     steps = steps_of(METHODS["batches"], density, data)
     state = steps.start(jax.random.key(0), data)
-    order = steps.shuffled(jax.random.key(0), 0, 1, len(x))
-    text = steps._compiled_block.lower((state.svi, None), order, 0, 8, data).compile().as_text()
+    (part,) = Resident(data, steps.batch_size, 8, jax.random.key(0), steps.spread).parts(0, 8)
+    text = steps._compiled_block.lower((state.svi, None), *part).compile().as_text()
     found = re.findall(r"= (\S.*?) (all-[a-z]+|collective-permute|reduce-scatter)\(", text)
     sizes = [
         [np.prod([int(n) for n in shape.split(",") if n]) for shape in re.findall(r"f32\[([\d,]*)\]", each)]
@@ -131,7 +132,7 @@ def main() -> None:
             weights = sharded(np.where(np.arange(len(everywhere[0])) == 0, 0.0, 1.0), mesh)
         resume = folder / f"{name} of {processes * devices}" if name.startswith("resumed") else None
         if resume is not None and len(sys.argv) > 7:
-            Thread(target=kill_after_draws, args=(resume, float(sys.argv[7])), daemon=True).start()
+            Thread(target=signal_after_draws, args=(resume, float(sys.argv[7]), sys.argv[8]), daemon=True).start()
         fitted = fit(MODEL, method, *own, weights=weights, key=0, progress=False, resume=resume)
         about = {"rows": fitted.rows, "counts": str(fitted.counts), "status": fitted.status.to_json()}
         found |= {f"{name}/{site}": np.asarray(value) for site, value in fitted.draws.items()}

@@ -17,10 +17,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+import yaml
 from jax import Array
 
 from flatprior.inference import MAP, MCLMC, Ensemble, Fit, compare, fit
-from flatprior.inference.methods import batches, steps
+from flatprior.inference.methods import batches
+from flatprior.inference.methods.batches import order_of
+from flatprior.inference.status import Status
 from flatprior.models import MLP, Model, Normal, gaussian
 
 SCRIPT = Path(__file__).with_name("several.py")
@@ -32,15 +35,17 @@ MEMBERS = Ensemble(MAP(num_steps=40, batch_size=8, polish=False), num_members=3)
 CHAINS = MCLMC(num_warmup=20, num_samples=4, thinning=2, num_chains=2, start=None)
 
 
-def start(folder: Path, processes: int, devices: int, methods: str, *, killed: int | None = None) -> list[Any]:
-    """Start processes that fit together, one of which may kill itself."""
+def start(
+    folder: Path, processes: int, devices: int, methods: str, *, ended_by: tuple[int, str] | None = None
+) -> list[Any]:
+    """Start processes that fit together, one of which may send itself a signal."""
     with socket.socket() as free:
         free.bind(("localhost", 0))
         port = free.getsockname()[1]
     started = []
     for process in range(processes):
         command = [sys.executable, str(SCRIPT), str(folder), *map(str, (port, process, processes, devices)), methods]
-        command += ["0.1"] if process == killed else []
+        command += ["0.1", ended_by[1]] if ended_by is not None and process == ended_by[0] else []
         pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
         started.append(subprocess.Popen(command, env=os.environ | FAST, text=True, **pipes))
     return started
@@ -74,7 +79,7 @@ def rows() -> tuple[np.ndarray, np.ndarray]:
 def order_of_shards(shards: int, size: int, key: Array, epoch: int, num_rows: int, **_: Any) -> np.ndarray:
     """Return the order in which one device uses the rows of an epoch, if each batch has as many of each shard."""
     each, share = num_rows // shards, size // shards
-    orders = [shard * each + batches.order_of(key, epoch, each, shard=shard) for shard in range(shards)]
+    orders = [shard * each + order_of(key, epoch, each, shard=shard) for shard in range(shards)]
     return np.concatenate(
         [order[i : i + share] for i in range(0, each - each % share, share) for order in orders], dtype=np.int32
     )
@@ -98,7 +103,7 @@ def check(found: list[dict[str, Any]], method: str, expected: Fit) -> None:
 
 
 def test_batches_of_shards_are_those_of_one_device(two: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(steps, "order_of", partial(order_of_shards, 2, 8))
+    monkeypatch.setattr(batches, "order_of", partial(order_of_shards, 2, 8))
     check(two, "members", fit(MODEL, MEMBERS, *rows(), key=0, progress=False))
 
 
@@ -158,7 +163,7 @@ def test_four_processes_give_the_numbers_of_four_devices(tmp_path: Path) -> None
 def test_a_run_of_which_one_process_was_killed_is_resumed(method: str, killed: int, tmp_path: Path) -> None:
     folder, other = tmp_path / "killed", tmp_path / "whole"
     folder.mkdir(), other.mkdir()
-    codes = ended(start(folder, 2, 1, method, killed=killed))
+    codes = ended(start(folder, 2, 1, method, ended_by=(killed, "SIGKILL")))
     assert codes[killed][0] == -signal.SIGKILL
     code, output = codes[1 - killed]
     assert code != 0
@@ -169,6 +174,19 @@ def test_a_run_of_which_one_process_was_killed_is_resumed(method: str, killed: i
     for site, value in of_method(whole[0], method).items():
         for found in again:
             np.testing.assert_array_equal(found[f"{method}/{site}"], value)
+
+
+@pytest.mark.slow
+def test_a_key_press_in_one_process_ends_all_with_the_result_so_far(tmp_path: Path) -> None:
+    method = "resumed descent"
+    for code, output in ended(start(tmp_path, 2, 1, method, ended_by=(1, "SIGINT"))):
+        assert code == 0, output
+    first, second = (dict(np.load(tmp_path / f"{process} of 2.npz")) for process in range(2))
+    for site, value in of_method(first, method).items():
+        np.testing.assert_array_equal(second[f"{method}/{site}"], value)
+        assert np.isfinite(value).all()
+    about = json.loads(str(first[f"{method}/about"]))
+    assert "INTERRUPTED" in str(Status.from_json(about["status"]).codes)
 
 
 @pytest.mark.slow
@@ -197,17 +215,47 @@ def test_a_step_exchanges_the_gradient_and_the_loss_once(tmp_path: Path) -> None
     assert list(found["exchanges"]) == [f"all-reduce {num_weights + 1}"]
 
 
+PAGE = (Path(__file__).parents[1] / "docs" / "machines.md").read_text()
+
+
+def blocks(language: str) -> list[str]:
+    """Return the code of the page on several machines."""
+    return re.findall(rf"```{language}\n(.*?)```", PAGE, re.S)
+
+
+def test_scripts_of_the_documentation_can_be_read() -> None:
+    slurm, ssh = blocks("bash")
+    for script in (slurm, ssh):
+        subprocess.run(["bash", "-n"], input=script, text=True, check=True)
+    assert all(re.match(r"#SBATCH( --[a-z-]+(=\S+)?)+$", line) for line in slurm.splitlines() if "SBATCH" in line)
+    (yaml_of_job,) = blocks("yaml")
+    service, job = yaml.safe_load_all(yaml_of_job)
+    (container,) = job["spec"]["template"]["spec"]["containers"]
+    about = {each["name"]: each["value"] for each in container["env"]}
+    assert int(about["PROCESSES"]) == job["spec"]["completions"] == job["spec"]["parallelism"]
+    assert about["COORDINATOR"].startswith(f"{job['metadata']['name']}-0.{service['metadata']['name']}:")
+    assert service["metadata"]["name"] == job["spec"]["template"]["spec"]["subdomain"]
+    subprocess.run(["sh", "-n"], input=container["command"][-1], text=True, check=True)
+
+
 @pytest.mark.slow
-def test_the_script_of_the_documentation_runs_in_two_processes(tmp_path: Path) -> None:
-    page = (Path(__file__).parents[1] / "docs" / "machines.md").read_text()
-    script = tmp_path / "rows.py"
-    script.write_text(next(block for block in re.findall(r"```python\n(.*?)```", page, re.S) if "COORDINATOR" in block))
+def test_the_ssh_script_of_the_documentation_runs_in_two_processes(tmp_path: Path) -> None:
+    """With a stand-in for ssh that runs the command here."""
+    script, ssh = tmp_path / "rows.py", tmp_path / "ssh"
+    script.write_text(next(block for block in blocks("python") if "COORDINATOR" in block))
+    ssh.write_text('#!/bin/sh\ncd "$(dirname "$0")" && exec sh -c "$2"\n')
+    ssh.chmod(0o755)
     with socket.socket() as free:
         free.bind(("localhost", 0))
-        about = {"COORDINATOR": f"localhost:{free.getsockname()[1]}", "PROCESSES": "2"}
-    command, pipes = [sys.executable, str(script), str(tmp_path)], {"stdout": subprocess.PIPE, "text": True}
-    environments = [os.environ | FAST | about | {"PROCESS": str(i)} for i in range(2)]
-    (first, output), (second, _) = ended([subprocess.Popen(command, env=each, **pipes) for each in environments])
-    assert first == second == 0
-    assert "2048 rows in 2 processes" in output
+        port = free.getsockname()[1]
+    lines, here = (
+        blocks("bash")[1],
+        {"python": sys.executable, "/data/run": str(tmp_path), "node0:1234": f"localhost:{port}"},
+    )
+    for word, own in (("node0 node1 node2 node3", "here here"), *here.items()):
+        assert word in lines
+        lines = lines.replace(word, own)
+    environment = os.environ | FAST | {"PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    done = subprocess.run(["bash"], input=lines, env=environment, capture_output=True, text=True, check=True)
+    assert "2048 rows in 2 processes" in done.stdout, done.stderr
     assert (tmp_path / "fit.nc").exists()
