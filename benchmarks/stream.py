@@ -4,8 +4,8 @@
                                 [--output FILE]
 
 Two data sets are written to disk, one after the other, of 100 features in float32 and of 28 x 28 images in uint8; each
-is removed when its table is printed, unless a folder for it is given. The same network is trained on them, by the same number of
-steps of Adam on batches of 1,024 rows:
+is removed when its table is printed, unless a folder for it is given. The same network is trained on them, by the same
+number of steps of Adam on batches of 1,024 rows:
 
 - disk: ``fit(model, MLE(batch_size=1024), x, y)`` with memory maps, all rows shuffled anew in every epoch;
 - memory: the same with the first gigabyte of the rows in memory, which is the speed to reach;
