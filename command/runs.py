@@ -39,7 +39,7 @@ def run_compare(chosen: argparse.Namespace) -> int:
     fits = {METHODS[name]: _fitted(chosen, model, name, train) for name in chosen.methods}
     comparison = compare(fits, test.x, test.y, weights=test.weights)
     transcript.add("Scores on test rows", comparison)
-    statuses = {name: fitted.status for name, fitted in fits.items()}
+    statuses = {name: fitted.outcome.status for name, fitted in fits.items()}
     transcript.record(
         scores=comparison.to_dataframe().rename_axis("fit"),
         statuses={name: str(each) for name, each in statuses.items()},
@@ -64,7 +64,7 @@ def run_fit(chosen: argparse.Namespace) -> int:
     name = METHODS[chosen.method]
     fitted = _fitted(chosen, model, chosen.method, train)
     transcript.add("Fit", f"{name}: {fitted}")
-    transcript.record(method=name, status=str(fitted.status))
+    transcript.record(method=name, status=str(fitted.outcome.status))
     if len(test.y):
         scores = compare({name: fitted}, test.x, test.y, weights=test.weights)
         transcript.add("Scores on test rows", scores)
@@ -95,7 +95,9 @@ def run_predict(chosen: argparse.Namespace) -> int:
         predictions = predicted(fitted.predict(x), target.classes, chosen.interval, x.index)
     if not fitted.status:
         transcript.add("Status", f"The fit has failed. {fitted.status}")
-    transcript.record(data=words, status=str(fitted.status), predictions=predictions if chosen.out is None else None)
+    transcript.record(
+        data=words, status=str(fitted.outcome.status), predictions=predictions if chosen.out is None else None
+    )
     if has_target:
         scores = compare({fitted.method.name: fitted}, x, target.values(sheet.frame[target.name]))
         transcript.add("Scores of these rows", scores)

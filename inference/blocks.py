@@ -43,7 +43,6 @@ def run_in_blocks[State](
     progress: bool = True,
     describe: Callable[[State, int], str] = lambda state, done: "",
     keep_going: Callable[[State, int], bool] = lambda state, done: True,
-    align: int | None = None,
     block_steps: int | None = None,
     max_block_steps: int | None = None,
 ) -> Run[State]:
@@ -63,7 +62,6 @@ def run_in_blocks[State](
         progress: show a bar on the error stream, from the first second on.
         describe: a function that returns a description of a state for the bar.
         keep_going: a function that returns whether to continue.
-        align: a block does not cross a multiple of this number of steps.
         block_steps: the number of steps per block; by default it adapts to `BLOCK_SECONDS`.
         max_block_steps: the upper limit of the adapted number.
     """
@@ -83,7 +81,7 @@ def run_in_blocks[State](
         with bar:
             while done < num_steps:
                 started = perf_counter()
-                stop = min(num_steps, done + size, (done // align + 1) * align if align else num_steps)
+                stop = min(num_steps, done + size)
                 state = jax.block_until_ready(block(state, done, stop))
                 taken, done = stop - done, stop
                 if progress:

@@ -158,8 +158,9 @@ class Sharding(NamedTuple):
         return jax.jit(start, out_shardings=self.each, compiler_options=options)
 
     def place(self, data: Data) -> Data:
-        """Return data on the devices of the mesh: all rows on each of them, unless they are spread."""
-        return data if self.mesh.size == 1 or self.spread is not None else jax.device_put(data, self.all)
+        """Return data on the devices of the mesh: all rows on each of them, unless they are spread or not in memory."""
+        there = self.mesh.size == 1 or self.spread is not None or data.is_stored
+        return data if there else jax.device_put(data, self.all)
 
     def _with_idle(self, sharded: Any) -> Any:
         if not self.idle:

@@ -278,9 +278,10 @@ MESSAGES: Mapping[Code, str] = {
     ),
     Code.LOW_ACCEPTANCE: "{rate:.0%} of the steps were accepted, fewer than {limit:.0%}. Increase num_warmup.",
     Code.TEMPERATURE: (
-        "The draws have a temperature of {temperature:.2f} (standard error {error:.1g}), not 1: on average over the "
-        "weights their variances are about as many times those of the posterior. Lower epoch_time, which makes steps "
-        "smaller, or increase batch_size."
+        "The steps have a temperature of {temperature:.2f} (standard error {error:.1g}), not 1, by the noise of "
+        "batches and the size of steps: where the draws have settled, their variances are up to about as many times "
+        "those of the posterior, on average over the weights. Lower epoch_time, and increase num_warmup and thinning "
+        "by the same factor, since steps become smaller."
     ),
     Code.UNSTABLE_STEPS: (
         "Before {share:.1%} of the draws a step was unstable, since the density was not finite or curves more strongly "

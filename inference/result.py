@@ -83,8 +83,9 @@ class Fit(Parts):
 
     @property
     def status(self) -> Status:
-        """The reliability of the fit, with reasons unless it is ok."""
-        return self.outcome.status
+        """The reliability of the fit, with reasons unless it is ok; of an approximation also what it leaves out."""
+        status = self.outcome.status
+        return replace(status, leaves_out=self.leaves_out) if self.kind == "approximation" else status
 
     @property
     def stats(self) -> Mapping[str, np.ndarray]:
@@ -300,7 +301,9 @@ class Fit(Parts):
         many, each, weights = (f"{count} {noun}{'s' * (count != 1)}" for count, noun in counts)
         rows = "" if self.counts is None or self.counts.is_plain else f" ({self.counts})"
         of_site = f" of {self.model.site!r}" if isinstance(self.model, observing) else ""
-        return f"Fit by {self.method.name}{of_site}: {self.kind}, {many} of {each}, {weights}, {self.status}{rows}"
+        return (
+            f"Fit by {self.method.name}{of_site}: {self.kind}, {many} of {each}, {weights}, {self.outcome.status}{rows}"
+        )
 
     @property
     def _chains_and_draws(self) -> tuple[int, int]:

@@ -224,8 +224,8 @@ def check_spreads(method: Any, shards: Shards) -> None:
         name = type(method).__name__
         raise ValueError(
             f"{name}: expected all rows on every device; got rows in {shards.spread.num_shards} shards, over which "
-            f"MLE, MAP, Ensemble, NUTS and MCLMC compute, and {name} does not. Gather them first: np.asarray(x), or "
-            f"of several processes jax.experimental.multihost_utils.process_allgather(x, tiled=True)."
+            f"MLE, MAP, Ensemble, Variational, NUTS, MCLMC and SGMCMC compute, and {name} does not. Gather them first: "
+            f"np.asarray(x), or of several processes jax.experimental.multihost_utils.process_allgather(x, tiled=True)."
         )
 
 

@@ -4,7 +4,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -22,10 +22,13 @@ class Status:
     Args:
         failures: the reasons why the fit cannot be used.
         warnings: the reasons to check the fit before it is used.
+        leaves_out: what an approximation leaves out of the posterior however well it ran, in one sentence, which is
+            printed at the end. It is no reason and has no part in comparisons.
     """
 
     failures: tuple[Reason, ...] = ()
     warnings: tuple[Reason, ...] = ()
+    leaves_out: str = field(default="", compare=False)
 
     @property
     def level(self) -> Level:
@@ -70,7 +73,8 @@ class Status:
         return not self.failures
 
     def __str__(self) -> str:
-        return ": ".join([self.level, " ".join(map(str, self.reasons))]) if self.reasons else self.level
+        level = f"{self.level}: " if self.reasons else f"{self.level}. " if self.leaves_out else self.level
+        return level + " ".join([*map(str, self.reasons), *([self.leaves_out] if self.leaves_out else [])])
 
 
 _SUPPRESSED: ContextVar[bool] = ContextVar("_SUPPRESSED", default=False)

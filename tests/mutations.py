@@ -54,9 +54,9 @@ BUGS = [
     ),
     Bug(
         "each shard takes its rows in the order of the first",
-        "inference/methods/steps.py",
-        "shard=shard)[:used]",
-        "shard=0)[:used]",
+        "inference/methods/batches.py",
+        "np.stack([of_shard(i) for i in each[index[0]]])",
+        "np.stack([of_shard(0) for i in each[index[0]]])",
         "test_processes.py",
     ),
     Bug(
@@ -69,15 +69,15 @@ BUGS = [
     Bug(
         "the bound lacks the entropy of the guide",
         "inference/methods/bound.py",
-        "log_weight = -self.density.potential(u, data) - log_q if weighed",
-        "log_weight = -self.density.potential(u, data) if weighed",
+        "-self.density.prior_potential(u, row) - log_q",
+        "-self.density.prior_potential(u, row)",
         "test_variational.py",
     ),
     Bug(
         "the batches of two epochs are gone through in the same order",
-        "inference/methods/stochastic.py",
-        "jnp.minimum(place, 2 * num_batches - 1 - place)",
-        "(place % num_batches)",
+        "inference/methods/batches.py",
+        "order[:: 1 - 2 * (epoch % 2)]",
+        "order",
         "test_sgmcmc.py",
     ),
     Bug(
@@ -433,9 +433,9 @@ BUGS = [
     ),
     Bug(
         "every epoch has the same batches: a stale key",
-        "inference/methods/steps.py",
-        "order_of(key, first + i,",
-        "order_of(key, 0,",
+        "inference/methods/batches.py",
+        "self._epochs.order(first + i, shard)",
+        "self._epochs.order(0, shard)",
         "test_blocks.py",
     ),
     Bug(
@@ -455,15 +455,15 @@ BUGS = [
     Bug(
         "the validation rows are as many as were asked for, whatever they cost",
         "inference/methods/descent.py",
-        "count = min(count, max(1, int(SCORED * per_check)))",
-        "pass",
+        "min(count, max(1, int(SCORED * per_check)), max(1",
+        "min(count, max(1",
         "test_blocks.py",
     ),
     Bug(
         "a continued run has the batches of another epoch",
-        "inference/methods/steps.py",
-        "self.shuffled(key, (begin - since) // per_epoch, epochs, data.num_rows)",
-        "self.shuffled(key, begin // per_epoch, epochs, data.num_rows)",
+        "inference/methods/batches.py",
+        "number, first = divmod(begin, together)",
+        "number, first = begin // together, 0",
         "test_resume.py",
     ),
     Bug(

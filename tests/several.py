@@ -37,6 +37,7 @@ from flatprior.inference import (  # noqa: E402
     fit,
 )
 from flatprior.inference.checks import check_problem  # noqa: E402
+from flatprior.inference.methods.batches import Resident  # noqa: E402
 from flatprior.inference.methods.descent import steps_of  # noqa: E402
 from flatprior.models import MLP, Model, Normal, gaussian  # noqa: E402
 
@@ -103,8 +104,8 @@ def exchanges(x: jax.Array, y: jax.Array) -> np.ndarray:
     data = data.with_rows((x, y, None, None))
     steps = steps_of(METHODS["batches"], density, data)
     state = steps.start(jax.random.key(0), data)
-    order = steps.shuffled(jax.random.key(0), 0, 1, len(x))
-    text = steps._compiled_block.lower((state.svi, None), order, 0, 8, data).compile().as_text()
+    (part,) = Resident(data, steps.batch_size, 8, jax.random.key(0), steps.spread).parts(0, 8)
+    text = steps._compiled_block.lower((state.svi, None), *part).compile().as_text()
     found = re.findall(r"= (\S.*?) (all-[a-z]+|collective-permute|reduce-scatter)\(", text)
     sizes = [
         [np.prod([int(n) for n in shape.split(",") if n]) for shape in re.findall(r"f32\[([\d,]*)\]", each)]

@@ -126,6 +126,7 @@ MODELS: dict[str, tuple[Model, str]] = {
     "MultivariateNormal": (Model(MLP(), MultivariateNormal(2)), "vectors"),
     "Censored": (Model(MLP(), Censored(Weibull(1.5)), gaussian(1.0)), "bounds"),
 }
+"""Every observation, and every kind of network: `MLP`, and what a `Lift` makes of a module."""
 LONG = (
     "NegativeBinomial",
     "ZeroInflated",
@@ -139,9 +140,12 @@ LONG = (
     "Mixture",
     "Independent",
     "MultivariateNormal",
+    "Censored",
+    "CategoricalSequence",
+    "Lift",
 )
-"""The models that only the slow tests fit: by default `test_observations.py` has their distributions."""
-"""Every observation, and every kind of network: `MLP`, and what a `Lift` makes of a module."""
+"""Those that only slow tests of the contract fit: by default `test_observations.py` has their distributions, and
+`test_sequences.py` and `test_lift.py` fit the last two."""
 LAST: dict[str, str] = {
     "Bernoulli": "w1",
     "Categorical": "w1",
@@ -149,7 +153,7 @@ LAST: dict[str, str] = {
     "Normal, learned scale": "w1",
     "Normal, scale of the network": "[wb]2",
     "Poisson": "w1",
-    **dict.fromkeys((*LONG, "Censored"), "w1"),
+    **dict.fromkeys(LONG, "w1"),
     "CategoricalSequence": "head.*",
     "Lift": "layers.2.*",
     "hierarchical": "offset",

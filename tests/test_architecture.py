@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from .mutations import BUGS, Bug
+
 ROOT = Path(__file__).parent.parent
 PACKAGES = ("models", "inference", "tables", "estimators", "command")
 MODULES = {
@@ -154,3 +156,13 @@ def test_what_y_is_is_asked_in_one_place() -> None:
         if tests.search(line)
     }
     assert not result
+
+
+@pytest.mark.parametrize("bug", BUGS, ids=lambda bug: bug.name)
+def test_a_planted_bug_has_its_line_and_its_tests(bug: Bug) -> None:
+    """`mutations.py` plants them one at a time, in minutes each: here only that it can."""
+    assert (ROOT / bug.file).read_text().count(bug.line) == 1
+    for test in bug.tests.split():
+        file, *names = test.split("::")
+        text = (ROOT / "tests" / file).read_text()
+        assert all(re.search(rf"^\s*(?:def|class) {name}\b", text, flags=re.MULTILINE) for name in names), test

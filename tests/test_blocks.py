@@ -11,8 +11,8 @@ import pytest
 
 from flatprior.inference import MAP, NUTS, fit, newton, programs
 from flatprior.inference.blocks import Run, Seconds, run_in_blocks, stopwatch
-from flatprior.inference.checks import check_problem
-from flatprior.inference.methods import chains, descent, steps
+from flatprior.inference.methods import batches, chains, descent
+from flatprior.inference.methods.batches import Resident
 from flatprior.inference.rows import Data
 from flatprior.models import MLP, Bernoulli, Model, Normal, gaussian
 
@@ -29,7 +29,6 @@ SIZES: dict[str, dict[str, Any]] = {
     "one block": {"block_steps": 100},
     "a step a block": {"block_steps": 1},
     "not even": {"block_steps": 7},
-    "aligned": {"block_steps": 7, "align": 10},
     "adapted": {},
     "adapted and limited": {"max_block_steps": 13},
     "with a bar": {"progress": True},
@@ -45,15 +44,15 @@ def test_where_blocks_fall_does_not_change_the_result(name: str, num_steps: int)
     np.testing.assert_array_equal(run.state, advance(jnp.zeros(()), 0, num_steps))
 
 
-def test_blocks_follow_each_other_and_do_not_cross_the_marks() -> None:
+def test_blocks_follow_each_other() -> None:
     spans: list[tuple[int, int]] = []
 
     def block(state: int, start: int, stop: int) -> int:
         spans.append((start, stop))
         return state + stop - start
 
-    run = run_in_blocks(block, 0, 95, block_steps=30, align=40, **QUIET)
-    assert spans == [(0, 30), (30, 40), (40, 70), (70, 80), (80, 95)]
+    run = run_in_blocks(block, 0, 95, block_steps=30, **QUIET)
+    assert spans == [(0, 30), (30, 60), (60, 90), (90, 95)]
     assert run.state == 95
 
 
@@ -139,7 +138,7 @@ def test_batches_of_later_shuffles_are_other_batches(batch_size: int | None, mon
     """Long runs are shuffled several times; where that falls does not change the batches."""
     method = MAP(num_steps=59, batch_size=batch_size, polish=False)
     plain = fit(MODEL, method, X, Y, key=1, progress=False)
-    monkeypatch.setattr(steps, "SHUFFLED_ROWS", 90)
+    monkeypatch.setattr(batches, "SHUFFLED_ROWS", 90)
     programs._program.cache_clear()
     often = fit(MODEL, method, X, Y, key=1, progress=False)
     np.testing.assert_array_equal(often.stats["loss"], plain.stats["loss"])
@@ -246,10 +245,9 @@ def test_validation_rows_are_no_more_than_half_of_those_that_are_fitted_between_
 def test_an_epoch_takes_every_row_once_in_an_order_of_its_own(batch_size: int) -> None:
     """The rows that do not fill a batch wait for another epoch."""
     x, y = jnp.asarray(X, jnp.float32), jnp.asarray(Y, jnp.float32)
-    method = MAP(num_steps=5 * (40 // batch_size), batch_size=batch_size)
-    compiled = descent.steps_of(method, *check_problem(MODEL, x, y))
-    per_epoch = 40 // batch_size * batch_size
-    order = compiled.shuffled(jax.random.key(0), 0, 5, 40).reshape(-1, per_epoch)[:5]
+    per_epoch, num_steps = 40 // batch_size * batch_size, 5 * (40 // batch_size)
+    (part,) = Resident(Data(x, y), batch_size, num_steps, jax.random.key(0)).parts(0, num_steps)
+    order = part.order.reshape(-1, per_epoch)[:5]
     for epoch in order:
         assert len(set(epoch.tolist())) == per_epoch
         assert set(epoch.tolist()) <= set(range(40))

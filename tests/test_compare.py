@@ -21,6 +21,8 @@ from flatprior.inference.checks import Layout, check_problem
 from flatprior.inference.criticism.table import Entry, tabulate
 from flatprior.models import MLP, Bernoulli, Categorical, Model, Normal, fan_in, gaussian
 
+from .tables import some_by_default
+
 QUICK = {"num_steps": 60, "polish": False}
 METHODS: dict[str, Any] = {
     "MAP": MAP(**QUICK),
@@ -49,7 +51,7 @@ def fits(data_sets: Any) -> dict[str, dict[str, list[Fit]]]:
     return fitted
 
 
-@pytest.fixture(params=OBSERVATIONS)
+@pytest.fixture(params=some_by_default(OBSERVATIONS, "Bernoulli"))
 def case(request: Any, fits: Any, data_sets: Any) -> tuple[dict[str, list[Fit]], Any, Any]:
     """Fits by method, the rows of the fits and the held-out rows."""
     x, y = data_sets[OBSERVATIONS[request.param][1]]

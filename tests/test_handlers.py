@@ -144,7 +144,7 @@ SUPPORTED: dict[str, Callable[..., Any]] = {
     "method of an object": Closure().model,
     "partial": partial(plain),
 }
-DEFAULT = ("scale of the rows", "factor", "reparam, loc and scale", "scan of latent sites")
+DEFAULT = ("scale of the rows", "factor", "scan of latent sites")
 some_by_default = pytest.mark.parametrize(
     "name", [pytest.param(name, marks=[] if name in DEFAULT else pytest.mark.slow) for name in SUPPORTED]
 )

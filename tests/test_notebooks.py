@@ -26,14 +26,15 @@ jax.config.update = update
 os.chdir({folder!r})
 plt.close("all")
 plt.rcdefaults()
-%config InlineBackend.print_figure_kwargs = {{"bbox_inches": None, "dpi": 30}}
+%config InlineBackend.figure_formats = []
 gc.collect()
 gc.freeze()
 gc.set_threshold(50_000)
 warnings.resetwarnings()
 %reset -f
 """
-"""Before each notebook. The number of devices is that of the kernel, since JAX takes no other once it has begun."""
+"""Before each notebook. The number of devices is that of the kernel, since JAX takes no other once it has begun.
+Figures are made, and become no images."""
 
 Run = Callable[[Path], None]
 

@@ -54,6 +54,7 @@ def test_ridge_regression_is_on_the_path(data_sets: dict[str, Rows]) -> None:
         np.testing.assert_allclose(path.weights["w1"][i, :, 0], ridge.coef_, rtol=1e-8)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("x64")
 def test_the_path_comes_to_the_mle_like_one_over_the_squared_scale(labels: Rows) -> None:
     multiples = (10.0, 20.0, 40.0, 80.0)

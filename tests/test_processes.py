@@ -21,7 +21,8 @@ import yaml
 from jax import Array
 
 from flatprior.inference import MAP, MCLMC, Ensemble, Fit, compare, fit
-from flatprior.inference.methods import batches, steps
+from flatprior.inference.methods import batches
+from flatprior.inference.methods.batches import order_of
 from flatprior.inference.status import Status
 from flatprior.models import MLP, Model, Normal, gaussian
 
@@ -78,7 +79,7 @@ def rows() -> tuple[np.ndarray, np.ndarray]:
 def order_of_shards(shards: int, size: int, key: Array, epoch: int, num_rows: int, **_: Any) -> np.ndarray:
     """Return the order in which one device uses the rows of an epoch, if each batch has as many of each shard."""
     each, share = num_rows // shards, size // shards
-    orders = [shard * each + batches.order_of(key, epoch, each, shard=shard) for shard in range(shards)]
+    orders = [shard * each + order_of(key, epoch, each, shard=shard) for shard in range(shards)]
     return np.concatenate(
         [order[i : i + share] for i in range(0, each - each % share, share) for order in orders], dtype=np.int32
     )
@@ -102,7 +103,7 @@ def check(found: list[dict[str, Any]], method: str, expected: Fit) -> None:
 
 
 def test_batches_of_shards_are_those_of_one_device(two: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(steps, "order_of", partial(order_of_shards, 2, 8))
+    monkeypatch.setattr(batches, "order_of", partial(order_of_shards, 2, 8))
     check(two, "members", fit(MODEL, MEMBERS, *rows(), key=0, progress=False))
 
 

@@ -15,13 +15,15 @@ from jax import Array
 
 from flatprior.inference import MAP, SGMCMC, Code, Fit, diagnose, fit, loo
 from flatprior.inference.checks import check_problem
-from flatprior.inference.methods.stochastic import Stochastic
+from flatprior.inference.density import Density
+from flatprior.inference.methods.batches import Epochs, Resident
+from flatprior.inference.methods.stochastic import Chains, Stochastic
 from flatprior.inference.programs import program
-from flatprior.inference.rows import signature
+from flatprior.inference.rows import Data, signature
 from flatprior.models import MLP, Model, Normal, gaussian
 
 NOISE, SPREAD = 0.5, 2.0
-ROWS, BATCH, CHAINS = 40, 10, 2000
+ROWS, BATCH, CHAINS, RUNS = 40, 10, 20, 100
 METHOD = SGMCMC(num_warmup=400, num_samples=100, thinning=20, num_chains=10, batch_size=BATCH, start=None)
 
 
@@ -77,20 +79,31 @@ def stationary(x: np.ndarray, y: np.ndarray, step: float, friction: float, num_b
 
 
 def sampled(x: np.ndarray, y: np.ndarray, batch_size: int, time_of_epoch: float, friction: float = 1.0) -> np.ndarray:
-    """Mean and variance over many chains in units of the posterior, with their standard errors, (2, 2)."""
+    """Mean and variance over many runs in units of the posterior, with their standard errors, (2, 2).
+
+    The chains of a run have the same batches, so that errors are those between runs.
+    """
     density, data = check_problem(slope, x, y)
     mean, sd = posterior(x, y)
     start, num_batches = {"w": jnp.full(CHAINS, mean)}, len(x) // batch_size
-    stochastic = program(Stochastic, density, data, signature({"w": start["w"][0]}), CHAINS, batch_size)
-    state = stochastic.start(SGMCMC(), start, jnp.zeros(CHAINS, bool), jax.random.key(3), data)
-    state = state._replace(
-        scale=jnp.full((CHAINS, 1), sd), step_size=jnp.full(CHAINS, time_of_epoch / num_batches, state.step_size.dtype)
-    )
-    settings = replace(SGMCMC(friction=friction, num_warmup=1), thinning=2 * num_batches)
     steps = 2 * num_batches * (1 + int(20 / (2 * time_of_epoch)))
-    state, _ = stochastic._compiled_block(state, 0, 1, steps, settings.friction, data)
-    z = (np.asarray(state.position, float)[:, 0] - mean) / sd
-    return np.array([[z.mean(), z.var()], [CHAINS**-0.5, (2 / CHAINS) ** 0.5 * z.var()]])
+    settings, z = replace(METHOD, friction=friction), np.zeros((RUNS, CHAINS))
+    for run in range(RUNS):
+        chains = chains_of(density, data, start, batch_size, steps, run)
+        state = chains.start(settings, start, jnp.zeros(CHAINS, bool), jax.random.key(run), data)
+        step = jnp.full(CHAINS, time_of_epoch / num_batches, state.step_size.dtype)
+        state, _ = chains._taken(settings, state._replace(scale=jnp.full((CHAINS, 1), sd), step_size=step), 0, steps)
+        z[run] = (np.asarray(state.position, float)[:, 0] - mean) / sd
+    means, squares = z.mean(axis=1), ((z - z.mean()) ** 2).mean(axis=1)
+    return np.array([[z.mean(), z.var()], [each.std(ddof=1) / RUNS**0.5 for each in (means, squares)]])
+
+
+def chains_of(density: Density, data: Data, start: Any, batch_size: int, num_steps: int, run: int = 0) -> Chains:
+    """The chains of one run, from starting points of one weight each."""
+    size = None if batch_size == data.num_rows else batch_size
+    shapes, key = signature({"w": start["w"][0]}), jax.random.key(run)
+    compiled = program(Stochastic, density, data, shapes, len(start["w"]), size, data.num_rows)
+    return Chains(compiled, Resident(data, size, num_steps, key, returning=True), key)
 
 
 # The bias.
@@ -129,6 +142,22 @@ def test_the_closed_form_solves_the_equation_of_lyapunov(rows: Any) -> None:
     noise = kick @ drift @ np.diag([0, 1 - keep**2]) @ (kick @ drift).T
     covariance = scipy.linalg.solve_discrete_lyapunov(linear, noise)
     np.testing.assert_allclose(stationary(*rows, step, 1.0, 1)[1], covariance[0, 0])
+    before = np.array([step, 1.0])  # the momentum before the kick, by position and momentum after it
+    np.testing.assert_allclose((covariance[1, 1] + before @ covariance @ before) / 2, 1.0)  # the temperature
+
+
+def test_the_temperature_of_chains_that_are_on_their_way_is_1_as_well(rows: Any) -> None:
+    """It says something about steps, and nothing about how far the chains have come: here by a tenth of the way."""
+    density, data = check_problem(slope, *rows)
+    mean, sd = posterior(*rows)
+    start, steps = {"w": jnp.full(CHAINS, mean)}, 32 * ROWS // BATCH
+    chains = chains_of(density, data, start, BATCH, steps)
+    state = chains.start(METHOD, start, jnp.zeros(CHAINS, bool), jax.random.key(0), data)
+    step = jnp.full(CHAINS, 0.25 * BATCH / ROWS, state.step_size.dtype)
+    state, tally = chains._taken(METHOD, state._replace(scale=jnp.full((CHAINS, 1), sd / 10), step_size=step), 0, steps)
+    assert np.std(state.position) < sd / 2
+    temperature = np.asarray(tally.temperature, float) / steps
+    assert abs(temperature.mean() - 1) < 4 * temperature.std(ddof=1) / CHAINS**0.5
 
 
 # A whole run.
@@ -191,15 +220,26 @@ def test_a_time_of_epochs_that_is_too_long_is_reported(line: Fit, rows: Any) -> 
     assert Code.TEMPERATURE not in line.status.codes
 
 
+def test_epochs_return(rows: Any) -> None:
+    """Every second epoch has the batches of the one before, backwards; rows that are read in order never have."""
+    forth, back, other = (Epochs(jax.random.key(0), 43, 10, returning=True).order(i) for i in range(3))
+    np.testing.assert_array_equal(back.reshape(-1, 10), forth.reshape(-1, 10)[::-1])
+    assert len(set(forth.tolist())) == 40
+    assert (other != forth).any()
+    assert (other != back).any()
+    in_order = Epochs(jax.random.key(0), 43, 10, returning=True, window=20)
+    assert all((in_order.order(i) // 20 == np.arange(40) // 20).all() for i in range(3))
+
+
 def test_steps_out_of_the_density_are_not_taken(rows: Any) -> None:
     density, data = check_problem(slope, *rows)
     start = {"w": jnp.full(CHAINS, 0.7).at[1].set(1e18)}
-    stochastic = program(Stochastic, density, data, signature({"w": start["w"][0]}), CHAINS, BATCH)
-    state = stochastic.start(METHOD, start, jnp.zeros(CHAINS, bool), jax.random.key(0), data)
+    chains = chains_of(density, data, start, BATCH, 8)
+    state = chains.start(METHOD, start, jnp.zeros(CHAINS, bool), jax.random.key(0), data)
     step = jnp.full(CHAINS, 0.1, state.step_size.dtype)
     state = state._replace(step_size=step, scale=jnp.full((CHAINS, 1), 0.05))
-    state, (_, stats) = stochastic._compiled_block(state, 0, 1, 8, 1.0, data)
-    np.testing.assert_array_equal(np.asarray(stats["diverging"])[:3, 0], [False, True, False])
+    state, tally = chains._taken(METHOD, state, 0, 8)
+    np.testing.assert_array_equal(np.asarray(tally.unstable)[:3], [0, 8, 0])
     np.testing.assert_allclose(state.position[1], 1e18)
     np.testing.assert_allclose(state.step_size[:3], [0.1, 0.1 / 2**8, 0.1], rtol=1e-5)
 

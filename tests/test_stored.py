@@ -15,8 +15,10 @@ from flatprior.inference import (
     MAP,
     MLE,
     NUTS,
+    SGMCMC,
     Ensemble,
     Fit,
+    Variational,
     chunks,
     compare,
     cross_validate,
@@ -39,6 +41,10 @@ from flatprior.models import MLP, Categorical, Model, Normal, gaussian
 NUM_ROWS = 1_000
 MODEL = Model(MLP([8]), Normal(0.3), gaussian(1.0))
 BY_BATCHES = MAP(batch_size=64, num_steps=100, polish=False)
+APPROXIMATIONS = {
+    "SGMCMC": SGMCMC(num_warmup=50, num_samples=8, thinning=9, num_chains=2, batch_size=64, start=BY_BATCHES),
+    "Variational": Variational(num_steps=50, num_samples=20, batch_size=64, start=BY_BATCHES),
+}
 OnDisk = Callable[[np.ndarray], np.memmap]
 
 
@@ -138,6 +144,15 @@ class TestFits:
     def test_other_methods_by_batches(self, rows: tuple[np.ndarray, np.ndarray], on_disk: OnDisk, method: Any) -> None:
         x, y = rows
         assert_same(fit(MODEL, method, on_disk(x), on_disk(y), key=0), fit(MODEL, method, x, y, key=0))
+
+    @pytest.mark.parametrize("method", APPROXIMATIONS.values(), ids=APPROXIMATIONS)
+    def test_approximations_by_batches_have_the_bits_of_rows_in_memory(
+        self, rows: tuple[np.ndarray, np.ndarray], on_disk: OnDisk, method: Any
+    ) -> None:
+        x, y = rows
+        near, far = (fit(MODEL, method, *each, key=0) for each in (rows, (on_disk(x), on_disk(y))))
+        assert all((near.draws[site] == far.draws[site]).all() for site in near.draws)
+        assert str(near) == str(far)
 
     @pytest.mark.slow
     def test_a_method_that_needs_all_rows_reads_them(

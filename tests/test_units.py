@@ -142,7 +142,8 @@ def correlated(x: dict[str, Array], y: Array | None = None) -> None:
         numpyro.sample("y", d, obs=None if y is None else y["price"])
 
 
-@pytest.mark.parametrize("model", [vectors, pytest.param(correlated, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("model", [vectors, correlated])
 def test_vectors_are_standardised_by_column_and_integers_are_left(model: Callable[..., Any], x64: None) -> None:
     x = {"group": np.arange(60) % 3, "z": X * [10.0, 0.01] + 5}
     y = {"price": RNG.normal(size=(60, 3)) * [1.0, 100.0, 0.01] + [5.0, 1000.0, 1.0]}

@@ -10,6 +10,7 @@ guide can be the posterior, the estimate then has no noise there.
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -29,8 +30,12 @@ from numpyro.infer.autoguide import (
 )
 
 from ..density import Density
+from ..devices import Sharding, Spread
 from ..fingerprint import ByValue
+from ..processes import readable
 from ..rows import Data, Weights
+from ..stored import in_parts
+from .batches import Batches, Resident, batch_of
 from .optimizer import annealed_adam, with_num_steps
 from .steps import MAX_BLOCK_STEPS
 
@@ -43,8 +48,6 @@ GUIDES: dict[str, type[AutoContinuous]] = {
 INIT_SCALE = 0.01
 """The standard deviations of the guide at the start: less than those of most posteriors, so that the first steps do not
 leave the starting point."""
-ORDER_KEY = 3
-"""The number that the key of the order of rows is folded with."""
 
 
 class State(NamedTuple):
@@ -66,6 +69,8 @@ class Bound(ELBO):  # type: ignore[misc]
         batch_size: rows per step; None is all.
         num_particles: the number of draws by which the bound is estimated in each step.
         optimizer: an optax optimiser; None is the default.
+        num_rows: the number of all rows.
+        spread: how the rows are spread over devices.
     """
 
     def __init__(
@@ -76,27 +81,36 @@ class Bound(ELBO):  # type: ignore[misc]
         batch_size: int | None,
         num_particles: int,
         optimizer: ByValue,
+        num_rows: int,
+        spread: Spread | None = None,
     ) -> None:
         super().__init__(num_particles=num_particles)
-        self.density, self.batch_size = density, batch_size
+        self.density, self.batch_size, self.num_rows = density, batch_size, num_rows
         tree, leaves = shapes
         example, self.unravel = ravel_pytree(tree.unflatten([jnp.zeros(shape, dtype) for shape, dtype in leaves]))
         self.dim, self.dtype = example.size, example.dtype
         self.guide = _guide_of(guide.value, self._site, self.dim)
         self.is_gaussian = isinstance(self.guide, tuple(GUIDES.values()))
         self.svi = SVI(self._site, self.guide, optimizer.value or annealed_adam(), self)
-        self._compiled_start = jax.jit(self._start)
-        self._compiled_block = jax.jit(self._block)
-        self._compiled_draws = jax.jit(self._draws, static_argnums=3)
+        self.sharding = Sharding.of(1, spread)
+        jit = jax.jit if spread is None else partial(jax.jit, out_shardings=self.sharding.all)
+        self._compiled_start = jit(self._start)
+        self._compiled_block = jit(self._block)
+        self._compiled_draws = jit(self._draws)
+        self._compiled_log_likelihoods = jit(self._log_likelihoods)
 
     def start(self, key: Array, num_steps: int) -> State:
         """Return the state before the first step."""
         return State(self._compiled_start(key, num_steps))
 
-    def advance(self, state: State, begin: int, end: int, *, centre: Array, key: Array, data: Data) -> State:
+    def advance(self, state: State, begin: int, end: int, *, centre: Array, batches: Batches | Resident) -> State:
         """Return the state after the steps begin, ..., end - 1."""
-        svi, losses = self._compiled_block(state.svi, begin, end, centre, key, data)
-        return State(svi, (*state.losses, np.asarray(losses)[: end - begin]))
+        svi, parts = state.svi, []
+        for order, first, last, data in batches.parts(begin, end):
+            svi, losses = self._compiled_block(svi, order, first, last, centre, data)
+            parts.append((losses, last - first))
+        taken = [np.asarray(readable(losses))[:count] for losses, count in parts]
+        return State(svi, (*state.losses, np.concatenate(taken)))
 
     def draws(self, state: State, keys: Array, centre: Array, data: Data, *, weighed: bool) -> tuple[Weights, Any]:
         """Return draws of the guide, one per key, as weights of the user's model, and their log weights in nats.
@@ -105,20 +119,26 @@ class Bound(ELBO):  # type: ignore[misc]
         the density of all rows at every draw.
         """
         params = self.svi.get_params(state.svi)
-        draws, log_weights = self._compiled_draws(params, keys, (centre, data), weighed)
-        return jax.device_get(draws), np.asarray(log_weights, float)
+        draws, log_weights = readable(self._compiled_draws(params, keys, centre, data.few()))
+        if not weighed:
+            return jax.device_get(draws), np.full(len(keys), np.nan)
+        log_weights = np.asarray(log_weights, float)
+        for _, rows in in_parts(data.rows, "weighing the draws"):
+            part = self.sharding.place(data.with_rows(rows).on_device())
+            log_weights += np.asarray(readable(self._compiled_log_likelihoods(params, keys, centre, part)), float)
+        return jax.device_get(draws), log_weights
 
     def loss(self, rng_key: Array, param_map: Any, model: Any, guide: Any, *args: Any, **kwargs: Any) -> Array:
         """Return minus the bound in nats per row, estimated by draws and a batch of rows; see `numpyro.infer.ELBO`."""
-        centre, batch, num_rows = args
+        centre, batch = args
         keys = jax.random.split(rng_key, self.num_particles)
 
         def one(key: Array) -> Array:
             v, log_q = self._drawn(param_map, key)
-            return log_q + self.density.batch_potential(self.unravel(centre + v), batch, num_rows)
+            return log_q + self.density.batch_potential(self.unravel(centre + v), batch, self.num_rows)
 
         values = jax.vmap(one)(keys) if self.num_particles > 1 else one(keys[0])
-        return values.mean() / num_rows
+        return values.mean() / self.num_rows
 
     def _site(self, *_: Any) -> None:
         """Sample the displacement from the starting point: all that a guide is told of the model."""
@@ -139,39 +159,30 @@ class Bound(ELBO):  # type: ignore[misc]
         svi = self.svi.init(key)
         return svi._replace(optim_state=with_num_steps(svi.optim_state, num_steps))
 
-    def _block(self, svi: Any, begin: Array, end: Array, centre: Array, key: Array, data: Data) -> tuple[Any, Array]:
-        num_rows = data.num_rows
-        size = self.batch_size or num_rows
+    def _block(self, svi: Any, order: Array, begin: Array, end: Array, centre: Array, data: Data) -> tuple[Any, Array]:
+        def step(i: Array, carry: tuple[Any, Array]) -> tuple[Any, Array]:
+            svi, losses = carry
+            batch = data if self.batch_size is None else batch_of(data, order, i, self.batch_size)
+            svi, loss = self.svi.update(svi, centre, batch)
+            return svi, jax.lax.dynamic_update_index_in_dim(losses, loss, i - begin, axis=0)
 
-        def order_of(i: Array) -> Array:
-            key_of_epoch = jax.random.fold_in(jax.random.fold_in(key, ORDER_KEY), i // (num_rows // size))
-            return jax.random.permutation(key_of_epoch, num_rows)
+        return jax.lax.fori_loop(begin, end, step, (svi, jnp.full(MAX_BLOCK_STEPS, jnp.nan, self.dtype)))
 
-        def step(i: Array, carry: tuple[Any, Array, Array]) -> tuple[Any, Array, Array]:
-            svi, order, losses = carry
-            batch = data
-            if self.batch_size is not None:
-                place = i % (num_rows // size)
-                order = jax.lax.cond(place == 0, lambda: order_of(i), lambda: order)
-                rows = jax.lax.dynamic_slice_in_dim(order, place * size, size)
-                batch = jax.lax.optimization_barrier(data.take(rows))
-            svi, loss = self.svi.update(svi, centre, batch, num_rows)
-            return svi, order, jax.lax.dynamic_update_index_in_dim(losses, loss, i - begin, axis=0)
-
-        order = order_of(begin) if self.batch_size is not None else jnp.zeros(0, int)
-        svi, _, losses = jax.lax.fori_loop(
-            begin, end, step, (svi, order, jnp.full(MAX_BLOCK_STEPS, jnp.nan, self.dtype))
-        )
-        return svi, losses
-
-    def _draws(self, params: Any, keys: Array, where: tuple[Array, Data], weighed: bool) -> tuple[Weights, Array]:
-        centre, data = where
+    def _draws(self, params: Any, keys: Array, centre: Array, row: Data) -> tuple[Weights, Array]:
+        """Return draws, and what their log weights have without the rows."""
 
         def one(key: Array) -> tuple[Weights, Array]:
             v, log_q = self._drawn(params, key)
             u = self.unravel(centre + v)
-            log_weight = -self.density.potential(u, data) - log_q if weighed else jnp.full((), jnp.nan)
-            return self.density.draws(u, data), log_weight
+            return self.density.draws(u, row), -self.density.prior_potential(u, row) - log_q
+
+        return jax.lax.map(one, keys)
+
+    def _log_likelihoods(self, params: Any, keys: Array, centre: Array, data: Data) -> Array:
+        """Return the log likelihood of some rows at each draw in nats."""
+
+        def one(key: Array) -> Array:
+            return self.density.log_likelihood(self.unravel(centre + self._drawn(params, key)[0]), data).sum()
 
         return jax.lax.map(one, keys)
 

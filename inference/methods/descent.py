@@ -1,7 +1,6 @@
 """The optimisation of point estimates, from their starting points, in blocks of steps."""
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, ClassVar
@@ -27,7 +26,7 @@ from ..status import Status
 from ..store import Store
 from ..stored import READ_BYTES, bytes_per_row
 from ..surface import Surface, surface_of
-from .batches import Batches
+from .batches import batches_of, check_batch_size
 from .effort import Effort, rows_in_memory
 from .optimizer import check_optimizer
 from .progress import Descent, Progress, end_of, progress_of, write_progress
@@ -150,7 +149,7 @@ def descend(
         store: where the descent is written to, and from where it is continued.
     """
     num_rows, total = data.num_rows, settings.num_steps
-    _check_batches(settings, data)
+    check_batch_size(type(settings).__name__, settings.batch_size, data)
     checkpoint = None if store is None else store.checkpoint("descent")
     saved = None if checkpoint is None else checkpoint.read()
     ended = None if checkpoint is None or saved is None else end_of(checkpoint, saved, total)
@@ -161,9 +160,9 @@ def descend(
     begun = Progress(first) if checkpoint is None or saved is None else progress_of(checkpoint, saved, first)
     del saved  # its arrays need not stay in memory
     tracker = _Tracker(settings, steps, density, validation, begun, checkpoint)
-    with _blocks(steps, data, total, key=key, prior_power=prior_power) as block:
+    with batches_of(data, settings.batch_size, total, key, steps.sharding) as batches:
         run: Run[State] = run_in_blocks(
-            block,
+            partial(steps.advance, batches=batches, prior_power=prior_power),
             begun.state,
             total,
             done=begun.done,
@@ -173,7 +172,6 @@ def descend(
             progress=progress,
             describe=lambda state, done: f"loss {np.nanmin(state.last_losses) * num_rows:.4g}",
             keep_going=tracker.keep_going,
-            align=steps.steps_per_shuffle(num_rows) if settings.batch_size else None,
             block_steps=_steps_per_check(total) if validation is not None else None,
             max_block_steps=MAX_BLOCK_STEPS,
         )
@@ -181,36 +179,6 @@ def descend(
     if checkpoint is not None:
         write_progress(checkpoint, tracker.progress, None if run.ended == "interrupted" else descent)
     return descent
-
-
-@contextmanager
-def _blocks(
-    steps: Steps, data: Data, num_steps: int, *, key: Array, prior_power: Array | None
-) -> Iterator[Callable[[State, int, int], State]]:
-    """Yield the function that takes a block of steps, (state, begin, end) -> state; see `run_in_blocks`."""
-
-    def put(some: Data) -> Data:
-        return steps.sharding.place(some) if steps.sharding.mesh.size > 1 else jax.device_put(some)
-
-    if data.is_stored and steps.batch_size is not None:
-        with Batches(data, steps.batch_size, num_steps, key, put) as batches:
-            yield partial(steps.advance_on, batches=batches, prior_power=prior_power)
-        return
-    yield partial(steps.advance, key=key, data=steps.sharding.place(data), num_steps=num_steps, prior_power=prior_power)
-
-
-def _check_batches(settings: PointSettings, data: Data) -> None:
-    """Raise ValueError where a batch cannot be taken from the rows."""
-    size, spread = settings.batch_size, Spread.of(data)
-    if size is None:
-        return
-    if size > data.num_rows:
-        raise ValueError(f"Expected batch_size to be at most {data.num_rows}, the rows to fit; got {size}.")
-    if spread is not None and size % spread.num_shards:
-        raise ValueError(
-            f"Expected batch_size to be a multiple of {spread.num_shards}, the shards of the rows, each of which has "
-            f"as many rows of every batch; got {size}."
-        )
 
 
 class _Tracker:

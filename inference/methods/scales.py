@@ -161,7 +161,7 @@ def prior_conflict_of_chains(density: Density, draws: Mapping[str, np.ndarray], 
     """Return a reason if the prior and the data disagree, by the mean over chains at their last draws."""
     surface, num_chains = surface_of(density, data), len(next(iter(draws.values())))
     last = [{site: value[i, -1] for site, value in draws.items()} for i in range(num_chains)]
-    drops = [jax.device_get(surface.prior_drops(weights, data)) for weights in last]
+    drops = [jax.device_get(surface.prior_drops(weights, data.few())) for weights in last]
     return _conflict(jax.tree.map(lambda *each: np.mean(each), *drops), density.structure)
 
 

@@ -18,19 +18,17 @@ from numpyro.infer.svi import SVIState
 from numpyro.infer.util import log_density, transform_fn
 
 from ..density import Density
-from ..devices import Sharding, Spread, by_shard
+from ..devices import Sharding, Spread
 from ..fingerprint import ByValue
 from ..processes import readable
 from ..rows import Data, Weights
 from ..sites import is_latent, undrawn
 from ..start import START_KEY, starting_weights
-from .batches import Batches, order_of
+from .batches import Batches, Resident, batch_of
 from .optimizer import annealed_adam, with_num_steps
 
 MAX_BLOCK_STEPS = 4096
 """The largest number of steps per block: the length of the buffer of losses, so that programs serve any `num_steps`."""
-SHUFFLED_ROWS = 2**20
-"""The number of rows that are shuffled at a time, in whole epochs: the length of the array that blocks read."""
 
 
 class State(NamedTuple):
@@ -38,9 +36,7 @@ class State(NamedTuple):
 
     svi: Any
     """NumPyro's state, (restart, ...)."""
-    order: Array | np.ndarray
-    """The rows in the order in which the epochs of the block use them; empty for full batches."""
-    losses: tuple[np.ndarray, ...]
+    losses: tuple[np.ndarray, ...] = ()
     """The losses of the blocks so far, divided by the number of rows, each (restart, steps of the block)."""
 
     @property
@@ -76,8 +72,7 @@ class Steps:
         optimizer: an optax optimiser; None is the default.
         init_strategy: see `MAP`.
         num_rows: the number of all rows, where blocks of steps get some of them; None where they get all.
-        spread: how the rows are spread over devices. A batch then has as many rows of each shard, which epochs shuffle
-            within the shard: no row is sent, only the gradient.
+        spread: how the rows are spread over devices.
     """
 
     def __init__(
@@ -129,32 +124,18 @@ class Steps:
         svi = self._compiled_start(
             key, data.few(), num_steps, None if start is None else _as_params(start), prior_power
         )
-        return State(svi, np.zeros(0, np.int32), ())
-
-    def advance_on(self, state: State, begin: int, end: int, *, batches: Batches, prior_power: Array | None) -> State:
-        """Return the state after the steps begin, ..., end - 1, on batches that are read while others are computed."""
-        svi, losses = state.svi, []
-        order = np.arange(batches.num_steps * batches.size, dtype=np.int32)
-        while begin < end:
-            number, first = divmod(begin, batches.num_steps)
-            last = min(end - number * batches.num_steps, batches.num_steps)
-            svi, some = self._compiled_block((svi, prior_power), order, first, last, batches[number])
-            losses.append((some, last - first))
-            begin += last - first
-        taken = [np.asarray(some)[:, :count] for some, count in losses]
-        return state._replace(svi=svi, losses=(*state.losses, np.concatenate(taken, axis=1)))
+        return State(svi)
 
     def advance(
-        self, state: State, begin: int, end: int, *, key: Array, data: Data, num_steps: int, prior_power: Array | None
+        self, state: State, begin: int, end: int, *, batches: Batches | Resident, prior_power: Array | None
     ) -> State:
         """Return the state after the steps begin, ..., end - 1."""
-        since = begin % self.steps_per_shuffle(data.num_rows)  # not 0 at once where a run is continued
-        if self.batch_size is not None and (since == 0 or not state.order.size):
-            per_epoch = self.steps_per_epoch(data.num_rows)
-            epochs = min(self.epochs_per_shuffle(data.num_rows), -(-(num_steps - begin + since) // per_epoch))
-            state = state._replace(order=self.shuffled(key, (begin - since) // per_epoch, epochs, data.num_rows))
-        svi, losses = self._compiled_block((state.svi, prior_power), state.order, begin, end, data)
-        return state._replace(svi=svi, losses=(*state.losses, np.asarray(readable(losses))[:, : end - begin]))
+        svi, parts = state.svi, []
+        for order, first, last, data in batches.parts(begin, end):
+            svi, losses = self._compiled_block((svi, prior_power), order, first, last, data)
+            parts.append((losses, last - first))
+        taken = [np.asarray(readable(losses))[:, :count] for losses, count in parts]
+        return State(svi, (*state.losses, np.concatenate(taken, axis=1)))
 
     def weights(self, state: State) -> Weights:
         """Return the weights of all restarts by site, in unconstrained coordinates, (restart, *shape) in NumPy."""
@@ -170,14 +151,6 @@ class Steps:
     def steps_per_epoch(self, num_rows: int) -> int:
         """Return the number of batches per epoch."""
         return 1 if self.batch_size is None else num_rows // self.batch_size
-
-    def epochs_per_shuffle(self, num_rows: int) -> int:
-        """Return the number of epochs that are shuffled at a time."""
-        return max(1, SHUFFLED_ROWS // num_rows)
-
-    def steps_per_shuffle(self, num_rows: int) -> int:
-        """Return the number of steps of these epochs."""
-        return self.epochs_per_shuffle(num_rows) * self.steps_per_epoch(num_rows)
 
     def _guide(self, *_: Any) -> None:
         """Sample each site at a parameter, as NumPyro's `AutoDelta` does.
@@ -214,32 +187,6 @@ class Steps:
             return _lift(one(keys[0], True, _first(start)))
         return jax.vmap(one)(keys, jnp.arange(len(keys)) == 0, start)
 
-    def shuffled(self, key: Array, first: int, num_epochs: int, num_rows: int) -> Array | np.ndarray:
-        """Return the rows in the order in which epochs from `first` on use them, batch by batch, padded to one length.
-
-        NumPy shuffles a million rows in the time in which JAX compiles a sort. Of rows that are spread it is the order
-        within each shard, (shard, order).
-        """
-        length = self.epochs_per_shuffle(num_rows)
-        shards = 1 if self.spread is None else self.spread.num_shards
-        num_rows, batch_size = num_rows // shards, (self.batch_size or num_rows) // shards
-        used = num_rows - num_rows % batch_size
-
-        def of_shard(shard: int | None) -> np.ndarray:
-            orders = np.zeros((length, used), np.int32)
-            for i in range(num_epochs):
-                orders[i] = order_of(key, first + i, num_rows, shard=shard)[:used]
-            return orders.reshape(-1)
-
-        if self.spread is None:
-            return of_shard(None)
-        each, shape = range(shards), (shards, length * used)
-        return jax.make_array_from_callback(
-            shape,
-            self.spread.sharding,
-            lambda index: np.stack([of_shard(i) for i in each[index[0]]]),  # type: ignore[index]
-        )
-
     def _block(self, each: Any, order: Array, begin: Array, end: Array, data: Data) -> tuple[Any, Array]:
         """Take steps of all restarts, from their SVI states and powers of the prior."""
         with self._tracing:
@@ -270,19 +217,11 @@ class Steps:
         restarts: tuple[int, ...],
     ) -> tuple[Any, Array]:
         num_rows = self.num_rows or data.num_rows
-        batch_size = self.batch_size or num_rows
-
-        def batch(i: Array) -> Data:
-            size = batch_size * order.shape[-1] // order.size  # of one shard
-            rows = jax.lax.dynamic_slice_in_dim(order, i * size % order.shape[-1], size, axis=-1)
-            if order.ndim > 1:
-                return jax.lax.optimization_barrier(by_shard(data, rows))
-            # The barrier keeps XLA from transposing all of x before the loop instead of a batch inside it.
-            return jax.lax.optimization_barrier(data.take(rows))
 
         def step(i: Array, carry: tuple[Any, Array]) -> tuple[Any, Array]:
             svi, losses = carry
-            svi, loss = update(svi, batch(i) if self.batch_size else data, num_rows)
+            batch = batch_of(data, order, i, self.batch_size) if self.batch_size else data
+            svi, loss = update(svi, batch, num_rows)
             return svi, jax.lax.dynamic_update_index_in_dim(losses, loss, i - begin, axis=-1)
 
         losses = jnp.full((*restarts, MAX_BLOCK_STEPS), jnp.nan, float)

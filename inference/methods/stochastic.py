@@ -10,7 +10,14 @@ with ``c = exp(-friction h)``. With all rows as the batch, the variances of a Ga
 BlackJAX's `sghmc` is an explicit Euler step, whose variances are too large by ``h / friction`` in units of the squared
 frequency, and which is unstable from there. The batches of an epoch are a random partition of the rows, which is gone
 through forwards and then backwards (Paulin, Whalley, Chada & Leimkuhler 2024): what one batch pushes too far, the
-others take back, so that their noise acts over the time of an epoch, and not as a temperature.
+others take back, so that their noise acts over the time of an epoch, and not as a temperature. All chains have the
+same batches, and noise xi of their own.
+
+What the noise of batches does all the same is seen in the momentum, whose variance before and after a kick is 1 on
+average where there is none: for a Gaussian and all rows exactly so, at every step size. It is settled within a few
+units of time, when the position may still be on its way for long. In a chain that has settled it equals the mean of
+``(u_i - c_i) dU_batch/du_i`` over coordinates, c any fixed point, the configurational temperature (Wenzel et al. 2020,
+appendix D.2): of one that moves away from c still that is smaller, which says nothing about the noise.
 """
 
 from collections.abc import Mapping
@@ -25,10 +32,10 @@ from jax import Array
 from jax.flatten_util import ravel_pytree
 
 from ..density import Density
-from ..devices import Sharding
+from ..devices import Sharding, Spread
 from ..processes import readable
 from ..rows import Data, Weights
-from .chains import buffer_rows, draw_rows
+from .batches import Batches, Resident, batch_of
 
 if TYPE_CHECKING:
     from .sgmcmc import SGMCMC
@@ -63,8 +70,6 @@ class Walker(NamedTuple):
     key: Array
     scale: Array
     """The scales of the coordinates, (d,)."""
-    centre: Array
-    """The position at the last calibration, (d,), from which the temperature is measured."""
     step_size: Array
     began_cold: Array
     """Whether the chain began cold in spite of a descent; part of the state, so that a resumed run has it as well."""
@@ -74,117 +79,131 @@ class _Tally(NamedTuple):
     """Totals since the last draw, of estimates by batches."""
 
     lp: Array
-    kinetic: Array
-    configurational: Array
+    temperature: Array
     unstable: Array
     """The number of steps that were not taken."""
 
 
 class Stochastic:
-    """The compiled functions of the dynamics on one density; see `chains.Sampler`.
+    """The compiled functions of the dynamics on one density.
 
     Args:
         density: the density that is sampled.
         shapes: the structure, shapes and types of one chain's unconstrained weights.
         num_chains: the number of chains.
-        batch_size: the number of rows of a batch.
+        batch_size: the number of rows of a batch; None is all of them.
+        num_rows: the number of all rows.
+        spread: how the rows are spread over devices.
     """
 
-    draws_in_warmup = False
-
-    def __init__(self, density: Density, shapes: Any, num_chains: int, batch_size: int) -> None:
-        self.density, self.num_chains, self.batch_size = density, num_chains, batch_size
+    def __init__(
+        self,
+        density: Density,
+        shapes: Any,
+        num_chains: int,
+        batch_size: int | None,
+        num_rows: int,
+        spread: Spread | None = None,
+    ) -> None:
+        self.density, self.num_chains, self.batch_size, self.num_rows = density, num_chains, batch_size, num_rows
         tree, leaves = shapes
         example, self.unravel = ravel_pytree(tree.unflatten([jnp.zeros(shape, dtype) for shape, dtype in leaves]))
         self.dim, self.dtype = example.size, example.dtype
-        self.sharding = Sharding.of(num_chains)
-        self._compiled_block = self.sharding.jit(self._block)
-        self._compiled_start = self.sharding.jit_start(self._start)
-        self._compiled_calibration = self.sharding.jit_start(jax.vmap(self._calibrated, in_axes=(0, None, None, None)))
+        self.sharding = Sharding.of(num_chains, spread)
+        self.start = self.sharding.jit_start(self._start)
+        self.steps = self.sharding.jit(self._steps)
+        self.collected = self.sharding.jit(self._collected)
+        self.moments = self.sharding.jit(self._moments)
+        self.calibrated = self.sharding.jit(self._calibrated)
 
-    def start(self, settings: "SGMCMC", u: Weights, began_cold: Array, key: Array, data: Data) -> Walker:
-        return self._compiled_start(u, began_cold, key)
+    def no_tally(self) -> _Tally:
+        """Return the totals before the first step, (chain,)."""
+        return jax.tree.map(lambda _: np.zeros(self.num_chains, self.dtype), _Tally(*_Tally._fields))
 
-    def advance(self, settings: "SGMCMC", state: Walker, begin: int, end: int, data: Data) -> tuple[Walker, Any, int]:
-        num_warmup = settings.num_warmup
-        if begin >= num_warmup:
-            first = num_warmup + (begin - num_warmup) * settings.thinning
-            run = self._compiled_block(state, first, end - begin, settings.thinning, settings.friction, data)
-            return *run, end - begin
-        drawn: Any = None
-        calibrated = [int(share * num_warmup) for share in CALIBRATIONS]
-        stops = sorted({begin, end, *(i for i in calibrated if begin < i < end)})
-        for first, last in pairwise(stops):
-            if first in calibrated:
-                state = self._compiled_calibration(state, first, settings.epoch_time, data)
-            state, drawn = self._compiled_block(state, first, 1, last - first, settings.friction, data)
-        return state, drawn, 1
+    def no_moments(self) -> tuple[Array, ...]:
+        """Return the moments of no gradients, three of (chain, d)."""
+        return tuple(jnp.zeros((self.num_chains, self.dim), self.dtype) for _ in range(3))
 
-    def began_cold(self, state: Walker) -> np.ndarray:
-        return np.asarray(readable(state.began_cold))
-
-    def describe(self, stats: Mapping[str, np.ndarray]) -> str:
-        return f"log density {stats['lp'][:, -1].mean():.4g}, temperature {stats['temperature'].mean():.2f}"
-
-    def _potential(self, u: Array, batch: Data, num_rows: int) -> Array:
-        return self.density.batch_potential(self.unravel(u), batch, num_rows)
+    def _potential(self, u: Array, batch: Data) -> Array:
+        return self.density.batch_potential(self.unravel(u), batch, self.num_rows)
 
     def _start(self, u: Weights, cold: Array, key: Array) -> Walker:
         def one(u: Weights, cold: Array, key: Array) -> Walker:
             position, _ = ravel_pytree(u)
             key_momentum, key = jax.random.split(key)
             momentum = jax.random.normal(key_momentum, position.shape, self.dtype)
-            return Walker(position, momentum, key, jnp.ones_like(position), position, jnp.zeros((), self.dtype), cold)
+            return Walker(position, momentum, key, jnp.ones_like(position), jnp.zeros((), self.dtype), cold)
 
         return jax.vmap(one)(u, cold, jax.random.split(key, self.num_chains))
 
-    def _calibrated(self, walker: Walker, i: Array, epoch_time: Array, data: Data) -> Walker:
-        """Return the chain with scales and a step size that suit its place.
+    def _moments(
+        self, carried: tuple[Walker, tuple[Array, ...]], order: Array, data: Data
+    ) -> tuple[Walker, tuple[Array, ...]]:
+        """Return the moments of gradients with those of one more batch, around the first gradient."""
+        batch = batch_of(data, order, 0, order.size)
+
+        def one(walker: Walker, moments: tuple[Array, ...]) -> tuple[Array, ...]:
+            first, total, squares = moments
+            here = jax.grad(self._potential)(walker.position, batch)
+            first = jnp.where((first == 0).all(), here, first)
+            return first, total + (here - first), squares + (here - first) ** 2
+
+        return carried[0], jax.vmap(one)(*carried)
+
+    def _calibrated(
+        self,
+        carried: tuple[Walker, tuple[Array, ...]],
+        order: Array,
+        size: Array,
+        epoch_time: Array,
+        i: Array,
+        data: Data,
+    ) -> Walker:
+        """Return the chains with scales and a step size that suit the place of each.
 
         The variance of the gradients of rows is that of the score, whose sum over rows is the precision that the data
         give, as far as it is diagonal (the empirical Fisher information); the curvature of the prior is added to it.
         In these units the noise of a batch's gradient has at most the variance of the number of batches, in every
         coordinate, so that one step size suits all.
+
+        Args:
+            carried: the chains, and the moments of `CALIBRATION_BATCHES` gradients.
+            order: the rows of a few batches, whose curvature bounds the step size.
+            size: the rows of the batches of these gradients.
+            epoch_time: see `SGMCMC`.
+            i: the step.
+            data: the rows.
         """
-        num_rows, key = data.num_rows, jax.random.fold_in(jax.random.fold_in(walker.key, i), CALIBRATION_KEY)
-        key_noise, key_rows, key_vector = jax.random.split(key, 3)
-        size = max(1, min(self.batch_size, num_rows // BATCHES_OF_ROWS))
-        gradient = jax.grad(self._potential)
+        some = batch_of(data, order, 0, order.size)
+        return jax.vmap(partial(self._calibrate, size, epoch_time, i, some))(*carried)
 
-        def moments(i: Array, carry: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
-            first, total, squares = carry
-            rows = jax.random.randint(jax.random.fold_in(key_noise, i), (size,), 0, num_rows)
-            here = gradient(walker.position, data.take(rows), num_rows)
-            first = jnp.where(i == 0, here, first)
-            return first, total + (here - first), squares + (here - first) ** 2
-
-        zero, count = jnp.zeros_like(walker.position), CALIBRATION_BATCHES
-        _, total, squares = jax.lax.fori_loop(0, count, moments, (zero, zero, zero))
-        fisher = jnp.maximum(squares - total**2 / count, 0.0) / (count - 1) * (size / num_rows)
-        prior = jax.grad(lambda u: self.density.prior_potential(self.unravel(u), data))
+    def _calibrate(
+        self, size: Array, epoch_time: Array, i: Array, some: Data, walker: Walker, moments: tuple[Array, ...]
+    ) -> Walker:
+        zero, count, (_, total, squares) = jnp.zeros_like(walker.position), CALIBRATION_BATCHES, moments
+        fisher = jnp.maximum(squares - total**2 / count, 0.0) / (count - 1) * (size / self.num_rows)
+        prior = jax.grad(lambda u: self.density.prior_potential(self.unravel(u), some))
         curvature = jax.jvp(prior, (walker.position,), (jnp.ones_like(zero),))[1]  # of independent priors, its diagonal
         precision = fisher + jnp.where(jnp.isfinite(curvature), jnp.maximum(curvature, 0.0), 0.0)
         precision = self._averaged(precision)
         precision += FLOOR * precision.mean() + jnp.finfo(self.dtype).tiny
         scale = precision**-0.5
-        some = data.take(
-            jax.random.randint(key_rows, (min(num_rows, CURVATURE_BATCHES * self.batch_size),), 0, num_rows)
-        )
 
         def product(_: Array, carry: tuple[Array, Array]) -> tuple[Array, Array]:
             vector, _ = carry
-            at = lambda u: gradient(u, some, num_rows)  # noqa: E731
+            at = lambda u: jax.grad(self._potential)(u, some)  # noqa: E731
             image = scale * jax.jvp(at, (walker.position,), (scale * vector,))[1]
             norm = jnp.linalg.norm(image)
             return jnp.where(norm > 0, image / norm, vector), norm
 
-        vector = jax.random.normal(key_vector, zero.shape, self.dtype)
+        key = jax.random.fold_in(jax.random.fold_in(walker.key, i), CALIBRATION_KEY)
+        vector = jax.random.normal(key, zero.shape, self.dtype)
         first = vector / jnp.linalg.norm(vector), jnp.zeros((), self.dtype)
         _, largest = jax.lax.fori_loop(0, POWER_ITERATIONS, product, first)
-        num_batches = max(1, num_rows // self.batch_size)
+        num_batches = max(1, self.num_rows // (self.batch_size or self.num_rows))
         step = jnp.minimum(epoch_time / num_batches, jnp.sqrt(MAX_SQUARED_STEP / jnp.maximum(largest, 1.0)))
         fits = jnp.isfinite(step) & jnp.isfinite(scale).all()
-        new = walker._replace(scale=scale, step_size=step.astype(self.dtype), centre=walker.position)
+        new = walker._replace(scale=scale, step_size=step.astype(self.dtype))
         return jax.tree.map(lambda new, old: jnp.where(fits, new, old), new, walker)
 
     def _averaged(self, precision: Array) -> Array:
@@ -196,74 +215,132 @@ class Stochastic:
         }
         return ravel_pytree(by_site)[0]
 
-    def _step(self, friction: Array, data: Data, walker: Walker, i: Array, rows: Array | None) -> tuple[Walker, _Tally]:
-        """Take one step with the gradient of a batch of rows; None is all of them."""
-        # The barrier keeps XLA from transposing all of x before the loop instead of a batch inside it.
-        batch = data if rows is None else jax.lax.optimization_barrier(data.take(rows))
+    def _steps(
+        self,
+        carried: tuple[Walker, _Tally],
+        order: Array,
+        first: Array,
+        last: Array,
+        before: Array,
+        friction: Array,
+        data: Data,
+    ) -> tuple[Walker, _Tally]:
+        """Take the steps of a part of batches, of which the first follows `before` steps of the run."""
+        walkers, tally = carried
+        advance = jax.vmap(partial(self._step, friction), in_axes=(0, None, None))
+
+        def one(i: Array, carry: tuple[Walker, _Tally]) -> tuple[Walker, _Tally]:
+            walkers, tally = carry
+            batch = data if self.batch_size is None else batch_of(data, order, i, self.batch_size)
+            walkers, this = advance(walkers, before + i - first, batch)
+            return walkers, jax.tree.map(jnp.add, tally, this)
+
+        return jax.lax.fori_loop(first, last, one, (walkers, tally))
+
+    def _step(self, friction: Array, walker: Walker, i: Array, batch: Data) -> tuple[Walker, _Tally]:
+        """Take one step with the gradient of a batch of rows."""
         drift = walker.step_size * walker.scale / 2
         keep = jnp.exp(-friction * walker.step_size).astype(self.dtype)
         noise = jax.random.normal(jax.random.fold_in(walker.key, i), walker.position.shape, self.dtype)
         half = walker.position + drift * walker.momentum
         momentum = keep * walker.momentum + jnp.sqrt(1 - keep**2) * noise
         position = half + drift * momentum
-        value, gradient = jax.value_and_grad(self._potential)(position, batch, data.num_rows)
-        kick = 2 * drift * gradient
-        kinetic = ((momentum - kick / 2) ** 2).mean()
-        valid = jnp.isfinite(value) & (kinetic < MAX_KINETIC)  # false where the gradient is not finite
-        new = walker._replace(position=position, momentum=momentum - kick)
+        value, gradient = jax.value_and_grad(self._potential)(position, batch)
+        after = momentum - 2 * drift * gradient
+        temperature = (momentum**2 + after**2).mean() / 2
+        valid = jnp.isfinite(value) & (temperature < MAX_KINETIC)  # false where the gradient is not finite
+        new = walker._replace(position=position, momentum=after)
         stay = walker._replace(momentum=noise, step_size=walker.step_size / 2)
         zero = jnp.zeros((), self.dtype)
-        tally = _Tally(-value, kinetic, ((position - walker.centre) * gradient).mean(), zero)
-        none = _Tally(zero, zero, zero, zero + 1)
+        tally, none = _Tally(-value, temperature, zero), _Tally(zero, zero, zero + 1)
         return jax.tree.map(lambda one, other: jnp.where(valid, one, other), (new, tally), (stay, none))
 
-    def _order(self, walkers: Walker, i: Array, num_rows: int) -> Array:
-        """Return the rows in the order of the two epochs of a step, (chain, row)."""
+    def _collected(self, carried: tuple[Walker, _Tally], steps: Array, row: Data) -> Any:
+        """Return the draws of all chains and their statistics, since the draw before."""
 
-        def one(key: Array) -> Array:
-            key = jax.random.fold_in(jax.random.fold_in(key, ORDER_KEY), i // (2 * (num_rows // self.batch_size)))
-            return jax.random.permutation(key, num_rows)
-
-        return jax.vmap(one)(walkers.key)
-
-    def _block(
-        self, walkers: Walker, begin: Array, num_draws: Array, steps: Array, friction: Array, data: Data
-    ) -> tuple[Walker, Any]:
-        num_rows, num_batches = data.num_rows, data.num_rows // self.batch_size
-        whole = num_rows == self.batch_size
-        advance = jax.vmap(partial(self._step, friction, data), in_axes=(0, None, None if whole else 0))
-        zero = jnp.zeros(walkers.step_size.shape, self.dtype)
-
-        def one(i: Array, carry: tuple[Walker, Array, _Tally]) -> tuple[Walker, Array, _Tally]:
-            walkers, order, tally = carry
-            rows = None
-            if not whole:
-                place = i % (2 * num_batches)
-                order = jax.lax.cond(place == 0, lambda: self._order(walkers, i, num_rows), lambda: order)
-                at = jnp.minimum(place, 2 * num_batches - 1 - place) * self.batch_size
-                rows = jax.lax.dynamic_slice_in_dim(order, at, self.batch_size, axis=1)
-            walkers, this = advance(walkers, i, rows)
-            return walkers, order, jax.tree.map(jnp.add, tally, this)
-
-        def collect(walker: Walker, tally: _Tally) -> Any:
+        def one(walker: Walker, tally: _Tally) -> Any:
             taken = steps - tally.unstable
             stats = {
                 "lp": tally.lp / taken,
                 "step_size": walker.step_size,
                 "n_steps": steps,
-                "temperature": tally.configurational / taken,
-                "kinetic_temperature": tally.kinetic / taken,
+                "temperature": tally.temperature / taken,
                 "diverging": tally.unstable > 0,
             }
-            return self.density.draws(self.unravel(walker.position), data), stats
+            return self.density.draws(self.unravel(walker.position), row), stats
 
-        def draw(r: Array, state: tuple[Walker, Array]) -> tuple[tuple[Walker, Array], Any]:
-            first = begin + r * steps
-            none = _Tally(zero, zero, zero, zero)
-            walkers, order, tally = jax.lax.fori_loop(first, first + steps, one, (*state, none))
-            return (walkers, order), jax.vmap(collect)(walkers, tally)
+        return jax.vmap(one)(*carried)
 
-        order = jnp.zeros((len(zero), 0), int) if whole else self._order(walkers, begin, num_rows)
-        length = buffer_rows(self.num_chains, self.density.structure.num_weights)
-        (walkers, _), drawn = draw_rows(draw, (walkers, order), num_draws, length=length, axis=1)
-        return walkers, drawn
+
+class Chains(NamedTuple):
+    """The chains of one run, by batches of its rows; see `chains.Sampler`."""
+
+    compiled: Stochastic
+    batches: Batches | Resident
+    key: Array
+    """The key of the rows of calibrations."""
+
+    @property
+    def sharding(self) -> Sharding:
+        return self.compiled.sharding
+
+    @property
+    def draws_in_warmup(self) -> bool:
+        return False
+
+    def start(self, settings: "SGMCMC", u: Weights, began_cold: Array, key: Array, data: Data) -> Walker:
+        walkers: Walker = self.compiled.start(u, began_cold, key)
+        return walkers
+
+    def advance(self, settings: "SGMCMC", state: Walker, begin: int, end: int, data: Data) -> tuple[Walker, Any, int]:
+        num_warmup, row = settings.num_warmup, data.few()
+        if begin >= num_warmup:
+            marks = [num_warmup + (i - num_warmup) * settings.thinning for i in range(begin, end + 1)]
+        else:
+            calibrated = [int(share * num_warmup) for share in CALIBRATIONS]
+            marks = sorted({begin, end, *(i for i in calibrated if begin < i < end)})
+        rows = []
+        for first, last in pairwise(marks):
+            if begin < num_warmup and first in calibrated:
+                state = self._calibrated(settings, state, first, data)
+            state, tally = self._taken(settings, state, first, last)
+            if begin >= num_warmup or last == end:
+                rows.append(self.compiled.collected((state, tally), last - first, row))
+        drawn = jax.tree.map(lambda *leaves: np.stack(list(map(np.asarray, leaves)), axis=1), *readable(rows))
+        return state, drawn, len(rows)
+
+    def began_cold(self, state: Walker) -> np.ndarray:
+        return np.asarray(readable(state.began_cold))
+
+    def describe(self, stats: Mapping[str, np.ndarray]) -> str:
+        return f"log density {stats['lp'][:, -1].mean():.4g}, temperature {stats['temperature'].mean():.2f}"
+
+    def _taken(self, settings: "SGMCMC", state: Walker, begin: int, end: int) -> tuple[Walker, _Tally]:
+        """Return the chains after the steps begin, ..., end - 1, and what these add up to."""
+        carried = state, self.compiled.no_tally()
+        for order, first, last, data in self.batches.parts(begin, end):
+            carried = self.compiled.steps(carried, order, first, last, begin, settings.friction, data)
+            begin += last - first
+        return carried
+
+    def _calibrated(self, settings: "SGMCMC", state: Walker, i: int, data: Data) -> Walker:
+        """Return the chains with scales and a step size from batches of rows, drawn with replacement."""
+        compiled, spread = self.compiled, self.sharding.spread
+        shards = 1 if spread is None else spread.num_shards
+        rng = np.random.default_rng([CALIBRATION_KEY, *np.asarray(jax.random.key_data(self.key)).tolist(), i])
+
+        def some(size: int) -> tuple[Any, Data]:
+            rows = rng.integers(0, data.num_rows // shards, (shards, -(-size // shards)), dtype=np.int32)
+            if data.is_stored:
+                taken = self.sharding.place(data.take(rows[0]).on_device())
+                return np.arange(rows.size, dtype=np.int32), taken
+            return rows[0] if spread is None else rows, data
+
+        size = max(1, min(settings.batch_size, data.num_rows // BATCHES_OF_ROWS))
+        carried = state, compiled.no_moments()
+        for _ in range(CALIBRATION_BATCHES):
+            carried = compiled.moments(carried, *some(size))
+        order, rows = some(min(data.num_rows, CURVATURE_BATCHES * settings.batch_size))
+        used = -(-size // shards) * shards
+        walkers: Walker = compiled.calibrated(carried, order, used, settings.epoch_time, i, rows)
+        return walkers

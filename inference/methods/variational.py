@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any, ClassVar, Literal
 
 import jax
@@ -16,6 +17,7 @@ from ..blocks import Run, run_in_blocks
 from ..checkpoint import Checkpoint, leaves_of
 from ..checks import check_positive_integer
 from ..density import Density
+from ..devices import Spread
 from ..fingerprint import ByValue, fingerprint
 from ..method import Kind, Outcome
 from ..programs import program
@@ -23,6 +25,7 @@ from ..reasons import Code, Reason
 from ..rows import Data, Weights, signature
 from ..status import Status
 from ..store import Store
+from .batches import Batches, Resident, batches_of, check_batch_size
 from .bound import GUIDES, Bound, State
 from .chains import buffer_rows
 from .descent import descend
@@ -73,7 +76,8 @@ class Variational:
             and `AutoBNAFNormal`, or ``lambda model: AutoLowRankMultivariateNormal(model, rank=50)``.
         num_steps: the number of steps; a step costs `num_particles` gradients.
         num_particles: the number of draws by which a step estimates the bound.
-        batch_size: the number of rows per step; None is all of them.
+        batch_size: the number of rows per step; None is all of them. Rows may then stay on disk, or be sharded over
+            devices, and at the end all of them are read once, to weigh the draws.
         optimizer: an optax optimiser. The default is Adam, whose learning rate falls from 0.01 to 0 by a cosine.
         num_samples: the number of draws of the fit.
         start: the `MAP` run that finds the starting point; where it has no `batch_size` it gets that of the guide.
@@ -98,8 +102,7 @@ class Variational:
     name: ClassVar[str] = "Variational"
     kind: ClassVar[Kind] = "approximation"
     draws_chains: ClassVar[bool] = False
-    spreads_rows: ClassVar[bool] = False
-    streams: ClassVar[bool] = False
+    spreads_rows: ClassVar[bool] = True
     growing: ClassVar[tuple[str, ...]] = ("num_samples",)
 
     guide: Literal["mean_field", "low_rank", "full_rank"] | Callable[..., Any] = "mean_field"
@@ -135,6 +138,11 @@ class Variational:
         return hash(fingerprint(self))
 
     @property
+    def streams(self) -> bool:
+        """Whether rows may stay on disk: it takes them by batches."""
+        return self.batch_size is not None
+
+    @property
     def leaves_out(self) -> str:
         """What the draws leave out of the posterior."""
         family = LEFT_OUT[self.guide] if isinstance(self.guide, str) else "what its family does not have"
@@ -157,10 +165,11 @@ class Variational:
             raise KeyboardInterrupt  # there is no guide to return
         u = jax.tree.map(jnp.asarray, from_mode(first, sampled, descent.member(descent.best)[0], data))
         settings = signature(u), ByValue(self.guide), self.batch_size, self.num_particles, ByValue(self.optimizer)
-        bound = program(Bound, sampled, data, *settings)
+        bound = program(Bound, sampled, data, *settings, data.num_rows, Spread.of(data))
         centre = ravel_pytree(u)[0]
         checkpoint = None if store is None else store.checkpoint("guide")
-        state, status = self._maximised(bound, centre, data, checkpoint, key=key_steps, progress=progress)
+        with batches_of(data, self.batch_size, self.num_steps, key_steps, bound.sharding) as batches:
+            state, status = self._maximised(bound, centre, batches, checkpoint, key=key_steps, progress=progress)
         losses = np.concatenate([np.zeros(0), *state.losses]) * data.num_rows
         draws, log_weights = self._draws(bound, state, centre, data, key_draws)
         importance, middle = _importance_of(log_weights, bound.dtype)
@@ -178,11 +187,7 @@ class Variational:
         return Outcome(draws, status, stats=stats, log_evidence=evidence)
 
     def _check_size(self, density: Density, data: Data) -> None:
-        if self.batch_size is not None and self.batch_size > data.num_rows:
-            raise ValueError(
-                f"Variational: expected batch_size to be at most {data.num_rows}, the rows to fit; got "
-                f"{self.batch_size}."
-            )
+        check_batch_size("Variational", self.batch_size, data)
         count = density.structure.num_weights
         if self.guide == "full_rank" and count > MAX_WEIGHTS:
             raise ValueError(
@@ -191,10 +196,17 @@ class Variational:
             )
 
     def _maximised(
-        self, bound: Bound, centre: Array, data: Data, checkpoint: Checkpoint | None, *, key: Array, progress: bool
+        self,
+        bound: Bound,
+        centre: Array,
+        batches: Batches | Resident,
+        checkpoint: Checkpoint | None,
+        *,
+        key: Array,
+        progress: bool,
     ) -> tuple[State, Status]:
         """Return the last finite state of the optimiser, and why it ended before the last step, if it did."""
-        ends, num_rows = [_begun(bound.start(key, self.num_steps), checkpoint)], data.num_rows
+        ends = [_begun(bound.start(key, self.num_steps), checkpoint)]
 
         def is_finite(state: State, _: int) -> bool:
             if not np.isfinite(state.losses[-1]).all():
@@ -205,14 +217,14 @@ class Variational:
             return True
 
         run: Run[State] = run_in_blocks(
-            lambda state, begin, end: bound.advance(state, begin, end, centre=centre, key=key, data=data),
+            partial(bound.advance, centre=centre, batches=batches),
             ends[0],
             self.num_steps,
             label="Variational",
             unit="step",
             done=sum(map(len, ends[0].losses)),
             progress=progress,
-            describe=lambda state, _: f"ELBO {-state.losses[-1].mean() * num_rows:.5g}",
+            describe=lambda state, _: f"ELBO {-state.losses[-1].mean() * bound.num_rows:.5g}",
             keep_going=is_finite,
             max_block_steps=MAX_BLOCK_STEPS,
         )
