@@ -89,7 +89,7 @@ class Table:
         missing = int(self.sheet.frame[self.target.name].isna().sum())
         words = [*self.sheet.words, self.target.words]
         note = self.sheet.notes.get(self.target.name)
-        words += [f"The target is read as numbers {note}."] * bool(note and not self.target.classes)
+        words += [f"The target is read as numbers: {note}."] * bool(note and not self.target.classes)
         words += [f"The target is missing in {missing} rows, which are left out."] * bool(missing)
         return words + [f"Rows count by their weights in the column {self.weights!r}."] * (self.weights is not None)
 

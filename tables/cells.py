@@ -21,12 +21,18 @@ SEEN = 2000
 DAYS = (
     *("%d.%m.%Y", "%m/%d/%Y", "%d/%m/%Y", "%d-%m-%Y", "%m-%d-%Y", "%Y/%m/%d", "%Y.%m.%d", "%d.%m.%y", "%m/%d/%y"),
     *("%d/%m/%y", "%d %b %Y", "%d %B %Y", "%d. %B %Y", "%b %d, %Y", "%B %d, %Y", "%b %d %Y", "%d-%b-%Y", "%d-%b-%y"),
+    *("%d%b%Y", "%A, %B %d, %Y", "%A, %d %B %Y", "%A, %d. %B %Y", "%a, %d %b %Y", "%a %d %b %Y"),
 )
+MONTHS = ("%b %Y", "%B %Y", "%b-%Y", "%b-%y", "%m/%Y")
 TIMES = ("", " %H:%M", " %H:%M:%S", " %I:%M %p", " %I:%M:%S %p", ", %H:%M", "T%H:%M:%S")
 ISO = "ISO8601"
 ISO_CELL = r"\d{4}-\d{2}(?:-\d{2}(?:[T ]\d{2}:\d{2}(?::\d{2}(?:[.,]\d+)?)?\s?(?:Z|[+-]\d{2}:?\d{2})?)?)?"
 COMPACT = "%Y%m%d"
-FORMATS = tuple(day + time for day in DAYS for time in TIMES)
+FORMATS = (*(day + time for day in DAYS for time in TIMES), *MONTHS)
+WEEK_CELL = r"\d{4}-?W\d{2}(?:-?[1-7])?"
+QUARTER_CELL = r"(?P<year>\d{4})[ /-]?Q(?P<quarter>[1-4])|Q(?P<quarter_first>[1-4])[ /-]?(?P<year_last>\d{4})"
+IN_PARTS = {"ISO week": WEEK_CELL, "quarter": QUARTER_CELL}
+"""Names of formats that are not those of `strptime`, and their cells."""
 IN_WORDS = {"%d": "day", "%m": "month", "%Y": "year", "%y": "year", "%b": "month", "%B": "month"}
 
 
@@ -162,15 +168,25 @@ def _candidates(known: pd.Series) -> list[str]:
     if known.str.fullmatch(r"(?:19|20)\d{6}").all():
         return [COMPACT] if len(known) > 1 else []
     some = known.head(3)
+    for form, cell in IN_PARTS.items():
+        if some.str.fullmatch(cell).any():
+            return [form]
     if some.str.fullmatch(ISO_CELL).any():
         return [ISO]
-    if not some.str.contains(r"\d\D+\w+\D+\d|[A-Za-z]{3,} \d").any():
+    if not some.str.contains(r"\d\D+\w+\D+\d|[A-Za-z]{3,}[ -]\d|^\d{1,2}/\d{4}$").any():
         return []
     return [each for each in FORMATS if _parsed(some, each).notna().any()]
 
 
 def _parsed(known: pd.Series, form: str) -> pd.Series:
     """Return different cells as dates in UTC without a zone, missing where one is none in this format."""
+    if form == "quarter":
+        parts = known.str.extract(f"^(?:{QUARTER_CELL})$")
+        years, quarters = parts["year"].fillna(parts["year_last"]), parts["quarter"].fillna(parts["quarter_first"])
+        known, form = years + (3 * quarters.astype(float) - 2).astype("Int64").astype(str), "%Y%m"
+    if form == "ISO week":  # of which a cell without a day is the Monday
+        known = known.where(known.str.fullmatch(WEEK_CELL)).str.replace("-", "", regex=False)
+        known, form = known.where(known.str.len() > 7, known + "1"), "%GW%V%u"
     if form == ISO:  # which pandas takes for more than is written here
         known = known.where(known.str.fullmatch(ISO_CELL))
     return pd.to_datetime(known, format=form, errors="coerce", utc=True).dt.tz_convert(None)
@@ -180,6 +196,8 @@ def _order(form: str) -> str:
     """Return the order of day, month and year in a format, in words, where it is not that of ISO 8601."""
     if form in (ISO, COMPACT):
         return ""
+    if form in IN_PARTS:
+        return form
     marks = [form[i : i + 2] for i, character in enumerate(form) if character == "%"]
     return "/".join(IN_WORDS[mark] for mark in marks if mark in IN_WORDS)
 

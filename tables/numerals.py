@@ -1,6 +1,7 @@
 """Numbers as people write them: with decimal commas, separated thousands, currencies and percent signs."""
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -24,6 +25,18 @@ GROUPED = {
 }
 SHAPES = {mark: re.compile(f"{PLAIN[mark]}|{GROUPED[mark]}") for mark in THOUSANDS}
 """Decimal separator -> what a number looks like."""
+
+BLANKS = re.compile("['’_ \u00a0\u202f]")
+DECIMAL = {
+    mark[-1]: re.compile(
+        rf"(?:\d*{mark}(?:\d{{0,2}}|\d{{4,}})|0{mark}\d+|\d{{4,}}{mark}\d+|\d{{1,3}}(?:{other}\d{{3}})+{mark}\d+)"
+        r"(?:[eE][+-]?\d+)?"
+    )
+    for mark, other in ((r"\.", ","), (",", r"\."))
+}
+"""Decimal separator -> numbers that show it."""
+SEVERAL = {".": re.compile(r"\d{1,3}(?:,\d{3}){2,}"), ",": re.compile(r"\d{1,3}(?:\.\d{3}){2,}")}
+"""Decimal separator -> numbers in which the other character separates thousands."""
 
 
 @dataclass(frozen=True)
@@ -71,25 +84,18 @@ def numerals(cells: pd.Series, decimal: str) -> Numerals:
     return Numerals(values.where(~minus, -values), unit, "".join(map(str, used[:1])), is_code, problem)
 
 
-def decimal_of(cells: pd.Series) -> str | None:
+def decimal_of(cells: Iterable[str]) -> str | None:
     """Return the decimal separator that texts show, "." or ","; None where they show none, or both.
 
     It shows where other than three digits follow it, or where both characters occur in one number: in ``1,234`` a comma
-    may separate thousands.
+    may separate thousands. Where one of them occurs several times in a number, the other one is decimal.
     """
-    number = cells.str.extract(f"^{NUMERAL.pattern}$")["number"].dropna()
-    number = number.str.replace("['’_ \u00a0\u202f]", "", regex=True)
-    shown = set()
-    for mark, other in ((".", ","), (",", ".")):
-        mark, other = re.escape(mark), re.escape(other)
-        pattern = rf"\d*{mark}(?:\d{{0,2}}|\d{{4,}})|0{mark}\d+|\d{{4,}}{mark}\d+|\d{{1,3}}(?:{other}\d{{3}})+{mark}\d+"
-        if number.str.fullmatch(rf"(?:{pattern})(?:[eE][+-]?\d+)?").any():
-            shown.add(mark[-1])
-    if not shown and number.str.fullmatch(r"\d{1,3}(?:,\d{3}){2,}").any():
-        shown = {"."}
-    elif not shown and number.str.fullmatch(r"\d{1,3}(?:\.\d{3}){2,}").any():
-        shown = {","}
-    return shown.pop() if len(shown) == 1 else None
+    found = [match["number"] for match in map(NUMERAL.fullmatch, cells) if match]
+    numbers = [BLANKS.sub("", number) for number in found if "," in number or "." in number]
+    shown = [mark for mark, pattern in DECIMAL.items() if any(map(pattern.fullmatch, numbers))]
+    if not shown:
+        shown = [mark for mark, pattern in SEVERAL.items() if any(map(pattern.fullmatch, numbers))][:1]
+    return shown[0] if len(shown) == 1 else None
 
 
 def is_ambiguous(cells: pd.Series) -> bool:

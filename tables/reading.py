@@ -4,6 +4,7 @@ Python's `csv` splits records, since it knows their lines; pandas reads the valu
 """
 
 import itertools
+import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -84,6 +85,7 @@ def read_csv(
         in €; '.' separates thousands
     """
     path = Path(path)
+    check_path(path)
     if separator is not None and (len(separator) != 1 or separator in "\n\r"):
         raise ValueError(f"Expected one character as separator; got {separator!r}.")
     used, words = (encoding, "") if encoding is not None else encoding_of(path)
@@ -110,6 +112,21 @@ def read_csv(
     remarks += [why] * bool(why) + notes
     formats = {name: column.format for name, column in read.items()}
     return Sheet(path.name, frame, formats, {name: column.words for name, column in read.items()}, tuple(remarks))
+
+
+def check_path(path: Path) -> None:
+    """Raise an error with the cure unless a path is that of a file.
+
+    Raises:
+        OSError: when there is no such file, or it is a folder.
+        ValueError: when it is an address.
+    """
+    if re.match(r"[A-Za-z][A-Za-z0-9+.-]+:/", str(path)):
+        raise ValueError(f"{path} is an address, not a file. Download it first.")
+    if path.is_dir():
+        raise IsADirectoryError(f"{path} is a folder. Give one of its files.")
+    if not path.exists():
+        raise FileNotFoundError(f"No such file: {path}.")
 
 
 def _records(title: str, dialect: Dialect, lines: Iterable[str], rows: int | None) -> tuple[list[int], list[list[str]]]:

@@ -262,7 +262,7 @@ def test_how_a_file_was_read_may_be_why_a_column_is_missing(tmp_path: Path) -> N
 def test_units_of_the_target_are_said(tmp_path: Path) -> None:
     (tmp_path / "t.csv").write_text("x,y\n" + "".join(f'{i % 7},"$1,{100 + i}.50"\n' for i in range(30)))
     words = table_of(read_csv(tmp_path / "t.csv"), "y").words
-    assert "The target is read as numbers in $; ',' separates thousands." in words
+    assert "The target is read as numbers: in $; ',' separates thousands." in words
 
 
 def test_the_example_is_a_regression() -> None:

@@ -50,6 +50,18 @@ READ: dict[str, tuple[bytes | str, dict[str, Any], str]] = {
         {"a": [1, *[np.nan] * 4], "b": ["x", "y", np.nan, "None", np.nan]},
         "",
     ),
+    "ISO weeks": ("a,b\n2024-W01,1\n2024-W02,2\n", {"a": pd.to_datetime(["2024-01-01", "2024-01-08"])}, ""),
+    "days of ISO weeks": ("a,b\n2024W017,1\n2024W021,2\n", {"a": pd.to_datetime(["2024-01-07", "2024-01-08"])}, ""),
+    "quarters": ("a,b\n2024Q1,1\n2024Q4,2\n?,3\n", {"a": pd.to_datetime(["2024-01-01", "2024-10-01", None])}, ""),
+    "quarters first": ("a,b\nQ2 2024,1\nQ3 2024,2\n", {"a": pd.to_datetime(["2024-04-01", "2024-07-01"])}, ""),
+    "months of Excel": ("a,b\nJan-24,1\nFeb-24,2\n", {"a": pd.to_datetime(["2024-01-01", "2024-02-01"])}, ""),
+    "months": ("a;b\n01/2024;1\n02/2024;2\n", {"a": pd.to_datetime(["2024-01-01", "2024-02-01"])}, ""),
+    "days with their names": (
+        'a,b\n"Wednesday, January 31, 2024",1\n"Thursday, February 1, 2024",2\n',
+        {"a": DAYS[:2]},
+        "",
+    ),
+    "days of SAS": ("a,b\n31JAN2024,1\n01FEB2024,2\n", {"a": DAYS[:2]}, ""),
     "quotes": ('"a","b, c"\n"1","say ""x"", y"\n"2",z\n', {"a": [1, 2], "b, c": ['say "x", y', "z"]}, ""),
     "single quotes": ("a,b\n'x','1'\n'y, z','2'\n", {"a": ["x", "y, z"], "b": [1, 2]}, "quotes: '"),
     "a line break in quotes": ('a,b\n1,"two\nlines"\n2,z\n', {"a": [1, 2], "b": ["two\nlines", "z"]}, ""),
@@ -124,6 +136,12 @@ REFUSED: dict[str, tuple[bytes | str, str]] = {
     "two currencies": ("a,b\n$1,1\n€2,2\n$3,3\n", r"'a': expected numbers of one kind; the units \$, € are mixed"),
     "Excel": (b"PK\x03\x04" + bytes(range(256)), "is an Excel workbook or a zip archive. Save the sheet as CSV"),
     "gzip": (b"\x1f\x8b\x08\x00", "is compressed by gzip. Decompress it first"),
+    "xz": (b"\xfd7zXZ\x00\x00", "is compressed by xz. Decompress it first"),
+    "NumPy": (b"\x93NUMPY\x01\x00", "is an array of NumPy. Write it by numpy.savetxt"),
+    "a week that is none": (
+        "a,b\n" + "".join(f"2024-W{i:02d},1\n" for i in range(1, 12)) + "2024-W60,1\n",
+        "'a', line 13: expected a date such as '2024-W01'; got '2024-W60'",
+    ),
     "Parquet": (b"PAR1\x00\x00", "is a Parquet file. Convert it by pandas.read_parquet"),
     "JSON": ('{"a": [1, 2]}', "is JSON. Convert it"),
     "HTML": ("<html></html>", "is HTML or XML"),
@@ -157,6 +175,15 @@ def test_what_cannot_be_read_is_refused_with_its_place_and_a_cure(name: str, tmp
     content, message = REFUSED[name]
     with pytest.raises(ValueError, match=message):
         read(content, tmp_path)
+
+
+def test_what_is_no_file_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(OSError, match=r"is a folder. Give one of its files"):
+        read_csv(tmp_path)
+    with pytest.raises(OSError, match="No such file"):
+        read_csv(tmp_path / "gone.csv")
+    with pytest.raises(ValueError, match=r"https:/example.org/a.csv is an address, not a file. Download it first"):
+        read_csv(Path("https://example.org/a.csv"))
 
 
 def test_the_whole_file_decides_whether_it_is_utf8(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
