@@ -4,9 +4,13 @@ import ast
 import importlib
 import importlib.util
 import re
+import subprocess
+import sys
 from pathlib import Path
 from types import ModuleType
 
+import numpy as np
+import pandas as pd
 import pytest
 
 from flatprior.inference.reasons import MESSAGES, Code
@@ -68,6 +72,80 @@ def test_snippets_import_what_exists(page: str) -> None:
 
 
 MARKDOWN = sorted([*DOCS.parent.glob("*.md"), *DOCS.rglob("*.md"), *(DOCS.parent / "benchmarks").glob("*.md")])
+every_page = pytest.mark.parametrize("page", MARKDOWN, ids=[str(page.relative_to(DOCS.parent)) for page in MARKDOWN])
+BLOCK = re.compile(r"^ *```(\S*)[^\n]*\n(.*?)^ *```", re.DOTALL | re.MULTILINE)
+"""A block of code: its language, and what it says."""
+NOT_RUN = {
+    "": "a tree of files, or what a command prints",
+    "text": "what another block prints",
+    "yaml": "needs a cluster",
+    "make": "its targets are the tests, the site and the demo themselves; that they exist is tested",
+    "pip": "installs into the environment of the tests",
+    "git": "changes the repository",
+    "build/release/tools/bin/twine": "publishes",
+}
+"""What tests do not run, of the languages of blocks and of the commands in those of a console, and why."""
+SEVERAL = """
+import jax
+jax.config.update("jax_num_cpu_devices", 8)
+import numpy as np
+from flatprior.inference import NUTS, fit
+from flatprior.models import MLP, Model, Normal, gaussian
+x, model = np.linspace(-1, 1, 40, dtype=np.float32)[:, None], Model(MLP(), Normal(0.1), gaussian(1.0))
+y = 3 * x[:, 0]
+"""
+"""What the first block of `docs/machines.md` takes as given."""
+
+
+def blocks(page: Path, *languages: str) -> list[str]:
+    """Return the blocks of a page in some languages."""
+    return [text for language, text in BLOCK.findall(page.read_text()) if language in languages]
+
+
+def commands(page: Path) -> list[str]:
+    """Return the commands of the consoles of a page, without comments."""
+    lines = "\n".join(blocks(page, "console")).splitlines()
+    return [line.split("$ ", 1)[1].split(" #")[0].strip() for line in lines if "$ " in line]
+
+
+@every_page
+def test_what_is_not_run_has_a_reason(page: Path) -> None:
+    languages = {language for language, _ in BLOCK.findall(page.read_text())}
+    directives = {language for language in languages if language.startswith("{")}
+    assert languages - directives - NOT_RUN.keys() <= {"python", "console", "bash"}
+    assert {command.split()[0] for command in commands(page)} - NOT_RUN.keys() <= {"flatprior"}
+    makefile = (DOCS.parent / "Makefile").read_text()
+    for target in (
+        target for command in commands(page) if command.startswith("make ") for target in command.split()[1:]
+    ):
+        assert f"\n{target}:" in makefile, target
+    for script in blocks(page, "bash"):
+        subprocess.run(["bash", "-n"], input=script, text=True, check=True)
+
+
+@pytest.mark.slow
+def test_the_first_block_for_several_devices_runs(tmp_path: Path) -> None:
+    first, *_ = snippets_of(DOCS / "machines.md")
+    (error,) = errors_of([SEVERAL + first], tmp_path)
+    assert error is None, error
+
+
+@pytest.mark.slow
+def test_the_commands_for_a_table_run(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    houses = pd.DataFrame(
+        {"area": rng.uniform(40, 160, 120).round(1), "city": rng.choice(["Bern", "Basel", "Chur"], 120)}
+    )
+    houses["price"] = (5_000 * houses["area"] + rng.normal(0, 30_000, 120)).round()
+    houses.to_csv(tmp_path / "houses.csv", index=False)
+    houses.drop(columns="price").head(5).to_csv(tmp_path / "new.csv", index=False)
+    for command in commands(DOCS / "howto" / "table.md"):
+        name, *arguments = command.split()
+        assert name == "flatprior"
+        run = [sys.executable, "-m", "flatprior.command", *arguments, "--no-cache"]
+        subprocess.run(run, check=True, cwd=tmp_path, capture_output=True)
+    assert len(pd.read_csv(tmp_path / "predictions.csv")) == 5
+    assert (tmp_path / "page.html").exists()
 
 
 @pytest.fixture(scope="module")
@@ -82,7 +160,7 @@ def anchors(page: Path) -> set[str]:
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
-@pytest.mark.parametrize("page", MARKDOWN, ids=[str(page.relative_to(DOCS.parent)) for page in MARKDOWN])
+@every_page
 def test_links_lead_to_files_and_headings(page: Path, pages: ModuleType) -> None:
     """Where the files lie in the repository, without links of folders, which code hosts do not follow."""
     for _, _, path, anchor in pages.LINK.findall(page.read_text()):
