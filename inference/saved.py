@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -34,9 +34,6 @@ from .seen import Seen
 from .sites import NumPyroModel, is_weighted, undrawn, unmasked
 from .status import Status
 from .structure import Structure
-
-if TYPE_CHECKING:  # importing it takes a tenth of a second or more
-    from xarray import DataTree
 
 VERSION = 1
 """The version of the format of the file."""
@@ -293,7 +290,8 @@ def _first(draws: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     return {site: np.asarray(value[0, 0]) for site, value in draws.items()}
 
 
-def _group(arrays: Mapping[str, np.ndarray]) -> "DataTree":
+def _group(arrays: Mapping[str, np.ndarray]) -> Any:
+    """Return arrays as a group of a tree."""
     from xarray import Dataset, DataTree
 
     dims = {name: [f"{name}_dim{i}" for i in range(np.ndim(array))] for name, array in arrays.items()}
