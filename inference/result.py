@@ -1,6 +1,5 @@
 """The result of a fit: draws of the weights, and predictions from them."""
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from os import PathLike
@@ -13,6 +12,7 @@ from xarray import DataTree
 
 from .arrays import as_rows, in_default_precision
 from .checks import check_labelled, check_labels, check_like
+from .chunks import mixture_of
 from .datatree import attributes_of, to_datatree
 from .density import Density
 from .deterministic import deterministic_draws
@@ -311,11 +311,8 @@ class Fit(Parts):
         return chains, draws
 
     def _mixture(self) -> Weights:
-        """Return the draws of all chains, one after the other, on the device; one draw for a site equal in all."""
-        count = math.prod(self._chains_and_draws)
-        draws = {site: value.reshape(count, *value.shape[2:]) for site, value in self.draws.items()}
-        varying = [site for site, value in draws.items() if (value[:2] != value[0]).any() or (value != value[0]).any()]
-        return {s: jax.device_put(v if s in varying or not varying else v[:1]) for s, v in draws.items()}
+        """Return the draws of all chains, one after the other; see `chunks.mixture_of`."""
+        return mixture_of(self.draws)
 
     @property
     def _predicting(self) -> Density:
