@@ -1,9 +1,11 @@
 """Speed and memory of fits to rows on disk, against rows in memory and other loops, in one interleaved run.
 
-    python benchmarks/stream.py [--gigabytes 20] [--rounds 3] [--folder FOLDER] [--torch PYTHON]
+    python benchmarks/stream.py [--quick] [--gigabytes 20] [--rounds 1] [--limit 60] [--folder FOLDER] [--torch PYTHON]
+                                [--output FILE]
 
-Two data sets are written to disk, of 100 features in float32 and of 28 x 28 images in uint8. The same network is
-trained on them, by the same number of steps of Adam on batches of 1,024 rows:
+Two data sets are written to disk, one after the other, of 100 features in float32 and of 28 x 28 images in uint8; each
+is removed when its table is printed, unless a folder for it is given. The same network is trained on them, by the same
+number of steps of Adam on batches of 1,024 rows:
 
 - disk: ``fit(model, MLE(batch_size=1024), x, y)`` with memory maps, all rows shuffled anew in every epoch;
 - memory: the same with the first gigabyte of the rows in memory, which is the speed to reach;
@@ -13,11 +15,15 @@ trained on them, by the same number of steps of Adam on batches of 1,024 rows:
 
 Each runs in a process of its own. Steps per second are those of the second half of the steps, so without compilation
 and without the checks before and after; memory is the anonymous memory of the process at its peak, without the pages of
-files that the kernel keeps.
+files that the kernel keeps. These it keeps in what memory is free: where the rows fit there, a disk is as fast as
+memory from the second pass on, and the check of all rows is the first; where they do not, the disk's reads of single
+rows at random are the limit of every loop that shuffles them. A run that takes longer than the limit is left out.
 """
 
 import argparse
 import json
+import math
+import os
 import statistics
 import subprocess
 import sys
@@ -26,6 +32,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -34,23 +41,31 @@ import numpy as np
 BATCH, WIDTH, CLASSES, STEPS = 1_024, 64, 10, 3_000
 SHAPES: dict[str, tuple[tuple[int, ...], str]] = {"100 features": ((100,), "float32"), "images": ((28, 28), "uint8")}
 PEERS = ("disk", "memory", "loop", "scan", "torch")
-WRITTEN_ROWS = 2**16
+WRITTEN_ROWS, DISTINCT_BLOCKS = 2**16, 8
 
 
 def write(folder: Path, name: str, size: int) -> None:
-    """Write rows of x and y of some bytes, if they are not there."""
+    """Write rows of x and y of some bytes: a few random blocks of rows, again and again, at the speed of the disk."""
     shape, dtype = SHAPES[name]
     num_rows = int(size / (np.prod(shape) * np.dtype(dtype).itemsize))
     rng = np.random.default_rng(0)
     x = np.lib.format.open_memmap(folder / f"{name}.npy", "w+", dtype, (num_rows, *shape))
     y = np.lib.format.open_memmap(folder / f"{name} y.npy", "w+", "int32", (num_rows,))
     slopes = rng.standard_normal((int(np.prod(shape)), CLASSES), dtype=np.float32) / np.prod(shape) ** 0.5
-    for start in range(0, num_rows, WRITTEN_ROWS):
-        stop = min(num_rows, start + WRITTEN_ROWS)
-        rows = rng.standard_normal((stop - start, *shape), dtype=np.float32)
-        x[start:stop] = rows if dtype == "float32" else rng.integers(0, 256, rows.shape, dtype=np.uint8)
-        scaled = np.asarray(x[start:stop], np.float32).reshape(len(rows), -1) * (1 if dtype == "float32" else 1 / 255)
-        y[start:stop] = (scaled @ slopes).argmax(axis=1)
+    blocks = []
+    for _ in range(min(DISTINCT_BLOCKS, -(-num_rows // WRITTEN_ROWS))):
+        of_block = (WRITTEN_ROWS, *shape)
+        is_real = dtype == "float32"
+        rows = rng.standard_normal(of_block, dtype=np.float32) if is_real else rng.integers(0, 256, of_block, np.uint8)
+        scaled = rows.reshape(WRITTEN_ROWS, -1).astype(np.float32) * (1 if is_real else 1 / 255)
+        blocks.append((rows, (scaled @ slopes).argmax(axis=1)))
+    for i, start in enumerate(range(0, num_rows, WRITTEN_ROWS)):
+        rows, labels = blocks[i % len(blocks)]
+        x[start : start + WRITTEN_ROWS], y[start : start + WRITTEN_ROWS] = (
+            each[: num_rows - start] for each in (rows, labels)
+        )
+    x.flush()
+    y.flush()
 
 
 @contextmanager
@@ -211,41 +226,61 @@ def run(peer: str, name: str, folder: Path) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--gigabytes", type=float, default=20.0)
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--gigabytes", type=float, default=20.0, help="of each data set")
+    parser.add_argument("--rounds", type=int, default=1)
+    parser.add_argument("--limit", type=float, default=60.0, help="the seconds of a run, beside twice those of writing")
+    parser.add_argument("--quick", action="store_true", help="1 GB")
     parser.add_argument("--folder", type=Path, default=None, help="where the data are written and kept")
+    parser.add_argument("--output", type=Path, default=None, help="a file for the tables, in Markdown")
     parser.add_argument("--torch", default=sys.executable, help="a Python that has PyTorch")
     parser.add_argument("--run", nargs=2, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.run:
         return run(*options.run, options.folder)
-    with tempfile.TemporaryDirectory() as temporary:
-        folder = options.folder or Path(temporary)
-        for name in SHAPES:
+    if options.quick:
+        options.gigabytes = 1.0
+    tables = []
+    for name in SHAPES:
+        with tempfile.TemporaryDirectory() as temporary:
+            folder, begin = options.folder or Path(temporary), time.perf_counter()
             if not (folder / f"{name} y.npy").exists():
                 write(folder, name, int(options.gigabytes * 2**30))
-            table(name, folder, options)
+            tables.append(table(name, folder, options, options.limit + 2 * (time.perf_counter() - begin)))
+            print(tables[-1], flush=True)
+    if options.output:
+        words = " ".join(["python", "benchmarks/stream.py", *sys.argv[1:]])
+        about = f"# Rows on disk\n\n`{words}`, {os.cpu_count()} cores, JAX {version('jax')}.\n"
+        options.output.write_text("\n".join([about, *tables]))
 
 
-def table(name: str, folder: Path, options: argparse.Namespace) -> None:
-    """Run all peers on one data set, round after round, and print their medians."""
+def table(name: str, folder: Path, options: argparse.Namespace, limit: float) -> str:
+    """Return the table of one data set: all peers, round after round, and their medians."""
     found: dict[str, list[dict[str, float]]] = {peer: [] for peer in PEERS}
     for _ in range(options.rounds):
         for peer in PEERS:
             python = options.torch if peer == "torch" else sys.executable
             command = [python, __file__, "--folder", str(folder), "--run", peer, name]
-            done = subprocess.run(command, capture_output=True, text=True, check=False)
+            try:
+                done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=limit)
+            except subprocess.TimeoutExpired:
+                print(f"{name}, {peer}: more than {limit:.0f} s", file=sys.stderr)
+                continue
             if done.returncode == 0:
                 found[peer].append(json.loads(done.stdout.splitlines()[-1]))
             elif peer != "torch" or "No module named" not in done.stderr:
                 print(done.stderr, file=sys.stderr)
     size = sum((folder / f"{name}{which}.npy").stat().st_size for which in ("", " y"))
-    print(f"\n{name}: {size / 2**30:.1f} GiB on disk, batches of {BATCH:,}, {STEPS:,} steps, {options.rounds} rounds\n")
-    print("| | steps per second | of memory | loss | memory, MiB |\n|---|---|---|---|---|")
     medians = {p: {k: statistics.median(e[k] for e in runs) for k in runs[0]} for p, runs in found.items() if runs}
+    lines = [
+        f"{name}, {size / 2**30:.1f} GiB on disk: batches of {BATCH:,}, {STEPS:,} steps, rounds: {options.rounds}.\n",
+        "| | steps per second | of memory | loss | memory, MiB |",
+        "|---|---|---|---|---|",
+    ]
     for peer, each in medians.items():
-        share = each["speed"] / medians["memory"]["speed"]
-        print(f"| {peer} | {each['speed']:,.0f} | {share:.2f} | {each['loss']:.3f} | {each['memory'] / 2**20:,.0f} |")
+        share = each["speed"] / medians["memory"]["speed"] if "memory" in medians else math.nan
+        numbers = f"{each['speed']:,.0f} | {share:.2f} | {each['loss']:.3f} | {each['memory'] / 2**20:,.0f}"
+        lines.append(f"| {peer} | {numbers} |")
+    return "\n".join(lines) + "\n"
 
 
 if __name__ == "__main__":

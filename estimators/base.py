@@ -118,6 +118,8 @@ class NetworkEstimator(BaseEstimator):
         """Fit to rows that are numbers, (n, d) and (n,)."""
         if weights is not None:
             weights = as_weights(_check_sample_weight(weights, X, dtype=np.float64), len(X))
+            if not weights.any():  # as scikit-learn says it from 1.9 on
+                raise ValueError("sample_weight: expected at least one non-zero weight; got only zeros.")
         self._scaler = StandardScaler().fit(X, sample_weight=weights) if self.standardize else None
         x = X if self._scaler is None else self._scaler.transform(X)
         prior = defaults.prior if self.prior is None else prior_of(self.prior)

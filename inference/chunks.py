@@ -1,6 +1,7 @@
 """Functions of draws and rows, in bounded memory."""
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from typing import Any
@@ -14,12 +15,15 @@ from .density import Density
 from .files import ArrayFiles
 from .rows import Data, Rows, Weights, abstract_rows, signature
 from .status import warn_of_precision
+from .stored import Stored, in_parts, is_stored
 
 WORKING_BYTES = 2**28
 """The device memory that a prediction may use in addition to x, the draws and its result: about 256 MiB."""
 PROBE_ROWS = 64
 """The number of rows of which the memory is computed."""
 IN_MEMORY = ArrayFiles(None, ())
+DRAWS_BYTES = 2**28
+"""The size of all draws above which they stay in memory or on disk, and some of them at a time are on the device."""
 COPIES = 4
 """The number of arrays of (draw, row) that a summary has in memory at a time."""
 
@@ -40,14 +44,15 @@ def over_rows(
     """Evaluate a function at every draw and row, and summarise it over draws, one chunk of rows at a time.
 
     Only this function bounds the memory of predictions. Rows are cut so that (draws x rows of a chunk) results fit in
-    `WORKING_BYTES`, and within a chunk as many draws are evaluated together as their intermediate values allow.
+    `WORKING_BYTES`, and within a chunk as many draws are evaluated together as their intermediate values allow. Draws
+    that stay where they are are read once for each chunk of rows, `PART_BYTES` of them at a time.
 
     Args:
         per_draw: (density, weights, data) -> a pytree with one entry per row, at one draw.
         summary: (that pytree with a leading axis of draws, y, extra) -> a pytree of arrays with rows first.
         density: the density of which the draws are.
-        draws: site -> (draw, *shape), or (1, *shape) where all draws are equal: values that depend only on such sites
-            are then computed once for all draws that are evaluated together.
+        draws: site -> (draw, *shape), as `mixture_of` returns them, or (1, *shape) where all draws are equal: values
+            that depend only on such sites are then computed once for all draws that are evaluated together.
         data: n rows of x, and of y where the function needs it.
         extra: passed to the summary.
         dtype: the type of the result; by default that of the summary.
@@ -59,8 +64,9 @@ def over_rows(
     num_rows = data.num_rows
     chunk, together = sizes(per_draw, density, draws, data)
     whole: list[np.ndarray] = []
+    evaluate = _evaluate_parts if is_stored(draws) else _evaluate
     for start, part in data.parts(chunk):
-        result = _evaluate(per_draw, summary, density, together, draws, part, extra)
+        result = evaluate(per_draw, summary, density, together, draws, part, extra)
         leaves, tree = jax.tree.flatten(result)
         for number, leaf in enumerate(leaves):
             if start == 0:
@@ -116,6 +122,60 @@ def _evaluate(
     several, one = apart(draws)
     values = jax.lax.map(lambda weights: per_draw(density, weights | one, data), several, batch_size=together)
     return summary(values, data.y, extra)
+
+
+def _evaluate_parts(
+    per_draw: PerDraw, summary: Summary, density: Density, together: int, draws: Weights, data: Data, extra: Any
+) -> Any:
+    """Evaluate draws that stay where they are, a part at a time."""
+    values = [_evaluate(per_draw, _as_they_are, density, together, some, data, None) for _, some in in_parts(draws)]
+    whole = jax.tree.map(lambda *leaves: np.concatenate(leaves), *jax.device_get(values))
+    return _summarise(summary, whole, data.y, extra)
+
+
+def _as_they_are(values: Any, _: Rows, __: Any) -> Any:
+    return values
+
+
+@partial(jax.jit, static_argnums=0)
+def _summarise(summary: Summary, values: Any, y: Rows, extra: Any) -> Any:
+    return summary(values, y, extra)
+
+
+@dataclass(frozen=True)
+class Flattened:
+    """The draws of all chains of a site, one after the other: rows of a `Stored`, from (chain, draw, *shape)."""
+
+    values: np.ndarray
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        chains, draws, *rest = self.values.shape
+        return chains * draws, *rest
+
+    def __getitem__(self, rows: Any) -> np.ndarray:
+        numbers = np.arange(self.shape[0])[rows]
+        return np.asarray(self.values[np.divmod(numbers, self.values.shape[1])])
+
+
+def mixture_of(draws: Mapping[str, np.ndarray]) -> Weights:
+    """Return the draws of all chains, one after the other, on the device; one draw for a site that is equal in all.
+
+    Draws of more than `DRAWS_BYTES` stay where they are, in memory or on disk, and are read when they are evaluated.
+    """
+    count = math.prod(next(iter(draws.values())).shape[:2])
+    if sum(value.nbytes for value in draws.values()) > DRAWS_BYTES:
+        return {site: Stored(Flattened(value), value.dtype) for site, value in draws.items()}
+    flat = {site: value.reshape(count, *value.shape[2:]) for site, value in draws.items()}
+    varying = [site for site, value in flat.items() if (value[:2] != value[0]).any() or (value != value[0]).any()]
+    return {s: jax.device_put(v if s in varying or not varying else v[:1]) for s, v in flat.items()}
+
+
+def chosen_draws(draws: Weights, numbers: Any) -> tuple[Weights, Any]:
+    """Return draws and their numbers; of draws that stay where they are only the chosen ones, on the device."""
+    if not is_stored(draws):
+        return draws, numbers
+    return {site: jax.device_put(value[np.asarray(numbers)]) for site, value in draws.items()}, np.arange(len(numbers))
 
 
 def count_draws(draws: Weights) -> int:

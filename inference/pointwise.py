@@ -4,7 +4,6 @@ from dataclasses import replace
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax import Array
 from jaxtyping import Float
@@ -15,6 +14,7 @@ from .marginals import moments_of
 from .mixture import by_row
 from .rows import Data, Weights
 from .status import warn_of_nan
+from .stored import in_parts
 
 
 def log_likelihood(density: Density, draws: Weights, data: Data) -> np.ndarray:
@@ -81,7 +81,7 @@ def warn_if_nan(values: Any, draws: Weights) -> Any:
             if not np.isnan(leaf.sum()):  # one pass without a temporary; only suspects are examined closely
                 continue
         rows = np.isnan(leaf).reshape(len(leaf), -1).any(axis=1)
-        if rows.any() and all(jnp.isfinite(value).all() for value in draws.values()):
+        if rows.any() and all(np.isfinite(part).all() for value in draws.values() for _, part in in_parts(value)):
             warn_of_nan(rows)
             break
     return values

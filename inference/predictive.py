@@ -12,7 +12,7 @@ import numpy as np
 from jax import Array
 
 from .checks import as_key, check_labels, check_positive_integer
-from .chunks import PerDraw, Summary, apart, count_draws, over_rows, over_rows_in_double, sizes
+from .chunks import PerDraw, Summary, apart, chosen_draws, count_draws, over_rows, over_rows_in_double, sizes
 from .crps import crps, draws_used, integer_crps
 from .density import Density
 from .files import ArrayFiles
@@ -297,7 +297,7 @@ class Predictive:
         for start, some in data.parts(size):
             keys = jax.random.split(key if start == 0 else jax.random.fold_in(key, start), len(chosen))
             with named_gaps():
-                samples = _sample(self.density, together, self.draws, jnp.asarray(chosen), keys, some)
+                samples = _sample(self.density, together, *chosen_draws(self.draws, chosen), keys, some)
             parts.append(jax.tree.map(lambda leaf: np.asarray(leaf)[:, : data.num_rows - start], samples))  # noqa: B023
         return jax.tree.map(lambda *leaves: np.concatenate(leaves, axis=1), *parts)
 

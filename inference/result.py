@@ -1,18 +1,17 @@
 """The result of a fit: draws of the weights, and predictions from them."""
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from os import PathLike
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 import numpy as np
-from xarray import DataTree
 
 from .arrays import as_rows, in_default_precision
 from .checks import check_labelled, check_labels, check_like
+from .chunks import mixture_of
 from .datatree import attributes_of, to_datatree
 from .density import Density
 from .deterministic import deterministic_draws
@@ -31,6 +30,9 @@ from .sites import NumPyroModel
 from .status import Status, warn_if_failed
 from .structure import Structure
 from .tangent import tangent
+
+if TYPE_CHECKING:  # importing it takes a tenth of a second or more
+    from xarray import DataTree
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -160,7 +162,7 @@ class Fit(Parts):
         x, y, _ = labelled(check_like(self.layout, x), y, weights).scored
         return digest_of_rows(x, y) == self.rows
 
-    def to_datatree(self, x: Any = None, y: Any = None, *, key: Any = None) -> DataTree:
+    def to_datatree(self, x: Any = None, y: Any = None, *, key: Any = None) -> "DataTree":
         """Return the fit for ArviZ: posterior (for `Prior`, prior) and sample_stats, and more where x is given.
 
         Sites of `numpyro.deterministic` are among the draws, unless they depend on x. The attributes are kind, status,
@@ -311,11 +313,8 @@ class Fit(Parts):
         return chains, draws
 
     def _mixture(self) -> Weights:
-        """Return the draws of all chains, one after the other, on the device; one draw for a site equal in all."""
-        count = math.prod(self._chains_and_draws)
-        draws = {site: value.reshape(count, *value.shape[2:]) for site, value in self.draws.items()}
-        varying = [site for site, value in draws.items() if (value[:2] != value[0]).any() or (value != value[0]).any()]
-        return {s: jax.device_put(v if s in varying or not varying else v[:1]) for s, v in draws.items()}
+        """Return the draws of all chains, one after the other; see `chunks.mixture_of`."""
+        return mixture_of(self.draws)
 
     @property
     def _predicting(self) -> Density:

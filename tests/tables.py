@@ -143,9 +143,10 @@ LONG = (
     "Censored",
     "CategoricalSequence",
     "Lift",
+    "mixture_density",
 )
-"""Those that only slow tests of the contract fit: by default `test_observations.py` has their distributions, and
-`test_sequences.py` and `test_lift.py` fit the last two."""
+"""What only slow tests of the contract fit: by default `test_observations.py` has the distributions, and the last three
+have files of their own."""
 LAST: dict[str, str] = {
     "Bernoulli": "w1",
     "Categorical": "w1",

@@ -12,7 +12,9 @@ import pytest
 
 from flatprior.inference import MAP, MCLMC, Fit, chunks, fit
 from flatprior.inference.information import WeightOfEvidence, weight_of_evidence
-from flatprior.models import MLP, Bernoulli, Categorical, Model, Normal, gaussian
+from flatprior.models import MLP, Bernoulli, Model, Normal, gaussian
+
+from .tables import CommonFit
 
 CHAINS = MCLMC(num_warmup=20, num_samples=15, num_chains=2, start=None)
 POINT = MAP(num_steps=30, polish=False)
@@ -35,18 +37,19 @@ def additive(x: jax.Array, y: jax.Array | None = None) -> None:
 
 
 @pytest.fixture(scope="module")
-def fits(data_sets: dict[str, Rows]) -> dict[str, Fit]:
-    binary, classes = data_sets["binary"], data_sets["classes"]
+def fits(data_sets: dict[str, Rows], common_fit: CommonFit) -> dict[str, Fit]:
+    binary = data_sets["binary"]
     problems: dict[str, tuple[Any, Any, Rows]] = {
-        "linear by MAP": (Model(MLP(), Bernoulli(), gaussian(1.0)), POINT, binary),
-        "linear by MCLMC": (Model(MLP(), Bernoulli(), gaussian(1.0)), CHAINS, binary),
         "by probability": (by_probability, POINT, binary),
-        "softmax by MCLMC": (Model(MLP(), Categorical(3), gaussian(1.0)), CHAINS, classes),
         "network by MCLMC": (Model(MLP((3,), "tanh"), Bernoulli(), gaussian(1.0)), CHAINS, binary),
         "additive": (additive, POINT, binary),
         "Normal": (Model(MLP(), Normal(1.0)), POINT, data_sets["real"]),
     }
-    return {name: fit(model, by, *rows, key=0, progress=False) for name, (model, by, rows) in problems.items()}
+    return {name: fit(model, by, *rows, key=0, progress=False) for name, (model, by, rows) in problems.items()} | {
+        "linear by MAP": common_fit("Bernoulli", "MAP"),
+        "linear by MCLMC": common_fit("Bernoulli", "MCLMC"),
+        "softmax by MCLMC": common_fit("Categorical", "MCLMC"),
+    }
 
 
 def weights(fitted: Fit, classes: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:

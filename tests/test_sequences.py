@@ -1,7 +1,9 @@
 """Rows of tokens: teacher forcing is maximum likelihood, in value, in bits and in what is generated."""
 
 import math
+from collections.abc import Callable
 from dataclasses import replace
+from functools import cache
 from itertools import pairwise
 from typing import Any, NamedTuple
 
@@ -52,17 +54,23 @@ from .tables import observation
 
 K, T, WIDTH = 4, 7, 6
 """Kinds of tokens, tokens in a row, and the width of the networks."""
-NETWORKS = {
-    "GRU": Lift(GRU(K, WIDTH, rngs=nnx.Rngs(0))),
-    "Transformer": Lift(Transformer(K, WIDTH, 1, 2, context=12, rngs=nnx.Rngs(1))),
+NETWORKS: dict[str, Callable[[], Any]] = {
+    "GRU": lambda: GRU(K, WIDTH, rngs=nnx.Rngs(0)),
+    "Transformer": lambda: Transformer(K, WIDTH, 1, 2, context=12, rngs=nnx.Rngs(1)),
 }
 every_network = pytest.mark.parametrize("name", NETWORKS)
+
+
+@cache
+def lifted_network(name: str) -> Any:
+    """Return a network, made when it is first asked for: not by every process that only collects tests."""
+    return Lift(NETWORKS[name]())
 
 
 def weights_of(name: str, seed: int = 0) -> dict[str, Array]:
     """Weights at random, far from where a module starts: scales that are not 1 and biases that are not 0."""
     rng = np.random.default_rng(seed)
-    own = NETWORKS[name].parts.values
+    own = lifted_network(name).parts.values
     return {site: jnp.asarray(value + 0.7 * rng.normal(size=value.shape)) for site, value in own.items()}
 
 
@@ -71,7 +79,7 @@ def tokens_at_random(shape: tuple[int, ...], seed: int = 0) -> np.ndarray:
 
 
 def model_of(name: str) -> Model:
-    return Model(NETWORKS[name], CategoricalSequence(K), "flat")
+    return Model(lifted_network(name), CategoricalSequence(K), "flat")
 
 
 # The networks, against NumPy.
@@ -168,12 +176,13 @@ def test_padding_changes_nothing(name: str) -> None:
 
 def test_a_row_longer_than_the_context_is_refused() -> None:
     with pytest.raises(ValueError, match="expected rows of at most 12 tokens, its context; got 13"):
-        NETWORKS["Transformer"].rebuild({})(jnp.zeros((1, 13), int))
+        lifted_network("Transformer").rebuild({})(jnp.zeros((1, 13), int))
 
 
 def test_a_text_with_another_token_is_no_number() -> None:
     """All of it, as the padding of y may hide the token; a text beside it is what it was."""
-    for name, lift in NETWORKS.items():
+    for name in NETWORKS:
+        lift = lifted_network(name)
         model, w, x = model_of(name), weights_of(name), tokens_at_random((2, T))
         logits = jax.jit(lambda x, model=model, w=w: observation(model, w, x).logits)
         expected = np.asarray(logits(x))[0]

@@ -426,3 +426,5 @@ def test_stochastic_chains_and_guides_begin_at_the_mode_of_a_regression_in_raw_u
         assert line.status.level == "ok", line.status
         means = np.append(line.draws["slopes"].mean((0, 1)), line.draws["intercept"].mean())
         np.testing.assert_allclose((means - best) / sd, 0.0, atol=0.3)
+        spreads = np.append(line.draws["slopes"].std((0, 1)), line.draws["intercept"].std())
+        np.testing.assert_allclose(spreads / sd, 1.0, atol=0.1)

@@ -2,7 +2,7 @@
 
 A guide is a distribution q of the displacement v of the d unconstrained coordinates from a starting point. The bound is
 
-    ELBO = E_q[log p(y, u)] - E_q[log q(v)] <= log p(y),   u = start + v,
+    ELBO = E_q[log p(y, u)] - E_q[log q(u)] <= log p(y),   u = centre + scale v,
 
 and its gradient is estimated by draws of q. For Gaussian guides the gradient of ``log q`` with respect to the
 parameters of q at fixed v, whose mean is 0, is left out ("sticking the landing", Roeder, Wu & Duvenaud 2017): where the
@@ -48,6 +48,17 @@ GUIDES: dict[str, type[AutoContinuous]] = {
 INIT_SCALE = 0.01
 """The standard deviations of the guide at the start: less than those of most posteriors, so that the first steps do not
 leave the starting point."""
+
+
+class Origin(NamedTuple):
+    """The point from which a guide measures displacements, and their units, (d,): posteriors may be in raw units."""
+
+    centre: Array
+    scale: Array
+
+    def at(self, v: Array) -> Array:
+        """Return the point at a displacement."""
+        return self.centre + self.scale * v
 
 
 class State(NamedTuple):
@@ -103,39 +114,39 @@ class Bound(ELBO):  # type: ignore[misc]
         """Return the state before the first step."""
         return State(self._compiled_start(key, num_steps))
 
-    def advance(self, state: State, begin: int, end: int, *, centre: Array, batches: Batches | Resident) -> State:
+    def advance(self, state: State, begin: int, end: int, *, origin: Origin, batches: Batches | Resident) -> State:
         """Return the state after the steps begin, ..., end - 1."""
         svi, parts = state.svi, []
         for order, first, last, data in batches.parts(begin, end):
-            svi, losses = self._compiled_block(svi, order, first, last, centre, data)
+            svi, losses = self._compiled_block(svi, order, first, last, origin, data)
             parts.append((losses, last - first))
         taken = [np.asarray(readable(losses))[:count] for losses, count in parts]
         return State(svi, (*state.losses, np.concatenate(taken)))
 
-    def draws(self, state: State, keys: Array, centre: Array, data: Data, *, weighed: bool) -> tuple[Weights, Any]:
+    def draws(self, state: State, keys: Array, origin: Origin, data: Data, *, weighed: bool) -> tuple[Weights, Any]:
         """Return draws of the guide, one per key, as weights of the user's model, and their log weights in nats.
 
         A log weight is ``log p(y, u) - log q(u)``, whose mean is the bound; NaN unless they are `weighed`, which takes
         the density of all rows at every draw.
         """
         params = self.svi.get_params(state.svi)
-        draws, log_weights = readable(self._compiled_draws(params, keys, centre, data.few()))
+        draws, log_weights = readable(self._compiled_draws(params, keys, origin, data.few()))
         if not weighed:
             return jax.device_get(draws), np.full(len(keys), np.nan)
         log_weights = np.asarray(log_weights, float)
         for _, rows in in_parts(data.rows, "weighing the draws"):
             part = self.sharding.place(data.with_rows(rows).on_device())
-            log_weights += np.asarray(readable(self._compiled_log_likelihoods(params, keys, centre, part)), float)
+            log_weights += np.asarray(readable(self._compiled_log_likelihoods(params, keys, origin, part)), float)
         return jax.device_get(draws), log_weights
 
     def loss(self, rng_key: Array, param_map: Any, model: Any, guide: Any, *args: Any, **kwargs: Any) -> Array:
         """Return minus the bound in nats per row, estimated by draws and a batch of rows; see `numpyro.infer.ELBO`."""
-        centre, batch = args
+        origin, batch = args
         keys = jax.random.split(rng_key, self.num_particles)
 
         def one(key: Array) -> Array:
-            v, log_q = self._drawn(param_map, key)
-            return log_q + self.density.batch_potential(self.unravel(centre + v), batch, self.num_rows)
+            u, log_q = self._drawn(param_map, key, origin)
+            return log_q + self.density.batch_potential(u, batch, self.num_rows)
 
         values = jax.vmap(one)(keys) if self.num_particles > 1 else one(keys[0])
         return values.mean() / self.num_rows
@@ -145,44 +156,44 @@ class Bound(ELBO):  # type: ignore[misc]
         zero = jnp.zeros(self.dim, self.dtype)
         numpyro.sample("v", dist.ImproperUniform(constraints.real_vector, (), zero.shape))
 
-    def _drawn(self, params: Any, key: Array) -> tuple[Array, Array]:
-        """Return a draw of the guide, (d,), and its log density in nats."""
-        q = self.guide.get_posterior(params)
+    def _drawn(self, params: Any, key: Array, origin: Origin) -> tuple[Weights, Array]:
+        """Return a draw of the guide, and its log density over u in nats."""
+        q, volume = self.guide.get_posterior(params), jnp.log(origin.scale).sum()
         if not self.is_gaussian:  # a flow, which may have no inverse
             v, intermediates = q.sample_with_intermediates(key)
-            return v, q.log_prob(v, intermediates)
+            return self.unravel(origin.at(v)), q.log_prob(v, intermediates) - volume
         v = q.rsample(key)
         fixed = self.guide.get_posterior(jax.lax.stop_gradient(params))
-        return v, fixed.log_prob(v).sum()  # independent coordinates have a density each
+        log_q = fixed.log_prob(v).sum()  # independent coordinates have a density each
+        return self.unravel(origin.at(v)), log_q - volume
 
     def _start(self, key: Array, num_steps: Array) -> Any:
         svi = self.svi.init(key)
         return svi._replace(optim_state=with_num_steps(svi.optim_state, num_steps))
 
-    def _block(self, svi: Any, order: Array, begin: Array, end: Array, centre: Array, data: Data) -> tuple[Any, Array]:
+    def _block(self, svi: Any, order: Array, begin: Array, end: Array, origin: Origin, data: Data) -> tuple[Any, Array]:
         def step(i: Array, carry: tuple[Any, Array]) -> tuple[Any, Array]:
             svi, losses = carry
             batch = data if self.batch_size is None else batch_of(data, order, i, self.batch_size)
-            svi, loss = self.svi.update(svi, centre, batch)
+            svi, loss = self.svi.update(svi, origin, batch)
             return svi, jax.lax.dynamic_update_index_in_dim(losses, loss, i - begin, axis=0)
 
         return jax.lax.fori_loop(begin, end, step, (svi, jnp.full(MAX_BLOCK_STEPS, jnp.nan, self.dtype)))
 
-    def _draws(self, params: Any, keys: Array, centre: Array, row: Data) -> tuple[Weights, Array]:
+    def _draws(self, params: Any, keys: Array, origin: Origin, row: Data) -> tuple[Weights, Array]:
         """Return draws, and what their log weights have without the rows."""
 
         def one(key: Array) -> tuple[Weights, Array]:
-            v, log_q = self._drawn(params, key)
-            u = self.unravel(centre + v)
+            u, log_q = self._drawn(params, key, origin)
             return self.density.draws(u, row), -self.density.prior_potential(u, row) - log_q
 
         return jax.lax.map(one, keys)
 
-    def _log_likelihoods(self, params: Any, keys: Array, centre: Array, data: Data) -> Array:
+    def _log_likelihoods(self, params: Any, keys: Array, origin: Origin, data: Data) -> Array:
         """Return the log likelihood of some rows at each draw in nats."""
 
         def one(key: Array) -> Array:
-            return self.density.log_likelihood(self.unravel(centre + self._drawn(params, key)[0]), data).sum()
+            return self.density.log_likelihood(self._drawn(params, key, origin)[0], data).sum()
 
         return jax.lax.map(one, keys)
 

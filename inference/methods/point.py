@@ -1,5 +1,6 @@
 """Point estimates: maximum likelihood and maximum a posteriori."""
 
+import math
 from dataclasses import dataclass, fields
 from typing import Any, ClassVar
 
@@ -15,7 +16,7 @@ from ..second_order import HESSIAN_WEIGHTS
 from ..status import Status
 from ..store import Store
 from .descent import PointSettings, descend, split_validation
-from .finish import best_end, finish, go_on
+from .finish import Ending, best_end, finish, go_on
 from .mode import no_maximum
 from .representative import representative
 
@@ -135,7 +136,7 @@ def improper(density: Density, u: Weights, data: Data) -> tuple[Reason, ...]:
     return tuple(Reason.of(Code.IMPROPER_POSTERIOR, reason=each) for each in reasons if each.code in IMPROPER)
 
 
-def from_mode(settings: PointSettings, density: Density, u: Weights, data: Data) -> Weights:
+def from_mode(settings: PointSettings, density: Density, u: Weights, data: Data) -> Ending:
     """Return the mode near the end of a descent, where a model of some weights with a meaning has one; else that end.
 
     In raw units a descent is short of it by far. The mode of a network may fit noise, far from most of its posterior.
@@ -145,8 +146,8 @@ def from_mode(settings: PointSettings, density: Density, u: Weights, data: Data)
     """
     structure = density.structure
     if not settings.polish or data.is_stored or structure.exchangeable or structure.num_weights > HESSIAN_WEIGHTS:
-        return u
+        return Ending(u, math.inf, math.nan)
     end = go_on(settings, density, u, data)
     if end.status.is_interrupted:
         raise KeyboardInterrupt
-    return end.u
+    return end

@@ -30,17 +30,36 @@ def representative(surface: Surface, u: Weights, data: Data, max_rows: int | Non
     if not data.is_stored and (max_rows is None or data.num_rows <= max_rows):
         return data
     parts = (data.with_rows(rows) for _, rows in in_parts(data.rows, "checking the fit"))
-    log_probs = np.concatenate([np.asarray(surface.log_likelihood(u, part.on_device())) for part in parts])
-    log_probs = by_unit_weight(log_probs, data)
     n = data.num_rows
-    count = min(EXTREME_ROWS, n // 2)
-    order = np.argpartition(log_probs, (count, n - count - 1))
-    extreme = np.union1d(order[:count], order[n - count :])
+    least, most = (_Least(min(EXTREME_ROWS, n // 2)) for _ in range(2))
+    for part in parts:
+        log_probs = by_unit_weight(surface.log_likelihood(u, part.on_device()), part)
+        least.add(log_probs)
+        most.add(np.where(np.isnan(log_probs), -np.inf, -log_probs))
+    extreme = np.union1d(least.rows, most.rows)
     spaced = np.setdiff1d(np.linspace(0, n - 1, min(n, max_rows or SPACED_ROWS)).astype(int), extreme)
     rows = np.concatenate([extreme, spaced])
     weights = np.ones(len(rows)) if data.weights is None else np.asarray(data.weights, float)[rows]
     weights[len(extreme) :] *= (n - len(extreme)) / max(1, len(spaced))
     return replace(data.take(rows), weights=jnp.asarray(weights, float)).on_device()
+
+
+class _Least:
+    """The rows with the smallest of the values that go by, in memory that does not grow with their number."""
+
+    def __init__(self, count: int) -> None:
+        self._count, self._passed = count, 0
+        self._values, self.rows = np.empty(0), np.empty(0, int)
+
+    def add(self, values: np.ndarray) -> None:
+        """Add the values of the next rows."""
+        rows = np.arange(self._passed, self._passed + len(values))
+        self._passed += len(values)
+        values, rows = np.concatenate([self._values, values]), np.concatenate([self.rows, rows])
+        if len(values) > self._count:
+            least = np.argpartition(values, self._count)[: self._count]
+            values, rows = values[least], rows[least]
+        self._values, self.rows = values, rows
 
 
 def by_unit_weight(log_likelihood: Any, data: Data) -> np.ndarray:

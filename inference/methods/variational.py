@@ -26,9 +26,10 @@ from ..rows import Data, Weights, signature
 from ..status import Status
 from ..store import Store
 from .batches import Batches, Resident, batches_of, check_batch_size
-from .bound import GUIDES, Bound, State
+from .bound import GUIDES, Bound, Origin, State
 from .chains import buffer_rows
 from .descent import descend
+from .finish import Ending
 from .gaussian import MAX_DIVERGENCE_PER_ROW, MAX_PARETO_K, NUM_DRAWS, Importance
 from .optimizer import check_optimizer
 from .point import MAP, from_mode
@@ -163,15 +164,14 @@ class Variational:
         descent = descend(first, sampled, data, key=key_start, progress=progress, store=store)
         if descent.status.is_interrupted:
             raise KeyboardInterrupt  # there is no guide to return
-        u = jax.tree.map(jnp.asarray, from_mode(first, sampled, descent.member(descent.best)[0], data))
+        u, origin = _origin(from_mode(first, sampled, descent.member(descent.best)[0], data))
         settings = signature(u), ByValue(self.guide), self.batch_size, self.num_particles, ByValue(self.optimizer)
         bound = program(Bound, sampled, data, *settings, data.num_rows, Spread.of(data))
-        centre = ravel_pytree(u)[0]
         checkpoint = None if store is None else store.checkpoint("guide")
         with batches_of(data, self.batch_size, self.num_steps, key_steps, bound.sharding) as batches:
-            state, status = self._maximised(bound, centre, batches, checkpoint, key=key_steps, progress=progress)
+            state, status = self._maximised(bound, origin, batches, checkpoint, key=key_steps, progress=progress)
         losses = np.concatenate([np.zeros(0), *state.losses]) * data.num_rows
-        draws, log_weights = self._draws(bound, state, centre, data, key_draws)
+        draws, log_weights = self._draws(bound, state, origin, data, key_draws)
         importance, middle = _importance_of(log_weights, bound.dtype)
         elbo, error = log_weights.mean(), log_weights.std(ddof=1) / len(log_weights) ** 0.5
         if status:
@@ -198,7 +198,7 @@ class Variational:
     def _maximised(
         self,
         bound: Bound,
-        centre: Array,
+        origin: Origin,
         batches: Batches | Resident,
         checkpoint: Checkpoint | None,
         *,
@@ -217,7 +217,7 @@ class Variational:
             return True
 
         run: Run[State] = run_in_blocks(
-            partial(bound.advance, centre=centre, batches=batches),
+            partial(bound.advance, origin=origin, batches=batches),
             ends[0],
             self.num_steps,
             label="Variational",
@@ -241,7 +241,7 @@ class Variational:
         return ends[0], Status()
 
     def _draws(
-        self, bound: Bound, state: State, centre: Array, data: Data, key: Array
+        self, bound: Bound, state: State, origin: Origin, data: Data, key: Array
     ) -> tuple[dict[str, np.ndarray], np.ndarray]:
         """Return the draws by site, (1, draw, *shape), and the log weights of the first of them."""
         count = max(self.num_samples, num_weighed := self._num_weighed(bound.dim))
@@ -250,7 +250,7 @@ class Variational:
         log_weights: list[np.ndarray] = []
         for begin in range(0, count, size):
             of_part = jnp.take(keys, jnp.arange(begin, begin + size), mode="clip")
-            draws, weights = bound.draws(state, of_part, centre, data, weighed=begin < num_weighed)
+            draws, weights = bound.draws(state, of_part, origin, data, weighed=begin < num_weighed)
             parts.append(draws)
             log_weights.append(weights)
         whole = jax.tree.map(lambda *leaves: np.concatenate(leaves)[None, : self.num_samples], *parts)
@@ -279,6 +279,17 @@ class Variational:
             numbers = {"k": importance.pareto_k, "divergence": importance.divergence, "limit": MAX_PARETO_K}
             warnings.append(Reason.of(Code.POOR_GUIDE, **numbers))
         return Status(warnings=tuple(warnings))
+
+
+def _origin(end: Ending) -> tuple[Weights, Origin]:
+    """Return the weights at which the guide begins, and that point with the scales of the posterior around a mode."""
+    u = jax.tree.map(jnp.asarray, end.u)
+    centre, _ = ravel_pytree(u)
+    scale = jnp.ones_like(centre)
+    if end.polished and end.minimum is not None:
+        precision = np.diagonal(end.minimum.curvature)
+        scale = jnp.asarray(np.where(precision > 0, np.abs(precision), 1.0) ** -0.5, centre.dtype)
+    return u, Origin(centre, scale)
 
 
 def _begun(start: State, checkpoint: Checkpoint | None) -> State:
