@@ -83,7 +83,8 @@ lower-bounds: $(READY)  ## Some tests with the oldest releases that pyproject.to
 	$(BIN)/uv pip sync --quiet --python build/lowest/bin/python build/lowest.txt
 	$(BIN)/uv pip install --quiet --python build/lowest/bin/python --no-deps --no-build-isolation --editable .
 	build/lowest/bin/python -m pytest --override-ini filterwarnings=default \
-		tests/test_internals.py tests/test_prior.py tests/test_encoder.py tests/test_saved.py tests/test_lift.py tests/test_estimators.py tests/test_plots.py
+		tests/test_internals.py tests/test_prior.py tests/test_encoder.py tests/test_saved.py \
+		tests/test_lift.py tests/test_estimators.py tests/test_plots.py
 
 $(READY): requirements.lock pyproject.toml
 	@test -n "$(PYTHON)" || { echo "flatprior needs Python 3.12 or newer; give one as PYTHON=/path/to/python"; exit 1; }

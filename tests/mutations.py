@@ -859,6 +859,20 @@ BUGS = [
         "test_estimators.py",
     ),
     Bug(
+        "an estimator leaves out numbers that look like identifiers",
+        "estimators/base.py",
+        "Encoder.fit(X, keep=X.columns.map(str))",
+        "Encoder.fit(X)",
+        "test_estimators.py",
+    ),
+    Bug(
+        "a quarter begins with its last month",
+        "tables/cells.py",
+        "quarters.astype(float) - 2",
+        "quarters.astype(float)",
+        "test_reading.py",
+    ),
+    Bug(
         "the evidence of an estimator is that of the standardised y",
         "estimators/standard.py",
         "outcome.log_evidence - log_unit",
