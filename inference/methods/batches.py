@@ -38,7 +38,7 @@ class Part(NamedTuple):
     """The rows, on the devices."""
 
 
-def batch_of(data: Data, order: Array, i: Array, size: int) -> Data:
+def batch_of(data: Data, order: Array, i: Array | int, size: int) -> Data:
     """Return the batch of the i-th step of an order, under a trace."""
     size = size * order.shape[-1] // order.size  # of one shard
     rows = jax.lax.dynamic_slice_in_dim(order, i * size, size, axis=-1)

@@ -67,10 +67,15 @@ class ChainSettings(Protocol):
 class Sampler(Protocol):
     """The compiled steps of a method of chains, over one density."""
 
-    sharding: Sharding
-    """The distribution of chains over devices."""
-    draws_in_warmup: bool
-    """Whether warm-up steps fill the buffer like draws, so that a block has at most `buffer_rows` of them."""
+    @property
+    def sharding(self) -> Sharding:
+        """The distribution of chains over devices."""
+        ...
+
+    @property
+    def draws_in_warmup(self) -> bool:
+        """Whether warm-up steps fill the buffer like draws, so that a block has at most `buffer_rows` of them."""
+        ...
 
     def start(self, settings: Any, u: Weights, began_cold: Array, key: Array, data: Data) -> Any:
         """Return the state of the chains at unconstrained weights u, (chain, *shape)."""

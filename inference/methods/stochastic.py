@@ -118,7 +118,8 @@ class Stochastic:
 
     def no_tally(self) -> _Tally:
         """Return the totals before the first step, (chain,)."""
-        return jax.tree.map(lambda _: np.zeros(self.num_chains, self.dtype), _Tally(*_Tally._fields))
+        zero = jnp.zeros(self.num_chains, self.dtype)
+        return _Tally(zero, zero, zero)
 
     def no_moments(self) -> tuple[Array, ...]:
         """Return the moments of no gradients, three of (chain, d)."""
