@@ -67,6 +67,13 @@ BUGS = [
         "test_processes.py",
     ),
     Bug(
+        "draws that stay on disk are read chain after draw, not draw after chain",
+        "inference/chunks.py",
+        "np.divmod(numbers, self.values.shape[1])",
+        "(numbers % self.values.shape[0], numbers // self.values.shape[0])",
+        "test_memory.py",
+    ),
+    Bug(
         "the bound lacks the entropy of the guide",
         "inference/methods/bound.py",
         "-self.density.prior_potential(u, row) - log_q",

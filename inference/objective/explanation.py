@@ -119,7 +119,8 @@ def explain(model: NumPyroModel, x: Any, y: Any, *, at: Point | None = None, wei
 
     The objective is ``-log p(y | x, w) - log p(w)``: a loss for each observed site and a penalty for each latent site.
     Both are computed a second time, in float64, from implementations that are not NumPyro's (optax where it has the
-    loss), and compared with the density that all methods use, in value and in gradient.
+    loss), and compared with the density that all methods use, in value and in gradient. Rows are evaluated a part at a
+    time, in about 256 MiB beside x and y.
 
     Args:
         model: a NumPyro model.
