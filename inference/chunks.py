@@ -165,7 +165,8 @@ def mixture_of(draws: Mapping[str, np.ndarray]) -> Weights:
     """
     count = math.prod(next(iter(draws.values())).shape[:2])
     if sum(value.nbytes for value in draws.values()) > DRAWS_BYTES:
-        return {site: Stored(Flattened(value), value.dtype) for site, value in draws.items()}
+        there: dict[str, Any] = {site: Stored(Flattened(value), value.dtype) for site, value in draws.items()}
+        return there
     flat = {site: value.reshape(count, *value.shape[2:]) for site, value in draws.items()}
     varying = [site for site, value in flat.items() if (value[:2] != value[0]).any() or (value != value[0]).any()]
     return {s: jax.device_put(v if s in varying or not varying else v[:1]) for s, v in flat.items()}

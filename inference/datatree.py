@@ -2,16 +2,17 @@
 
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 import numpy as np
-from arviz_base import from_dict
-from xarray import DataTree
 
 from .method import Outcome
 from .rows import Rows
 from .structure import Structure
+
+if TYPE_CHECKING:  # importing it takes a tenth of a second or more
+    from xarray import DataTree
 
 
 def to_datatree(
@@ -24,7 +25,7 @@ def to_datatree(
     predicted: Mapping[str, np.ndarray] | None = None,
     x: Rows = None,
     y: Rows = None,
-) -> DataTree:
+) -> "DataTree":
     """Return draws, statistics and, where given, predictions, log likelihood and data, under ArviZ's names.
 
     Args:
@@ -37,6 +38,8 @@ def to_datatree(
         x: n rows, or None.
         y: n rows, or None.
     """
+    from arviz_base import from_dict
+
     names = names_in_tree([*outcome.draws, *structure.observed_sites])
     observed = [] if y is None else _observed(structure, names, y)
     structure = renamed(structure, names)

@@ -6,10 +6,11 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from html import escape
 from itertools import zip_longest
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import pandas as pd
-from pandas.api.types import is_float_dtype, is_numeric_dtype
+if TYPE_CHECKING:  # importing it takes a tenth of a second or more
+    import pandas as pd
+
 
 WIDTH = 120
 """The width in characters of a table and its notes."""
@@ -20,8 +21,10 @@ type Columns = Mapping[str, tuple[str, str]]
 """Column -> (heading, format)."""
 
 
-def columns_of(frame: pd.DataFrame, number: str) -> Columns:
+def columns_of(frame: "pd.DataFrame", number: str) -> Columns:
     """Return all columns of a frame under their own names, with one format for real numbers."""
+    from pandas.api.types import is_float_dtype
+
     return {str(name): (str(name), number if is_float_dtype(frame[name]) else "{}") for name in frame}
 
 
@@ -29,7 +32,7 @@ def columns_of(frame: pd.DataFrame, number: str) -> Columns:
 class Report:
     """A printed table: words aligned left and wrapped if the table is too wide, numbers aligned right."""
 
-    frame: pd.DataFrame
+    frame: "pd.DataFrame"
     """Unrounded; its index is the first column."""
     columns: Columns
     """The columns to print, in this order; columns that the frame lacks are skipped."""
@@ -79,6 +82,8 @@ class Report:
         return list(zip(index, *(self._cells(name) for name in self._shown), strict=True))
 
     def _cells(self, column: str) -> list[str]:
+        import pandas as pd
+
         heading, form = self.columns[column]
         blank = column not in self.printed_nan
         return [heading, *("" if blank and pd.isna(v) else form.format(v) for v in self.frame[column])]
@@ -90,6 +95,8 @@ class Report:
     @property
     def _is_words(self) -> list[bool]:
         """Whether the index, then each column, contains words."""
+        from pandas.api.types import is_numeric_dtype
+
         types = [self.frame.index.dtype, *(self.frame[name].dtype for name in self._shown)]
         return [not is_numeric_dtype(dtype) for dtype in types]
 

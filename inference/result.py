@@ -4,11 +4,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from os import PathLike
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 import numpy as np
-from xarray import DataTree
 
 from .arrays import as_rows, in_default_precision
 from .checks import check_labelled, check_labels, check_like
@@ -31,6 +30,9 @@ from .sites import NumPyroModel
 from .status import Status, warn_if_failed
 from .structure import Structure
 from .tangent import tangent
+
+if TYPE_CHECKING:  # importing it takes a tenth of a second or more
+    from xarray import DataTree
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -160,7 +162,7 @@ class Fit(Parts):
         x, y, _ = labelled(check_like(self.layout, x), y, weights).scored
         return digest_of_rows(x, y) == self.rows
 
-    def to_datatree(self, x: Any = None, y: Any = None, *, key: Any = None) -> DataTree:
+    def to_datatree(self, x: Any = None, y: Any = None, *, key: Any = None) -> "DataTree":
         """Return the fit for ArviZ: posterior (for `Prior`, prior) and sample_stats, and more where x is given.
 
         Sites of `numpyro.deterministic` are among the draws, unless they depend on x. The attributes are kind, status,

@@ -17,7 +17,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from numpyro.handlers import seed, substitute, trace
-from xarray import Dataset, DataTree, open_datatree
 
 from .blocks import Seconds
 from .checks import Layout
@@ -111,11 +110,11 @@ def write(path: str | os.PathLike[str], parts: Parts, attrs: Mapping[str, Any]) 
     )
     tree = to_datatree(written, renamed(structure, names), layout.columns, attrs=dict(attrs))
     stats = {names[name]: np.asarray(value) for name, value in outcome.stats.items()}
-    tree["stats"] = DataTree(_dataset(stats))
+    tree["stats"] = _group(stats)
     at = {names[site]: np.asarray(value) for site, value in outcome.linearized_at.items()}
-    tree["linearized_at"] = DataTree(_dataset(at))
+    tree["linearized_at"] = _group(at)
     y, densities = probe(model, structure, layout, _first(outcome.draws))
-    tree["probe"] = DataTree(_dataset({f"y{i}": value for i, value in enumerate(y)}))
+    tree["probe"] = _group({f"y{i}": value for i, value in enumerate(y)})
     about = {
         "version": VERSION,
         "model": str(model),
@@ -154,6 +153,8 @@ def read(path: str | os.PathLike[str], model: NumPyroModel) -> Parts:
         FileNotFoundError: when the file does not exist.
         ValueError: when the file is damaged, not a fit, of a later release, or of another model.
     """
+    from xarray import open_datatree
+
     path = Path(path)
     if not path.exists():
         raise FileNotFoundError(f"Expected a file; {path} does not exist.")
@@ -289,8 +290,12 @@ def _first(draws: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     return {site: np.asarray(value[0, 0]) for site, value in draws.items()}
 
 
-def _dataset(arrays: Mapping[str, np.ndarray]) -> Dataset:
-    return Dataset({name: ([f"{name}_dim{i}" for i in range(np.ndim(a))], a) for name, a in arrays.items()})
+def _group(arrays: Mapping[str, np.ndarray]) -> Any:
+    """Return arrays as a group of a tree."""
+    from xarray import Dataset, DataTree
+
+    dims = {name: [f"{name}_dim{i}" for i in range(np.ndim(array))] for name, array in arrays.items()}
+    return DataTree(Dataset({name: (dims[name], array) for name, array in arrays.items()}))
 
 
 def _counts_to_json(counts: RowCounts | None) -> dict[str, Any] | None:

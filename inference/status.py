@@ -62,7 +62,8 @@ class Status:
     @classmethod
     def from_json(cls, saved: list[list[Any]]) -> "Status":
         """Return the status that `to_json` gave."""
-        return cls(*(tuple(map(Reason.from_json, reasons)) for reasons in saved))
+        failures, warnings = (tuple(map(Reason.from_json, reasons)) for reasons in saved)
+        return cls(failures, warnings)
 
     def __add__(self, other: "Status") -> "Status":
         """Return a status with the reasons of both."""

@@ -5,17 +5,19 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from html import escape
 from inspect import signature
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import numpyro.distributions as dist
-import pandas as pd
 from numpyro.handlers import seed, substitute, trace
 
 from .heads import Heads
 from .prior import FIXED, FLAT
+
+if TYPE_CHECKING:  # importing it takes a tenth of a second or more
+    import pandas as pd
 
 IN_THE_MODEL = "the model"
 """The source of a site's prior if the model samples the site itself."""
@@ -25,10 +27,10 @@ IN_THE_MODEL = "the model"
 class PriorTable:
     """The priors of a model's sites; see `priors`. Prints as a table."""
 
-    table: pd.DataFrame
+    table: "pd.DataFrame"
     """One row for each site or fixed parameter, with the columns shape, size, prior, set_by."""
 
-    def to_dataframe(self) -> pd.DataFrame:
+    def to_dataframe(self) -> "pd.DataFrame":
         """Return the table, indexed by the names of the sites."""
         return self.table.copy()
 
@@ -56,7 +58,7 @@ class PriorTable:
     def _repr_html_(self) -> str:
         return f"{self._formatted().to_html(index=False, border=0)}<p>{'<br>'.join(map(escape, self.notes))}</p>"
 
-    def _formatted(self) -> pd.DataFrame:
+    def _formatted(self) -> "pd.DataFrame":
         """The cells as strings, under the printed headings."""
         shown = self.table.rename_axis("site").reset_index().rename(columns={"set_by": "set by"})
         return shown.assign(size=shown["size"].map("{:,}".format)).astype(str)
@@ -87,6 +89,8 @@ def priors(model: Callable[..., Any], x: Any) -> PriorTable:
         <BLANKLINE>
         4 sites with 41 weights.
     """
+    import pandas as pd
+
     if not callable(model) or isinstance(model, type):
         raise TypeError(f"priors: expected a NumPyro model, such as Model(MLP(), Bernoulli()); got {model!r}.")
     if "num_outputs" in signature(model).parameters:

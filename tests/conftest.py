@@ -27,7 +27,8 @@ MAPS = 25_000
 NEW_OBJECTS = 50_000
 """Objects after which the garbage collector looks for cycles among them."""
 LONGEST = ("notebooks", "contract", "docstrings", "package", "explain", "mode", "command", "compression", "laplace")
-"""The files of tests that take longest."""
+LONGEST_OF_SLOW = ("site", "observations", "truth", "coverage", "devices", "processes", "sequences", "closed_forms")
+"""The files of tests that take longest, by default and with slow tests."""
 CACHE = pytest.StashKey[tempfile.TemporaryDirectory]()
 
 
@@ -62,8 +63,8 @@ def pytest_configure(config: pytest.Config) -> None:
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """The files that take longest come first, so that no process ends with one of them alone."""
-    place = {f"test_{name}.py": number for number, name in enumerate(LONGEST)}
-    items.sort(key=lambda item: place.get(item.path.name, len(LONGEST)))
+    place = {f"test_{name}.py": number for number, name in enumerate(LONGEST + LONGEST_OF_SLOW)}
+    items.sort(key=lambda item: place.get(item.path.name, len(place)))
 
 
 def pytest_collection_finish() -> None:

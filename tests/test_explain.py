@@ -1,9 +1,12 @@
 """`explain`: its total is what `fit` minimises, its terms are what others compute, its words are the usual ones."""
 
 import math
+import subprocess
+import sys
 from collections.abc import Callable
 from functools import lru_cache
 from itertools import product
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -796,3 +799,14 @@ def test_parts_of_rows_have_the_likelihood_of_all(monkeypatch: pytest.MonkeyPatc
     parts = likelihood_curve(terms_of_rows, *rows, "w", [0.0, 0.5, 1.0])
     np.testing.assert_allclose(parts.log_likelihood, whole.log_likelihood, rtol=1e-12)
     np.testing.assert_array_equal(parts.log_prior, whole.log_prior)
+
+
+@pytest.mark.slow
+def test_a_million_rows_need_less_than_256_mebibytes() -> None:
+    script = Path(__file__).parents[1] / "benchmarks" / "size.py"
+    done = subprocess.run(
+        [sys.executable, str(script), "--case", "explain"], capture_output=True, text=True, check=True
+    )
+    rows = [line.split("|") for line in done.stdout.splitlines() if line.startswith("| explain")]
+    assert rows[-1][2].strip() == "1,000,000"
+    assert float(rows[-1][3].replace(",", "")) < 256

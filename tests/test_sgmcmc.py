@@ -220,6 +220,19 @@ def test_a_time_of_epochs_that_is_too_long_is_reported(line: Fit, rows: Any) -> 
     assert Code.TEMPERATURE not in line.status.codes
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("key", [0, 1])
+def test_the_default_settings_are_ok_on_plain_data(key: int) -> None:
+    """A temperature below 1, as of chains that are still on their way, would be on in every such fit."""
+    rng = np.random.default_rng(key)
+    x = rng.normal(size=(2000, 3))
+    y = np.sin(x[:, 0]) + 0.5 * x[:, 1] + 0.3 * rng.normal(size=2000)
+    model = Model(MLP((8,)), Normal(dist.HalfNormal(1.0)), gaussian(1.0))
+    result = fit(model, SGMCMC(num_chains=4), x, y, key=key, progress=False)
+    assert result.status.level == "ok", (key, str(result.status))
+    assert 0.98 < result.stats["temperature"].mean() < 1.1
+
+
 def test_epochs_return(rows: Any) -> None:
     """Every second epoch has the batches of the one before, backwards; rows that are read in order never have."""
     forth, back, other = (Epochs(jax.random.key(0), 43, 10, returning=True).order(i) for i in range(3))

@@ -1,10 +1,12 @@
 """Bands of frequencies, and intervals for the probability behind a frequency."""
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pandas as pd
 from scipy.special import ndtri
+
+if TYPE_CHECKING:  # importing it takes a tenth of a second or more
+    import pandas as pd
 
 BAND = 0.9
 """Probability of the bands."""
@@ -34,8 +36,10 @@ def binomial_band(count: np.ndarray, probability: np.ndarray) -> dict[str, np.nd
     return {name: binom.ppf(share, count, probability) / count for name, share in ends.items()}
 
 
-def wilson_intervals(hits: Any, counts: Any) -> pd.DataFrame:
+def wilson_intervals(hits: Any, counts: Any) -> "pd.DataFrame":
     """Return Wilson's (1927) 90% intervals for the probabilities behind the frequencies hits / counts."""
+    import pandas as pd
+
     hits, counts = np.asarray(hits, float), np.asarray(counts, float)
     z, share = ndtri((1 + BAND) / 2), hits / counts
     centre = (share + z**2 / (2 * counts)) / (1 + z**2 / counts)

@@ -1,10 +1,9 @@
 """Calibration: the predicted probabilities of a fit against observed frequencies."""
 
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
-import pandas as pd
 
 from ..checks import check_like, check_positive_integer
 from ..labels import labelled, whole_weights
@@ -14,6 +13,9 @@ from .bands import BAND, sum_of_events, wilson_intervals
 from .scores import NUM_BINS, Forecast, equal_bins, interval_calibration_error, standard_error
 from .temperature import Tempered
 from .transforms import LEVELS, Transforms, transforms_of
+
+if TYPE_CHECKING:  # importing it takes a tenth of a second or more
+    import pandas as pd
 
 QUANTITIES = "confidence", "intervals"
 """What can be compared with frequencies, beside the probability of one class."""
@@ -27,22 +29,22 @@ class Calibration(Printed):
     quantity: int | Literal["confidence", "intervals"]
     """What is compared with frequencies: the confidence in the most probable class, the probability of one class, which
     is then given, or that of central intervals."""
-    scores: pd.DataFrame
+    scores: "pd.DataFrame"
     """One row per score: ``value`` and its standard error ``se``."""
-    curve: pd.DataFrame
+    curve: "pd.DataFrame"
     """One row per bin, or interval: the mean ``forecast``, the ``frequency``, the ``count`` of rows, the band from
     ``low`` to ``high`` that contains the frequency with probability 90% if the forecasts are right, and Wilson's 90%
     interval for the probability behind the frequency, ``wilson_low`` to ``wilson_high``."""
-    rows: pd.DataFrame
+    rows: "pd.DataFrame"
     """One row per row of y: ``log_loss`` in nats; for classes ``forecast``, ``outcome`` and ``brier``, for intervals
     ``pit``, the probability integral transform, or ``pit_low`` and ``pit_high``, the ends of the interval in which it
     is uniform. Of two fits on the same rows, differences are paired."""
-    histogram: pd.DataFrame | None
+    histogram: "pd.DataFrame | None"
     """For intervals: the ``frequency`` of the transform in bins from ``left`` to ``right``, and the band as above."""
     notes: tuple[str, ...]
     """The notes below the table."""
 
-    def to_dataframe(self) -> pd.DataFrame:
+    def to_dataframe(self) -> "pd.DataFrame":
         """Return the scores, unrounded: one row per score, with its standard error."""
         return self.scores.copy()
 
@@ -158,6 +160,8 @@ def calibration(
 
 
 def _of_classes(log_prob: np.ndarray, probs: np.ndarray, y: Any, label: int | None, num_bins: int) -> Calibration:
+    import pandas as pd
+
     if y.ndim != 1:
         raise ValueError(f"y: expected classes, shape {y.shape[:1]}; got {y.shape}. Soft labels have no frequencies.")
     num_rows, num_classes = probs.shape
@@ -192,6 +196,8 @@ def _of_classes(log_prob: np.ndarray, probs: np.ndarray, y: Any, label: int | No
 
 
 def _of_transforms(log_prob: np.ndarray, transforms: Transforms, num_bins: int) -> Calibration:
+    import pandas as pd
+
     covered, curve = transforms.covered(), transforms.curve()
     signed = ((covered - LEVELS) * np.sign(curve["frequency"].to_numpy() - LEVELS)).mean(axis=1)
     log_loss = -log_prob.astype(float)
@@ -244,8 +250,10 @@ def _bin_errors(errors: np.ndarray, bins: list[np.ndarray]) -> tuple[tuple[float
 
 def _reliability(
     forecast: np.ndarray, outcome: np.ndarray, bins: list[np.ndarray]
-) -> tuple[pd.DataFrame, tuple[float, float]]:
+) -> "tuple[pd.DataFrame, tuple[float, float]]":
     """Return the curve, and the mean and standard deviation of the calibration error if the forecasts are right."""
+    import pandas as pd
+
     num_rows = len(forecast)
     lines, expected, variance = [], 0.0, 0.0
     for rows in bins:
@@ -262,7 +270,7 @@ def _reliability(
     return curve.join(wilson), (float(expected), float(np.sqrt(variance)))
 
 
-def _inside(curve: pd.DataFrame, noun: str, probability: str = "90%") -> str:
+def _inside(curve: "pd.DataFrame", noun: str, probability: str = "90%") -> str:
     inside = curve["frequency"].between(curve["low"] - 1e-12, curve["high"] + 1e-12)
     return (
         f"{inside.sum()} of {len(curve)} {noun} lie in the band that contains each with probability {probability} if "

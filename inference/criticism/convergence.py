@@ -3,14 +3,11 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import arviz_base
 import jax
 import numpy as np
-import pandas as pd
 from scipy.special import logsumexp
-from xarray import DataTree
 
 from ..arrays import as_rows
 from ..checks import check_labels, check_like
@@ -21,6 +18,10 @@ from ..report import Report, columns_of
 from ..result import Fit, check_fit
 from ..rows import Data, Rows, Weights, count_rows, take_rows
 from .scores import OF
+
+if TYPE_CHECKING:  # importing it takes a tenth of a second or more
+    import pandas as pd
+    from xarray import DataTree
 
 NUM_PROBES = 50
 """The number of rows whose predictions are judged, evenly spread over those given."""
@@ -58,12 +59,12 @@ BIASED = (
 class Diagnosis:
     """The convergence of the chains of a fit; see `diagnose`. Prints as a table."""
 
-    table: pd.DataFrame
+    table: "pd.DataFrame"
     """One row per kind of quantity: their number, the largest R-hat, the smallest bulk and tail ESS."""
-    chains: pd.DataFrame
+    chains: "pd.DataFrame"
     """One row per chain: log density, step size, share of draws that differ from the one before, energy diagnostics,
     and if y is given the log predictive density of these rows under that chain alone, in nats per row."""
-    predictions: DataTree
+    predictions: "DataTree"
     """The predictions at the probe rows for ArviZ: `arviz.plot_trace_dist`, `arviz.plot_rank` and the others."""
     log10_num_modes: float
     """The log10 of the number of weights, at least, with the same predictions as any given ones; see `diagnose`. 0 if
@@ -78,7 +79,7 @@ class Diagnosis:
         """Whether all checks passed."""
         return not self.findings
 
-    def to_dataframe(self) -> pd.DataFrame:
+    def to_dataframe(self) -> "pd.DataFrame":
         """Return the table, unrounded: one row per kind of quantity; `chains` has one row per chain."""
         return self.table.copy()
 
@@ -92,7 +93,7 @@ class Diagnosis:
         return _report(self.table, ()).html() + _report(self.chains, self.notes).html()
 
 
-def _report(table: pd.DataFrame, notes: Sequence[str]) -> Report:
+def _report(table: "pd.DataFrame", notes: Sequence[str]) -> Report:
     return Report(table, columns_of(table, "{:.3g}"), notes, printed_nan=tuple(table))
 
 
@@ -128,6 +129,8 @@ def diagnose(fit: Fit, x: Any, y: Any = None) -> Diagnosis:
     Raises:
         ValueError: when the draws of the fit are not Markov chains, or fewer than 4 per chain.
     """
+    import pandas as pd
+
     is_approximate = isinstance(fit, Fit) and fit.kind == "approximation" and fit.method.draws_chains
     if not is_approximate:
         check_chains(fit, "diagnose")
@@ -177,8 +180,10 @@ def _component_means(fit: Fit, x: Rows) -> dict[str, np.ndarray]:
     return {of: values.reshape(*shape, *values.shape[1:]) for of, values in means.items()}
 
 
-def _tree(predictions: Mapping[str, np.ndarray], probes: np.ndarray) -> DataTree:
+def _tree(predictions: Mapping[str, np.ndarray], probes: np.ndarray) -> "DataTree":
     """Return predictions at probe rows for ArviZ."""
+    import arviz_base
+
     tokens = ["row", "token", "class"]
     dims = {name: tokens if each.ndim == 5 else tokens[::2][: each.ndim - 2] for name, each in predictions.items()}
     return arviz_base.from_dict({"posterior": dict(predictions)}, dims=dims, coords={"row": probes})
@@ -231,7 +236,9 @@ def _worst(values: np.ndarray, *, nested: bool) -> dict[str, float]:
     }
 
 
-def _per_chain(fit: Fit, pointwise: np.ndarray | None) -> pd.DataFrame:
+def _per_chain(fit: Fit, pointwise: np.ndarray | None) -> "pd.DataFrame":
+    import pandas as pd
+
     from ..internals import array_stats  # imported late; see `loo`
 
     stats = fit.stats
@@ -253,7 +260,7 @@ def _per_chain(fit: Fit, pointwise: np.ndarray | None) -> pd.DataFrame:
     return pd.DataFrame(columns, index=pd.RangeIndex(len(lp), name="chain"))
 
 
-def _findings(fit: Fit, table: pd.DataFrame, chains: pd.DataFrame, *, nested: bool) -> list[str]:
+def _findings(fit: Fit, table: "pd.DataFrame", chains: "pd.DataFrame", *, nested: bool) -> list[str]:
     findings = []
     limit = MAX_NESTED_RHAT if nested else MAX_RHAT
     for name in table.index.drop(EXCHANGEABLE, errors="ignore"):

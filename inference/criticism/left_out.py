@@ -7,7 +7,6 @@ from dataclasses import replace
 from threading import Lock
 from typing import Any
 
-import arviz_base
 import numpy as np
 from scipy.special import logsumexp
 
@@ -42,6 +41,8 @@ def loo(fit: Fit, x: Any, y: Any, *, weights: Any = None) -> Any:
     Raises:
         ValueError: when the fit is not of kind "chain", or these are not its rows, in their order.
     """
+    import arviz_base
+
     check_chains(fit, "loo")
     if fit.counts is not None and fit.counts.weight is not None and weights is None:
         raise TypeError("loo: expected the weights of the rows, since they were fitted with weights; got none.")

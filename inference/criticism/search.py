@@ -3,15 +3,17 @@
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
-import pandas as pd
 from jaxtyping import Float
 from scipy.optimize import OptimizeResult, minimize, minimize_scalar
 
 from ..reasons import Code, Reason
 from ..status import Status
+
+if TYPE_CHECKING:  # importing it takes a tenth of a second or more
+    import pandas as pd
 
 GRID = np.linspace(-math.log(30.0), math.log(30.0), 7)
 """The logs of the multiples of the starting values that are tried first, from a thirtieth to 30."""
@@ -133,8 +135,10 @@ class Search:
             status += Status((Reason.of(Code.NOT_TUNED, sites=", ".join(self.sites)),))
         return status
 
-    def curve(self) -> pd.DataFrame:
+    def curve(self) -> "pd.DataFrame":
         """Return all that was tried: values, score, its standard error where there is one, and status."""
+        import pandas as pd
+
         rows = [
             {**dict(zip(self.sites, np.exp(at), strict=True)), "score": score.value, "se": score.se}
             | {"status": score.status.level}

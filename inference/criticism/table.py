@@ -3,14 +3,16 @@
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import get_args
+from typing import TYPE_CHECKING, get_args
 
 import numpy as np
-import pandas as pd
 
 from ..report import Printed, Report
 from ..status import Level, Status
 from .scores import OF, mean, standard_error
+
+if TYPE_CHECKING:  # importing it takes a tenth of a second or more
+    import pandas as pd
 
 COLUMNS = {
     "elpd": ("elpd", "{:.3f}"),
@@ -56,7 +58,7 @@ NOT_BLANK = ("elpd", "elpd_se", "bits", "elpd_diff", "dse")
 class Comparison(Printed):
     """The scores of several fits on the same rows, best first; see `compare`. Prints as a table."""
 
-    table: pd.DataFrame
+    table: "pd.DataFrame"
     """One row per fit."""
     log_probs: Mapping[str, np.ndarray]
     """Name of a fit -> log predictive density of each row in nats, (n,); for several keys, their mean."""
@@ -65,7 +67,7 @@ class Comparison(Printed):
     floor: Mapping[str, float] = field(default_factory=dict)
     """The distance between two halves of the reference, by measure, with its standard error; empty without one."""
 
-    def to_dataframe(self) -> pd.DataFrame:
+    def to_dataframe(self) -> "pd.DataFrame":
         """Return the scores, unrounded, one row per fit; `compare` describes the columns."""
         return self.table.copy()
 
@@ -111,6 +113,8 @@ def tabulate(
     floor: Mapping[str, float] | None = None,
 ) -> Comparison:
     """Return the comparison of several entries scored on the same rows, best first; rows may have weights, (n,)."""
+    import pandas as pd
+
     log_probs = {name: _over_keys(entry.log_probs) for name, entry in entries.items()}
     means = {name: mean(values, weights) for name, values in log_probs.items()}
     order = sorted(means, key=lambda name: -means[name] if math.isfinite(means[name]) else math.inf)  # stable

@@ -2,10 +2,9 @@
 
 import math
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pandas as pd
 from scipy.optimize import brentq
 from scipy.special import log_softmax
 
@@ -18,6 +17,9 @@ from ..predictive import Predictive
 from ..report import Printed, Report, columns_of
 from ..response import Response
 from ..result import Fit, check_fit
+
+if TYPE_CHECKING:  # importing it takes a tenth of a second or more
+    import pandas as pd
 
 RANGE = 1e-3, 1e3
 """The range in which the temperature is sought."""
@@ -85,8 +87,10 @@ class Tempered(Printed):
         """
         return TemperedPredictive(self.fit.predict(x), self.temperature)
 
-    def to_dataframe(self) -> pd.DataFrame:
+    def to_dataframe(self) -> "pd.DataFrame":
         """Return the temperature and its standard error, one row."""
+        import pandas as pd
+
         return pd.DataFrame({"value": [self.temperature], "se": [self.temperature_se]}, index=["temperature"])
 
     @property

@@ -1,15 +1,17 @@
 """Probability integral transforms, which are uniform if the predictions are right: their coverage and histogram."""
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 import numpy as np
-import pandas as pd
 from scipy.special import ndtri
 
 from .bands import BAND, binomial_band, wilson_intervals
 from .scores import share_inside
+
+if TYPE_CHECKING:  # importing it takes a tenth of a second or more
+    import pandas as pd
 
 LEVELS = np.arange(1, 10) / 10
 """Probabilities of the central intervals."""
@@ -54,14 +56,18 @@ class Transforms:
         """Return the share of each row's interval in each central interval, (n, level)."""
         return np.stack([share_inside(self.ends, level) for level in LEVELS], axis=1)
 
-    def curve(self) -> pd.DataFrame:
+    def curve(self) -> "pd.DataFrame":
         """Return the frequency of each central interval, with its band and Wilson's interval."""
+        import pandas as pd
+
         covered, count = self.covered(), np.full(len(LEVELS), len(self.ends))
         table = pd.DataFrame({"forecast": LEVELS, "frequency": covered.mean(axis=0), "count": count})
         return table.assign(**self._band(*ENDS)).join(wilson_intervals(covered.sum(axis=0), count))
 
-    def histogram(self, num_bins: int) -> pd.DataFrame:
+    def histogram(self, num_bins: int) -> "pd.DataFrame":
         """Return the frequency of each of several bins of equal width, with its band."""
+        import pandas as pd
+
         edges = np.linspace(0, 1, num_bins + 1)
         low, width = self.ends[:, 0], self.ends[:, 1] - self.ends[:, 0]
         inside = (edges[:, None] - low) / np.where(width > 0, width, 1.0)

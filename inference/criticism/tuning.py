@@ -5,12 +5,11 @@ import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import pandas as pd
 from jax import Array
 from jaxtyping import Float
 from numpyro.distributions import biject_to
@@ -39,6 +38,9 @@ from .left_out import leave_one_out
 from .scores import mean, standard_error
 from .search import EDGE, REACH, Score, Search
 
+if TYPE_CHECKING:  # importing it takes a tenth of a second or more
+    import pandas as pd
+
 By = Literal["evidence", "held-out", "loo"]
 """What is maximised."""
 
@@ -58,14 +60,14 @@ class Tuned(Printed):
     """The score at these values: the log evidence in nats, or a log predictive density in nats per row."""
     by: By
     """What has been maximised."""
-    curve: pd.DataFrame
+    curve: "pd.DataFrame"
     """One row per evaluation, by increasing values: a column for each site, score, its standard error, status."""
     status: Status
     """Whether the values can be relied on."""
     note: str = ""
     """What has to be known about the score at the values, such as Pareto's k of LOO."""
 
-    def to_dataframe(self) -> pd.DataFrame:
+    def to_dataframe(self) -> "pd.DataFrame":
         """Return the curve, unrounded."""
         return self.curve.copy()
 

@@ -1,11 +1,10 @@
 """Aleatoric and epistemic uncertainty: noise, and what more data would reduce."""
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import jax.numpy as jnp
 import numpy as np
-import pandas as pd
 from jax import Array
 
 from ..chunks import over_rows
@@ -14,6 +13,9 @@ from ..pointwise import class_log_probs, moments
 from ..report import Printed, Report, columns_of
 from ..result import Fit, check_fit
 from ..rows import Rows
+
+if TYPE_CHECKING:  # importing it takes a tenth of a second or more
+    import pandas as pd
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -32,8 +34,10 @@ class Uncertainty(Printed):
         """The entropy or the variance of the predictive distribution, (n,)."""
         return self.aleatoric + self.epistemic
 
-    def to_dataframe(self) -> pd.DataFrame:
+    def to_dataframe(self) -> "pd.DataFrame":
         """Return ``aleatoric``, ``epistemic`` and ``total``, one row per row of x, or per row and component of y."""
+        import pandas as pd
+
         parts = {"aleatoric": self.aleatoric, "epistemic": self.epistemic, "total": self.total}
         index: pd.Index = pd.RangeIndex(len(self.total), name="row")
         if self.total.ndim > 1:
@@ -43,6 +47,8 @@ class Uncertainty(Printed):
 
     @property
     def _report(self) -> Report:
+        import pandas as pd
+
         table = pd.DataFrame({"mean": self.to_dataframe().mean()})
         notes = [f"Means over {len(self.total)} rows, in {self.unit}: total = aleatoric + epistemic."]
         return Report(table, columns_of(table, "{:.4g}"), notes, printed_nan=("mean",))

@@ -3,11 +3,10 @@
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 import numpy as np
-import pandas as pd
 from tqdm import tqdm
 
 from ..checks import as_key, check_labelled
@@ -25,6 +24,9 @@ from .compare import check_comparable
 from .scores import Forecast, mean
 from .table import Comparison, Entry, tabulate
 
+if TYPE_CHECKING:  # importing it takes a tenth of a second or more
+    import pandas as pd
+
 NOTES = (
     "{rows} rows in {folds} folds,{by_class} each scored by a fit to {fitted} rows of the other folds.\n"
     "elpd: log predictive density, nats per row; se and dse: standard errors of elpd and elpd_diff, as if rows were "
@@ -38,7 +40,7 @@ class CrossValidation(Printed):
 
     comparison: Comparison
     """The scores over all rows, as those of `compare`; each row is scored by the fit that has not seen it."""
-    scores: pd.DataFrame
+    scores: "pd.DataFrame"
     """One row per fit and fold, indexed by both: scores of the fold's rows, status and seconds of its fit."""
     splits: tuple[tuple[np.ndarray, np.ndarray], ...]
     """Fold -> the rows that are fitted and those that are scored; scikit-learn takes it as ``cv``."""
@@ -50,7 +52,7 @@ class CrossValidation(Printed):
         """Name -> log p(y_i | x_i, rows of the other folds) in nats, (n,), in the given order of the rows."""
         return self.comparison.log_probs
 
-    def to_dataframe(self) -> pd.DataFrame:
+    def to_dataframe(self) -> "pd.DataFrame":
         """Return the scores over all rows, unrounded, one row per fit; `compare` describes the columns."""
         return self.comparison.to_dataframe()
 
@@ -116,6 +118,8 @@ def cross_validate(
         wide   -0.79       0.00  0.53
         narrow -0.84      -0.04  0.55
     """
+    import pandas as pd
+
     _check_fits(fits)
     key = as_key(key)
     given = labelled(x, y, weights)

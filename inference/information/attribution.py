@@ -2,13 +2,12 @@
 
 import math
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import numpyro.distributions as dist
-import pandas as pd
 from jax import Array
 
 from ..arrays import as_rows, check_finite
@@ -20,6 +19,9 @@ from ..report import Printed, Report, columns_of
 from ..result import Fit, check_fit
 from ..rows import Data, Rows, Weights
 from .bits import in_double_precision
+
+if TYPE_CHECKING:  # importing it takes a tenth of a second or more
+    import pandas as pd
 
 type Kind = Literal["linear", "ablation"]
 
@@ -60,14 +62,18 @@ class WeightOfEvidence(Printed):
         """``log_odds - baseline - sum of bits``, (n,): 0 for a linear logit, else the interactions of features."""
         return self.log_odds - self.baseline - self.bits.sum(axis=1)
 
-    def to_dataframe(self) -> pd.DataFrame:
+    def to_dataframe(self) -> "pd.DataFrame":
         """Return bits, low and high, one row per row of x and feature, unsorted."""
+        import pandas as pd
+
         index = pd.MultiIndex.from_product([range(len(self.bits)), self.features], names=["row", "feature"])
         columns = {"bits": self.bits, "low": self.low, "high": self.high}
         return pd.DataFrame({name: values.ravel() for name, values in columns.items()}, index=index)
 
     @property
     def _report(self) -> Report:
+        import pandas as pd
+
         order = np.argsort(-np.abs(self.bits).mean(axis=0), kind="stable")
         shown, rest = order[:MAX_LINES], order[MAX_LINES:]
         table = pd.DataFrame({name: values[shown] for name, values in self._columns().items()})

@@ -4,11 +4,10 @@ import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 import numpy as np
-import pandas as pd
 from scipy.special import gammaln
 
 from ..arrays import as_rows, check_finite
@@ -19,6 +18,9 @@ from ..report import Printed, Report, columns_of
 from ..response import Response
 from ..result import Fit, check_fit
 from ..rows import count_rows, in_double
+
+if TYPE_CHECKING:  # importing it takes a tenth of a second or more
+    import pandas as pd
 
 COLUMNS = {
     "fitted": ("fitted", "{}"),
@@ -52,12 +54,16 @@ class CrossEntropy(Printed):
         """H(y, p) = -sum_k y_k log p_k, (n,): the loss of each row."""
         return self.entropy + self.kl
 
-    def to_dataframe(self) -> pd.DataFrame:
+    def to_dataframe(self) -> "pd.DataFrame":
         """Return ``entropy``, ``kl`` and ``total`` in nats, one row per row of y."""
+        import pandas as pd
+
         return pd.DataFrame({"entropy": self.entropy, "kl": self.kl, "total": self.total})
 
     @property
     def _report(self) -> Report:
+        import pandas as pd
+
         means = self.to_dataframe().mean()
         table = pd.DataFrame({"nats per row": means, "bits per row": means / math.log(2)})
         return Report(table, columns_of(table, "{:.4f}"), [f"{len(self.kl)} rows: total = entropy + kl."])
@@ -180,8 +186,10 @@ class CodeLength(Printed):
         """`base_rate` minus `total`, in bits: the value of x, the model and the data of the fit for these labels."""
         return None if self.base_rate is None else self.base_rate - self.total
 
-    def to_dataframe(self) -> pd.DataFrame:
+    def to_dataframe(self) -> "pd.DataFrame":
         """Return one row per code: the predictive, and if they exist the base rate and the uniform code."""
+        import pandas as pd
+
         codes = {"predictive": self.total, "base rate": self.base_rate, "uniform": self.uniform}
         table = pd.DataFrame({"bits": {name: bits for name, bits in codes.items() if bits is not None}})
         table = table.assign(bits_per_row=table["bits"] / len(self.bits))

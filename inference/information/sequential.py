@@ -4,11 +4,10 @@ import math
 import operator
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 import numpy as np
-import pandas as pd
 
 from ..checks import as_key, check_positive_integer, check_problem
 from ..method import Method
@@ -18,6 +17,9 @@ from ..run import fit
 from ..sites import NumPyroModel
 from ..status import Status, no_failure_warnings
 from .bits import COLUMNS, Symbols, row_bits
+
+if TYPE_CHECKING:  # importing it takes a tenth of a second or more
+    import pandas as pd
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -45,8 +47,10 @@ class Prequential(Printed):
         """The bits of each block, (blocks,)."""
         return np.add.reduceat(self.bits, [0, *self.ends[:-1]])
 
-    def to_dataframe(self) -> pd.DataFrame:
+    def to_dataframe(self) -> "pd.DataFrame":
         """Return one row per block: the number of rows fitted and coded, the bits, and the status of the fit."""
+        import pandas as pd
+
         fitted = [0, *self.ends[:-1]]
         coded = np.diff([0, *self.ends])
         table = pd.DataFrame({"fitted": fitted, "coded": coded, "bits": self.block_bits})

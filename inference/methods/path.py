@@ -2,12 +2,11 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import pandas as pd
 from jax import Array
 
 from ..checks import Layout, as_key, check_labels, check_like, check_problem
@@ -24,6 +23,9 @@ from .finish import Ending, finish
 from .mode import MAX_GAIN
 from .point import MAP
 from .progress import Descent
+
+if TYPE_CHECKING:  # importing it takes a tenth of a second or more
+    import pandas as pd
 
 MULTIPLES = tuple(np.geomspace(0.1, 100.0, 19).tolist())
 """The scales of the prior, as multiples of the model's own."""
@@ -54,8 +56,10 @@ class PriorPath(Printed):
         """The status of the estimate under the flat prior, the MLE: failed where none exists, and the path diverges."""
         return self.statuses[-1]
 
-    def to_dataframe(self) -> pd.DataFrame:
+    def to_dataframe(self) -> "pd.DataFrame":
         """Return one row per estimate: log likelihoods in nats per row, root mean square of each site, status."""
+        import pandas as pd
+
         columns: dict[str, Any] = {"log_likelihood": self.log_likelihood / self.num_rows}
         if self.test_log_likelihood is not None:
             columns["test_log_likelihood"] = self.test_log_likelihood / self.num_test_rows

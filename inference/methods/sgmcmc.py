@@ -150,7 +150,7 @@ class SGMCMC:
         """
         size = self.batch_size if self.batch_size < data.num_rows else None
         check_batch_size("SGMCMC", size, data)
-        data, spread = (data.in_memory().on_device() if size is None else data), Spread.of(data)
+        data, spread = (data.in_memory(self.name).on_device() if size is None else data), Spread.of(data)
         sharding, order_key = Sharding.of(self.num_chains, spread), jax.random.fold_in(key, ORDER_KEY)
         data, num_steps = sharding.place(data), self.num_warmup + self.num_samples * self.thinning
         started = replace(self, start=self._start(data.num_rows))

@@ -3,12 +3,11 @@
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import pandas as pd
 from jax import Array
 from numpyro.infer.util import log_density
 
@@ -22,6 +21,9 @@ from ..rows import Data, Weights, in_double
 from ..sites import NumPyroModel
 from .place import Point, weights_at, within_supports
 from .terms import FLAT, Reading, Term, double_parts, is_over_rows, read_sites, sites_at
+
+if TYPE_CHECKING:  # importing it takes a tenth of a second or more
+    import pandas as pd
 
 BITS = 1 / np.log(2)
 ADAMW = (
@@ -73,8 +75,10 @@ class Explanation(Printed):
         """Loss plus penalty, in nats: what `MAP` minimises."""
         return self.loss + self.penalty
 
-    def to_dataframe(self) -> pd.DataFrame:
+    def to_dataframe(self) -> "pd.DataFrame":
         """Return the terms, unrounded, one row per site. Penalties have no value per row of data."""
+        import pandas as pd
+
         rows = []
         for term in self.terms:
             per_row = term.nats / self.num_rows if term.role == "loss" else np.nan
@@ -115,7 +119,8 @@ def explain(model: NumPyroModel, x: Any, y: Any, *, at: Point | None = None, wei
 
     The objective is ``-log p(y | x, w) - log p(w)``: a loss for each observed site and a penalty for each latent site.
     Both are computed a second time, in float64, from implementations that are not NumPyro's (optax where it has the
-    loss), and compared with the density that all methods use, in value and in gradient.
+    loss), and compared with the density that all methods use, in value and in gradient. Rows are evaluated a part at a
+    time, in about 256 MiB beside x and y.
 
     Args:
         model: a NumPyro model.

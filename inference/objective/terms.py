@@ -142,7 +142,7 @@ class _Part(NamedTuple):
 def _examine(density: Density, direction: Weights, weights: Weights, data: Data) -> _Part:
     """Return what some rows show of the sites."""
 
-    def parameters(weights: Weights) -> tuple[dict[str, dict[str, Array]], dict[str, Site]]:
+    def parameters(weights: Weights) -> tuple[Any, Any]:
         sites = sites_at(density, weights, data)
         by_site = {name: _parameters(_plain(site)) for name, site in sites.items()}
         factors = {name: {} if site["scale"] is None else {"scale": site["scale"]} for name, site in sites.items()}

@@ -4,12 +4,12 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Literal, get_args
 
 import numpy as np
-import pandas as pd
 
 from ..criticism.calibration import Calibration
 from .style import BLACK, FONT, GREY, Style, styles_of
 
 if TYPE_CHECKING:  # importing it takes half a second
+    import pandas as pd
     from matplotlib.axes import Axes
 
 type What = Literal["curve", "histogram"]
@@ -107,7 +107,7 @@ def _draw_histograms(ax: "Axes", named: Mapping[str, Calibration], styles: Mappi
     ax.set_title(_counts(first), loc="left", fontsize=FONT, color="0.3")
 
 
-def _have_one_band(tables: Sequence[pd.DataFrame]) -> bool:
+def _have_one_band(tables: "Sequence[pd.DataFrame]") -> bool:
     """Return whether all bands are equal, as those of continuous y are: they depend on the number of rows alone."""
     bands = [table[["low", "high"]].to_numpy() for table in tables]
     return all(np.array_equal(band, bands[0]) for band in bands)
