@@ -70,16 +70,13 @@ class Sampler(Protocol):
     @property
     def sharding(self) -> Sharding:
         """The distribution of chains over devices."""
-        ...
 
     @property
     def draws_in_warmup(self) -> bool:
         """Whether warm-up steps fill the buffer like draws, so that a block has at most `buffer_rows` of them."""
-        ...
 
     def start(self, settings: Any, u: Weights, began_cold: Array, key: Array, data: Data) -> Any:
         """Return the state of the chains at unconstrained weights u, (chain, *shape)."""
-        ...
 
     def advance(self, settings: Any, state: Any, begin: int, end: int, data: Data) -> tuple[Any, Any, int]:
         """Advance the chains by the steps begin, ..., end - 1, counted from the first warm-up step.
@@ -89,15 +86,12 @@ class Sampler(Protocol):
         Returns:
             The state; draws and statistics, (chain, buffer, ...); and the number of filled rows of the buffer.
         """
-        ...
 
     def began_cold(self, state: Any) -> np.ndarray | None:
         """Return which chains began cold, if the state records it; a resumed run then has it from its first part."""
-        ...
 
     def describe(self, stats: Mapping[str, np.ndarray]) -> str:
         """Return a description of the statistics of a block for the progress bar."""
-        ...
 
 
 class Sampled(NamedTuple):
