@@ -65,7 +65,7 @@ class SGMCMC:
     judges whether the chains agree, and says of what they are draws.
 
     Chains that have not settled are another matter, which the error of predictions shows: on such rows the default
-    settings end within 0.015 nats per row, with spreads of predictions 5 to 10% too small; a `thinning` of 500 removes
+    settings end within 0.015 nats per row, with spreads of predictions 5 to 11% too small; a `thinning` of 500 removes
     that.
 
     Where all rows at every step are affordable, `MCLMC` finds better modes, since its warm-up explores with larger
