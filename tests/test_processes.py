@@ -76,7 +76,7 @@ def rows() -> tuple[np.ndarray, np.ndarray]:
     return x, np.sin(3 * x[:, 0])
 
 
-def order_of_shards(shards: int, size: int, key: Array, epoch: int, num_rows: int, **_: Any) -> np.ndarray:
+def order_of_shards(shards: int, size: int, key: Array, epoch: int, num_rows: int, *_: Any) -> np.ndarray:
     """Return the order in which one device uses the rows of an epoch, if each batch has as many of each shard."""
     each, share = num_rows // shards, size // shards
     orders = [shard * each + order_of(key, epoch, each, shard=shard) for shard in range(shards)]
@@ -135,7 +135,7 @@ ERRORS = {
     "other rows": "process 1 has others than process 0. Join the rows of all by jax.make_array_from_process_local_data",
     "a method": "Laplace: expected all rows on every device; got rows in 2 shards",
     "columns": r"x: expected rows sharded along the first axis alone.*got P\(None, 'rows'\)",
-    "a batch": "Expected batch_size to be a multiple of 2, the shards of the rows.*got 9",
+    "a batch": "MAP: expected batch_size to be a multiple of 2, the shards of the rows.*got 9",
     "predict": "x: expected rows of this process; got an array that is sharded over processes",
 }
 

@@ -78,6 +78,8 @@ def test_a_class_that_the_prefix_lacks_costs_what_it_costs_and_the_status_says_w
 class Exact:
     """Draws that are the quantiles of the posterior of a coin under a uniform prior: the mean of them is exact."""
 
+    name: ClassVar = "Exact"
+    leaves_out: ClassVar = "It leaves out nothing."
     kind: ClassVar = "approximation"
     streams: ClassVar = False
 
@@ -182,6 +184,7 @@ def test_an_error_names_the_prefix() -> None:
 class Interrupted:
     """A method whose run was ended by Ctrl-C."""
 
+    name: ClassVar = "Interrupted"
     kind: ClassVar = "point"
     streams: ClassVar = False
 

@@ -42,6 +42,7 @@ QUICK = MAP(num_steps=2, polish=False)
 class Standing:
     """A method that stays at weights 0; fit number `interrupted` has the status of an interrupted one."""
 
+    name: ClassVar[str] = "Standing"
     kind: ClassVar[str] = "point"
     streams: ClassVar[bool] = False
     interrupted: int = 0
