@@ -285,7 +285,10 @@ def test_a_scale_that_takes_its_weights_to_0_is_named(name: str, method: Any) ->
     reason = status.reasons[0]
     assert "NUTS" in str(reason)
     assert reason.numbers["end"] < 1e-30
-    assert (reason.numbers["further"] < reason.numbers["here"]) == (level == "failed")
+    further, here = reason.numbers["further"], reason.numbers["here"]
+    assert (
+        further <= here if level == "failed" else further >= here
+    )  # equal where the descent has come to the end itself
 
 
 @pytest.mark.parametrize("method", [MAP(), pytest.param(Laplace(), marks=pytest.mark.slow)], ids=["MAP", "Laplace"])
