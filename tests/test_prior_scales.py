@@ -286,9 +286,8 @@ def test_a_scale_that_takes_its_weights_to_0_is_named(name: str, method: Any) ->
     assert "NUTS" in str(reason)
     assert reason.numbers["end"] < 1e-30
     further, here = reason.numbers["further"], reason.numbers["here"]
-    assert (
-        further <= here if level == "failed" else further >= here
-    )  # equal where the descent has come to the end itself
+    # They are equal where the descent itself has come to the end.
+    assert further <= here if level == "failed" else further >= here
 
 
 @pytest.mark.parametrize("method", [MAP(), pytest.param(Laplace(), marks=pytest.mark.slow)], ids=["MAP", "Laplace"])

@@ -204,9 +204,8 @@ def test_leave_one_out_scores_are_those_of_fits_by_chains() -> None:
     tuned = tune(HALF_NORMAL, X, WEAK, by="loo", method=method, key=5, progress=False)
     key = jax.random.split(jax.random.key(5))[1]
     elpd = loo(fit(tuned.model, method, X, WEAK, key=key, progress=False), X, WEAK).elpd / len(WEAK)
-    np.testing.assert_allclose(
-        tuned.score, elpd, atol=0.03
-    )  # chains of one key part by rounding; an sd over keys is .008
+    # Chains of one key part by rounding; the standard deviation over keys is .008.
+    np.testing.assert_allclose(tuned.score, elpd, atol=0.03)
     assert "Pareto's k is at most" in str(tuned)
 
 
