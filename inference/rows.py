@@ -1,6 +1,6 @@
 """Rows of data: arrays, or pytrees of arrays, with n rows first."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
+from jax.flatten_util import ravel_pytree
 
 from .processes import readable
 from .stored import Stored, chosen, is_stored, read
@@ -162,3 +163,9 @@ def signature(rows: Rows) -> tuple[Any, tuple[tuple[tuple[int, ...], str], ...]]
     """Return the structure, shapes and types of a pytree of arrays; data of one signature share compiled code."""
     leaves, tree = jax.tree.flatten(rows)
     return tree, tuple((leaf.shape, str(leaf.dtype)) for leaf in leaves)
+
+
+def zeros_of(shapes: Any) -> tuple[Array, Callable[[Array], Any]]:
+    """Return a vector of zeros, one for each element of a pytree of a `signature`, and what makes a tree of such."""
+    tree, leaves = shapes
+    return ravel_pytree(tree.unflatten([jnp.zeros(shape, dtype) for shape, dtype in leaves]))

@@ -30,6 +30,7 @@ from .spread import (
     labelled_part,
     over_processes,
     sample_of_all,
+    taking_part,
 )
 from .store import Store, held, identity
 from .stored import bars, numbered_from
@@ -150,7 +151,7 @@ def _checked_shards(model: NumPyroModel, method: Method, shards: Shards, x: Any,
     rows, row_weights = digests_of_all(shards, data)
     seen = {
         "rows": rows,
-        "absent": absent_of_all(density.structure.response, data),
+        "absent": absent_of_all(density.structure.response, taking_part(data).y),
         "counts": counts_of_all(shards, given.counts, x, y, weights),
         "seen": seen_of_all(density.structure, shards, data, weights),
         "weights": None if weights is None else row_weights,

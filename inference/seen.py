@@ -65,14 +65,13 @@ def seen_of_all(structure: Structure, shards: Shards, data: Data, weights: Rows)
         rows, unlabelled, missing, total = (sum(values) for values in zip(*from_all(own), strict=True))
         counts = RowCounts(rows, unlabelled, 0, missing, None if weights is None else total)
         digest, _ = digests_of_all(shards, some)
-        seen[response.site] = Seen(digest, absent_of_all(response, some), counts)
+        seen[response.site] = Seen(digest, absent_of_all(response, taking_part(some).y), counts)
     return seen
 
 
-def absent_of_all(response: Response, data: Data) -> tuple[int, ...]:
-    """Return the classes that `absent_classes` finds in no process, from the rows of this one that take part."""
-    own = absent_classes(response, taking_part(data).y)
-    return tuple(sorted(set.intersection(*map(set, from_all(own)))))
+def absent_of_all(response: Response, y: Rows) -> tuple[int, ...]:
+    """Return the classes that are absent in every process, from the rows of this one; see `absent_classes`."""
+    return tuple(sorted(set.intersection(*map(set, from_all(absent_classes(response, y))))))
 
 
 def digest_of_weights(weights: Rows) -> str | None:

@@ -79,6 +79,10 @@ class Shards:
 
         return jax.tree.map(part, rows)
 
+    def own(self, x: Rows, y: Rows, weights: Any) -> list[Rows]:
+        """Return the rows of this process, of x, y and weights; see `of_process`."""
+        return [self.of_process(name, rows) for name, rows in (("x", x), ("y", y), ("weights", weights))]
+
     def of_all(self, rows: Rows, given: Rows) -> Rows:
         """Return the rows of all processes, sharded, from those of this one.
 
@@ -121,7 +125,7 @@ class Shards:
 
 def labelled_part(shards: Shards, x: Rows, y: Rows, weights: Any) -> Labelled:
     """Return the rows of this process and which of them take part; the others remain, with a weight of 0."""
-    parts = [shards.of_process(name, rows) for name, rows in (("x", x), ("y", y), ("weights", weights))]
+    parts = shards.own(x, y, weights)
     with numbered_from(shards.first_row):
         given = labelled(*parts)
     if given.kept is None:
@@ -173,13 +177,18 @@ def counts_of_all(shards: Shards, counts: RowCounts, x: Rows, y: Rows, weights: 
         y: those of y.
         weights: those of the weights, or None.
     """
+    if all(shards.owned):
+        return summed_counts(counts)
+    chosen = np.flatnonzero(shards.counted)
+    if not chosen.size:
+        return summed_counts(RowCounts(0))
+    some = (jax.tree.map(lambda leaf: leaf[chosen], rows) for rows in shards.own(x, y, weights))
+    return summed_counts(labelled(*some).counts)
+
+
+def summed_counts(counts: RowCounts) -> RowCounts:
+    """Return the sums of the counts of all processes, each of rows that no other counts."""
     own = list(vars(counts).values())
-    if not all(shards.owned):
-        parts = [shards.of_process(name, rows) for name, rows in (("x", x), ("y", y), ("weights", weights))]
-        chosen, own = np.flatnonzero(shards.counted), [0, 0, 0, 0, None]
-        if chosen.size:
-            some = (jax.tree.map(lambda leaf: leaf[chosen], rows) for rows in parts)
-            own = list(vars(labelled(*some).counts).values())
     of_all = [each for each in from_all(own) if each[0]]
     weight = sum(each[4] for each in of_all) if of_all[0][4] is not None else None
     rows, unlabelled, unweighted, missing = (sum(each[i] for each in of_all) for i in range(4))

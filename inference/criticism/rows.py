@@ -11,8 +11,8 @@ from ..labels import RowCounts, labelled
 from ..processes import from_all, raised_by_all, rows_of_all
 from ..response import Response
 from ..rows import Rows
-from ..seen import absent_classes
-from ..spread import Shards, counts_of_all
+from ..seen import absent_classes, absent_of_all
+from ..spread import Shards, summed_counts
 from .scores import COLUMNS, Forecast
 
 
@@ -40,13 +40,11 @@ class ScoredRows:
             return cls(*given.scored, given.counts)
         own = np.flatnonzero(shards.counted)  # what several processes have is scored by the first of them
         with raised_by_all():
-            parts = (shards.of_process(name, rows) for name, rows in (("x", x), ("y", y), ("weights", weights)))
-            given = labelled(*(jax.tree.map(lambda leaf: leaf[own], part) for part in parts))
+            given = labelled(*(jax.tree.map(lambda leaf: leaf[own], part) for part in shards.own(x, y, weights)))
         numbers = np.concatenate([np.arange(*bounds) for bounds in shards.ranges])[own]
         numbers = numbers if given.kept is None else numbers[given.kept]
         order = np.argsort(rows_of_all(numbers))
-        counts = counts_of_all(shards, given.counts, x, y, weights)
-        return cls(*given.scored, counts, numbers, order)
+        return cls(*given.scored, summed_counts(given.counts), numbers, order)
 
     @property
     def digest(self) -> str:
@@ -58,8 +56,7 @@ class ScoredRows:
 
     def absent_classes(self, response: Response, y: Rows) -> set[int]:
         """Return the classes that no row of any process has, of the rows of one observed site."""
-        own = absent_classes(response, y)
-        return set(own) if self.numbers is None else set.intersection(*map(set, from_all(own)))
+        return set((absent_classes if self.numbers is None else absent_of_all)(response, y))
 
     def of_all(self, forecast: Forecast) -> Forecast:
         """Return the forecast of the rows of all processes, in their order, from that of these."""

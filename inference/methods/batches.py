@@ -38,8 +38,10 @@ class Part(NamedTuple):
     """The rows, on the devices."""
 
 
-def batch_of(data: Data, order: Array, i: Array | int, size: int) -> Data:
-    """Return the batch of the i-th step of an order, under a trace."""
+def batch_of(data: Data, order: Array, i: Array | int, size: int | None) -> Data:
+    """Return the batch of the i-th step of an order, under a trace; all rows where it has no size."""
+    if size is None:
+        return data
     size = size * order.shape[-1] // order.size  # of one shard
     rows = jax.lax.dynamic_slice_in_dim(order, i * size, size, axis=-1)
     # The barrier keeps XLA from transposing all of x before the loop instead of a batch inside it.

@@ -19,7 +19,6 @@ import numpy as np
 import numpyro
 import numpyro.distributions as dist
 from jax import Array
-from jax.flatten_util import ravel_pytree
 from numpyro.distributions import constraints
 from numpyro.infer import ELBO, SVI, init_to_value
 from numpyro.infer.autoguide import (
@@ -33,7 +32,7 @@ from ..density import Density
 from ..devices import Sharding, Spread
 from ..fingerprint import ByValue
 from ..processes import readable
-from ..rows import Data, Weights
+from ..rows import Data, Weights, zeros_of
 from ..stored import in_parts
 from .batches import Batches, Resident, batch_of
 from .optimizer import annealed_adam, with_num_steps
@@ -97,8 +96,7 @@ class Bound(ELBO):  # type: ignore[misc]
     ) -> None:
         super().__init__(num_particles=num_particles)
         self.density, self.batch_size, self.num_rows = density, batch_size, num_rows
-        tree, leaves = shapes
-        example, self.unravel = ravel_pytree(tree.unflatten([jnp.zeros(shape, dtype) for shape, dtype in leaves]))
+        example, self.unravel = zeros_of(shapes)
         self.dim, self.dtype = example.size, example.dtype
         self.guide = _guide_of(guide.value, self._site, self.dim)
         self.is_gaussian = isinstance(self.guide, tuple(GUIDES.values()))
@@ -174,7 +172,7 @@ class Bound(ELBO):  # type: ignore[misc]
     def _block(self, svi: Any, order: Array, begin: Array, end: Array, origin: Origin, data: Data) -> tuple[Any, Array]:
         def step(i: Array, carry: tuple[Any, Array]) -> tuple[Any, Array]:
             svi, losses = carry
-            batch = data if self.batch_size is None else batch_of(data, order, i, self.batch_size)
+            batch = batch_of(data, order, i, self.batch_size)
             svi, loss = self.svi.update(svi, origin, batch)
             return svi, jax.lax.dynamic_update_index_in_dim(losses, loss, i - begin, axis=0)
 

@@ -20,7 +20,7 @@ from jax.flatten_util import ravel_pytree
 from ..density import Density
 from ..devices import Sharding, Spread
 from ..processes import jit, readable
-from ..rows import Data, Weights
+from ..rows import Data, Weights, zeros_of
 from ..sums import two_part_sum
 from .chains import buffer_rows, draw_rows
 
@@ -156,8 +156,7 @@ class Langevin:
         spread: Spread | None = None,
     ) -> None:
         self.density, self.num_chains, self.precondition, self.adjusted = density, num_chains, precondition, adjusted
-        tree, leaves = shapes
-        example, self.unravel = ravel_pytree(tree.unflatten([jnp.zeros(shape, dtype) for shape, dtype in leaves]))
+        example, self.unravel = zeros_of(shapes)
         self.dim, self.dtype, self.is_spread = example.size, example.dtype, spread is not None
         self.sharding = Sharding.of(num_chains, spread)
         self._compiled_block = self.sharding.jit(self._block)

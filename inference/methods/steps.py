@@ -220,7 +220,7 @@ class Steps:
 
         def step(i: Array, carry: tuple[Any, Array]) -> tuple[Any, Array]:
             svi, losses = carry
-            batch = batch_of(data, order, i, self.batch_size) if self.batch_size else data
+            batch = batch_of(data, order, i, self.batch_size)
             svi, loss = update(svi, batch, num_rows)
             return svi, jax.lax.dynamic_update_index_in_dim(losses, loss, i - begin, axis=-1)
 

@@ -34,7 +34,7 @@ from jax.flatten_util import ravel_pytree
 from ..density import Density
 from ..devices import Sharding, Spread
 from ..processes import readable
-from ..rows import Data, Weights
+from ..rows import Data, Weights, zeros_of
 from .batches import Batches, Resident, batch_of
 
 if TYPE_CHECKING:
@@ -106,8 +106,7 @@ class Stochastic:
         spread: Spread | None = None,
     ) -> None:
         self.density, self.num_chains, self.batch_size, self.num_rows = density, num_chains, batch_size, num_rows
-        tree, leaves = shapes
-        example, self.unravel = ravel_pytree(tree.unflatten([jnp.zeros(shape, dtype) for shape, dtype in leaves]))
+        example, self.unravel = zeros_of(shapes)
         self.dim, self.dtype = example.size, example.dtype
         self.sharding = Sharding.of(num_chains, spread)
         self.start = self.sharding.jit_start(self._start)
@@ -232,7 +231,7 @@ class Stochastic:
 
         def one(i: Array, carry: tuple[Walker, _Tally]) -> tuple[Walker, _Tally]:
             walkers, tally = carry
-            batch = data if self.batch_size is None else batch_of(data, order, i, self.batch_size)
+            batch = batch_of(data, order, i, self.batch_size)
             walkers, this = advance(walkers, before + i - first, batch)
             return walkers, jax.tree.map(jnp.add, tally, this)
 

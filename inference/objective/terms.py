@@ -87,7 +87,12 @@ def double_parts(data: Data, size: int) -> Iterator[Data]:
     """Yield the rows in double precision, at most so many at a time."""
     for start in range(0, data.num_rows, size):
         rows = np.arange(start, min(start + size, data.num_rows))
-        yield jax.tree.map(in_double, data if len(rows) == data.num_rows and not data.is_stored else data.take(rows))
+        yield _in_double(data, rows)
+
+
+def _in_double(data: Data, rows: np.ndarray) -> Data:
+    """Return rows in double precision, by their numbers, which increase."""
+    return jax.tree.map(in_double, data if len(rows) == data.num_rows and not data.is_stored else data.take(rows))
 
 
 def is_over_rows(site: Site) -> bool:
@@ -118,7 +123,7 @@ def read_sites(density: Density, weights: Weights, data: Data, size: int) -> dic
         for site, names in parts[0].moved.items()
     }
     rows = _telling_rows(parts, data.num_rows, size)
-    some = jax.tree.map(in_double, data if len(rows) == data.num_rows and not data.is_stored else data.take(rows))
+    some = _in_double(data, rows)
     sites = sites_at(density, weights, some)
     readings = {}
     for name, site in sites.items():
