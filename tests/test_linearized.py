@@ -458,3 +458,12 @@ def test_a_healthy_network_is_ok_and_predicts_no_worse_than_its_mode(data_sets: 
     linear, point = (each.predict(x[200:]).log_prob(y[200:]).mean() for each in (result, mode))
     assert linear > point - 0.05
     assert result.stats["pareto_k"] > 0.7
+
+
+@pytest.mark.parametrize("lead", [600.0, 720.0, 740.0, 1000.0])
+def test_weights_that_underflow_do_not_pass_for_equal_ones(lead: float) -> None:
+    """One draw has all the weight, and the others in the tail have none or a subnormal one."""
+    for seed in range(4):
+        log_weights = np.random.default_rng(seed).normal(size=100)
+        log_weights[0] += lead
+        assert Importance.of(log_weights).pareto_k > 0.7

@@ -185,8 +185,10 @@ class Importance(NamedTuple):
         mean = float(log_weights.mean())
         if np.ptp(log_weights) <= EQUAL:
             return cls(0.0, mean, 0.0, 0.0)
-        smoothed, k = array_stats.psislw(-log_weights)
-        k = float(k) if np.isfinite(k) else math.inf  # most weights of the tail are 0
+        with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
+            smoothed, k = array_stats.psislw(-log_weights)
+        is_determined = np.isfinite(k) and np.isfinite(smoothed).all()  # not where most weights of the tail are 0
+        k = float(k) if is_determined else math.inf
         log_count = math.log(len(log_weights))
         log_mean = float(log_weights[middle] - smoothed[middle]) - log_count
         divergence = float(logsumexp(log_weights)) - log_count - mean
