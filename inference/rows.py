@@ -134,7 +134,13 @@ def take_rows(x: Rows, rows: Any) -> Rows:
 def _taken(leaf: Any, rows: Any) -> Any:
     if isinstance(leaf, Stored | np.ndarray) and not isinstance(rows, Array):  # the others need not reach the device
         return leaf[rows]
-    return jnp.asarray(leaf).at[rows].get(mode="promise_in_bounds")
+    return _gathered(jnp.asarray(leaf), rows)
+
+
+@jax.jit
+def _gathered(leaf: Array, rows: Array) -> Array:
+    """Return some rows, compiled: outside of a compiled function each of its parts would be a program."""
+    return leaf.at[rows].get(mode="promise_in_bounds")
 
 
 def abstract_rows(rows: Rows, count: int) -> Rows:
@@ -148,7 +154,9 @@ def copied(rows: Rows) -> Rows:
     `jax.device_put` may take over the memory of a NumPy array, and predictions are computed when they are asked for.
     Rows that stay where they are are read when they are needed.
     """
-    return jax.tree.map(lambda leaf: leaf if isinstance(leaf, Array | Stored) else jnp.array(leaf), rows)
+    return jax.tree.map(
+        lambda leaf: leaf if isinstance(leaf, Array | Stored) else jax.device_put(leaf, may_alias=False), rows
+    )
 
 
 def in_double(leaf: Any) -> np.ndarray | Array:
@@ -165,7 +173,15 @@ def signature(rows: Rows) -> tuple[Any, tuple[tuple[tuple[int, ...], str], ...]]
     return tree, tuple((leaf.shape, str(leaf.dtype)) for leaf in leaves)
 
 
-def zeros_of(shapes: Any) -> tuple[Array, Callable[[Array], Any]]:
-    """Return a vector of zeros, one for each element of a pytree of a `signature`, and what makes a tree of such."""
+def vector_of(shapes: Any) -> tuple[jax.ShapeDtypeStruct, Callable[[Array], Any]]:
+    """Return the shape of the vector of all elements of a pytree of a `signature`, and what makes a tree of such."""
     tree, leaves = shapes
-    return ravel_pytree(tree.unflatten([jnp.zeros(shape, dtype) for shape, dtype in leaves]))
+    found = []
+
+    def vector(values: Any) -> Array:
+        flat, unravel = ravel_pytree(values)
+        found.append(unravel)
+        return flat
+
+    shape = jax.eval_shape(vector, tree.unflatten([jax.ShapeDtypeStruct(*leaf) for leaf in leaves]))
+    return shape, found[0]

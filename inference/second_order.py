@@ -92,11 +92,11 @@ class SecondOrder:
             curvature_rows: the number of rows from which the curvature is estimated; by default all.
         """
         with jax.enable_x64(True):
-            u = jax.tree.map(lambda leaf: jnp.asarray(in_double(leaf)), u)
+            u = jax.device_put(jax.tree.map(in_double, u))
             like, power = u, jnp.asarray(1.0 if prior_power is None else prior_power, float)
             size = min(rows_together or data.num_rows, data.num_rows)
             if size == data.num_rows and not data.is_stored:
-                data = jax.tree.map(lambda leaf: jnp.asarray(in_double(leaf)), data)
+                data = jax.device_put(jax.tree.map(in_double, data))
             some = None if curvature_rows is None else _sampled(data, curvature_rows)
 
             def mean(function: Callable[..., Any], vector: np.ndarray, rows: Data) -> Any:

@@ -32,7 +32,7 @@ from ..density import Density
 from ..devices import Sharding, Spread
 from ..fingerprint import ByValue
 from ..processes import readable
-from ..rows import Data, Weights, zeros_of
+from ..rows import Data, Weights, vector_of
 from ..stored import in_parts
 from .batches import Batches, Resident, batch_of
 from .optimizer import annealed_adam, with_num_steps
@@ -96,8 +96,8 @@ class Bound(ELBO):  # type: ignore[misc]
     ) -> None:
         super().__init__(num_particles=num_particles)
         self.density, self.batch_size, self.num_rows = density, batch_size, num_rows
-        example, self.unravel = zeros_of(shapes)
-        self.dim, self.dtype = example.size, example.dtype
+        vector, self.unravel = vector_of(shapes)
+        self.dim, self.dtype = vector.size, vector.dtype
         self.guide = _guide_of(guide.value, self._site, self.dim)
         self.is_gaussian = isinstance(self.guide, tuple(GUIDES.values()))
         self.svi = SVI(self._site, self.guide, optimizer.value or annealed_adam(), self)

@@ -139,7 +139,7 @@ def sample(
     sampled_density = density.noncentred()
     u, began_cold = first_points(settings, sampled_density, data, key=key_start, progress=progress, store=store)
     steps = sampler(u)
-    state = steps.start(settings, u, jnp.asarray(began_cold), key_chains, data)
+    state = steps.start(settings, u, jax.device_put(began_cold), key_chains, data)
     first = jax.tree.map(lambda leaf: np.asarray(leaf[0]), u)
     rows, data = together(data), steps.sharding.place(data)
     num_weights = density.structure.num_weights

@@ -124,7 +124,7 @@ class Conditional:
         if base.status.is_interrupted:
             raise KeyboardInterrupt  # there are no draws to return
         base_status = base.status.within(f"In the base, {self.base.name}")
-        point = {site: jnp.asarray(value[0, 0]) for site, value in base.draws.items()}
+        point = jax.device_put({site: value[0, 0] for site, value in base.draws.items()})
         if not all(np.isfinite(value).all() for value in point.values()):
             return replace(base, status=base_status)
         start = _start(density, data, point, sampled, key)

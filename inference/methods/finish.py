@@ -107,7 +107,7 @@ def _from_other_starts(
     rng = np.random.default_rng(np.asarray(jax.random.key_data(key)).tolist())
     ends: list[Ending] = []
     while len(ends) < OTHER_STARTS and not (ends and ends[-1].status.is_interrupted):
-        start = {site: jnp.asarray(rng.uniform(-RADIUS, RADIUS, value.shape)) for site, value in like.items()}
+        start = jax.device_put({site: rng.uniform(-RADIUS, RADIUS, value.shape) for site, value in like.items()})
         ends.append(go_on(settings, density, start, data))
     return ends
 

@@ -20,7 +20,7 @@ from jax.flatten_util import ravel_pytree
 from ..density import Density
 from ..devices import Sharding, Spread
 from ..processes import jit, readable
-from ..rows import Data, Weights, zeros_of
+from ..rows import Data, Weights, vector_of
 from ..sums import two_part_sum
 from .chains import buffer_rows, draw_rows
 
@@ -156,8 +156,8 @@ class Langevin:
         spread: Spread | None = None,
     ) -> None:
         self.density, self.num_chains, self.precondition, self.adjusted = density, num_chains, precondition, adjusted
-        example, self.unravel = zeros_of(shapes)
-        self.dim, self.dtype, self.is_spread = example.size, example.dtype, spread is not None
+        vector, self.unravel = vector_of(shapes)
+        self.dim, self.dtype, self.is_spread = vector.size, vector.dtype, spread is not None
         self.sharding = Sharding.of(num_chains, spread)
         self._compiled_block = self.sharding.jit(self._block)
         self._compiled_start = self.sharding.jit_start(self._start)

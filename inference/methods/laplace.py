@@ -8,7 +8,6 @@ from typing import Any, ClassVar, Literal, NamedTuple
 import jax
 import numpy as np
 from jax import Array
-from jax.flatten_util import ravel_pytree
 from scipy.sparse.linalg import LinearOperator, eigsh
 
 from ..checks import check_positive_integer
@@ -16,10 +15,11 @@ from ..density import Density
 from ..method import Kind, Outcome
 from ..reasons import Code, Reason
 from ..rows import Data, Weights, in_double
+from ..second_order import as_vector, from_vector
 from ..status import Status
 from ..store import Store
 from ..structure import Structure
-from ..surface import Curvature, PotentialSurface, by_site, known_curvature, potential_surface_of
+from ..surface import Curvature, PotentialSurface, known_curvature, potential_surface_of
 from ..tangent import has_hidden_units, tangent
 from .climb import climb_to_mode
 from .collapse import collapsing
@@ -249,7 +249,7 @@ class Laplace:
     ) -> "_AroundMode":
         """Return the Gaussian around the mode that is nearest to a point, with draws; in float64."""
         start, data = jax.tree.map(in_double, (start, data))
-        centre = np.asarray(ravel_pytree(start)[0])
+        centre = as_vector(start)
         if climbs and len(centre) <= MAX_WEIGHTS:
             centre = climb_to_mode(potential_surface_of(density, data, self.curvature), centre, start, data)
         surface = self._surface(density, data)
@@ -298,7 +298,7 @@ class Laplace:
         """Return the status of the point that the trust region reached, and of the Gaussian there."""
         surface, effort = self.base.surface(density, data), self.base.effort(density, data)
         is_mode = gaussian.decrement <= MAX_DECREMENT
-        mode = jax.device_get(by_site(gaussian.centre.astype(jax.dtypes.canonicalize_dtype(float)), start))
+        mode = from_vector(gaussian.centre.astype(jax.dtypes.canonicalize_dtype(float)), start)
         failures: tuple[Reason, ...] = ()
         if density.structure.flat:
             found = no_maximum(surface, mode, data) or quasi_separable(surface, mode, data)

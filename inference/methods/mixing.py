@@ -15,7 +15,6 @@ from functools import cached_property
 from typing import Literal
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax import Array
 from jaxtyping import Float
@@ -174,7 +173,7 @@ class Mixing:
         bytes_per_draw = chains * sum(value[0, 0].nbytes for value in draws.values())
         count = max(2, min(PROBE_DRAWS, PROBE_BYTES // max(1, bytes_per_draw)))
         chosen = np.linspace(0, num_draws - 1, count).round().astype(int)  # fewer draws repeat: one shape to compile
-        flat = {site: jnp.asarray(value[:, chosen].reshape(-1, *value.shape[2:])) for site, value in draws.items()}
+        flat = jax.device_put({site: value[:, chosen].reshape(-1, *value.shape[2:]) for site, value in draws.items()})
         log_probs = program(_RowLogProbs, self.density, some).at_draws(flat, some)
         return np.asarray(log_probs, float).reshape(chains, count, -1)
 

@@ -177,7 +177,7 @@ class _Clock(NamedTuple):
         ends = np.full(len(_long_windows()), -1)
         windows = [window.end for window in build_adaptation_schedule(num_warmup)][:-1]
         ends[: len(windows)] = windows
-        return cls(jnp.asarray(ends), jnp.asarray(num_warmup))
+        return cls(*jax.device_put((ends, np.asarray(num_warmup))))
 
     def long_time(self, step: Array) -> Array:
         """Return the step of the long warm-up that is equivalent to a step."""

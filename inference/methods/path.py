@@ -5,7 +5,6 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
@@ -144,8 +143,8 @@ def prior_path(
     scales = _as_multiples(multiples)
     test = _as_test(density, Layout.of(x, data.x), x_test, y_test)
     method, key, data = method or MAP(), as_key(key), jax.device_put(data)
-    u, descent = _descend(method, density, data, jnp.asarray(scales, float), key=key, progress=progress)
-    power = _powers(jnp.asarray(scales, float))
+    u, descent = _descend(method, density, data, scales, key=key, progress=progress)
+    power = _powers(scales)
 
     def end(i: int) -> Ending:
         member, losses = jax.tree.map(lambda leaf: leaf[i], (u, descent.losses))
@@ -155,7 +154,7 @@ def prior_path(
 
     ends = [end(i) for i in range(len(power))]
     surface = method.surface(density, data)
-    draws = jax.tree.map(lambda *leaves: jnp.stack(leaves), *(surface.constrain(end.u, data) for end in ends))
+    draws = jax.tree.map(lambda *leaves: np.stack(leaves), *(surface.constrain(end.u, data) for end in ends))
     return PriorPath(
         multiples=np.append(scales, np.inf),
         weights={site: np.asarray(value) for site, value in draws.items()},
@@ -167,13 +166,13 @@ def prior_path(
     )
 
 
-def _powers(scales: Array) -> Array:
+def _powers(scales: np.ndarray) -> Array:
     """Return the factor of the log prior of each member: 1 / c^2, and 0 for the flat prior, the last."""
-    return jnp.append(scales**-2.0, 0.0)
+    return jax.device_put(np.append(scales**-2.0, 0.0))
 
 
 def _descend(
-    method: MAP, density: Density, data: Data, scales: Array, *, key: Array, progress: bool
+    method: MAP, density: Density, data: Data, scales: np.ndarray, *, key: Array, progress: bool
 ) -> tuple[Weights, Descent]:
     """Return the end points of all members, (member, *shape), and their last descent."""
     power = _powers(scales)
@@ -181,7 +180,7 @@ def _descend(
     if first.status.is_interrupted:
         raise KeyboardInterrupt  # there is no path yet
     u = finish(method, density, *first.member(first.best), data).u
-    start = jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (len(power), *leaf.shape)), u)
+    start = jax.tree.map(lambda leaf: np.broadcast_to(leaf, (len(power), *leaf.shape)), u)
     members = replace(method, num_restarts=len(power))
     for _ in range(SWEEPS):
         descent = descend(members, density, data, key=key, progress=progress, start=start, prior_power=power)

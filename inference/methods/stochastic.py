@@ -34,7 +34,7 @@ from jax.flatten_util import ravel_pytree
 from ..density import Density
 from ..devices import Sharding, Spread
 from ..processes import readable
-from ..rows import Data, Weights, zeros_of
+from ..rows import Data, Weights, vector_of
 from .batches import Batches, Resident, batch_of
 
 if TYPE_CHECKING:
@@ -106,8 +106,8 @@ class Stochastic:
         spread: Spread | None = None,
     ) -> None:
         self.density, self.num_chains, self.batch_size, self.num_rows = density, num_chains, batch_size, num_rows
-        example, self.unravel = zeros_of(shapes)
-        self.dim, self.dtype = example.size, example.dtype
+        vector, self.unravel = vector_of(shapes)
+        self.dim, self.dtype = vector.size, vector.dtype
         self.sharding = Sharding.of(num_chains, spread)
         self.start = self.sharding.jit_start(self._start)
         self.steps = self.sharding.jit(self._steps)

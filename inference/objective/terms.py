@@ -115,7 +115,7 @@ def read_sites(density: Density, weights: Weights, data: Data, size: int) -> dic
     """
     # In a random direction, a parameter that depends on the weights has a derivative that is not 0.
     rng = np.random.default_rng(0)
-    direction = {site: jnp.asarray(rng.normal(size=value.shape)) for site, value in weights.items()}
+    direction = jax.device_put({site: rng.normal(size=value.shape) for site, value in weights.items()})
     examine = jax.jit(partial(_examine, density, direction))
     parts = [jax.device_get(examine(weights, part)) for part in double_parts(data, size)]
     varying = {
