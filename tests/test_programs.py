@@ -5,6 +5,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -116,6 +117,14 @@ def test_what_a_program_depends_on_is_in_its_key() -> None:
 
 
 CALLS: list[None] = []
+
+
+def test_a_first_fit_compiles_no_program_for_trifles() -> None:
+    """A NumPy array that JAX makes its own, or a sum outside of a compiled function, is a program for each shape."""
+    x = np.random.default_rng(2).normal(size=(41, 3))  # shapes of no other test
+    with compiled() as events:
+        fit(replace(MODEL, network=MLP((5,), "tanh")), MAP(num_steps=50), x, x[:, 0] > 0, key=0, progress=False)
+    assert len(events) <= 12
 
 
 def counted(x: Any, y: Any = None) -> Any:
