@@ -36,14 +36,14 @@ BUGS = [
         "inference/methods/gaussian.py",
         "is_determined = np.isfinite(k) and np.isfinite(smoothed).all()",
         "is_determined = np.isfinite(k)",
-        "test_linearized.py -k underflow",
+        "test_linearized.py::test_weights_that_underflow_do_not_pass_for_equal_ones",
     ),
     Bug(
         "arrays reach the device by a program for each shape",
         "inference/second_order.py",
         "data = jax.device_put(jax.tree.map(in_double, data))",
         "data = jax.tree.map(lambda leaf: jnp.asarray(in_double(leaf)), data)",
-        "test_programs.py -k trifles",
+        "test_programs.py::test_a_first_fit_compiles_no_program_for_trifles",
     ),
     Bug(
         "the row that fills the last part counts",
