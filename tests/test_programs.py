@@ -124,7 +124,7 @@ def test_a_first_fit_compiles_no_program_for_trifles() -> None:
     x = np.random.default_rng(2).normal(size=(41, 3))  # shapes of no other test
     with compiled() as events:
         fit(replace(MODEL, network=MLP((5,), "tanh")), MAP(num_steps=50), x, x[:, 0] > 0, key=0, progress=False)
-    assert len(events) <= 12
+    assert len(events) <= 9
 
 
 def counted(x: Any, y: Any = None) -> Any:
