@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 ROWS, FEATURES, CLASSES = 4096, 40, 10
-WORK = 4e7
+WORK = 1.6e8
 """The number of weights times steps times chains in the longer fit of a pair."""
 
 
@@ -62,7 +62,7 @@ def main() -> None:
     for width in arguments.widths:
         model = Model(MLP((width, width), "relu"), Categorical(CLASSES), fan_in())
         weights = (FEATURES + 1) * width + (width + 1) * width + (width + 1) * CLASSES
-        steps = min(4000, max(100, int(WORK / weights / arguments.chains))) // 100 * 100
+        steps = min(8000, max(100, int(WORK / weights / arguments.chains))) // 100 * 100
 
         def seconds(name: str, steps: int, model: Model = model) -> float:
             began = clock()
