@@ -163,9 +163,8 @@ class Bound(ELBO):  # type: ignore[misc]
         v = q.rsample(key)
         fixed = self.guide.get_posterior(jax.lax.stop_gradient(params))
         log_q = fixed.log_prob(v).sum()  # independent coordinates have a density each
-        u = jax.lax.optimization_barrier(
-            origin.at(v)
-        )  # else XLA computes it anew for each of the sites, and for the slope
+        # Without the barrier XLA computes the point anew for each of the sites, and for the slopes.
+        u = jax.lax.optimization_barrier(origin.at(v))
         return self.unravel(u), log_q - volume
 
     def _start(self, key: Array, num_steps: Array) -> Any:
