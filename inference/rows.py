@@ -100,7 +100,10 @@ class Data:
 
     def on_device(self) -> "Data":
         """Return the data on the device; rows that stay where they are come to it when they are taken."""
-        return self if self.is_stored else jax.device_put(self)
+        if self.is_stored:
+            return self
+        # `jax.device_put` refuses arrays of which other processes have parts; what is on devices stays there.
+        return jax.tree.map(lambda leaf: leaf if isinstance(leaf, Array) else jax.device_put(leaf), self)
 
     def parts(self, size: int) -> Iterator[tuple[int, "Data"]]:
         """Yield the number of the first row and the rows of each part, all of this size: one program serves them.
