@@ -32,6 +32,13 @@ class Bug(NamedTuple):
 
 BUGS = [
     Bug(
+        "a text counts as one row",
+        "inference/methods/effort.py",
+        "FREE_WORK / weights / values)",
+        "FREE_WORK / weights)",
+        "test_effort.py::test_texts_count_as_their_tokens",
+    ),
+    Bug(
         "a tail of weights that underflows passes for equal weights",
         "inference/methods/gaussian.py",
         "is_determined = np.isfinite(k) and np.isfinite(smoothed).all()",

@@ -18,6 +18,8 @@ from flatprior.inference.second_order import SecondOrder, second_order_of
 from flatprior.inference.surface import surface_of
 from flatprior.models import MLP, Bernoulli, Model, Normal, gaussian
 
+from .tables import FindProblem
+
 NUM_ROWS = 3000
 
 
@@ -98,6 +100,17 @@ def test_what_small_data_cost_is_free(logistic: Any) -> None:
     assert effort.max_steps(problems[0]) > 1000
     assert effort.curvature_rows(problems[0]) is None
     assert effort.pays_for_hessians(8)
+
+
+def test_texts_count_as_their_tokens(problem: FindProblem) -> None:
+    """A network that goes through a text token by token takes as long as with as many rows."""
+    model, x, y = problem("CategoricalSequence")
+    whole, first = (Effort.of(1, *check_problem(model, x[:, :size], y[:, :size])[:2]) for size in (3, 1))
+    assert 3 * whole.passes == pytest.approx(first.passes)
+    assert whole._replace(values_per_row=1, passes=first.passes) == first
+    matrix = SecondOrder.__new__(SecondOrder)
+    matrix.by_gauss_newton = False
+    assert 3 * whole.max_steps(matrix) == pytest.approx(first.max_steps(matrix), rel=1e-3)
 
 
 def test_work_is_counted_in_gradients_of_rows() -> None:

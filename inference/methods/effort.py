@@ -17,9 +17,9 @@ from ..second_order import HESSIAN_WORK, SecondOrder
 from .representative import SPACED_ROWS
 
 FREE_WORK = 2**29
-"""The number of rows times weights whose gradients are free: a second or two."""
+"""The number of values of y times weights whose gradients are free: a second or two."""
 FREE_CURVATURE = 2**32
-"""The number of rows times weights squared whose curvature is free: some seconds."""
+"""The number of values of y times weights squared whose curvature is free: some seconds."""
 FREE_ENTRIES = 2**21
 """The number of rows times weights, and of entries of x, that are evaluated together without a look at the memory."""
 COPIES = 16
@@ -47,13 +47,16 @@ class Effort(NamedTuple):
     num_weights: int
     rows_together: int
     """The number of rows whose derivatives are in memory together."""
+    values_per_row: int = 1
+    """The number of values of y in a row, such as the tokens of a text, each of which takes a network once."""
 
     @classmethod
     def of(cls, evaluations: int, density: Density, data: Data) -> "Effort":
         """Return what may follow a descent that took the gradients of so many rows, each as often as it was used."""
         weights = max(1, density.structure.num_weights)
-        passes = max(SHARE * evaluations, FREE_WORK / weights) / data.num_rows
-        return cls(passes, data.num_rows, weights, rows_in_memory(density, data, COPIES))
+        values = max(1, *(math.prod(leaf.shape[1:]) for leaf in jax.tree.leaves(data.y)))
+        passes = max(SHARE * evaluations, FREE_WORK / weights / values) / data.num_rows
+        return cls(passes, data.num_rows, weights, rows_in_memory(density, data, COPIES), values)
 
     def affordable(self, problems: tuple[SecondOrder, ...]) -> tuple[SecondOrder, ...]:
         """Return the problems that Newton's method may solve: those with enough steps to arrive."""
@@ -63,7 +66,7 @@ class Effort(NamedTuple):
         """Return the largest number of Newton steps."""
         share = (self.curvature_rows(problem) or self.num_rows) / self.num_rows
         bought = self.passes / (PASSES_OF_STEP + share * self._cost(problem))
-        return int(max(bought, FREE_CURVATURE / (self.num_rows * self.num_weights**2)))
+        return int(max(bought, FREE_CURVATURE / (self.values_per_row * self.num_rows * self.num_weights**2)))
 
     def curvature_rows(self, problem: SecondOrder) -> int | None:
         """Return the number of rows from which curvature is estimated; None where all rows are used."""
