@@ -100,10 +100,7 @@ class Data:
 
     def on_device(self) -> "Data":
         """Return the data on the device; rows that stay where they are come to it when they are taken."""
-        if self.is_stored:
-            return self
-        # `jax.device_put` refuses arrays of which other processes have parts; what is on devices stays there.
-        return jax.tree.map(lambda leaf: leaf if isinstance(leaf, Array) else jax.device_put(leaf), self)
+        return self if self.is_stored else to_device(self)
 
     def parts(self, size: int) -> Iterator[tuple[int, "Data"]]:
         """Yield the number of the first row and the rows of each part, all of this size: one program serves them.
@@ -160,6 +157,14 @@ def copied(rows: Rows) -> Rows:
     return jax.tree.map(
         lambda leaf: leaf if isinstance(leaf, Array | Stored) else jax.device_put(leaf, may_alias=False), rows
     )
+
+
+def to_device(tree: Any) -> Any:
+    """Return a pytree of arrays on the device; those that are on devices stay there.
+
+    `jax.device_put` refuses arrays of which other processes have parts, and `jnp.asarray` compiles for each shape.
+    """
+    return jax.tree.map(lambda leaf: leaf if isinstance(leaf, Array) else jax.device_put(leaf), tree)
 
 
 def in_double(leaf: Any) -> np.ndarray | Array:

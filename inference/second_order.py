@@ -17,7 +17,7 @@ from .gauss_newton import expected_hessian, is_by_rows
 from .newton import DAMPING, FLOOR, Derivatives, Minimum, minimise
 from .processes import jit
 from .programs import program
-from .rows import Data, Weights, in_double
+from .rows import Data, Weights, in_double, to_device
 
 FEW_WEIGHTS, HESSIAN_WEIGHTS, GAUSS_NEWTON_WEIGHTS = 32, 256, 1024
 """The largest numbers of weights for which the Hessian is used alone, and is used at all, and for which Gauss-Newton
@@ -92,11 +92,11 @@ class SecondOrder:
             curvature_rows: the number of rows from which the curvature is estimated; by default all.
         """
         with jax.enable_x64(True):
-            u = jax.device_put(jax.tree.map(in_double, u))
+            u = to_device(jax.tree.map(in_double, u))
             like, power = u, jnp.asarray(1.0 if prior_power is None else prior_power, float)
             size = min(rows_together or data.num_rows, data.num_rows)
             if size == data.num_rows and not data.is_stored:
-                data = jax.device_put(jax.tree.map(in_double, data))
+                data = to_device(jax.tree.map(in_double, data))
             some = None if curvature_rows is None else _sampled(data, curvature_rows)
 
             def mean(function: Callable[..., Any], vector: np.ndarray, rows: Data) -> Any:

@@ -48,7 +48,7 @@ BUGS = [
     Bug(
         "arrays reach the device by a program for each shape",
         "inference/second_order.py",
-        "data = jax.device_put(jax.tree.map(in_double, data))",
+        "data = to_device(jax.tree.map(in_double, data))",
         "data = jax.tree.map(lambda leaf: jnp.asarray(in_double(leaf)), data)",
         "test_programs.py::test_a_first_fit_compiles_no_program_for_trifles",
     ),

@@ -38,6 +38,7 @@ from flatprior.inference import (  # noqa: E402
     compare,
     fit,
 )
+from flatprior.inference import devices as spread_rows  # noqa: E402
 from flatprior.inference.checks import check_problem  # noqa: E402
 from flatprior.inference.methods.batches import Resident  # noqa: E402
 from flatprior.inference.methods.descent import steps_of  # noqa: E402
@@ -123,13 +124,15 @@ def main() -> None:
     names, found = sys.argv[6].split(","), errors(mesh) if processes > 1 else {}
     everywhere, (x, y) = rows(), (sharded(array, mesh) for array in rows())
     for name in names:
-        method = METHODS[re.sub(" (on all|on a mesh|of few|filled up)", "", name)]
+        method = METHODS[re.sub(" (on all|on a mesh|of few|filled up|where they are)", "", name)]
         own = everywhere if name.endswith(" on all") else (x, y)
         if name.endswith(" on a mesh"):
             pairs = jax.make_mesh((2, devices // 2), ("chains", "rows"))
             own = tuple(sharded(array, pairs) for array in everywhere)
             found["exchanges"] = exchanges(*own)
         weights = None
+        if name.endswith(" where they are"):  # few rows come together for Newton's method, many do not
+            spread_rows.FEW_BYTES = 0
         if name.endswith(" of few"):
             own = tuple(array[1:] for array in everywhere)
         if name.endswith(" filled up"):

@@ -29,7 +29,10 @@ from flatprior.models import MLP, Model, Normal, gaussian
 SCRIPT = Path(__file__).with_name("several.py")
 FAST = {"XLA_FLAGS": "--xla_backend_optimization_level=0"}
 """Half the time to compile."""
-ALL = "full,batches,validated,members,NUTS,MCLMC,SGMCMC,Variational,members on all,NUTS on all,MCLMC on all"
+ALL = (
+    "full,batches,validated,members,NUTS,MCLMC,SGMCMC,Variational,"
+    "members on all,NUTS on all,MCLMC on all,full where they are"
+)
 MODEL = Model(MLP((2,), "tanh"), Normal(0.3), gaussian(1.0))
 MEMBERS = Ensemble(MAP(num_steps=40, batch_size=8, polish=False), num_members=3)
 CHAINS = MCLMC(num_warmup=20, num_samples=4, thinning=2, num_chains=2, start=None)
