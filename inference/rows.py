@@ -154,9 +154,7 @@ def copied(rows: Rows) -> Rows:
     `jax.device_put` may take over the memory of a NumPy array, and predictions are computed when they are asked for.
     Rows that stay where they are are read when they are needed.
     """
-    return jax.tree.map(
-        lambda leaf: leaf if isinstance(leaf, Array | Stored) else jax.device_put(leaf, may_alias=False), rows
-    )
+    return jax.tree.map(lambda leaf: leaf if isinstance(leaf, Array | Stored) else jax.device_put(np.array(leaf)), rows)
 
 
 def to_device(tree: Any) -> Any:
