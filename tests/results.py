@@ -48,7 +48,7 @@ def table(paths: list[str]) -> str:
             "",
             f"`make test-all`, {began:%Y-%m-%d}: {minutes:.0f} minutes on {os.cpu_count()} cores,",
             f"Python {platform.python_version()}, {packages}.",
-            *([f"Run again after tests of theirs were mended: {', '.join(sorted(repeated))}."] if repeated else []),
+            *([f"Run again after later changes: {', '.join(sorted(repeated))}."] if repeated else []),
             "",
             "| file | passed | failed | skipped | seconds |",
             "|---|---|---|---|---|",
