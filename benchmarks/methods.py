@@ -32,6 +32,7 @@ BATCH_OF = {"mlp": 100, "cnn": 100, "text": 20}
 BUDGET = {"mlp": 30_000, "cnn": 15_000, "text": 3_000}
 """The gradients of a batch that each method has."""
 SCALE = {"mlp": 2.0, "cnn": 3.0, "text": 2.0}
+"""The standard deviation of the prior, times the root of the inputs of a weight."""
 BEST = "ensemble of 30"
 """The large plain ensemble, of three times the work, from which differences are measured."""
 Problem = tuple[Any, np.ndarray, np.ndarray, np.ndarray, np.ndarray]

@@ -134,7 +134,7 @@ def take_rows(x: Rows, rows: Any) -> Rows:
 def _taken(leaf: Any, rows: Any) -> Any:
     if isinstance(leaf, Stored | np.ndarray) and not isinstance(rows, Array):  # the others need not reach the device
         return leaf[rows]
-    return _gathered(jnp.asarray(leaf), rows)
+    return _gathered(leaf, rows)
 
 
 @jax.jit

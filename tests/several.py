@@ -122,6 +122,7 @@ def exchanges(x: jax.Array, y: jax.Array) -> np.ndarray:
 def main() -> None:
     mesh = jax.make_mesh((processes * devices,), ("rows",))
     names, found = sys.argv[6].split(","), errors(mesh) if processes > 1 else {}
+    few_bytes = spread_rows.FEW_BYTES
     everywhere, (x, y) = rows(), (sharded(array, mesh) for array in rows())
     for name in names:
         method = METHODS[re.sub(" (on all|on a mesh|of few|filled up|where they are)", "", name)]
@@ -131,8 +132,8 @@ def main() -> None:
             own = tuple(sharded(array, pairs) for array in everywhere)
             found["exchanges"] = exchanges(*own)
         weights = None
-        if name.endswith(" where they are"):  # few rows come together for Newton's method, many do not
-            spread_rows.FEW_BYTES = 0
+        # Few rows come together for Newton's method, many do not.
+        spread_rows.FEW_BYTES = 0 if name.endswith(" where they are") else few_bytes
         if name.endswith(" of few"):
             own = tuple(array[1:] for array in everywhere)
         if name.endswith(" filled up"):

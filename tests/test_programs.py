@@ -116,15 +116,15 @@ def test_what_a_program_depends_on_is_in_its_key() -> None:
     assert (weights[1e-3] != weights[1e-1]).any()
 
 
-CALLS: list[None] = []
-
-
 def test_a_first_fit_compiles_no_program_for_trifles() -> None:
     """A NumPy array that JAX makes its own, or a sum outside of a compiled function, is a program for each shape."""
     x = np.random.default_rng(2).normal(size=(41, 3))  # shapes of no other test
     with compiled() as events:
         fit(replace(MODEL, network=MLP((5,), "tanh")), MAP(num_steps=50), x, x[:, 0] > 0, key=0, progress=False)
     assert len(events) <= 9
+
+
+CALLS: list[None] = []
 
 
 def counted(x: Any, y: Any = None) -> Any:

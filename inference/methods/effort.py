@@ -54,7 +54,7 @@ class Effort(NamedTuple):
     def of(cls, evaluations: int, density: Density, data: Data) -> "Effort":
         """Return what may follow a descent that took the gradients of so many rows, each as often as it was used."""
         weights = max(1, density.structure.num_weights)
-        values = max(1, *(math.prod(leaf.shape[1:]) for leaf in jax.tree.leaves(data.y)))
+        values = max(math.prod(leaf.shape[1:]) for leaf in jax.tree.leaves(data.y))
         passes = max(SHARE * evaluations, FREE_WORK / weights / values) / data.num_rows
         return cls(passes, data.num_rows, weights, rows_in_memory(density, data, COPIES), values)
 

@@ -8,13 +8,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
-from jax.flatten_util import ravel_pytree
 from jaxtyping import Float
 
 from ..density import Density
 from ..handlers import conditioned
 from ..programs import program
 from ..rows import Data, Weights, in_double
+from ..second_order import as_vector
 from ..status import Status
 from ..surface import PotentialSurface, potential_surface_of
 from .climb import climb_to_mode
@@ -86,7 +86,7 @@ class Evidence:
         self.status: Status = descent.status
         with jax.enable_x64(True):
             self.like, self.data = jax.tree.map(in_double, (descent.member(descent.best)[0], data))
-            self.first = np.asarray(ravel_pytree(self.like)[0])
+            self.first = as_vector(self.like)
         self.known: list[tuple[np.ndarray, Evaluation]] = []
         """The logs of the values so far, and the evaluations there."""
 

@@ -143,8 +143,9 @@ def prior_path(
     scales = _as_multiples(multiples)
     test = _as_test(density, Layout.of(x, data.x), x_test, y_test)
     method, key, data = method or MAP(), as_key(key), jax.device_put(data)
-    u, descent = _descend(method, density, data, scales, key=key, progress=progress)
-    power = _powers(scales)
+    # The factors of the log prior of the members: 1 / c^2, and 0 for the flat prior, the last.
+    power = jax.device_put(np.append(scales**-2.0, 0.0))
+    u, descent = _descend(method, density, data, power, key=key, progress=progress)
 
     def end(i: int) -> Ending:
         member, losses = jax.tree.map(lambda leaf: leaf[i], (u, descent.losses))
@@ -157,7 +158,7 @@ def prior_path(
     draws = jax.tree.map(lambda *leaves: np.stack(leaves), *(surface.constrain(end.u, data) for end in ends))
     return PriorPath(
         multiples=np.append(scales, np.inf),
-        weights={site: np.asarray(value) for site, value in draws.items()},
+        weights=draws,
         log_likelihood=_score(density, draws, data),
         num_rows=data.total_weight,
         test_log_likelihood=None if test is None else _score(density, draws, test),
@@ -166,16 +167,10 @@ def prior_path(
     )
 
 
-def _powers(scales: np.ndarray) -> Array:
-    """Return the factor of the log prior of each member: 1 / c^2, and 0 for the flat prior, the last."""
-    return jax.device_put(np.append(scales**-2.0, 0.0))
-
-
 def _descend(
-    method: MAP, density: Density, data: Data, scales: np.ndarray, *, key: Array, progress: bool
+    method: MAP, density: Density, data: Data, power: Array, *, key: Array, progress: bool
 ) -> tuple[Weights, Descent]:
     """Return the end points of all members, (member, *shape), and their last descent."""
-    power = _powers(scales)
     first = descend(method, density, data, key=key, progress=progress)
     if first.status.is_interrupted:
         raise KeyboardInterrupt  # there is no path yet
