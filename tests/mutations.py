@@ -102,6 +102,20 @@ BUGS = [
         "test_variational.py",
     ),
     Bug(
+        "the noise of Langevin steps has half the variance",
+        "inference/methods/noise.py",
+        "* 2**-0.5",
+        "* 0.5",
+        "test_sgmcmc.py",
+    ),
+    Bug(
+        "the log density of the draws of SGMCMC lacks the prior",
+        "inference/methods/stochastic.py",
+        " - self.density.prior_potential(u, row)",
+        "",
+        "test_sgmcmc.py",
+    ),
+    Bug(
         "the batches of two epochs are gone through in the same order",
         "inference/methods/batches.py",
         "order[:: 1 - 2 * (epoch % 2)]",
