@@ -4,11 +4,45 @@ On a CPU a normal number takes about 5 ns, of which the random bits are half: fo
 millisecond, half the time of the gradient of 128 rows.
 """
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import Array
+
+SHARING = 8
+"""The number of successive steps whose noise is cut from one array."""
+SPACING = 128
+"""The mean distance between the places at which it is cut."""
+
+
+class Shared(NamedTuple):
+    """Standard normal numbers for the noise of `SHARING` successive steps, which is cut from them at random places.
+
+    The noise of each step, (particle, d), is that of independent standard normal numbers. Two steps have the same
+    numbers, but no coordinate has the same number twice, and a random sign makes those of a step uncorrelated with
+    those of another (the table of noise of Salimans et al. 2017, section 2.1, drawn anew all the time).
+    """
+
+    numbers: Array
+    """(particle, d + SHARING SPACING)."""
+    places: Array
+    """The place of each step, (step,)."""
+    signs: Array
+    """The sign of each step, (step,)."""
+
+    @classmethod
+    def of(cls, key: Array, num_particles: int, size: int, dtype: Any) -> "Shared":
+        """Return the numbers for vectors of a size."""
+        key_numbers, key_places, key_signs = jax.random.split(key, 3)
+        numbers = jax.random.normal(key_numbers, (num_particles, size + SHARING * SPACING), dtype)
+        places = jax.random.randint(key_places, (SHARING,), 0, SPACING) + SPACING * jnp.arange(SHARING)
+        return cls(numbers, places, jax.random.rademacher(key_signs, (SHARING,), dtype))
+
+    def of_step(self, i: Array, size: int) -> Array:
+        """Return the noise of the i-th step, (particle, size)."""
+        place = i % SHARING
+        return self.signs[place] * jax.lax.dynamic_slice_in_dim(self.numbers, self.places[place], size, axis=-1)
 
 
 def binomial(key: Array, size: int, dtype: Any) -> Array:
