@@ -145,10 +145,8 @@ class Bound(ELBO):  # type: ignore[misc]
     def loss(self, rng_key: Array, param_map: Any, model: Any, guide: Any, *args: Any, **kwargs: Any) -> Array:
         """Return minus the bound in nats per row, estimated by draws and a batch of rows; see `numpyro.infer.ELBO`."""
         origin, batch, noise = args
-        if noise is None:
-            noise, draw = jax.random.split(rng_key, self.num_particles), self._drawn
-        else:
-            draw = self._placed
+        draw = self._drawn if noise is None else self._placed
+        noise = jax.random.split(rng_key, self.num_particles) if noise is None else noise
 
         def one(noise: Array) -> Array:
             u, log_q = draw(param_map, noise, origin)
@@ -190,7 +188,7 @@ class Bound(ELBO):  # type: ignore[misc]
         leaves, tree = jax.tree.flatten(jax.eval_shape(self.unravel, u))
         parts = jnp.split(u, np.cumsum([leaf.size for leaf in leaves])[:-1])
         pairs = zip(jax.lax.optimization_barrier(parts), leaves, strict=True)
-        return tree.unflatten([part.reshape(leaf.shape).astype(leaf.dtype) for part, leaf in pairs])
+        return jax.tree.unflatten(tree, [part.reshape(leaf.shape).astype(leaf.dtype) for part, leaf in pairs])
 
     def _start(self, key: Array, num_steps: Array) -> Any:
         svi = self.svi.init(key)
