@@ -4,10 +4,9 @@
 
 Each row of a table is predicted once, by a fit to the other folds. Features are standardised for Gaussian processes and
 bde, and y for bde, as in its own examples; the estimators here and TabPFN do so themselves. Every model has its
-defaults; bde has two more rows, with the settings of the example for numbers in its README, and with those of its
-paper. PYTHON is an interpreter with the package bde
-(sklearn-contrib-bde) or tabpfn, in an environment of its own; without it the peer is left out, and so is TabPFN
-where its weights are not at hand.
+defaults; bde has two more rows, with the settings of the example for numbers in its README and with those of its
+paper. PYTHON is an interpreter with bde (sklearn-contrib-bde) or tabpfn, in an environment of its own; without it the
+peer is left out, and so is TabPFN where its weights are not at hand.
 
 Each model runs in a process of its own with one core, and seconds are those of its processor.
 """
@@ -33,7 +32,7 @@ from sklearn.preprocessing import StandardScaler
 
 FOLDS = 3
 MOST_ROWS, SLOW = 1_000, ("GaussianProcess", "bde, paper")
-"""Above, a fit of these takes ten minutes or so: one Gaussian process per class, and long chains of all rows."""
+"""Above, a fit of these takes minutes: one Gaussian process per class, and long chains of all rows."""
 ENDS = (0.05, 0.95)
 NUMBERS: dict[str, Callable[[], Any]] = {
     "diabetes": lambda: load_diabetes(return_X_y=True),
