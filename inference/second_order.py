@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from typing import Any
 
 import jax
@@ -175,20 +174,14 @@ def _parts(data: Data, size: int) -> Iterator[Data]:
         return
     for start, part in data.parts(-(-n // count)):
         is_new = np.arange(start, start + part.num_rows) < n
-        yield _weighted(part, count * is_new)
+        yield part.weighted(count * is_new)
 
 
 def _sampled(data: Data, count: int) -> Data:
     """Return rows spread evenly over all, one at random in each of `count` equal ranges, which stand for all rows."""
     n = data.num_rows
     rows = ((np.arange(count) + np.random.default_rng(SAMPLE_SEED).random(count)) * (n / count)).astype(int)
-    return _weighted(data.take(np.minimum(rows, n - 1)), np.full(count, n / count))
-
-
-def _weighted(data: Data, weights: np.ndarray) -> Data:
-    """Return rows that count as often as before, times a weight each."""
-    factors = jnp.asarray(weights, float)
-    return replace(data, weights=factors if data.weights is None else factors * data.weights)
+    return data.take(np.minimum(rows, n - 1)).weighted(np.full(count, n / count))
 
 
 def _widened(data: Data) -> Data:

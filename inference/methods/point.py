@@ -37,8 +37,10 @@ class MAP(PointSettings):
         batch_size: rows per update, drawn without replacement in each epoch (rows that do not fill a batch are left for
             another epoch); None is all rows. The memory beyond x, y and the weights is then that of one batch. After
             the last step all rows are evaluated, as many at a time as a batch has, or up to 128 where these fit in 256
-            MiB. For more than 256 weights, or more rows than `polish` pays for, the status of a fit by batches judges
-            convergence from the noisy losses alone: a fit with too few steps may be "ok".
+            MiB. For more than 256 weights, or more rows than `polish` pays for, the end of a fit by batches is judged
+            by what ten further steps of L-BFGS gain: no more than 0.001 nats per row where it is "ok". They are those
+            of all rows after some 26 epochs, or where 2^30 rows times weights are not exceeded. Otherwise they are
+            those of some rows and judged by others, and only a fit that is far from its mode is found.
         num_restarts: independent starting points, run side by side on the same batches; the best mode is the result.
             None is one for the optimiser and, up to 32 weights and 262,144 rows times weights, seven more from which
             Newton's method alone seeks a mode, uniform between -2 and 2 in unconstrained coordinates. The status says
@@ -132,7 +134,7 @@ def improper(density: Density, u: Weights, data: Data) -> tuple[Reason, ...]:
     """
     if not density.structure.flat:
         return ()
-    reasons = finish(MAP(), density, u, np.empty(0), data).status.reasons
+    reasons = finish(MAP(), density, u, data).status.reasons
     return tuple(Reason.of(Code.IMPROPER_POSTERIOR, reason=each) for each in reasons if each.code in IMPROPER)
 
 
