@@ -142,7 +142,7 @@ def prior_path(
         )
     scales = _as_multiples(multiples)
     test = _as_test(density, Layout.of(x, data.x), x_test, y_test)
-    method, key, data = method or MAP(), as_key(key), jax.device_put(data)
+    method, key, data = method or MAP(), as_key(key), data.on_device()
     # The factors of the log prior of the members: 1 / c^2, and 0 for the flat prior, the last.
     power = jax.device_put(np.append(scales**-2.0, 0.0))
     u, descent = _descend(method, density, data, power, key=key, progress=progress)
