@@ -96,7 +96,7 @@ class SecondOrder:
             size = min(rows_together or data.num_rows, data.num_rows)
             if size == data.num_rows and not data.is_stored:
                 data = to_device(jax.tree.map(in_double, data))
-            some = None if curvature_rows is None else _sampled(data, curvature_rows)
+            some = None if curvature_rows is None else sampled(data, curvature_rows)
 
             def mean(function: Callable[..., Any], vector: np.ndarray, rows: Data) -> Any:
                 return _mean(function(vector, like, part, power) for part in _parts(rows, size))
@@ -177,7 +177,7 @@ def _parts(data: Data, size: int) -> Iterator[Data]:
         yield part.weighted(count * is_new)
 
 
-def _sampled(data: Data, count: int) -> Data:
+def sampled(data: Data, count: int) -> Data:
     """Return rows spread evenly over all, one at random in each of `count` equal ranges, which stand for all rows."""
     n = data.num_rows
     rows = ((np.arange(count) + np.random.default_rng(SAMPLE_SEED).random(count)) * (n / count)).astype(int)
