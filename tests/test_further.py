@@ -11,7 +11,7 @@ from flatprior.inference import MAP, Ensemble, fit
 from flatprior.inference.checks import check_problem
 from flatprior.inference.density import Density
 from flatprior.inference.methods.effort import Effort
-from flatprior.inference.methods.finish import MAX_GAIN_PER_ROW
+from flatprior.inference.methods.finish import MAX_GAIN_PER_VALUE
 from flatprior.inference.methods.further import EVALUATIONS, not_reached
 from flatprior.inference.reasons import Code
 from flatprior.inference.rows import Data
@@ -80,7 +80,7 @@ def wide() -> tuple[Density, Data, dict[str, np.ndarray]]:
 def test_the_rows_of_the_steps_do_not_say_what_they_gain(wide: Any) -> None:
     """At the mode of all rows the steps of a few lower the loss of these, and raise that of others."""
     density, data, mode = wide
-    surface, limit = surface_of(density, data), MAX_GAIN_PER_ROW * data.num_rows
+    surface, limit = surface_of(density, data), MAX_GAIN_PER_VALUE * data.num_rows
     for rows, share in ((4000, 0.0), (data.num_rows, 0.8)):
         away = {**mode, "w1": np.float32(share) * mode["w1"]}
         # Of many weights nothing is free.

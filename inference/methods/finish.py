@@ -30,9 +30,9 @@ from .unbounded import is_exact, is_unbounded
 
 MAX_STEPS = 300
 """The largest number of steps by Gauss-Newton matrices, and again by Hessians."""
-MAX_GAIN_PER_ROW = 1e-3
-"""The Newton decrement in nats per row, or the gain of a few further steps, below which the weights of a network count
-as those of a mode: a change that no prediction shows."""
+MAX_GAIN_PER_VALUE = 1e-3
+"""The Newton decrement in nats per value of y, or the gain of a few further steps, below which the weights of a network
+count as those of a mode: a change that no prediction shows. A row has one value, a text as many as tokens."""
 OTHER_STARTS, CHEAP = 7, 2**18
 """The number of further starting points, and the largest number of rows times weights for which they are tried."""
 RADIUS = 2.0
@@ -173,7 +173,7 @@ def go_on(
     if isinstance(minimum, Reason):
         return stay._replace(status=Status(warnings=(minimum,)))
     exactly = from_vector(minimum.u, u)
-    if not minimum.decrement <= _enough(is_large, data) or is_exact(surface, exactly, data):
+    if not minimum.decrement <= _enough(is_large, data, effort) or is_exact(surface, exactly, data):
         return stay._replace(minimum=minimum)
     there = {site: value.astype(u[site].dtype) for site, value in exactly.items()}
     unbounded = no_maximum(surface, there, data, prior_power)
@@ -205,7 +205,7 @@ def _minimum(
         with bar:
             for problem, max_steps in zip(problems, at_most, strict=True):
                 is_last = problem is problems[-1]
-                enough = DIGITS if is_last and not is_large else _enough(is_large, data) / 2
+                enough = DIGITS if is_last and not is_large else _enough(is_large, data, effort) / 2
                 minimum = problem.minimise(
                     u,
                     data,
@@ -224,9 +224,9 @@ def _minimum(
     return minimum
 
 
-def _enough(is_large: bool, data: Data) -> float:
+def _enough(is_large: bool, data: Data, effort: Effort) -> float:
     """Return the Newton decrement, or the gain of further steps, up to which a point counts as a mode, in nats."""
-    return max(MAX_GAIN, MAX_GAIN_PER_ROW * data.total_weight) if is_large else MAX_GAIN
+    return max(MAX_GAIN, MAX_GAIN_PER_VALUE * data.total_weight * effort.values_per_row) if is_large else MAX_GAIN
 
 
 def judge(
@@ -283,10 +283,10 @@ def _not_a_mode(
     minimum, num_rows = end.minimum, data.num_rows
     if minimum is not None and settings.batch_size is None:
         gain = end.loss - minimum.value
-        if gain > max(MAX_GAIN, COARSE * abs(end.loss), MAX_GAIN_PER_ROW * num_rows):
+        if gain > max(_enough(True, data, effort), COARSE * abs(end.loss)):
             return (Reason.of(Code.NOT_REACHED, steps=minimum.steps, gain=gain, per_row=gain / num_rows),)
     is_large = settings.batch_size is not None or surface.density.structure.num_weights > HESSIAN_WEIGHTS
-    enough = max(_enough(is_large, data), COARSE * abs(end.loss))
+    enough = max(_enough(is_large, data, effort), COARSE * abs(end.loss))
     return not_reached(surface, end.u, data, effort, prior_power, enough, is_sample=is_sample)
 
 
