@@ -89,8 +89,8 @@ MESSAGES: Mapping[Code, str] = {
         "The loss was still falling: by {gain:.3g} nats over the last tenth of the steps. Increase num_steps."
     ),
     Code.NOT_STATIONARY: (
-        "This is not the mode: moving one weight by {move:g} lowers the loss by {gain:.3g} nats. Increase num_steps, "
-        "or standardise x and y."
+        "This is not the mode: {steps} further steps, of L-BFGS, lower the loss by {gain:.3g} nats ({per_row:.2g} per "
+        "row). Increase num_steps, or standardise x and y."
     ),
     Code.NOT_REACHED: (
         "This is not the mode: {steps} steps of Newton's method lower the loss by another {gain:.3g} nats "

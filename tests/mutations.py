@@ -55,9 +55,23 @@ BUGS = [
     Bug(
         "the row that fills the last part counts",
         "inference/second_order.py",
-        "_weighted(part, count * is_new)",
-        "_weighted(part, np.full(part.num_rows, float(count)))",
+        "part.weighted(count * is_new)",
+        "part.weighted(np.full(part.num_rows, float(count)))",
         "test_effort.py",
+    ),
+    Bug(
+        "the rows of a few further steps say what these gain",
+        "inference/methods/further.py",
+        "return for_gain.num_rows * float(surface.loss(there, for_gain, prior_power))",
+        "return for_steps.num_rows * float(surface.loss(there, for_steps, prior_power))",
+        "test_further.py",
+    ),
+    Bug(
+        "a part of the rows stands for itself alone",
+        "inference/methods/further.py",
+        "np.full(len(each), 2.0)",
+        "np.full(len(each), 1.0)",
+        "test_further.py",
     ),
     Bug(
         "what is cut off a sum is lost",
