@@ -14,7 +14,7 @@ import numpy as np
 from .arrays import as_numbers, as_rows, in_default_precision, is_array, widened
 from .response import Response
 from .rows import Rows, count_rows
-from .stored import Stored, chosen, in_parts
+from .stored import Stored, beside, chosen, in_parts
 from .structure import Structure
 from .words import index_in_words
 
@@ -109,6 +109,7 @@ def labelled(x: Any, y: Any, weights: Any = None) -> Labelled:
         TypeError, ValueError: when these are not rows of numbers, no row is left, or weights are not numbers from 0.
     """
     x, y = as_numbers("x", x), _as_numbers_with_gaps(y)
+    x, y = beside((x, y), (x, y))
     num_rows = count_rows(y)
     weights = None if weights is None else as_weights(weights, num_rows)
     whole, known = _filled(y)

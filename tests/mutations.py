@@ -103,7 +103,7 @@ BUGS = [
     ),
     Bug(
         "the batches of two epochs are gone through in the same order",
-        "inference/methods/batches.py",
+        "inference/methods/orders.py",
         "order[:: 1 - 2 * (epoch % 2)]",
         "order",
         "test_sgmcmc.py",
@@ -278,10 +278,24 @@ BUGS = [
     ),
     Bug(
         "every epoch of rows on disk has the batches of the first",
-        "inference/methods/batches.py",
-        "return self._order(epoch)[place * self.size : (place + 1) * self.size]",
-        "return self._order(0)[place * self.size : (place + 1) * self.size]",
+        "inference/methods/orders.py",
+        "self._number, self._first = number, 0",
+        "self._number, self._first, self._order = number, 0, self._epochs.numbered(0)",
         "test_stored.py::TestFits::test_every_row_of_an_epoch_is_in_one_batch",
+    ),
+    Bug(
+        "labels beside rows on disk are converted all at once",
+        "inference/stored.py",
+        "if not is_stored(others):",
+        "if True:",
+        "test_memory.py",
+    ),
+    Bug(
+        "the order of an epoch stays whole while the next is made",
+        "inference/methods/orders.py",
+        "left = slice(0, begin + size) if self._epochs.turns else slice(begin, None)",
+        "left = slice(0, None)",
+        "test_memory.py",
     ),
     Bug(
         "the rows that stand for all on disk stand for themselves alone",

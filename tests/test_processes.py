@@ -21,8 +21,8 @@ import yaml
 from jax import Array
 
 from flatprior.inference import MAP, MCLMC, Ensemble, Fit, compare, fit
-from flatprior.inference.methods import batches
-from flatprior.inference.methods.batches import order_of
+from flatprior.inference.methods import orders
+from flatprior.inference.methods.orders import order_of
 from flatprior.inference.status import Status
 from flatprior.models import MLP, Model, Normal, gaussian
 
@@ -110,7 +110,7 @@ def check(found: list[dict[str, Any]], method: str, expected: Fit) -> None:
 
 
 def test_batches_of_shards_are_those_of_one_device(two: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(batches, "order_of", partial(order_of_shards, 2, 8))
+    monkeypatch.setattr(orders, "order_of", partial(order_of_shards, 2, 8))
     check(two, "members", fit(MODEL, MEMBERS, *rows(), key=0, progress=False))
 
 

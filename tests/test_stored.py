@@ -24,15 +24,17 @@ from flatprior.inference import (
     cross_validate,
     explain,
     fit,
+    mapped,
     rows_of,
     standardize,
     stored,
 )
 from flatprior.inference.criticism import calibration
 from flatprior.inference.labels import labelled
-from flatprior.inference.methods import prior_path
-from flatprior.inference.methods.batches import Batches, order_of
+from flatprior.inference.methods import batches, prior_path
+from flatprior.inference.methods.batches import Batches
 from flatprior.inference.methods.descent import split_validation
+from flatprior.inference.methods.orders import order_of
 from flatprior.inference.methods.representative import representative
 from flatprior.inference.reasons import Code
 from flatprior.inference.rows import Data
@@ -130,6 +132,38 @@ class TestFits:
         x, y = rows
         far: Any = on_disk(x) if kind == "memory map" else Foreign(x)
         assert_same(fit(MODEL, BY_BATCHES, far, on_disk(y), key=0), in_memory)
+
+    @pytest.mark.parametrize("where", ["all along", "later"])
+    def test_pages_that_are_missing_are_read_by_threads(
+        self,
+        rows: tuple[np.ndarray, np.ndarray],
+        in_memory: Fit,
+        on_disk: OnDisk,
+        monkeypatch: pytest.MonkeyPatch,
+        where: str,
+    ) -> None:
+        taken, take, calls = [], Data.take, []
+        monkeypatch.setattr(batches, "JUDGED_ROWS", 0)
+        monkeypatch.setattr(Data, "take", lambda data, some: (taken.append(len(some)), take(data, some))[1])
+        monkeypatch.setattr(
+            mapped.Misses, "since", lambda self: (calls.append(1), 1_000 * (where == "all along" or len(calls) > 5))[1]
+        )
+        assert_same(fit(MODEL, BY_BATCHES, *map(on_disk, rows), key=0), in_memory)
+        assert taken.count(-(-taken[0] // 16)) > 16 or min(taken) < 64
+
+    def test_rows_in_a_memory_map_are_those_of_the_device(
+        self, rows: tuple[np.ndarray, np.ndarray], on_disk: OnDisk
+    ) -> None:
+        device = jax.devices("cpu")[0]
+        x, y = (stored.stored(on_disk(each)) for each in rows)
+        there = mapped.on_cpu(Data(x, y), device)
+        assert there is not None
+        assert there.x.unsafe_buffer_pointer() == x.source.ctypes.data
+        with_copy = mapped.on_cpu(Data(x, rows[1]), device)
+        assert with_copy is not None
+        assert (with_copy.y == rows[1]).all()
+        for other in (x.astype(np.float16), x.take(np.arange(9)), stored.stored(Foreign(rows[0])), rows[0]):
+            assert mapped.on_cpu(Data(other, rows[1][: len(other)]), device) is None
 
     @pytest.mark.slow
     @pytest.mark.parametrize(
