@@ -81,6 +81,13 @@ BUGS = [
         "test_processes.py",
     ),
     Bug(
+        "distances from a reference are those at the rows of one process",
+        "inference/criticism/rows.py",
+        "return own if self.order is None else rows_of_all(own)[np.argsort(rows_of_all(places))]",
+        "return own",
+        "test_processes.py",
+    ),
+    Bug(
         "each process judges offsets by its own rows",
         "inference/spread.py",
         "lambda leaf: rows_of_all(np.asarray(leaf)[chosen])",

@@ -136,6 +136,22 @@ def test_scores_are_those_of_the_rows_of_all_processes(two: list[dict[str, Any]]
         assert note in str(first["compare/notes"])
 
 
+def test_distances_from_a_reference_are_those_at_the_rows_of_all_processes(
+    two: list[dict[str, Any]], chains: Fit
+) -> None:
+    first, second = two
+    np.testing.assert_array_equal(first["distances"], second["distances"])
+    members = fit(MODEL, MEMBERS, *rows(), key=0, progress=False)
+    ours = [
+        replace(one, outcome=replace(one.outcome, draws=of_method(first, name)))
+        for one, name in ((members, "members"), (chains, "MCLMC"))
+    ]
+    table = compare({"first": ours[0]}, *rows(), reference=ours[1])
+    measures = ["w2", "w2_mean", "spread", "w2_se", "w2_mean_se", "spread_se"]
+    expected = [*table.to_dataframe()[measures].iloc[0], *table.floor.values()]
+    np.testing.assert_allclose(first["distances"], expected, rtol=1e-4)
+
+
 ERRORS = {
     "a bad row": "Process 1: x, row 78, column 0: expected finite numbers; got nan",
     "an offset": "^x, column 0: expected .mean. < 2,896 sd in float32; got mean 1e.06, sd 0.58",
@@ -162,6 +178,8 @@ def test_four_processes_give_the_numbers_of_four_devices(tmp_path: Path) -> None
             for each in found:
                 np.testing.assert_allclose(each[f"{method}/{site}"], value, rtol=1e-4, atol=1e-4, err_msg=method)
         assert {about(each, method) for each in found} == {about(expected, method)}
+    for each in found:
+        np.testing.assert_allclose(each["distances"], expected["distances"], rtol=1e-2, atol=1e-3)
 
 
 @pytest.mark.slow
