@@ -193,15 +193,18 @@ def _known(leaf: Any) -> np.ndarray | None:
 def _known_in_parts(leaf: Stored) -> np.ndarray | None:
     """Return what `_known` does of an array that stays where it is, one byte per value.
 
-    Of a source that reads x whenever it reads y it is None: there, the check of all rows refuses NaN.
+    A source that reads x whenever it reads y is searched once.
     """
-    known = None
-    for start, part in in_parts(leaf, "looking for labels") if not hasattr(leaf.source, "reader") else ():
-        own = _known(part)
-        if own is not None:
-            known = np.ones(leaf.shape, bool) if known is None else known
-            known[start : start + len(own)] = own
-    return known
+    found = getattr(leaf.source, "found", {}) if leaf.chosen is None and leaf.fill is None else {}
+    if "known" not in found:
+        known = None
+        for start, part in in_parts(leaf, "looking for labels"):
+            own = _known(part)
+            if own is not None:
+                known = np.ones(leaf.shape, bool) if known is None else known
+                known[start : start + len(own)] = own
+        found["known"] = known
+    return found["known"]  # type: ignore[no-any-return]
 
 
 def _without_gaps(values: Any, known: np.ndarray) -> Any:

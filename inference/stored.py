@@ -242,7 +242,8 @@ def in_parts(rows: Any, label: str = "") -> Iterator[tuple[int, Any]]:
         yield 0, rows
         return
     num_rows = len(leaves[0])
-    size = min(PART_ROWS, rows_per_part(bytes_per_row(leaves)))
+    read = [getattr(leaf.source, "bytes_read", 0) for leaf in leaves if isinstance(leaf, Stored)]
+    size = min(PART_ROWS, rows_per_part(max(bytes_per_row(leaves), *read)))
     is_hidden = not label or not _IS_SHOWN.get()
     with tqdm(
         total=num_rows, desc=label, unit="row", disable=is_hidden, delay=1.0, file=sys.stderr, leave=False

@@ -514,6 +514,37 @@ class TestSources:
         assert far == pytest.approx(near, abs=0.1)
         assert (result.predict(x).log_prob(y) == result.predict(rows[0]).log_prob(rows[1])).all()
 
+    @pytest.mark.parametrize("kind", ["items", "batches"])
+    def test_values_of_y_may_be_missing(self, rows: tuple[np.ndarray, np.ndarray], kind: str) -> None:
+        x, y = rows
+        gaps = np.where(np.arange(NUM_ROWS) % 10 == 3, np.float32(np.nan), y)
+        source = Source(x, gaps)
+        far = rows_of(Items(x, gaps)) if kind == "items" else rows_of(source, num_rows=NUM_ROWS)
+        near, result = (fit(MODEL, BY_BATCHES, *each, key=0) for each in ((x, gaps), far))
+        assert result.counts == near.counts
+        assert result.rows == near.rows
+        if kind == "items":
+            assert_same(result, near)
+        assert str(compare({"MAP": result}, *far)) == str(compare({"MAP": result}, x, gaps))
+        with pytest.raises(ValueError, match=r"^y: expected labels in some rows; got only missing values, 1000 of"):
+            fit(MODEL, BY_BATCHES, *rows_of(Items(x, np.full_like(y, np.nan))), key=0)
+
+    def test_labels_are_searched_once_and_whole_numbers_are_classes(self) -> None:
+        classes = np.where(np.arange(NUM_ROWS) % 5 == 1, np.nan, np.arange(NUM_ROWS) % 3)
+        source = Source(np.ones((NUM_ROWS, 1)), classes)
+        x, y = rows_of(source, num_rows=NUM_ROWS)
+        labelled(x, y)
+        before = source.passes
+        given = labelled(x, y)
+        assert source.passes - before < before  # not to find labels again
+        assert given.y.dtype == np.int64
+        np.testing.assert_array_equal(given.kept, np.flatnonzero(np.isfinite(classes)))
+
+    def test_parts_of_y_are_those_of_whole_rows(self, rows: tuple[np.ndarray, np.ndarray]) -> None:
+        """Since x is read with it: 5,000 bytes are 250 rows of 20."""
+        _, y = rows_of(Items(*rows))
+        assert [len(part) for _, part in stored.in_parts(y)] == [250] * 4
+
     def test_sources_that_are_none(self, rows: tuple[np.ndarray, np.ndarray]) -> None:
         with pytest.raises(TypeError, match=r"^rows_of: expected an item to be a pair \(x, y\); got 1.0"):
             rows_of([1.0, 2.0])
