@@ -935,7 +935,8 @@ def outcome(bug: Bug) -> str:
     """Return the first test that detects a bug, or a sentence on its survival."""
     with tempfile.TemporaryDirectory() as folder:
         copy = Path(folder)
-        shutil.copytree(ROOT / "tests", copy / "tests", ignore=shutil.ignore_patterns("__pycache__"))
+        for part in ("tests", "docs"):  # some tests read pages
+            shutil.copytree(ROOT / part, copy / part, ignore=shutil.ignore_patterns("__pycache__"))
         shutil.copy(ROOT / "pyproject.toml", copy)
         package = copy / "flatprior"  # it comes before the installed one
         for part in ("models", "inference", "tables", "estimators", "command"):

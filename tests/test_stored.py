@@ -19,6 +19,7 @@ from flatprior.inference import (
     Ensemble,
     Fit,
     Variational,
+    blocks,
     chunks,
     compare,
     cross_validate,
@@ -133,23 +134,34 @@ class TestFits:
         far: Any = on_disk(x) if kind == "memory map" else Foreign(x)
         assert_same(fit(MODEL, BY_BATCHES, far, on_disk(y), key=0), in_memory)
 
-    @pytest.mark.parametrize("where", ["all along", "later"])
+    @pytest.mark.parametrize("when", ["always", "later", "at first"])
     def test_pages_that_are_missing_are_read_by_threads(
         self,
         rows: tuple[np.ndarray, np.ndarray],
         in_memory: Fit,
         on_disk: OnDisk,
         monkeypatch: pytest.MonkeyPatch,
-        where: str,
+        when: str,
     ) -> None:
-        taken, take, calls = [], Data.take, []
+        """And steps read them themselves again when none are missing, with the same bits."""
+        calls, kinds = [], []
+        monkeypatch.setattr(blocks, "BLOCK_SECONDS", 1e-9)  # steps one by one
         monkeypatch.setattr(batches, "JUDGED_ROWS", 0)
-        monkeypatch.setattr(Data, "take", lambda data, some: (taken.append(len(some)), take(data, some))[1])
-        monkeypatch.setattr(
-            mapped.Misses, "since", lambda self: (calls.append(1), 1_000 * (where == "all along" or len(calls) > 5))[1]
-        )
+        monkeypatch.setattr(batches, "CLEAN_PARTS", 2)
+        are_missed = {"always": lambda: True, "later": lambda: len(calls) > 5, "at first": lambda: len(calls) < 5}[when]
+        monkeypatch.setattr(mapped.Misses, "since", lambda self: (calls.append(1), 1_000 * are_missed())[1])
+        parts = Batches.parts
+
+        def noted(self: Batches, begin: int, end: int) -> Iterator[Any]:
+            for part in parts(self, begin, end):
+                kinds.append(part.data.num_rows == NUM_ROWS)
+                yield part
+
+        monkeypatch.setattr(Batches, "parts", noted)
         assert_same(fit(MODEL, BY_BATCHES, *map(on_disk, rows), key=0), in_memory)
-        assert taken.count(-(-taken[0] // 16)) > 16 or min(taken) < 64
+        assert kinds[0] == (when == "later")
+        assert kinds[-1] == (when == "at first")
+        assert False in kinds
 
     def test_rows_in_a_memory_map_are_those_of_the_device(
         self, rows: tuple[np.ndarray, np.ndarray], on_disk: OnDisk

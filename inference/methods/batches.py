@@ -31,6 +31,10 @@ MISSED = 1 / 2048
 """The share of rows whose pages are missing in memory from which threads wait for them, and steps do not."""
 JUDGED_ROWS = 2**15
 """The number of rows of steps by which this is judged: a process waits for pages of its programs as well."""
+KEPT_PARTS = 4
+"""The number of parts whose rows are known: that of the steps, and those that are read ahead."""
+CLEAN_PARTS = 8
+"""The number of parts without such pages after which steps no longer wait for threads."""
 
 
 class Part(NamedTuple):
@@ -157,9 +161,11 @@ class Batches:
         self._reader = ThreadPoolExecutor(1, thread_name_prefix="flatprior")
         self._readers = ThreadPoolExecutor(READERS, thread_name_prefix="flatprior") if are_mapped(data) else None
         self._read: dict[int, Future[Data]] = {}
-        self._rows: tuple[int, np.ndarray] = (-1, np.zeros(0, np.int32))
-        """The rows of one part, by its number."""
-        self._mapped, self._misses, self._taken, self._is_slow = mapped, Misses(), 0, False
+        self._rows: dict[int, np.ndarray] = {}
+        """The rows of the last parts, by number."""
+        self._mapped, self._is_mapped, self._misses = mapped, mapped is not None, Misses()
+        self._taken, self._clean = 0, 0
+        """The rows that steps have taken since it was judged whether they wait, and the last parts without waiting."""
 
     def __enter__(self) -> "Batches":
         return self
@@ -174,19 +180,28 @@ class Batches:
 
     def parts(self, begin: int, end: int) -> Iterator[Part]:
         """Yield the steps begin, ..., end - 1 in parts."""
-        if self._taken >= JUDGED_ROWS:
-            self._mapped = None if self._are_missed(self._taken) else self._mapped
-            self._taken = 0
-        self._taken += (end - begin) * self.size if self._mapped is not None else 0
+        self._judge()
+        self._taken += (end - begin) * self.size
         in_turn = np.arange(self.num_steps * self.size, dtype=np.int32)
         while begin < end:
             number, first = divmod(begin, self.num_steps)
             last = min(self.num_steps, first + end - begin)
-            if self._mapped is None:
-                yield Part(in_turn, first, last, self[number])
-            else:
+            if self._is_mapped and self._mapped is not None:
                 yield Part(self._rows_of(number), first, last, self._mapped)
+            else:
+                yield Part(in_turn, first, last, self[number])
             begin += last - first
+
+    def _judge(self) -> None:
+        """Decide whether steps take rows from the memory to which files are mapped, or threads read them ahead."""
+        if self._is_mapped and self._taken >= JUDGED_ROWS:
+            self._is_mapped = not self._are_missed(self._taken)
+            self._taken, self._clean = 0, 0
+        elif self._mapped is not None and not self._is_mapped and self._clean >= CLEAN_PARTS:
+            for future in self._read.values():  # what is made of orders is made by one thread at a time
+                future.result()
+            self._read, self._is_mapped, self._taken = {}, True, 0
+            self._misses.since()
 
     def __getitem__(self, number: int) -> Data:
         """Return the rows of one part, on the devices: batch after batch, the last part filled up with other rows."""
@@ -199,21 +214,22 @@ class Batches:
 
     def _part(self, number: int) -> Data:
         rows = self._rows_of(number)
-        if self._readers is None or not self._is_slow:
+        if self._readers is None or self._clean:
             data = self.data.take(rows)
         else:
             pieces = list(self._readers.map(self.data.take, np.array_split(rows, READERS)))
             data = jax.tree.map(lambda *leaves: np.concatenate(leaves), *pieces)
-        self._is_slow = self._are_missed(len(rows))
+        self._clean = 0 if self._are_missed(len(rows)) else self._clean + 1
         return data
 
     def _rows_of(self, number: int) -> np.ndarray:
         """Return the rows of one part, batch after batch; those after the last step are the rows of the last step."""
-        if number != self._rows[0]:
+        if number not in self._rows:
             steps = range(number * self.num_steps, (number + 1) * self.num_steps)
             batches = [self._orders.batch(min(step, self.last_step - 1)) for step in steps]
-            self._rows = number, np.concatenate(batches)
-        return self._rows[1]
+            self._rows = {i: rows for i, rows in self._rows.items() if i > number - KEPT_PARTS}
+            self._rows[number] = np.concatenate(batches)
+        return self._rows[number]
 
     def _are_missed(self, num_rows: int) -> bool:
         """Return whether the pages of too many of the last rows were missing in memory."""
