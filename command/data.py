@@ -41,11 +41,13 @@ class Table:
     """The name of the column with the weight of each row."""
     keep: tuple[str, ...] = ()
     """The names of columns that are used although they look like identifiers."""
+    drop: tuple[str, ...] = ()
+    """The names of columns that are not used."""
 
     @property
     def features(self) -> pd.DataFrame:
         """The columns that may be features."""
-        return self.sheet.frame.drop(columns=[self.target.name, *filter(None, [self.weights])])
+        return self.sheet.frame.drop(columns=[self.target.name, *filter(None, [self.weights]), *self.drop])
 
     def split(self, held_out: float, seed: int) -> tuple[Encoder, Rows, Rows]:
         """Return the encoder of the training rows, these, and the test rows, drawn at random.
@@ -90,7 +92,9 @@ class Table:
         words = [*self.sheet.words, self.target.words]
         note = self.sheet.notes.get(self.target.name)
         words += [f"The target is read as numbers: {note}."] * bool(note and not self.target.classes)
-        words += [f"The target is missing in {missing} rows, which are left out."] * bool(missing)
+        missing_rows = "1 row, which is" if missing == 1 else f"{missing} rows, which are"
+        words += [f"The target is missing in {missing_rows} left out."] * bool(missing)
+        words += [f"Not used, as --drop says: {', '.join(map(repr, self.drop))}."] * bool(self.drop)
         return words + [f"Rows count by their weights in the column {self.weights!r}."] * (self.weights is not None)
 
     def described(self, encoder: Encoder) -> Report:
@@ -117,6 +121,7 @@ def table_of(
     order: Sequence[str] = (),
     weights: str | None = None,
     keep: Sequence[str] = (),
+    drop: Sequence[str] = (),
 ) -> Table:
     """Return the table of a file.
 
@@ -127,18 +132,20 @@ def table_of(
         order: the classes of an ordinal target, the lowest first.
         weights: the column with the weights of the rows, or None.
         keep: columns that are used although they look like identifiers.
+        drop: columns that are not used.
 
     Raises:
         ValueError: when there are no such columns, or the target does not suit the likelihood.
     """
     try:
-        for name in (target, *filter(None, [weights]), *keep):
+        for name in (target, *filter(None, [weights]), *keep, *drop):
             check_column(name, sheet.frame.columns)
     except ValueError as error:  # the reason may be how the file was read
         raise ValueError(" ".join([f"{sheet.title}: {error}", *sheet.words])) from None
-    if len(sheet.frame.columns) <= 1 + (weights is not None):
+    table = Table(sheet, Target.of(sheet.frame[target], likelihood, order), weights, tuple(keep), tuple(drop))
+    if not len(table.features.columns):
         raise ValueError(f"{sheet.title} has no columns besides the target {target!r}.")
-    return Table(sheet, Target.of(sheet.frame[target], likelihood, order), weights, tuple(keep))
+    return table
 
 
 def example() -> Sheet:

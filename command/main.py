@@ -5,6 +5,7 @@ import contextlib
 import os
 import textwrap
 from collections.abc import Sequence
+from importlib.metadata import version
 from pathlib import Path
 
 import jax
@@ -55,6 +56,7 @@ def _parser() -> argparse.ArgumentParser:
         description="Neural networks as NumPyro models: maximum likelihood, MAP and the posterior.",
         epilog=CODES,
     )
+    parser.add_argument("--version", action="version", version=f"flatprior {version('flatprior')}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     _add_compare(commands)
     _add_fit(commands)
@@ -70,14 +72,18 @@ def _add_compare(commands: Commands) -> None:
         "fit one network by several methods and compare them on test rows",
         "Fit one network to a table by maximum likelihood, MAP and MCLMC, or by other methods; print how well each "
         "predicts the test rows; write a figure, and the fits as NetCDF files that ArviZ reads.",
-        [_data(), _reading(), _model(), _output()],
+        [_data(), _reading(), _model(), _fits(), _output()],
     )
     parser.add_argument(
         "--methods", type=_methods, default=DEFAULT, help=f"any of {','.join(METHODS)} ({','.join(DEFAULT)})"
     )
     parser.add_argument("--held-out", type=float, default=0.25, help="the share of rows that are test rows (0.25)")
     parser.add_argument(
-        "--out", type=Path, default=Path("flatprior-compare"), metavar="DIR", help="the folder for the files"
+        "--out",
+        type=Path,
+        default=Path("flatprior-compare"),
+        metavar="DIR",
+        help="the folder for the files (flatprior-compare)",
     )
     parser.set_defaults(run=run_compare)
 
@@ -89,11 +95,11 @@ def _add_fit(commands: Commands) -> None:
         "fit one network by one method and save it",
         "Fit one network to all rows of a table by one method, and save it, with what was done to the columns, for "
         "`flatprior predict`. The file is NetCDF, which ArviZ reads.",
-        [_data(), _reading(), _model(), _output()],
+        [_data(), _reading(), _model(), _fits(), _output()],
     )
     parser.add_argument("--method", choices=METHODS, default="mclmc", help="the method (mclmc)")
     parser.add_argument("--held-out", type=float, default=0.0, help="the share of rows that are test rows (0)")
-    parser.add_argument("--save", type=Path, metavar="MODEL.nc", help="the file of the model")
+    parser.add_argument("--save", type=Path, metavar="MODEL.nc", help="the file of the model; by default none")
     parser.set_defaults(run=run_fit)
 
 
@@ -173,6 +179,13 @@ def _data() -> argparse.ArgumentParser:
         metavar="A,B",
         help="columns that are used even if they look like identifiers",
     )
+    group.add_argument(
+        "--drop",
+        type=_list,
+        default=(),
+        metavar="A,B",
+        help="columns that are not used, such as those that new rows will not have",
+    )
     return parser
 
 
@@ -181,7 +194,7 @@ def _reading() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(add_help=False)
     group = parser.add_argument_group("reading", "recognised unless they are given")
     group.add_argument("--separator", type=_separator, metavar="S", help=f"one of {', '.join(SEPARATORS.values())}")
-    group.add_argument("--decimal", choices=(".", ","), help="the decimal separator")
+    group.add_argument("--decimal", choices=(".", ","), metavar="D", help="the decimal separator, . or ,")
     group.add_argument("--encoding", metavar="NAME", help="utf-8, latin-1, ...")
     group.add_argument(
         "--header", dest="has_header", action=argparse.BooleanOptionalAction, help="whether the first line is names"
@@ -191,7 +204,7 @@ def _reading() -> argparse.ArgumentParser:
 
 
 def _model() -> argparse.ArgumentParser:
-    """Return the arguments of model and method."""
+    """Return the arguments of a model."""
     parser = argparse.ArgumentParser(add_help=False)
     group = parser.add_argument_group("model")
     group.add_argument("--widths", type=_widths, default=(8,), help="hidden units per layer (8); '' is a linear model")
@@ -201,6 +214,13 @@ def _model() -> argparse.ArgumentParser:
         default="learned",
         help="the scale, or concentration, of y: one number that is learned, or an output of the network (learned)",
     )
+    return parser
+
+
+def _fits() -> argparse.ArgumentParser:
+    """Return the arguments of fits."""
+    parser = argparse.ArgumentParser(add_help=False)
+    group = parser.add_argument_group("fits")
     group.add_argument(
         "--draws",
         type=int,

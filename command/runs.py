@@ -3,11 +3,13 @@
 import argparse
 import sys
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 
+from ..tables.encoder import listed
 from ..tables.reading import read_csv
 from .data import Rows, Table, example, table_of
 from .network import METHODS, in_words, method, network
@@ -31,11 +33,13 @@ def run_compare(chosen: argparse.Namespace) -> int:
     from ..inference.files import atomic_write
     from .figure import draw
 
+    _check_folders(chosen.report)
     table = _table(chosen)
     encoder, train, test = table.split(chosen.held_out, chosen.seed)
     if len(test.y) == 0:
         raise ValueError("compare: expected --held-out above 0, as fits are compared on test rows; got 0.")
     transcript, model = _begin(chosen, table, encoder, train, test)
+    chosen.out.mkdir(parents=True, exist_ok=True)
     fits = {METHODS[name]: _fitted(chosen, model, name, train) for name in chosen.methods}
     comparison = compare(fits, test.x, test.y, weights=test.weights)
     transcript.add("Scores on test rows", comparison)
@@ -44,7 +48,6 @@ def run_compare(chosen: argparse.Namespace) -> int:
         scores=comparison.to_dataframe().rename_axis("fit"),
         statuses={name: str(each) for name, each in statuses.items()},
     )
-    chosen.out.mkdir(parents=True, exist_ok=True)
     written = [draw(fits, comparison, train, test, table, chosen.out / "compare.png")]
     transcript.picture("Figure", written[0], "What the fits predict, their scores and their calibration")
     for name, fitted in fits.items():
@@ -58,6 +61,7 @@ def run_fit(chosen: argparse.Namespace) -> int:
     """Fit one network by one method, and save it."""
     from ..inference import compare
 
+    _check_folders(chosen.report, chosen.save)
     table = _table(chosen)
     encoder, train, test = table.split(chosen.held_out, chosen.seed)
     transcript, model = _begin(chosen, table, encoder, train, test)
@@ -83,9 +87,14 @@ def run_predict(chosen: argparse.Namespace) -> int:
 
     if not 0 < chosen.interval < 1:
         raise ValueError(f"Expected --interval to be a probability between 0 and 1; got {chosen.interval}.")
+    _check_folders(chosen.report, chosen.out)
     fitted, about = load(chosen.model)
-    sheet = read_csv(chosen.data, **_reading(chosen), like=about.formats)
-    x, target = about.features(sheet), about.target
+    sheet, target = read_csv(chosen.data, **_reading(chosen), like=about.formats), about.target
+    try:
+        x = about.features(sheet)
+    except ValueError as error:
+        used = listed([column.name for column in about.encoder.columns if column.features])
+        raise ValueError(f"{sheet.title}: {error} The model of {about.title} uses {used}.") from None
     transcript = Transcript(f"{target.name} of {chosen.data.name}", is_json=chosen.json)
     has_target = target.name in sheet.frame and bool(sheet.frame[target.name].notna().any())
     surprises = about.encoder.surprises(sheet.frame.drop(columns=target.name, errors="ignore"))
@@ -116,7 +125,7 @@ def run_explain(chosen: argparse.Namespace) -> int:
     from ..inference import explain
 
     table = _table(chosen)
-    encoder, train, _ = table.split(0.0, chosen.seed)
+    encoder, train, _ = table.split(0.0, seed=0)
     transcript, model = _begin(chosen, table, encoder, train, train._replace(y=train.y[:0]))
     explanation = explain(model, train.x, train.y, weights=train.weights)
     transcript.add("Cost function", explanation)
@@ -137,15 +146,24 @@ def predicted(predictive: "Predictive", classes: tuple[str, ...], interval: floa
     return pd.DataFrame({"mean": predictive.mean, "sd": predictive.std, ends[0]: low, ends[1]: high}, lines)
 
 
+def _check_folders(*files: Path | None) -> None:
+    """Raise ValueError, before anything is fitted, where a file that is to be written has no folder."""
+    for file in files:
+        if file is not None and not file.absolute().parent.is_dir():
+            raise ValueError(f"{file} cannot be written: there is no folder {file.absolute().parent}.")
+
+
 def _table(chosen: argparse.Namespace) -> Table:
     """Return the table of the arguments, or the example where they name none."""
-    if (chosen.data is None) != (chosen.target is None):
-        raise ValueError("DATA.csv and --target COLUMN go together.")
-    if chosen.data is None and chosen.weights is not None:
-        raise ValueError("--weights COLUMN needs DATA.csv: the default table has no such column.")
+    for name in ("target", "weights"):
+        if chosen.data is None and getattr(chosen, name) is not None:
+            raise ValueError(f"--{name} COLUMN needs DATA.csv: the default table is scikit-learn's diabetes.")
     sheet = example() if chosen.data is None else read_csv(chosen.data, **_reading(chosen))
+    if chosen.data is not None and chosen.target is None:
+        columns = listed(sheet.frame.columns)
+        raise ValueError(f"{sheet.title}: choose the column to predict, by --target COLUMN. The columns are {columns}.")
     target = chosen.target or "target"
-    options = {"order": chosen.order, "weights": chosen.weights, "keep": chosen.keep}
+    options = {"order": chosen.order, "weights": chosen.weights, "keep": chosen.keep, "drop": chosen.drop}
     return table_of(sheet, target, chosen.likelihood, **options)
 
 

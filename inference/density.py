@@ -135,6 +135,10 @@ class Density:
         """Return the estimate of `potential` on all rows, of which there are `num_rows`, by a batch: see `per_row`."""
         return num_rows * potential_energy(self.per_row, (batch, num_rows), {}, u)
 
+    def batch_log_likelihood(self, u: Weights, batch: Data, num_rows: int) -> Float[Array, ""]:
+        """Return the part of `batch_potential` that is the likelihood, in nats, with its sign changed."""
+        return num_rows / batch.num_rows * self.log_likelihood(u, batch).sum()
+
     def prior_potential(self, u: Weights, data: Data) -> Array:
         """Return the part of `potential` that is not the likelihood."""
         prior = block(self.model_of(data), hide=list(self.structure.observed_sites))

@@ -89,15 +89,15 @@ MESSAGES: Mapping[Code, str] = {
         "The loss was still falling: by {gain:.3g} nats over the last tenth of the steps. Increase num_steps."
     ),
     Code.NOT_STATIONARY: (
-        "This is not the mode: moving one weight by {move:g} lowers the loss by {gain:.3g} nats. Increase num_steps, "
-        "or standardise x and y."
+        "This is not the mode: {steps} further steps, of L-BFGS, lower the loss by {gain:.3g} nats ({per_row:.2g} per "
+        "row). Increase num_steps, or standardise x and y."
     ),
     Code.NOT_REACHED: (
         "This is not the mode: {steps} steps of Newton's method lower the loss by another {gain:.3g} nats "
         "({per_row:.2g} per row) without reaching it, and the fit stays where the optimiser ended. With few rows per "
         "weight a network fits their noise ever more exactly, and has its mode, if there is one, where it does. MCLMC "
-        "needs no mode. For a point, fix the scale of y, no smaller than the errors that matter (the smaller, the "
-        "further the mode), or give a validation_fraction, by which the fit ends earlier. Otherwise increase num_steps."
+        "needs no mode. For a point, fix a learned scale of y, no smaller than the errors that matter (the smaller, "
+        "the further the mode), or give a validation_fraction, by which the fit ends earlier; otherwise more steps."
     ),
     Code.TOO_COARSE: (
         "The mode is known more exactly than {precision} can hold: rounding the weights and predictions costs "

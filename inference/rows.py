@@ -82,6 +82,11 @@ class Data:
         """Return some of the rows, by an array of indices, which must exist."""
         return self.with_rows(take_rows(self.rows, rows))
 
+    def weighted(self, factors: np.ndarray) -> "Data":
+        """Return rows that count as often as before, times a factor each."""
+        weights = jnp.asarray(factors, float)
+        return replace(self, weights=weights if self.weights is None else weights * self.weights)
+
     def choose(self, rows: Any) -> "Data":
         """Return some of the rows, as `take` does; those that stay where they are are read later."""
         return self.with_rows(chosen(self.rows, np.asarray(rows))) if self.is_stored else self.take(rows)

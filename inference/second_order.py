@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from typing import Any
 
 import jax
@@ -97,7 +96,7 @@ class SecondOrder:
             size = min(rows_together or data.num_rows, data.num_rows)
             if size == data.num_rows and not data.is_stored:
                 data = to_device(jax.tree.map(in_double, data))
-            some = None if curvature_rows is None else _sampled(data, curvature_rows)
+            some = None if curvature_rows is None else sampled(data, curvature_rows)
 
             def mean(function: Callable[..., Any], vector: np.ndarray, rows: Data) -> Any:
                 return _mean(function(vector, like, part, power) for part in _parts(rows, size))
@@ -175,20 +174,14 @@ def _parts(data: Data, size: int) -> Iterator[Data]:
         return
     for start, part in data.parts(-(-n // count)):
         is_new = np.arange(start, start + part.num_rows) < n
-        yield _weighted(part, count * is_new)
+        yield part.weighted(count * is_new)
 
 
-def _sampled(data: Data, count: int) -> Data:
+def sampled(data: Data, count: int) -> Data:
     """Return rows spread evenly over all, one at random in each of `count` equal ranges, which stand for all rows."""
     n = data.num_rows
     rows = ((np.arange(count) + np.random.default_rng(SAMPLE_SEED).random(count)) * (n / count)).astype(int)
-    return _weighted(data.take(np.minimum(rows, n - 1)), np.full(count, n / count))
-
-
-def _weighted(data: Data, weights: np.ndarray) -> Data:
-    """Return rows that count as often as before, times a weight each."""
-    factors = jnp.asarray(weights, float)
-    return replace(data, weights=factors if data.weights is None else factors * data.weights)
+    return data.take(np.minimum(rows, n - 1)).weighted(np.full(count, n / count))
 
 
 def _widened(data: Data) -> Data:

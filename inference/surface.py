@@ -54,7 +54,7 @@ class Surface:
         self._logits_shape: list[tuple[int, int] | None] = []
         self._part = jax.jit(density.loss, static_argnums=2)  # traced once for all functions of the same rows
         self.log_likelihood_and_loss = jit(self._log_likelihood_and_loss)
-        self.slope = jit(jax.grad(self._loss))
+        self.value_and_slope = jit(jax.value_and_grad(self._loss_of_parts))
         self.lbfgs = jit(self._lbfgs)
         self.validation_loss = jit(jax.vmap(lambda u, data: -self._log_likelihood(u, data).sum(), in_axes=(0, None)))
         self.parameter_slopes = jit(self._parameter_slopes, static_argnums=0)
@@ -91,6 +91,15 @@ class Surface:
 
     def _loss(self, u: Weights, data: Data, prior_power: Array | None = None) -> Array:
         return self._part(u, data, data.num_rows, prior_power)
+
+    def _loss_of_parts(self, u: Weights, data: Data, prior_power: Array | None = None) -> Array:
+        """The loss, of which the gradient needs the memory of a few rows as well."""
+
+        @jax.checkpoint
+        def part(some: Data) -> Array:
+            return jnp.full(some.num_rows, self._part(u, some, data.num_rows, prior_power))
+
+        return self._by_rows(part, data).mean()
 
     def _by_rows(self, function: Callable[[Data], Any], data: Data) -> Any:
         """The values of a function at all rows, rows first, from a few rows at a time."""

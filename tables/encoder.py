@@ -143,9 +143,12 @@ def check_column(name: str, columns: Collection[str]) -> None:
     same = [each for each in columns if each.strip().casefold() == name.strip().casefold()]
     close = same or get_close_matches(name, list(columns), n=1)
     meant = f" Did you mean {close[0]!r}?" if close else ""
-    names = list(columns)
-    listed = f"{names[:20]}" + f" and {len(names) - 20} more" * (len(names) > 20)
-    raise ValueError(f"There is no column {name!r}.{meant} The columns are {listed}.")
+    raise ValueError(f"There is no column {name!r}.{meant} The columns are {listed(columns)}.")
+
+
+def listed(names: Collection[str]) -> str:
+    """Return the first names in words."""
+    return f"{list(names)[:20]}" + f" and {len(names) - 20} more" * (len(names) > 20)
 
 
 def _column_from_json(saved: Mapping[str, Any]) -> Column:

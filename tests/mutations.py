@@ -55,9 +55,23 @@ BUGS = [
     Bug(
         "the row that fills the last part counts",
         "inference/second_order.py",
-        "_weighted(part, count * is_new)",
-        "_weighted(part, np.full(part.num_rows, float(count)))",
+        "part.weighted(count * is_new)",
+        "part.weighted(np.full(part.num_rows, float(count)))",
         "test_effort.py",
+    ),
+    Bug(
+        "the rows of a few further steps say what these gain",
+        "inference/methods/further.py",
+        "return for_gain.num_rows * float(surface.loss(there, for_gain, prior_power))",
+        "return for_steps.num_rows * float(surface.loss(there, for_steps, prior_power))",
+        "test_further.py",
+    ),
+    Bug(
+        "a part of the rows stands for itself alone",
+        "inference/methods/further.py",
+        "np.full(len(each), 2.0)",
+        "np.full(len(each), 1.0)",
+        "test_further.py",
     ),
     Bug(
         "what is cut off a sum is lost",
@@ -107,6 +121,20 @@ BUGS = [
         "-self.density.prior_potential(u, row) - log_q",
         "-self.density.prior_potential(u, row)",
         "test_variational.py",
+    ),
+    Bug(
+        "the noise of Langevin steps has half the variance",
+        "inference/methods/noise.py",
+        "* 2**-0.5",
+        "* 0.5",
+        "test_sgmcmc.py",
+    ),
+    Bug(
+        "the log density of the draws of SGMCMC lacks the prior",
+        "inference/methods/stochastic.py",
+        " - self.density.prior_potential(u, row)",
+        "",
+        "test_sgmcmc.py",
     ),
     Bug(
         "the batches of two epochs are gone through in the same order",

@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 from html.parser import HTMLParser
+from importlib.metadata import version
 from pathlib import Path
 
 import arviz
@@ -78,6 +79,15 @@ def test_both_parts_are_encoded_by_the_rows_to_fit(path: Path) -> None:
     assert encoder == encoder.fit(table.features.loc[train.x.index])
 
 
+def test_columns_are_dropped(path: Path) -> None:
+    table = table_of(read_csv(path), "answer", weights="times", drop=("z", "colour"))
+    assert not {"z", "colour", "times", "answer"} & set(table.features)
+    assert "Not used, as --drop says: 'z', 'colour'." in table.words
+    others = tuple(table.features)
+    with pytest.raises(ValueError, match="no columns besides the target 'answer'"):
+        table_of(read_csv(path), "answer", weights="times", drop=("z", "colour", *others))
+
+
 def test_it_fits_prints_and_writes(path: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     out, page = tmp_path / "out", tmp_path / "page.html"
     code = run("compare", path, "--target=answer", "--widths=4", "--draws=20", "--out", out, "--report", page)
@@ -119,6 +129,12 @@ def test_a_saved_model_predicts_new_rows(
     np.testing.assert_allclose(predicted["mean"], expected.mean, rtol=1e-5)
     np.testing.assert_allclose(predicted["75%"], expected.quantile(0.75), rtol=1e-5)
     assert np.corrcoef(predicted["mean"], frame["number"][::-1])[0, 1] > 0.5
+
+    new.drop(columns="z").to_csv(tmp_path / "less.csv", index=False)
+    with pytest.raises(SystemExit):
+        run("predict", model, tmp_path / "less.csv")
+    message = r"less.csv: There is no column 'z'. The columns are .* The model of table.csv uses \[.*'z'"
+    assert re.search(message, capsys.readouterr().err)
 
     assert run("predict", model, path) == 0
     printed = capsys.readouterr().out
@@ -192,7 +208,7 @@ def test_every_likelihood_has_an_observation(likelihood: str, path: Path) -> Non
     frame.to_csv(path, index=False)
     order = ("dog", "cat", "other") if likelihood == "ordinal" else ()
     table = table_of(read_csv(path), "target", likelihood, order=order, weights="times")
-    assert "missing in 1 rows" in " ".join(table.words)
+    assert "missing in 1 row, which is left out" in " ".join(table.words)
     encoder, train, _ = table.split(0.25, seed=0)
     assert not {"target", "times"} & {column.name for column in encoder.columns}
     for scale in SCALES:
@@ -222,7 +238,10 @@ def test_the_command_offers_every_method() -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["compare", "{path}"], "DATA.csv and --target COLUMN go together"),
+        (["compare", "{path}"], r"choose the column to predict, by --target COLUMN. The columns are \["),
+        (["compare", "--target", "z"], "--target COLUMN needs DATA.csv"),
+        (["compare", "{path}", "--target", "z", "--drop", "colours"], r"Did you mean 'colour'\?"),
+        (["fit", "{path}", "--target", "z", "--save", "{path}.d/m.nc"], "cannot be written: there is no folder"),
         (["compare", "{path}", "--target", "shape"], "no column 'shape'.* The columns are"),
         (["compare", "{path}", "--target", "Answer"], r"no column 'Answer'. Did you mean 'answer'\?"),
         (["compare", "{path}", "--target", "z", "--keep", "colours"], r"Did you mean 'colour'\?"),
@@ -307,9 +326,12 @@ def test_a_second_process_finds_compiled_code(path: Path, tmp_path: Path) -> Non
     assert not [name for name in new if "derivatives" in name or "evaluate" in name]
 
 
-def test_it_is_a_command() -> None:
+def test_it_is_a_command(capsys: pytest.CaptureFixture) -> None:
     for start in (["-m", "flatprior.command"], ["-c", "from flatprior.command import main; main()"]):
         done = subprocess.run([sys.executable, *start, "compare", "--help"], capture_output=True, text=True, check=True)
         assert "--target COLUMN" in done.stdout
         assert "two values of any kind: bernoulli" in done.stdout
         assert "Exit codes: 0" in done.stdout
+    with pytest.raises(SystemExit):
+        run("--version")
+    assert capsys.readouterr().out == f"flatprior {version('flatprior')}\n"

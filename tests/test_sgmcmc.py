@@ -11,12 +11,14 @@ import numpyro
 import numpyro.distributions as dist
 import pytest
 import scipy.linalg
+import scipy.stats
 from jax import Array
 
 from flatprior.inference import MAP, SGMCMC, Code, Fit, diagnose, fit, loo
 from flatprior.inference.checks import check_problem
 from flatprior.inference.density import Density
 from flatprior.inference.methods.batches import Epochs, Resident
+from flatprior.inference.methods.noise import binomial
 from flatprior.inference.methods.stochastic import Chains, Stochastic
 from flatprior.inference.programs import program
 from flatprior.inference.rows import Data, signature
@@ -160,6 +162,53 @@ def test_the_temperature_of_chains_that_are_on_their_way_is_1_as_well(rows: Any)
     assert abs(temperature.mean() - 1) < 4 * temperature.std(ddof=1) / CHAINS**0.5
 
 
+# The noise of steps.
+
+
+def test_binomial_noise_has_the_moments_of_normal_noise(rows: Any) -> None:
+    """Up to the third; the four numbers of a word of random bits are independent."""
+    size = 4 * 10**5
+    noise = np.asarray(binomial(jax.random.key(0), size, jnp.float32), float)
+    assert binomial(jax.random.key(0), 7, jnp.float32).shape == (7,)
+    for power, expected in ((1, 0.0), (2, 1.0), (3, 0.0), (4, 2.75)):
+        values = noise**power
+        assert abs(values.mean() - expected) < 4 * values.std() / size**0.5, power
+    correlation = np.corrcoef(noise.reshape(-1, 4).T) - np.eye(4)
+    assert np.abs(correlation).max() < 4 / (size / 4) ** 0.5
+
+
+def heavy(x: Array, y: Array | None = None) -> None:
+    w = numpyro.sample("w", dist.StudentT(3.0))
+    with numpyro.plate("row", x.shape[0]):
+        numpyro.sample("y", dist.Normal(w, 8.0), obs=y)
+
+
+def skewed(x: Array, y: Array | None = None) -> None:
+    w = numpyro.sample("w", dist.Normal())
+    with numpyro.plate("row", x.shape[0]):
+        numpyro.sample("y", dist.Exponential(jnp.exp(w)), obs=y)
+
+
+@pytest.mark.parametrize("model", [heavy, pytest.param(skewed, marks=pytest.mark.slow)])
+def test_draws_have_the_distribution_of_the_posterior_not_of_the_noise(model: Any) -> None:
+    """Of a posterior that is not Gaussian, at the step of 4 batches; of equal rows, so that batches add nothing."""
+    x, y, count = np.zeros(8), np.full(8, 0.5), 10_000
+    density, data = check_problem(model, x, y)
+    start = {"w": jnp.zeros(count)}
+    compiled = program(Stochastic, density, data, signature({"w": start["w"][0]}), count, 2, 8)
+    chains = Chains(compiled, Resident(data, 2, 4000, jax.random.key(0), returning=True), jax.random.key(0))
+    state = chains.start(METHOD, start, jnp.zeros(count, bool), jax.random.key(0), data)
+    state, _ = chains._taken(METHOD, state._replace(step_size=jnp.full(count, 0.0625, state.step_size.dtype)), 0, 4000)
+    grid = np.linspace(-40.0, 40.0, 80_001)
+    potential = jax.jit(jax.vmap(lambda w: density.potential({"w": w}, data)))(jnp.asarray(grid, jnp.float32))
+    mass = np.exp(np.asarray(-potential, float) - float(-potential.min()))
+    cdf = np.interp(np.asarray(state.position, float)[:, 0], grid, np.cumsum(mass) / mass.sum())
+    assert scipy.stats.kstest(cdf, "uniform").pvalue > 1e-4
+    for tail in (0.01, 0.99):
+        share = np.mean(cdf > tail)
+        assert abs(share - (1 - tail)) < 4 * (0.01 * 0.99 / count) ** 0.5, tail
+
+
 # A whole run.
 
 
@@ -212,6 +261,20 @@ def test_a_batch_estimates_the_density_of_all_rows(x64: None, problem: Any) -> N
     np.testing.assert_allclose(estimate(u, data, 40), whole, rtol=1e-12)
     np.testing.assert_allclose(np.mean(batches), whole, rtol=1e-12)
     assert np.ptp(batches) > 1.0
+
+
+def test_lp_is_the_log_density_at_the_draws(rows: Any) -> None:
+    """Of all rows, with the Jacobian of a learned scale; between draws further apart it is a mean over steps."""
+    x, y = rows
+    model = Model(MLP(), Normal(dist.HalfNormal(1.0)), gaussian(1.0))
+    method = SGMCMC(num_warmup=100, num_samples=50, thinning=1, num_chains=2, batch_size=ROWS, start=None)
+    result = fit(model, method, x[:, None], y, key=0, progress=False)
+    draws = {site: np.asarray(values, float) for site, values in result.draws.items()}
+    scale, mean = draws["scale"], draws["w1"][..., 0] * x + draws["b1"]
+    expected = scipy.stats.norm.logpdf(y, mean, scale[..., None]).sum(axis=-1)
+    expected += sum(scipy.stats.norm.logpdf(draws[site]).reshape(2, 50) for site in ("w1", "b1"))
+    expected += scipy.stats.halfnorm.logpdf(scale) + np.log(scale)
+    np.testing.assert_allclose(result.stats["lp"], expected, rtol=1e-5, atol=1e-3)
 
 
 def test_a_time_of_epochs_that_is_too_long_is_reported(line: Fit, rows: Any) -> None:

@@ -3,6 +3,8 @@
 from dataclasses import replace
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import numpyro
 import numpyro.distributions as dist
@@ -13,6 +15,7 @@ from jax import Array
 from numpyro.infer.autoguide import AutoDelta, AutoIAFNormal, AutoLowRankMultivariateNormal
 
 from flatprior.inference import MAP, Code, Fit, Variational, fit, flat
+from flatprior.inference.methods.noise import SHARING, Shared
 from flatprior.models import MLP, Model, Normal, fan_in, gaussian
 
 NOISE, SPREAD = 0.5, 1.5
@@ -26,6 +29,20 @@ def rows() -> tuple[np.ndarray, np.ndarray]:
     rng = np.random.default_rng(0)
     x = rng.normal(size=(60, 2)) @ np.array([[1.0, 0.8], [0.0, 0.6]])
     return x, x @ [1.0, -0.5] + 0.3 + NOISE * rng.normal(size=60)
+
+
+def test_steps_that_share_normal_numbers_have_noise_of_their_own() -> None:
+    """Each has that of independent normal numbers, and no coordinate has one of them twice."""
+    size, runs = 50, 400
+    shared = jax.vmap(lambda key: Shared.of(key, 1, size, float))(jax.random.split(jax.random.key(0), runs))
+    each = jax.vmap(lambda shared: jnp.stack([shared.of_step(i, size)[0] for i in range(SHARING)]))
+    noise = np.asarray(each(shared), float)  # (run, step, coordinate)
+    assert scipy.stats.kstest(noise.reshape(-1), "norm").pvalue > 1e-4
+    steps = noise.transpose(1, 0, 2).reshape(SHARING, -1)
+    other = np.triu_indices(SHARING, 1)
+    assert np.abs(np.corrcoef(steps)[other]).max() < 4.5 / (runs * size) ** 0.5
+    for run in np.abs(noise):
+        assert all(len(np.unique(numbers)) == SHARING for numbers in run.T)
 
 
 class Exact:

@@ -6,9 +6,11 @@ A guide is a distribution q of the displacement v of the d unconstrained coordin
 
 and its gradient is estimated by draws of q. For Gaussian guides the gradient of ``log q`` with respect to the
 parameters of q at fixed v, whose mean is 0, is left out ("sticking the landing", Roeder, Wu & Duvenaud 2017): where the
-guide can be the posterior, the estimate then has no noise there.
+guide can be the posterior, the estimate then has no noise there. Steps with independent Gaussians share normal numbers:
+`noise.Shared`. The bound of a fit is that of other draws, all of them independent.
 """
 
+import math
 from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
@@ -35,6 +37,7 @@ from ..processes import readable
 from ..rows import Data, Weights, vector_of
 from ..stored import in_parts
 from .batches import Batches, Resident, batch_of
+from .noise import SHARING, Shared
 from .optimizer import annealed_adam, with_num_steps
 from .steps import MAX_BLOCK_STEPS
 
@@ -100,6 +103,7 @@ class Bound(ELBO):  # type: ignore[misc]
         self.dim, self.dtype = vector.size, vector.dtype
         self.guide = _guide_of(guide.value, self._site, self.dim)
         self.is_gaussian = isinstance(self.guide, tuple(GUIDES.values()))
+        self.is_factored = type(self.guide) is AutoDiagonalNormal  # a class of a user's may be another distribution
         self.svi = SVI(self._site, self.guide, optimizer.value or annealed_adam(), self)
         self.sharding = Sharding.of(1, spread)
         jit = jax.jit if spread is None else partial(jax.jit, out_shardings=self.sharding.all)
@@ -116,7 +120,8 @@ class Bound(ELBO):  # type: ignore[misc]
         """Return the state after the steps begin, ..., end - 1."""
         svi, parts = state.svi, []
         for order, first, last, data in batches.parts(begin, end):
-            svi, losses = self._compiled_block(svi, order, first, last, origin, data)
+            svi, losses = self._compiled_block(svi, order, first, last, begin, origin, data)
+            begin += last - first
             parts.append((losses, last - first))
         taken = [np.asarray(readable(losses))[:count] for losses, count in parts]
         return State(svi, (*state.losses, np.concatenate(taken)))
@@ -139,14 +144,15 @@ class Bound(ELBO):  # type: ignore[misc]
 
     def loss(self, rng_key: Array, param_map: Any, model: Any, guide: Any, *args: Any, **kwargs: Any) -> Array:
         """Return minus the bound in nats per row, estimated by draws and a batch of rows; see `numpyro.infer.ELBO`."""
-        origin, batch = args
-        keys = jax.random.split(rng_key, self.num_particles)
+        origin, batch, noise = args
+        draw = self._drawn if noise is None else self._placed
+        noise = jax.random.split(rng_key, self.num_particles) if noise is None else noise
 
-        def one(key: Array) -> Array:
-            u, log_q = self._drawn(param_map, key, origin)
+        def one(noise: Array) -> Array:
+            u, log_q = draw(param_map, noise, origin)
             return log_q + self.density.batch_potential(u, batch, self.num_rows)
 
-        values = jax.vmap(one)(keys) if self.num_particles > 1 else one(keys[0])
+        values = jax.vmap(one)(noise) if self.num_particles > 1 else one(noise[0])
         return values.mean() / self.num_rows
 
     def _site(self, *_: Any) -> None:
@@ -163,22 +169,53 @@ class Bound(ELBO):  # type: ignore[misc]
         v = q.rsample(key)
         fixed = self.guide.get_posterior(jax.lax.stop_gradient(params))
         log_q = fixed.log_prob(v).sum()  # independent coordinates have a density each
-        # Without the barrier XLA computes the point anew for each of the sites, and for the slopes.
-        u = jax.lax.optimization_barrier(origin.at(v))
-        return self.unravel(u), log_q - volume
+        return self._by_site(origin.at(v)), log_q - volume
+
+    def _placed(self, params: Any, noise: Array, origin: Origin) -> tuple[Weights, Array]:
+        """Return the draw of independent Gaussians by the noise, (d,), and its log density over u in nats."""
+        q = self.guide.get_posterior(params)
+        v = q.loc + q.scale * noise
+        loc, scale = jax.lax.stop_gradient((q.loc, q.scale))
+        log_q = -((((v - loc) / scale) ** 2 + math.log(2 * math.pi)) / 2 + jnp.log(scale) + jnp.log(origin.scale)).sum()
+        return self._by_site(origin.at(v)), log_q
+
+    def _by_site(self, u: Array) -> Weights:
+        """Return the weights of a vector, without fusion of what is on either side, in the gradient as well.
+
+        XLA would compute the vector anew for each of the sites, and join their gradients, in other shapes, in a loop
+        that is slower than copies.
+        """
+        leaves, tree = jax.tree.flatten(jax.eval_shape(self.unravel, u))
+        parts = jnp.split(u, np.cumsum([leaf.size for leaf in leaves])[:-1])
+        pairs = zip(jax.lax.optimization_barrier(parts), leaves, strict=True)
+        return jax.tree.unflatten(tree, [part.reshape(leaf.shape).astype(leaf.dtype) for part, leaf in pairs])
 
     def _start(self, key: Array, num_steps: Array) -> Any:
         svi = self.svi.init(key)
         return svi._replace(optim_state=with_num_steps(svi.optim_state, num_steps))
 
-    def _block(self, svi: Any, order: Array, begin: Array, end: Array, origin: Origin, data: Data) -> tuple[Any, Array]:
-        def step(i: Array, carry: tuple[Any, Array]) -> tuple[Any, Array]:
-            svi, losses = carry
-            batch = batch_of(data, order, i, self.batch_size)
-            svi, loss = self.svi.update(svi, origin, batch)
-            return svi, jax.lax.dynamic_update_index_in_dim(losses, loss, i - begin, axis=0)
+    def _block(
+        self, svi: Any, order: Array, first: Array, last: Array, before: Array, origin: Origin, data: Data
+    ) -> tuple[Any, Array]:
+        """Take the steps of a part of batches, of which the first follows `before` steps of the run."""
 
-        return jax.lax.fori_loop(begin, end, step, (svi, jnp.full(MAX_BLOCK_STEPS, jnp.nan, self.dtype)))
+        def step(noise: Array | None, i: Array, carry: tuple[Any, Array]) -> tuple[Any, Array]:
+            svi, losses = carry
+            batch = batch_of(data, order, first + i - before, self.batch_size)
+            new, loss = self.svi.update(svi, origin, batch, noise)
+            if noise is not None:
+                new = new._replace(rng_key=svi.rng_key)  # this saves a split per step
+            return new, jax.lax.dynamic_update_index_in_dim(losses, loss, i - before, axis=0)
+
+        def steps(j: Array, carry: tuple[Any, Array]) -> tuple[Any, Array]:
+            shared = Shared.of(jax.random.fold_in(svi.rng_key, j), self.num_particles, self.dim, self.dtype)
+            begin, end = jnp.maximum(before, j * SHARING), jnp.minimum(after, (j + 1) * SHARING)
+            return jax.lax.fori_loop(begin, end, lambda i, carry: step(shared.of_step(i, self.dim), i, carry), carry)
+
+        start, after = (svi, jnp.full(MAX_BLOCK_STEPS, jnp.nan, self.dtype)), before + last - first
+        if self.is_factored:
+            return jax.lax.fori_loop(before // SHARING, -(-after // SHARING), steps, start)
+        return jax.lax.fori_loop(before, after, partial(step, None), start)
 
     def _draws(self, params: Any, keys: Array, origin: Origin, row: Data) -> tuple[Weights, Array]:
         """Return draws, and what their log weights have without the rows."""
@@ -203,6 +240,8 @@ def _guide_of(guide: Any, model: Callable[..., None], dim: int) -> AutoContinuou
     initial = init_to_value(values={"v": jnp.zeros(dim)})
     settings = {"init_loc_fn": initial, "init_scale": INIT_SCALE}
     made = GUIDES[guide](model, **settings) if isinstance(guide, str) else guide(model)
+    if guide == "mean_field":  # the logarithm of a scale: softplus takes a fifth of the time of a step
+        made.scale_constraint = constraints.positive
     if not isinstance(made, AutoContinuous):
         raise ValueError(
             f"Variational: expected guide to return an AutoContinuous guide of NumPyro, such as AutoBNAFNormal, which "

@@ -18,6 +18,8 @@ from .representative import SPACED_ROWS
 
 FREE_WORK = 2**29
 """The number of values of y times weights whose gradients are free: a second or two."""
+FREE_STEPS = 2**30
+"""The number of values of y times weights whose gradients are free in float32: about a second."""
 FREE_CURVATURE = 2**32
 """The number of values of y times weights squared whose curvature is free: some seconds."""
 FREE_ENTRIES = 2**21
@@ -81,6 +83,12 @@ class Effort(NamedTuple):
     def rows_for(self, passes: int) -> int:
         """Return the number of rows of which so many gradients may follow, enough for a judgement and no more."""
         return min(max(int(self.passes * self.num_rows / passes), FEWEST_ROWS), SPACED_ROWS)
+
+    def rows_of(self, evaluations: int) -> int:
+        """Return the number of rows, all or some, of which so many gradients in float32 may follow."""
+        free = FREE_STEPS / self.num_weights / self.values_per_row
+        count = int(max(self.passes * self.num_rows, free) / evaluations)
+        return self.num_rows if count >= self.num_rows else min(max(count, FEWEST_ROWS), 2 * SPACED_ROWS)
 
     @property
     def work(self) -> int:

@@ -88,9 +88,7 @@ class Ensemble:
             status += Status(warnings=(self._non_finite(is_finite),))
         members = {i: descent.member(i)[0] for i in np.flatnonzero(is_finite).tolist()}
         if descent.status.level == "ok":
-            ends = {
-                i: finish(settings, density, u, descent.losses[i], data, progress=progress) for i, u in members.items()
-            }
+            ends = {i: finish(settings, density, u, data, progress=progress) for i, u in members.items()}
             members = {i: end.u for i, end in ends.items()}
             status += Status(_of_members(ends, _failures), _of_members(ends, _warnings))
             if all(end.polished for end in ends.values()):

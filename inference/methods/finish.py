@@ -20,7 +20,8 @@ from ..surface import Surface
 from .collapse import collapsing
 from .descent import PointSettings
 from .effort import Effort
-from .mode import MAX_GAIN, ROUNDING, no_maximum, not_stationary, quasi_separable, still_falling
+from .further import not_reached
+from .mode import MAX_GAIN, ROUNDING, no_maximum, quasi_separable
 from .progress import Descent
 from .recession import MAX_ENTRIES, examine
 from .representative import representative
@@ -29,9 +30,9 @@ from .unbounded import is_exact, is_unbounded
 
 MAX_STEPS = 300
 """The largest number of steps by Gauss-Newton matrices, and again by Hessians."""
-MAX_GAIN_PER_ROW = 1e-3
-"""The Newton decrement in nats per row below which the weights of a network count as those of a mode: a change that no
-prediction shows."""
+MAX_GAIN_PER_VALUE = 1e-3
+"""The Newton decrement in nats per value of y, or the gain of a few further steps, below which the weights of a network
+count as those of a mode: a change that no prediction shows. A row has one value, a text as many as tokens."""
 OTHER_STARTS, CHEAP = 7, 2**18
 """The number of further starting points, and the largest number of rows times weights for which they are tried."""
 RADIUS = 2.0
@@ -78,8 +79,7 @@ def best_end(
         progress: show progress bars.
     """
     if data.is_stored:  # one pass through all rows, at the best end point
-        u, losses = descent.member(descent.best)
-        return finish(settings, density, u, losses, data, progress=progress)
+        return finish(settings, density, descent.member(descent.best)[0], data, progress=progress)
     indices = np.flatnonzero(np.isfinite(descent.final)).tolist() or [descent.best]
     ends = {i: go_on(settings, density, descent.member(i)[0], data, progress=progress) for i in indices}
     best = min(ends, key=lambda i: ends[i].loss if math.isfinite(ends[i].loss) else math.inf)
@@ -89,7 +89,7 @@ def best_end(
     modes = [end for end in (*ends.values(), *others) if end.polished]
     better = [end for end in modes if end.loss < ends[best].loss - ROUNDING]
     end = min(better, key=lambda end: end.loss, default=ends[best])
-    judged = judge(settings, density, end, descent.losses[best], data)
+    judged = judge(settings, density, end, data)
     if judged.status.level == "ok" and density.structure.num_weights <= FEW_WEIGHTS:
         judged = judged._replace(status=Status(warnings=alone(modes, data.num_rows)))
     if others and others[-1].status.is_interrupted:
@@ -125,7 +125,6 @@ def finish(
     settings: PointSettings,
     density: Density,
     u: Weights,
-    losses: np.ndarray,
     data: Data,
     prior_power: Array | None = None,
     *,
@@ -137,7 +136,6 @@ def finish(
         settings: the settings of the descent.
         density: the density that was maximised.
         u: the end point of the descent.
-        losses: the losses of the descent, (step,).
         data: n rows.
         prior_power: the factor of the log prior; see `descend`.
         progress: show a progress bar.
@@ -145,9 +143,9 @@ def finish(
     if data.is_stored:
         some = representative(settings.surface(density, data), u, data)
         loss = some.num_rows * float(settings.surface(density, some).loss(u, some, prior_power))
-        return judge(settings, density, Ending(u, math.inf, loss), losses, some, prior_power, is_sample=True)
+        return judge(settings, density, Ending(u, math.inf, loss), some, prior_power, is_sample=True)
     end = go_on(settings, density, u, data, prior_power, progress=progress)
-    return end if end.status.is_interrupted else judge(settings, density, end, losses, data, prior_power)
+    return end if end.status.is_interrupted else judge(settings, density, end, data, prior_power)
 
 
 def go_on(
@@ -175,7 +173,7 @@ def go_on(
     if isinstance(minimum, Reason):
         return stay._replace(status=Status(warnings=(minimum,)))
     exactly = from_vector(minimum.u, u)
-    if not minimum.decrement <= _enough(is_large, data) or is_exact(surface, exactly, data):
+    if not minimum.decrement <= _enough(is_large, data, effort) or is_exact(surface, exactly, data):
         return stay._replace(minimum=minimum)
     there = {site: value.astype(u[site].dtype) for site, value in exactly.items()}
     unbounded = no_maximum(surface, there, data, prior_power)
@@ -207,7 +205,7 @@ def _minimum(
         with bar:
             for problem, max_steps in zip(problems, at_most, strict=True):
                 is_last = problem is problems[-1]
-                enough = DIGITS if is_last and not is_large else _enough(is_large, data) / 2
+                enough = DIGITS if is_last and not is_large else _enough(is_large, data, effort) / 2
                 minimum = problem.minimise(
                     u,
                     data,
@@ -226,16 +224,15 @@ def _minimum(
     return minimum
 
 
-def _enough(is_large: bool, data: Data) -> float:
-    """Return the Newton decrement up to which a point counts as a mode, in nats."""
-    return max(MAX_GAIN, MAX_GAIN_PER_ROW * data.num_rows) if is_large else MAX_GAIN
+def _enough(is_large: bool, data: Data, effort: Effort) -> float:
+    """Return the Newton decrement, or the gain of further steps, up to which a point counts as a mode, in nats."""
+    return max(MAX_GAIN, MAX_GAIN_PER_VALUE * data.total_weight * effort.values_per_row) if is_large else MAX_GAIN
 
 
 def judge(
     settings: PointSettings,
     density: Density,
     end: Ending,
-    losses: np.ndarray,
     data: Data,
     prior_power: Array | None = None,
     *,
@@ -251,7 +248,7 @@ def judge(
     collapse = Status() if failures else collapsing(surface, end.u, data, effort, prior_power)
     failures, warnings = failures or collapse.failures, collapse.warnings
     if not (end.polished or failures or warnings):
-        warnings = _not_a_mode(settings, surface, end, losses, data, prior_power)
+        warnings = _not_a_mode(settings, surface, end, data, effort, prior_power, is_sample=is_sample)
         weights = density.structure.num_weights
         interpolates = density.structure.is_flat and data.num_rows <= weights
         is_examined = end.minimum is not None and (weights <= HESSIAN_WEIGHTS or interpolates)
@@ -276,20 +273,21 @@ def _not_a_mode(
     settings: PointSettings,
     surface: Surface,
     end: Ending,
-    losses: np.ndarray,
     data: Data,
+    effort: Effort,
     prior_power: Array | None,
+    *,
+    is_sample: bool,
 ) -> tuple[Reason, ...]:
-    """Return a reason if the end of a descent is no mode, by Newton's method or, without it, by losses and slopes."""
-    minimum = end.minimum
+    """Return a reason if the end of a descent is no mode, by Newton's method or, without it, by a few further steps."""
+    minimum, num_rows = end.minimum, data.num_rows
     if minimum is not None and settings.batch_size is None:
-        gain, num_rows = end.loss - minimum.value, data.num_rows
-        if gain > max(MAX_GAIN, COARSE * abs(end.loss), MAX_GAIN_PER_ROW * num_rows):
+        gain = end.loss - minimum.value
+        if gain > max(_enough(True, data, effort), COARSE * abs(end.loss)):
             return (Reason.of(Code.NOT_REACHED, steps=minimum.steps, gain=gain, per_row=gain / num_rows),)
-    warnings = still_falling(losses)
-    if settings.batch_size is None and not warnings:
-        warnings = not_stationary(surface, end.u, data, prior_power)
-    return warnings
+    is_large = settings.batch_size is not None or surface.density.structure.num_weights > HESSIAN_WEIGHTS
+    enough = max(_enough(is_large, data, effort), COARSE * abs(end.loss))
+    return not_reached(surface, end.u, data, effort, prior_power, enough, is_sample=is_sample)
 
 
 def _disagreement(surface: Surface, end: Ending, data: Data, effort: Effort) -> tuple[Reason, ...]:

@@ -1,4 +1,4 @@
-"""Checks that the end point of an optimiser is a mode, and that a mode exists.
+"""Checks that a mode exists.
 
 The maximum of a likelihood may not exist. Two cases are detected here, and a third one by `unbounded`, each from the
 data and the fit, by a rule that no fit with a maximum satisfies:
@@ -21,7 +21,6 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 from jax import Array
-from jaxtyping import Float
 from scipy.optimize import linprog
 from scipy.special import softmax
 
@@ -31,7 +30,6 @@ from ..response import Response
 from ..rows import Data, Weights
 from ..surface import Surface
 from .heads import Head, first, heads_of
-from .optimizer import LEARNING_RATE
 from .representative import by_unit_weight
 
 MAX_GAIN = 0.1
@@ -213,24 +211,3 @@ def _recession(slopes: np.ndarray, probs: np.ndarray, labels: np.ndarray) -> _Re
         return None
     direction = free @ program.x / np.where(widths > 0, widths, 1)
     return _Recession(direction / gains.max(), np.unique(rows[~fixed][gains > 1e-3 * gains.max()]))
-
-
-def still_falling(losses: Float[np.ndarray, " step"]) -> tuple[Reason, ...]:
-    """Return a reason if the loss fell by more than a nat, and more than its noise, in the last tenth of the steps."""
-    tenth = len(losses) // 10
-    if tenth < 2:
-        return ()
-    before, after = losses[-2 * tenth : -tenth], losses[-tenth:]
-    gain = before.mean() - after.mean()
-    noise = math.sqrt((before.var() + after.var()) / tenth)
-    return (Reason.of(Code.STILL_FALLING, gain=gain),) if gain > max(1.0, 3 * noise) else ()
-
-
-def not_stationary(surface: Surface, u: Weights, data: Data, prior_power: Array | None = None) -> tuple[Reason, ...]:
-    """Return a reason if a move of one weight by 0.01 would lower the loss by more than a tenth of a nat.
-
-    A learning rate that has fallen to 0 stops the loss from falling anywhere; its gradient shows whether it could.
-    """
-    slopes = jax.tree.leaves(jax.device_get(surface.slope(u, data, prior_power)))
-    gain = LEARNING_RATE * data.num_rows * max(float(np.abs(slope).max(initial=0.0)) for slope in slopes)
-    return () if gain <= MAX_GAIN else (Reason.of(Code.NOT_STATIONARY, move=LEARNING_RATE, gain=gain),)

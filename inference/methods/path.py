@@ -142,16 +142,16 @@ def prior_path(
         )
     scales = _as_multiples(multiples)
     test = _as_test(density, Layout.of(x, data.x), x_test, y_test)
-    method, key, data = method or MAP(), as_key(key), jax.device_put(data)
+    method, key, data = method or MAP(), as_key(key), data.on_device()
     # The factors of the log prior of the members: 1 / c^2, and 0 for the flat prior, the last.
     power = jax.device_put(np.append(scales**-2.0, 0.0))
     u, descent = _descend(method, density, data, power, key=key, progress=progress)
 
     def end(i: int) -> Ending:
-        member, losses = jax.tree.map(lambda leaf: leaf[i], (u, descent.losses))
+        member = jax.tree.map(lambda leaf: leaf[i], u)
         if i < len(scales):
-            return finish(method, density, member, losses, data, power[i])
-        return finish(method, density.flattened(), member, losses, data)
+            return finish(method, density, member, data, power[i])
+        return finish(method, density.flattened(), member, data)
 
     ends = [end(i) for i in range(len(power))]
     surface = method.surface(density, data)
@@ -174,7 +174,7 @@ def _descend(
     first = descend(method, density, data, key=key, progress=progress)
     if first.status.is_interrupted:
         raise KeyboardInterrupt  # there is no path yet
-    u = finish(method, density, *first.member(first.best), data).u
+    u = finish(method, density, first.member(first.best)[0], data).u
     start = jax.tree.map(lambda leaf: np.broadcast_to(leaf, (len(power), *leaf.shape)), u)
     members = replace(method, num_restarts=len(power))
     for _ in range(SWEEPS):

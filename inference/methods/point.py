@@ -37,8 +37,11 @@ class MAP(PointSettings):
         batch_size: rows per update, drawn without replacement in each epoch (rows that do not fill a batch are left for
             another epoch); None is all rows. The memory beyond x, y and the weights is then that of one batch. After
             the last step all rows are evaluated, as many at a time as a batch has, or up to 128 where these fit in 256
-            MiB. For more than 256 weights, or more rows than `polish` pays for, the status of a fit by batches judges
-            convergence from the noisy losses alone: a fit with too few steps may be "ok".
+            MiB. For more than 256 weights, or more rows than `polish` pays for, the end of a fit by batches is judged
+            by what ten further steps of L-BFGS gain: no more than 0.001 nats per row, or per token of a text, where it
+            is "ok". They are those of all rows after some 26 epochs, or where 2^30 rows times weights are not exceeded.
+            Otherwise they are those of some rows and judged by others, and only a fit that is far from its mode is
+            found.
         num_restarts: independent starting points, run side by side on the same batches; the best mode is the result.
             None is one for the optimiser and, up to 32 weights and 262,144 rows times weights, seven more from which
             Newton's method alone seeks a mode, uniform between -2 and 2 in unconstrained coordinates. The status says
@@ -56,8 +59,8 @@ class MAP(PointSettings):
             a time, and where data are large the curvature is that of some of them. Up to 256 weights it uses Hessians
             and ends there to working precision, whatever the units of x and y; up to 1,024, in fits to all rows at
             once, it uses Gauss-Newton matrices, and a mode is a point from which a further step promises less than 0.1
-            nats, or 0.001 nats per row. The fit stays where the optimiser ended, and its status says so, if no mode is
-            reached.
+            nats, or 0.001 nats per row, or per token of a text. The fit stays where the optimiser ended, and its status
+            says so, if no mode is reached.
         init_strategy: a NumPyro initialisation strategy such as `numpyro.infer.init_to_median`. By default weight
             matrices start at Normal(0, 1 / sqrt(inputs)) (LeCun et al. 1998, section 4.6) and other sites near their
             prior mean; the sites of a lifted module start at the module's own values, in further restarts with the
@@ -132,7 +135,7 @@ def improper(density: Density, u: Weights, data: Data) -> tuple[Reason, ...]:
     """
     if not density.structure.flat:
         return ()
-    reasons = finish(MAP(), density, u, np.empty(0), data).status.reasons
+    reasons = finish(MAP(), density, u, data).status.reasons
     return tuple(Reason.of(Code.IMPROPER_POSTERIOR, reason=each) for each in reasons if each.code in IMPROPER)
 
 

@@ -44,7 +44,8 @@ class SGMCMC:
     number as in `MAP`; the prior counts once. `methods/stochastic.py` has the formulas:
 
     - **The step** is that of Leimkuhler & Matthews (2013), with one gradient per step. For a Gaussian posterior and all
-      rows in a batch it has no bias at all.
+      rows in a batch it has no bias at all. With fewer rows its noise is binomial, with the moments of normal noise up
+      to the third: steps are small then, and draws, which add up many of them, are as those by normal noise.
     - **The batches** of an epoch are a random partition of the rows, gone through forwards and then backwards (Paulin
       et al. 2024), so that their noise acts over the time of an epoch only, and not as a temperature. They are the same
       for all chains. Rows that can only be read one after the other are never read backwards.
@@ -63,6 +64,9 @@ class SGMCMC:
     is 1.36 at 1, where the spread of predictions is 1.19 times that of long chains. `compare` with ``reference=``
     measures the distance of predictions from those of long chains. So the fit is of kind "approximation": `diagnose`
     judges whether the chains agree, and says of what they are draws.
+
+    ``stats["lp"]`` is the log density over the unconstrained coordinates: the mean of the estimates of the log
+    likelihood by all batches since the draw before, and the log prior at the draw.
 
     Chains that have not settled are another matter, which the error of predictions shows: on such rows the default
     settings end within 0.015 nats per row, with spreads of predictions 5 to 11% too small; a `thinning` of 500 removes
