@@ -376,9 +376,9 @@ class TestMessages:
         with pytest.raises(ValueError, match=r"^x, row 905, column 0: expected integers from"):
             fit(MODEL, BY_BATCHES, Foreign(large), y, key=0)
         items = [
-            (row, np.float32(value if i != 612 else np.nan)) for i, (row, value) in enumerate(zip(x, y, strict=True))
+            (row, np.float32(value if i != 612 else np.inf)) for i, (row, value) in enumerate(zip(x, y, strict=True))
         ]
-        with pytest.raises(ValueError, match=r"^y, row 612: expected finite numbers; got nan"):
+        with pytest.raises(ValueError, match=r"^y, row 612: expected finite numbers; got inf"):
             fit(MODEL, BY_BATCHES, *rows_of(items), key=0)
 
     def test_scales_of_columns(self, rows: tuple[np.ndarray, np.ndarray]) -> None:
