@@ -48,7 +48,8 @@ def rows_of(source: Any, *, num_rows: int | None = None) -> tuple[Rows, Rows]:
         >>> items = [(row, 3 * row[0]) for row in x]
         >>> print(rows_of(items))
         (rows of float32[20, 1], read in parts, rows of float32[20], read in parts)
-        >>> print(fit(Model(MLP(), Normal(0.1), gaussian(1.0)), MAP(batch_size=10, num_steps=4000), *rows_of(items), key=0))
+        >>> line = Model(MLP(), Normal(0.1), gaussian(1.0))
+        >>> print(fit(line, MAP(batch_size=10, num_steps=4000), *rows_of(items), key=0))
         Fit by MAP: point, 1 chain of 1 draw, 2 weights, ok
     """
     reader: _Items | _Passes
