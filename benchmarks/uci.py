@@ -30,7 +30,7 @@ from flatprior.inference import MAP, MCLMC, MLE, NUTS, Ensemble, Laplace, fit
 from flatprior.models import MLP, Model, Normal, gaussian
 
 FOLDER = Path(os.environ.get("FLATPRIOR_DATA", Path(__file__).parents[2] / "shared" / "data")) / "uci"
-RESULTS = Path(__file__).parents[1] / "build" / "uci.jsonl"
+RESULTS = Path(__file__).with_suffix(".jsonl")
 TABLE = Path(__file__).with_suffix(".md")
 SETS = ("yacht", "energy", "concrete", "kin8nm", "diabetes")
 NOISE: dict[str, Any] = {"learned": Normal(dist.HalfNormal(1.0)), "network": Normal("network")}
@@ -51,6 +51,17 @@ PUBLISHED = {
 }
 """The best log density and RMSE of a network with one hidden layer: Izmailov et al. 2019 (PCA + ESS), Wu et al. 2019
 (DVI), Gal's grid of MC dropout (2018), Lakshminarayanan et al. 2017 (deep ensembles)."""
+
+STATUSES = """## What the statuses say
+
+Points of these networks are "check" since they do not arrive: with 50 units and 277 to 927 rows Newton's method goes
+on along valleys that fit the noise ever more exactly. On the first split of yacht it is 7,800 nats lower after 3,000
+steps, and at no mode; on that of energy it finds one after 509 steps, which predicts at -4.9 nats per row where the end
+of the optimiser has -0.41. So the end of the optimiser is no mode, and predicts better than one. Chains that are
+"check" have not settled: on yacht and energy runs eight times as long gain 0.10 to 0.47 nats per row. The mean of
+linearised Laplace on concrete, with a scale that the network predicts, is that of one row of one split, whose log
+density is -27,718.
+"""
 
 
 def split(name: str, number: int, folder: Path) -> tuple[np.ndarray, ...]:
@@ -123,7 +134,7 @@ def table(fits: list[dict[str, Any]]) -> str:
                 best = PUBLISHED[name]
                 lines.append(f"| {name} | *best published* | 20 | {best[0]:.3f} | {best[1]:.3g} | | |")
         parts += [f"## {title}", "\n".join(lines)]
-    return "\n\n".join(parts) + "\n"
+    return "\n\n".join((*parts, STATUSES))
 
 
 def main() -> None:

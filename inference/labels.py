@@ -14,7 +14,7 @@ import numpy as np
 from .arrays import as_numbers, as_rows, in_default_precision, is_array, widened
 from .response import Response
 from .rows import Rows, count_rows
-from .stored import Stored, chosen, in_parts
+from .stored import Stored, beside, chosen, in_parts
 from .structure import Structure
 from .words import index_in_words
 
@@ -109,6 +109,7 @@ def labelled(x: Any, y: Any, weights: Any = None) -> Labelled:
         TypeError, ValueError: when these are not rows of numbers, no row is left, or weights are not numbers from 0.
     """
     x, y = as_numbers("x", x), _as_numbers_with_gaps(y)
+    x, y = beside((x, y), (x, y))
     num_rows = count_rows(y)
     weights = None if weights is None else as_weights(weights, num_rows)
     whole, known = _filled(y)
@@ -192,15 +193,18 @@ def _known(leaf: Any) -> np.ndarray | None:
 def _known_in_parts(leaf: Stored) -> np.ndarray | None:
     """Return what `_known` does of an array that stays where it is, one byte per value.
 
-    Of a source that reads x whenever it reads y it is None: there, the check of all rows refuses NaN.
+    A source that reads x whenever it reads y is searched once.
     """
-    known = None
-    for start, part in in_parts(leaf, "looking for labels") if not hasattr(leaf.source, "reader") else ():
-        own = _known(part)
-        if own is not None:
-            known = np.ones(leaf.shape, bool) if known is None else known
-            known[start : start + len(own)] = own
-    return known
+    found = getattr(leaf.source, "found", {}) if leaf.chosen is None and leaf.fill is None else {}
+    if "known" not in found:
+        known = None
+        for start, part in in_parts(leaf, "looking for labels"):
+            own = _known(part)
+            if own is not None:
+                known = np.ones(leaf.shape, bool) if known is None else known
+                known[start : start + len(own)] = own
+        found["known"] = known
+    return found["known"]  # type: ignore[no-any-return]
 
 
 def _without_gaps(values: Any, known: np.ndarray) -> Any:

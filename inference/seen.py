@@ -11,7 +11,7 @@ from .processes import from_all
 from .response import Response
 from .rows import Data, Rows
 from .spread import Shards, digests_of_all, have_weight, taking_part
-from .stored import in_parts
+from .stored import in_parts, stored
 from .structure import Structure
 
 
@@ -85,7 +85,8 @@ def absent_classes(response: Response, y: Rows) -> tuple[int, ...]:
     if len(leaves) != 1 or response.num_classes is None:
         return ()
     counts = np.zeros(response.num_classes, int)
-    for _, part in in_parts(leaves[0]):
+    (leaf,) = leaves
+    for _, part in in_parts(stored(leaf) if isinstance(leaf, np.ndarray) else leaf):  # temporary arrays are small
         symbols = response.symbols(part)
         if symbols is None or symbols[1].dtype.kind not in "biu":
             return ()

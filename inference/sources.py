@@ -26,7 +26,8 @@ def rows_of(source: Any, *, num_rows: int | None = None) -> tuple[Rows, Rows]:
       Every pass must give the same rows in the same order, since a likelihood is that of fixed rows: no shuffling and
       no random augmentation. Rows that are needed out of order cost another pass.
 
-    Leave out rows without a label: NaN in their y is refused.
+    Values of y may be missing, by NaN, as in arrays. Where y has real numbers, the first function that gets what is
+    returned reads all rows once more, to find them; labels are best given as integers.
 
     Args:
         source: the data set or source of batches. x, and y, may be pytrees (dicts or tuples) of arrays or numbers.
@@ -47,14 +48,16 @@ def rows_of(source: Any, *, num_rows: int | None = None) -> tuple[Rows, Rows]:
         >>> items = [(row, 3 * row[0]) for row in x]
         >>> print(rows_of(items))
         (rows of float32[20, 1], read in parts, rows of float32[20], read in parts)
-        >>> print(fit(Model(MLP(), Normal(0.1), gaussian(1.0)), MAP(batch_size=10), *rows_of(items), key=0))
+        >>> line = Model(MLP(), Normal(0.1), gaussian(1.0))
+        >>> print(fit(line, MAP(batch_size=10, num_steps=4000), *rows_of(items), key=0))
         Fit by MAP: point, 1 chain of 1 draw, 2 weights, ok
     """
     reader: _Items | _Passes
     if hasattr(source, "__getitem__") and hasattr(source, "__len__") and num_rows is None:
         if not len(source):
             raise ValueError("rows_of: expected items (x, y); got an empty data set.")
-        reader, pair, count = _Items(source), source[0], len(source)
+        pair, count = _pair("an item", source[0]), len(source)
+        reader = _Items(source, sum(leaf.nbytes for leaf in jax.tree.leaves(pair)))
     elif isinstance(source, Iterable) and not isinstance(source, Iterator):
         if not isinstance(num_rows, int) or num_rows < 1:
             raise ValueError(f"rows_of: expected num_rows, the number of rows in the source; got {num_rows!r}.")
@@ -66,7 +69,7 @@ def rows_of(source: Any, *, num_rows: int | None = None) -> tuple[Rows, Rows]:
             f"rows_of: expected a data set with a length and items (x, y), or a source of batches (x, y) that can be "
             f"iterated again; got {source!r:.80}."
         )
-    leaves, tree = jax.tree.flatten(_pair("an item", pair))
+    leaves, tree = jax.tree.flatten(pair)
     columns = [_Column(reader, i, (count, *leaf.shape), leaf.dtype) for i, leaf in enumerate(map(np.asarray, leaves))]
     x, y = jax.tree.unflatten(tree, [Stored(column, column.dtype, window=reader.window) for column in columns])
     return x, y
@@ -88,6 +91,16 @@ class _Column(NamedTuple):
     shape: tuple[int, ...]
     dtype: np.dtype
 
+    @property
+    def bytes_read(self) -> int:
+        """The bytes that are read for each row: those of all leaves."""
+        return self.reader.bytes_per_row  # type: ignore[no-any-return]
+
+    @property
+    def found(self) -> dict[str, Any]:
+        """What has been found about all rows of the leaf, which every pass gives again."""
+        return self.reader.found.setdefault(self.leaf, {})  # type: ignore[no-any-return]
+
     def __getitem__(self, rows: Any) -> np.ndarray:  # type: ignore[override]
         """Return rows, by a slice or increasing indices."""
         indices = np.arange(self.shape[0])[rows] if isinstance(rows, slice) else rows
@@ -100,7 +113,11 @@ class _Reader:
     window: int | None = None
     """The number of rows that can be read in any order, where the source gives them one after the other."""
 
-    def __init__(self) -> None:
+    def __init__(self, bytes_per_row: int) -> None:
+        self.bytes_per_row = bytes_per_row
+        """The bytes of a row of all leaves together."""
+        self.found: dict[int, dict[str, Any]] = {}
+        """What has been found about all rows, by leaf."""
         self._lock = RLock()
         self._last: tuple[np.ndarray, list[np.ndarray]] | None = None
 
@@ -117,8 +134,8 @@ class _Reader:
 
 
 class _Items(_Reader):
-    def __init__(self, items: Any) -> None:
-        super().__init__()
+    def __init__(self, items: Any, bytes_per_row: int) -> None:
+        super().__init__(bytes_per_row)
         self._fetch: Callable[[list[int]], Iterable[Any]] = getattr(
             items, "__getitems__", lambda numbers: (items[number] for number in numbers)
         )
@@ -132,13 +149,13 @@ class _Passes(_Reader):
     """Reads a source of batches from its beginning as often as rows are needed that have gone by."""
 
     def __init__(self, source: Iterable[Any], num_rows: int, first: list[np.ndarray]) -> None:
-        super().__init__()
+        super().__init__(sum(leaf.nbytes for leaf in first) // max(1, len(first[0])))
         self._source, self._num_rows = source, num_rows
         self._begin = self._end = 0
         self._batches: list[list[np.ndarray]] = []
         """The leaves of the batches in memory, rows `_begin` to `_end`."""
         self._iterator: Iterator[Any] | None = None
-        self.window = min(num_rows, rows_per_part(sum(leaf.nbytes for leaf in first) // max(1, len(first[0]))))
+        self.window = min(num_rows, rows_per_part(self.bytes_per_row))
 
     def _read(self, rows: np.ndarray) -> list[np.ndarray]:
         if self._iterator is None or rows[0] < self._begin:

@@ -19,6 +19,8 @@ MEMORY_SHARE = 0.5
 """The largest share of the free memory into which rows are read whole."""
 PART_BYTES = 2**26
 """The size of the parts in which rows are read that are needed one after the other, 64 MiB."""
+PART_ROWS = 2**20
+"""The largest number of rows of such a part: what is computed of each row may be larger than the row."""
 _IS_SHOWN = ContextVar("is_shown", default=True)
 """Whether progress bars are shown."""
 _FIRST_ROW = ContextVar("first_row", default=0)
@@ -173,6 +175,16 @@ def stored(leaf: Any) -> Stored:
     return Stored(source, np.dtype(source.dtype))
 
 
+def beside(rows: Any, others: Any) -> Any:
+    """Return rows; those in NumPy as rows that are read in parts, where others stay where they are.
+
+    They may be large as well: what is computed of all of them at once, such as labels in another type, would be.
+    """
+    if not is_stored(others):
+        return rows
+    return jax.tree.map(lambda leaf: stored(leaf) if isinstance(leaf, np.ndarray) else leaf, rows)
+
+
 def is_stored(rows: Any) -> bool:
     """Return whether any leaf of a pytree of rows stays where it is."""
     return any(isinstance(leaf, Stored) for leaf in jax.tree.leaves(rows))
@@ -230,7 +242,8 @@ def in_parts(rows: Any, label: str = "") -> Iterator[tuple[int, Any]]:
         yield 0, rows
         return
     num_rows = len(leaves[0])
-    size = rows_per_part(bytes_per_row(leaves))
+    read = [getattr(leaf.source, "bytes_read", 0) for leaf in leaves if isinstance(leaf, Stored)]
+    size = min(PART_ROWS, rows_per_part(max(bytes_per_row(leaves), *read)))
     is_hidden = not label or not _IS_SHOWN.get()
     with tqdm(
         total=num_rows, desc=label, unit="row", disable=is_hidden, delay=1.0, file=sys.stderr, leave=False

@@ -124,6 +124,7 @@ def main() -> None:
     names, found = sys.argv[6].split(","), errors(mesh) if processes > 1 else {}
     few_bytes = spread_rows.FEW_BYTES
     everywhere, (x, y) = rows(), (sharded(array, mesh) for array in rows())
+    fits = {}
     for name in names:
         method = METHODS[re.sub(" (on all|on a mesh|of few|filled up|where they are)", "", name)]
         own = everywhere if name.endswith(" on all") else (x, y)
@@ -147,6 +148,12 @@ def main() -> None:
         found[f"{name}/about"] = np.array(json.dumps(about))
         if not fitted.was_fitted_to(*(own if name.endswith(" of few") else everywhere), weights=weights):
             raise SystemExit("The digest of the rows is not that of one process which has all of them.")
+        fits[name] = fitted
+    reference = next((each for each in reversed(fits.values()) if each.kind == "chain"), None)
+    if reference is not None and reference is not fits[names[0]]:
+        table = compare({"first": fits[names[0]]}, x, y, reference=reference)
+        distances = table.to_dataframe()[["w2", "w2_mean", "spread", "w2_se", "w2_mean_se", "spread_se"]].iloc[0]
+        found["distances"] = np.array([*distances, *table.floor.values()])
     if processes > 1:
         table = compare({"fit": fitted}, x, y)
         found["compare"] = np.array(

@@ -115,8 +115,9 @@ def test_tokens_are_compared_one_by_one_without_padding() -> None:
     known = rng.random((5, 4)) < 0.6
     known[0, 0] = True
     found = class_distances(p, q, known)
-    np.testing.assert_allclose(found["total_variation"].mean(), np.abs(p - q).sum(axis=-1)[known].mean() / 2)
-    np.testing.assert_allclose(found["agreement"].mean(), (p.argmax(-1) == q.argmax(-1))[known].mean())
+    expected = {"total_variation": np.abs(p - q).sum(axis=-1) / 2, "agreement": p.argmax(-1) == q.argmax(-1)}
+    for name, values in expected.items():
+        np.testing.assert_allclose(found[name].sum() / known.sum(), values[known].mean())
 
 
 @pytest.mark.parametrize(
@@ -128,6 +129,9 @@ def test_other_kinds_of_y(name: str, common_fit: CommonFit, problem: Any) -> Non
     row = compare({"MAP": point}, x, y, reference=post).to_dataframe().loc["MAP"]
     names = {"Poisson": ("w2_mean", "spread"), "CategoricalSequence": ("agreement", "total_variation")}
     assert all(np.isfinite(row[measure]) for measure in names[name])
+    if name == "CategoricalSequence":
+        pairs = [each.predict(x).class_probs for each in (post, point)]
+        assert row["agreement"] == pytest.approx(np.equal(*(probs.argmax(axis=-1) for probs in pairs)).mean())
     assert "w2" not in row
 
 

@@ -1,16 +1,21 @@
-"""The memory of large networks: draws that stay on disk are read a part at a time."""
+"""Memory: of draws that stay on disk, which are read a part at a time, and of rows that do, per row."""
 
 import json
 import subprocess
 import sys
+import tracemalloc
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 import pytest
 
-from flatprior.inference import Fit, Prior, chunks, fit, stored
+from flatprior.inference import MLE, Fit, Prior, chunks, fit, stored
+from flatprior.inference.methods.orders import Epochs, Orders
+from flatprior.inference.run import _checked
 from flatprior.models import MLP, Categorical, Model, Normal, gaussian
 
 X = np.random.default_rng(0).normal(size=(30, 2)).astype(np.float32)
@@ -63,6 +68,52 @@ def test_draws_on_disk_predict_as_those_on_the_device(
     assert sum(largest) > 4 * 400
     for name, values in there.items():
         np.testing.assert_allclose(here[name], values, rtol=2e-5, atol=1e-6, err_msg=name)
+
+
+def peak_bytes(function: Callable[[], Any]) -> int:
+    """Return the memory at its peak that Python and NumPy allocate in a call."""
+    tracemalloc.start()
+    try:
+        function()
+        return tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.parametrize("kind", ["int32", "uint8", "int64", "in memory"])
+def test_checks_of_rows_on_disk_take_no_memory_per_row(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also not of labels of few bytes: their digest, the classes that are absent, and their conversion."""
+    monkeypatch.setattr(stored, "READ_BYTES", 2**20)
+    monkeypatch.setattr(stored, "PART_ROWS", 2**15)
+    num_rows = 2**22
+    labels = np.arange(num_rows) % 3
+    np.save(tmp_path / "x.npy", np.random.default_rng(0).integers(0, 256, (num_rows, 2), np.uint8))
+    np.save(tmp_path / "y.npy", labels.astype("uint8" if kind == "in memory" else kind))
+    x, y = (np.load(tmp_path / f"{name}.npy", mmap_mode="r") for name in "xy")
+    rows = x, (np.array(y) if kind == "in memory" else y)
+
+    def check() -> Any:
+        return _checked(MODELS["classes"], MLE(batch_size=64), *rows, None)
+
+    check()  # what is traced stays in memory
+    assert peak_bytes(check) < num_rows
+
+
+@pytest.mark.parametrize("returning", [False, True])
+def test_orders_of_rows_take_five_bytes_per_row(returning: bool) -> None:
+    num_rows, size, last_step = 500_000, 1_000, 2_300
+    epochs = Epochs(jax.random.key(0), num_rows, size, returning)
+    orders, expected = Orders(epochs, last_step), [epochs.order(epoch).reshape(-1, size) for epoch in range(5)]
+
+    def compare() -> None:
+        for step in range(last_step):
+            assert (orders.batch(step) == expected[step // 500][step % 500]).all()
+
+    assert peak_bytes(compare) < 5.2 * num_rows
+    assert (orders.batch(700) == expected[1][200]).all()  # one that has gone by
+    orders.close()
 
 
 SCRIPT = """

@@ -21,8 +21,8 @@ import yaml
 from jax import Array
 
 from flatprior.inference import MAP, MCLMC, Ensemble, Fit, compare, fit
-from flatprior.inference.methods import batches
-from flatprior.inference.methods.batches import order_of
+from flatprior.inference.methods import orders
+from flatprior.inference.methods.orders import order_of
 from flatprior.inference.status import Status
 from flatprior.models import MLP, Model, Normal, gaussian
 
@@ -110,7 +110,7 @@ def check(found: list[dict[str, Any]], method: str, expected: Fit) -> None:
 
 
 def test_batches_of_shards_are_those_of_one_device(two: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(batches, "order_of", partial(order_of_shards, 2, 8))
+    monkeypatch.setattr(orders, "order_of", partial(order_of_shards, 2, 8))
     check(two, "members", fit(MODEL, MEMBERS, *rows(), key=0, progress=False))
 
 
@@ -134,6 +134,22 @@ def test_scores_are_those_of_the_rows_of_all_processes(two: list[dict[str, Any]]
     np.testing.assert_allclose(first["compare/log_probs"], table.log_probs["fit"], rtol=1e-4, atol=1e-5)
     for note in ("80 rows.", "Fitted to these rows: fit."):
         assert note in str(first["compare/notes"])
+
+
+def test_distances_from_a_reference_are_those_at_the_rows_of_all_processes(
+    two: list[dict[str, Any]], chains: Fit
+) -> None:
+    first, second = two
+    np.testing.assert_array_equal(first["distances"], second["distances"])
+    members = fit(MODEL, MEMBERS, *rows(), key=0, progress=False)
+    ours = [
+        replace(one, outcome=replace(one.outcome, draws=of_method(first, name)))
+        for one, name in ((members, "members"), (chains, "MCLMC"))
+    ]
+    table = compare({"first": ours[0]}, *rows(), reference=ours[1])
+    measures = ["w2", "w2_mean", "spread", "w2_se", "w2_mean_se", "spread_se"]
+    expected = [*table.to_dataframe()[measures].iloc[0], *table.floor.values()]
+    np.testing.assert_allclose(first["distances"], expected, rtol=1e-4)
 
 
 ERRORS = {
@@ -162,6 +178,8 @@ def test_four_processes_give_the_numbers_of_four_devices(tmp_path: Path) -> None
             for each in found:
                 np.testing.assert_allclose(each[f"{method}/{site}"], value, rtol=1e-4, atol=1e-4, err_msg=method)
         assert {about(each, method) for each in found} == {about(expected, method)}
+    for each in found:
+        np.testing.assert_allclose(each["distances"], expected["distances"], rtol=1e-2, atol=1e-3)
 
 
 @pytest.mark.slow

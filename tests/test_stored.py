@@ -19,20 +19,23 @@ from flatprior.inference import (
     Ensemble,
     Fit,
     Variational,
+    blocks,
     chunks,
     compare,
     cross_validate,
     explain,
     fit,
+    mapped,
     rows_of,
     standardize,
     stored,
 )
 from flatprior.inference.criticism import calibration
 from flatprior.inference.labels import labelled
-from flatprior.inference.methods import prior_path
-from flatprior.inference.methods.batches import Batches, order_of
+from flatprior.inference.methods import batches, prior_path
+from flatprior.inference.methods.batches import Batches
 from flatprior.inference.methods.descent import split_validation
+from flatprior.inference.methods.orders import order_of
 from flatprior.inference.methods.representative import representative
 from flatprior.inference.reasons import Code
 from flatprior.inference.rows import Data
@@ -130,6 +133,49 @@ class TestFits:
         x, y = rows
         far: Any = on_disk(x) if kind == "memory map" else Foreign(x)
         assert_same(fit(MODEL, BY_BATCHES, far, on_disk(y), key=0), in_memory)
+
+    @pytest.mark.parametrize("when", ["always", "later", "at first"])
+    def test_pages_that_are_missing_are_read_by_threads(
+        self,
+        rows: tuple[np.ndarray, np.ndarray],
+        in_memory: Fit,
+        on_disk: OnDisk,
+        monkeypatch: pytest.MonkeyPatch,
+        when: str,
+    ) -> None:
+        """And steps read them themselves again when none are missing, with the same bits."""
+        calls, kinds = [], []
+        monkeypatch.setattr(blocks, "BLOCK_SECONDS", 1e-9)  # steps one by one
+        monkeypatch.setattr(batches, "JUDGED_ROWS", 0)
+        monkeypatch.setattr(batches, "CLEAN_PARTS", 2)
+        are_missed = {"always": lambda: True, "later": lambda: len(calls) > 5, "at first": lambda: len(calls) < 5}[when]
+        monkeypatch.setattr(mapped.Misses, "since", lambda self: (calls.append(1), 1_000 * are_missed())[1])
+        parts = Batches.parts
+
+        def noted(self: Batches, begin: int, end: int) -> Iterator[Any]:
+            for part in parts(self, begin, end):
+                kinds.append(part.data.num_rows == NUM_ROWS)
+                yield part
+
+        monkeypatch.setattr(Batches, "parts", noted)
+        assert_same(fit(MODEL, BY_BATCHES, *map(on_disk, rows), key=0), in_memory)
+        assert kinds[0] == (when == "later")
+        assert kinds[-1] == (when == "at first")
+        assert False in kinds
+
+    def test_rows_in_a_memory_map_are_those_of_the_device(
+        self, rows: tuple[np.ndarray, np.ndarray], on_disk: OnDisk
+    ) -> None:
+        device = jax.devices("cpu")[0]
+        x, y = (stored.stored(on_disk(each)) for each in rows)
+        there = mapped.on_cpu(Data(x, y), device)
+        assert there is not None
+        assert there.x.unsafe_buffer_pointer() == x.source.ctypes.data
+        with_copy = mapped.on_cpu(Data(x, rows[1]), device)
+        assert with_copy is not None
+        assert (with_copy.y == rows[1]).all()
+        for other in (x.astype(np.float16), x.take(np.arange(9)), stored.stored(Foreign(rows[0])), rows[0]):
+            assert mapped.on_cpu(Data(other, rows[1][: len(other)]), device) is None
 
     @pytest.mark.slow
     @pytest.mark.parametrize(
@@ -330,9 +376,9 @@ class TestMessages:
         with pytest.raises(ValueError, match=r"^x, row 905, column 0: expected integers from"):
             fit(MODEL, BY_BATCHES, Foreign(large), y, key=0)
         items = [
-            (row, np.float32(value if i != 612 else np.nan)) for i, (row, value) in enumerate(zip(x, y, strict=True))
+            (row, np.float32(value if i != 612 else np.inf)) for i, (row, value) in enumerate(zip(x, y, strict=True))
         ]
-        with pytest.raises(ValueError, match=r"^y, row 612: expected finite numbers; got nan"):
+        with pytest.raises(ValueError, match=r"^y, row 612: expected finite numbers; got inf"):
             fit(MODEL, BY_BATCHES, *rows_of(items), key=0)
 
     def test_scales_of_columns(self, rows: tuple[np.ndarray, np.ndarray]) -> None:
@@ -479,6 +525,37 @@ class TestSources:
         near, far = (each.predict(rows[0]).log_prob(rows[1]).mean() for each in (in_memory, result))
         assert far == pytest.approx(near, abs=0.1)
         assert (result.predict(x).log_prob(y) == result.predict(rows[0]).log_prob(rows[1])).all()
+
+    @pytest.mark.parametrize("kind", ["items", "batches"])
+    def test_values_of_y_may_be_missing(self, rows: tuple[np.ndarray, np.ndarray], kind: str) -> None:
+        x, y = rows
+        gaps = np.where(np.arange(NUM_ROWS) % 10 == 3, np.float32(np.nan), y)
+        source = Source(x, gaps)
+        far = rows_of(Items(x, gaps)) if kind == "items" else rows_of(source, num_rows=NUM_ROWS)
+        near, result = (fit(MODEL, BY_BATCHES, *each, key=0) for each in ((x, gaps), far))
+        assert result.counts == near.counts
+        assert result.rows == near.rows
+        if kind == "items":
+            assert_same(result, near)
+        assert str(compare({"MAP": result}, *far)) == str(compare({"MAP": result}, x, gaps))
+        with pytest.raises(ValueError, match=r"^y: expected labels in some rows; got only missing values, 1000 of"):
+            fit(MODEL, BY_BATCHES, *rows_of(Items(x, np.full_like(y, np.nan))), key=0)
+
+    def test_labels_are_searched_once_and_whole_numbers_are_classes(self) -> None:
+        classes = np.where(np.arange(NUM_ROWS) % 5 == 1, np.nan, np.arange(NUM_ROWS) % 3)
+        source = Source(np.ones((NUM_ROWS, 1)), classes)
+        x, y = rows_of(source, num_rows=NUM_ROWS)
+        labelled(x, y)
+        before = source.passes
+        given = labelled(x, y)
+        assert source.passes - before < before  # not to find labels again
+        assert given.y.dtype == np.int64
+        np.testing.assert_array_equal(given.kept, np.flatnonzero(np.isfinite(classes)))
+
+    def test_parts_of_y_are_those_of_whole_rows(self, rows: tuple[np.ndarray, np.ndarray]) -> None:
+        """Since x is read with it: 5,000 bytes are 250 rows of 20."""
+        _, y = rows_of(Items(*rows))
+        assert [len(part) for _, part in stored.in_parts(y)] == [250] * 4
 
     def test_sources_that_are_none(self, rows: tuple[np.ndarray, np.ndarray]) -> None:
         with pytest.raises(TypeError, match=r"^rows_of: expected an item to be a pair \(x, y\); got 1.0"):

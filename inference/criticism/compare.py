@@ -141,7 +141,8 @@ def compare(
     if x_train is not None:
         _check_train(lists, x_train, y_train, weights_train)
     if reference is not None:
-        _check_reference(reference, lists, rows)
+        check_reference(reference)
+        _check_layouts({**lists, "reference": [reference]})
     with no_failure_warnings():
         predictives = {name: [fit.predict(x) for fit in members] for name, members in lists.items()}
     responses = {name: each.response for name, members in predictives.items() for each in members}
@@ -165,7 +166,7 @@ def compare(
             left_out, worst = leave_one_out(members, x_train, y_train, weights_train)
             entries[name].scores.update(left_out)
             notes.append(f"{name}: {worst}")
-    floor = _add_distances(entries, lists, predictives, reference, (x, y, row_weights), notes)
+    floor = _add_distances(entries, lists, predictives, reference, rows, notes)
     notes += _seen(lists, rows.digest) + _unseen(lists, rows) + _linearized(lists)
     if x_train is not None and not any(members[0].kind == "chain" for members in lists.values()):
         notes.append("LOO needs Markov chains, and none of the fits has them.")
@@ -178,14 +179,14 @@ def _add_distances(
     lists: Mapping[str, Sequence[Fit]],
     predictives: Mapping[str, Sequence[Predictive]],
     reference: Fit | None,
-    rows: tuple[Any, Any, Any],
+    rows: ScoredRows,
     notes: list[str],
 ) -> Mapping[str, float]:
     """Add the distance of each fit from a reference, if there is one, and notes; return that of its own halves."""
     if reference is None:
         return {}
     with no_failure_warnings():
-        measured = Reference(reference, *rows)
+        measured = Reference(reference, rows)
     for name, entry in entries.items():
         if all(fit is not reference for fit in lists[name]):
             entry.scores.update(measured.scores(predictives[name]))
@@ -227,14 +228,6 @@ def _as_lists(fits: Any) -> dict[str, list[Fit]]:
                     )
     _check_layouts(lists)
     return lists
-
-
-def _check_reference(reference: Any, lists: Mapping[str, Sequence[Fit]], rows: ScoredRows) -> None:
-    """Raise where a reference has no draws of a posterior, or no distances from it can be computed."""
-    if rows.order is not None:
-        raise ValueError("compare: expected no reference with rows that are sharded over processes; got one.")
-    check_reference(reference)
-    _check_layouts({**lists, "reference": [reference]})
 
 
 def _check_layouts(fits: Mapping[str, Sequence[Fit]]) -> None:

@@ -14,7 +14,8 @@ from ..chunks import count_draws
 from ..predictive import Predictive
 from ..response import Response
 from ..result import Fit
-from ..rows import Rows, count_rows, take_rows
+from ..rows import Rows, take_rows
+from .rows import ScoredRows
 from .scores import OF, mean, standard_error
 
 MAX_VALUES = 2**18
@@ -46,24 +47,28 @@ WORDS = {
 class Reference:
     """The predictions of a reference at rows of x, and those of its two halves.
 
-    The measures that there are depend on the kind of y; `compare` defines them.
+    The measures that there are depend on the kind of y; `compare` defines them. Of rows that are spread over processes
+    each predicts its own, and all have the distances at all of them.
 
     Args:
         fit: the reference.
-        x: n rows.
-        y: n rows, by which tokens are told from padding.
-        weights: the number of equal rows that each row counts as, (n,); None where each counts once.
+        scored: the rows.
     """
 
-    def __init__(self, fit: Fit, x: Rows, y: Rows, weights: np.ndarray | None = None) -> None:
-        self.fit, self.weights = fit, weights
+    def __init__(self, fit: Fit, scored: ScoredRows) -> None:
+        self.fit, self._scored = fit, scored
         self._shape = next(iter(fit.draws.values())).shape[:2]
-        self._counted = np.arange(count_rows(x)) if weights is None else np.flatnonzero(weights > 0)
+        counts = np.ones(len(scored.places), bool) if scored.weights is None else scored.weights > 0
+        self._counted = np.flatnonzero(scored.by_place(counts, scored.places))
+        """The places of the rows that count, among those of all processes."""
         self._parts, is_several = fit.structure.responses, len(fit.structure.responses) > 1
         self._of = {part.site: f"{OF}{part.site}" if is_several else "" for part in self._parts}
-        self._rows = {part.site: self._measured_rows(part) for part in self._parts}
+        self._places = {part.site: self._measured_places(part) for part in self._parts}
+        self._rows = {site: np.flatnonzero(np.isin(scored.places, places)) for site, places in self._places.items()}
+        """Those of this process at which distances are measured, by site."""
+        y = scored.y
         self._known = {part.site: self._tokens(part, y[part.site] if is_several else y) for part in self._parts}
-        self._whole = fit.predict(x)
+        self._whole = fit.predict(scored.x)
         self._predictions = self._at_rows(self._whole)
 
     def scores(self, members: Sequence[Predictive]) -> dict[str, float]:
@@ -107,11 +112,11 @@ class Reference:
         ]
         if self.fit.kind == "approximation":
             notes.append(APPROXIMATE)
-        fewest = min(map(len, self._rows.values()))
+        fewest = min(map(len, self._places.values()))
         return [*notes, FEWER.format(count=fewest)] if fewest < len(self._counted) else notes
 
-    def _measured_rows(self, response: Response) -> np.ndarray:
-        """Return the rows at which distances are measured: of those that count, all or as many as the work allows."""
+    def _measured_places(self, response: Response) -> np.ndarray:
+        """Return the places at which distances are measured: of rows that count, all or as many as the work allows."""
         size, limit = math.prod(self._shape), MAX_VALUES
         if response.num_classes is not None:
             size, limit = response.num_classes, MAX_PROBS
@@ -123,24 +128,34 @@ class Reference:
         if response.kind != "tokens":
             return None
         (tokens,) = jax.tree.leaves(y)
-        return response.is_known(np.asarray(tokens)[self._rows[response.site]])
+        rows = self._rows[response.site]
+        return response.is_known(np.asarray(tokens)[rows if len(rows) else [0]])
 
     def _at_rows(self, predictive: Predictive) -> dict[str, dict[str, np.ndarray]]:
         """Return what is compared of a predictive distribution, by observed site."""
-        return {
-            site: _described(replace(predictive[site], x=take_rows(predictive.x, rows)))
-            for site, rows in self._rows.items()
-        }
+        described = {}
+        for site, rows in self._rows.items():
+            some = rows if len(rows) else np.zeros(1, int)  # a process without any describes one that is left out
+            described[site] = _described(replace(predictive[site], x=take_rows(predictive.x, some)))
+        return described
 
     def _scores(self, pairs: Sequence[tuple[Any, Any]]) -> dict[str, float]:
         """Return the distances of pairs of predictions, the mean over pairs."""
         scores: dict[str, float] = {}
         for site, rows in self._rows.items():
             each = [_distances(one[site], other[site], self._known[site]) for one, other in pairs]
-            values = {name: np.mean([one[name] for one in each], axis=0) for name in each[0]}
-            weights = None if self.weights is None else self.weights[rows]
+            own = {name: np.mean([one[name] for one in each], axis=0)[: len(rows)] for name in each[0]}
+            values = {name: self._of_all(value, rows) for name, value in own.items()}
+            weights = None if self._scored.weights is None else self._of_all(self._scored.weights[rows], rows)
+            if (known := self._known[site]) is not None:  # from sums over the tokens of a row to means over all tokens
+                per_row = max(self._of_all(known[: len(rows)].sum(axis=1), rows).mean(), 1.0)
+                values = {name: value / per_row for name, value in values.items()}
             scores |= {f"{name}{self._of[site]}": value for name, value in _summarised(values, weights).items()}
         return scores
+
+    def _of_all(self, own: np.ndarray, rows: np.ndarray) -> np.ndarray:
+        """Return the values of the rows of all processes, from those of some rows of this one."""
+        return self._scored.by_place(own, self._scored.places[rows])
 
 
 def check_reference(fit: Any) -> None:
@@ -209,8 +224,8 @@ def _distances(
 def class_distances(one: np.ndarray, other: np.ndarray, known: np.ndarray | None = None) -> dict[str, np.ndarray]:
     """Return whether two predictions have the same most probable class, and their total variation, by row, (n,).
 
-    ``1/2 sum_k |p_k - q_k|``, from 0 to 1 (Izmailov et al. 2021, section 4.3). Of tokens it is the sum over those of
-    the row that are known, over their mean number per row: the mean over rows is then that over tokens.
+    ``1/2 sum_k |p_k - q_k|``, from 0 to 1 (Izmailov et al. 2021, section 4.3). Of tokens both are sums over those of
+    the row that are known.
 
     Args:
         one: probabilities of the classes, (n, K), or of each token, (n, T, K).
@@ -223,7 +238,7 @@ def class_distances(one: np.ndarray, other: np.ndarray, known: np.ndarray | None
     }
     if known is None:
         return values
-    return {name: (each * known).sum(axis=1) / max(known.sum(axis=1).mean(), 1.0) for name, each in values.items()}
+    return {name: (each * known).sum(axis=1) for name, each in values.items()}
 
 
 def wasserstein(one: np.ndarray, other: np.ndarray) -> np.ndarray:

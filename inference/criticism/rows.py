@@ -1,6 +1,7 @@
 """The rows that are scored: of this process, or those of all processes where arrays are sharded over them."""
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import jax
@@ -10,7 +11,7 @@ from ..digests import digest_of_rows
 from ..labels import RowCounts, labelled
 from ..processes import from_all, raised_by_all, rows_of_all
 from ..response import Response
-from ..rows import Rows
+from ..rows import Rows, count_rows
 from ..seen import absent_classes, absent_of_all
 from ..spread import Shards, summed_counts
 from .scores import COLUMNS, Forecast
@@ -49,10 +50,20 @@ class ScoredRows:
     @property
     def digest(self) -> str:
         """The digest of the rows of all processes."""
-        if self.numbers is None or self.order is None:
+        if self.order is None:
             return digest_of_rows(self.x, self.y)
-        of_all = rows_of_all(self.numbers)[self.order]
-        return digest_of_rows(self.x, self.y, numbers=np.searchsorted(of_all, self.numbers), num_rows=len(of_all))
+        return digest_of_rows(self.x, self.y, numbers=self.places, num_rows=len(self.order))
+
+    @cached_property
+    def places(self) -> np.ndarray:
+        """The places of these rows among the scored rows of all processes, (n,)."""
+        if self.numbers is None or self.order is None:
+            return np.arange(count_rows(self.y))
+        return np.searchsorted(rows_of_all(self.numbers)[self.order], self.numbers)
+
+    def by_place(self, own: np.ndarray, places: np.ndarray) -> np.ndarray:
+        """Return the values of all processes at some of the rows, in the order of these, from those of this one."""
+        return own if self.order is None else rows_of_all(own)[np.argsort(rows_of_all(places))]
 
     def absent_classes(self, response: Response, y: Rows) -> set[int]:
         """Return the classes that no row of any process has, of the rows of one observed site."""

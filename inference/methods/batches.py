@@ -1,7 +1,8 @@
 """The batches of rows of every step, of rows on the devices and of rows that stay where they are.
 
-These are read ahead, some steps at a time, while others are computed. Compiled steps take both in one way: they get an
-order and rows, a `Part`, and take batches of these by `batch_of`.
+These are read ahead, some steps at a time, while others are computed, or taken from the memory to which their file is
+mapped. Compiled steps take all in one way: they get an order and rows, a `Part`, and take batches of these by
+`batch_of`.
 """
 
 from collections.abc import Callable, Iterator
@@ -15,14 +16,25 @@ import numpy as np
 from jax import Array
 
 from ..devices import Sharding, Spread, by_shard
+from ..mapped import Misses, are_mapped, on_cpu, read_at_random
 from ..rows import Data
-from ..start import BATCH_KEY
 from ..stored import Stored, bytes_per_row, rows_per_part
+from .orders import Epochs, Orders
 
 MAX_STEPS = 32
 """The largest number of steps whose batches are read together."""
 SHUFFLED_ROWS = 2**20
 """The number of rows that are shuffled at a time, in whole epochs: the length of the array that blocks read."""
+READERS = 16
+"""The number of threads that wait for pages of files."""
+MISSED = 1 / 2048
+"""The share of rows whose pages are missing in memory from which threads wait for them, and steps do not."""
+JUDGED_ROWS = 2**15
+"""The number of rows of steps by which this is judged: a process waits for pages of its programs as well."""
+KEPT_PARTS = 4
+"""The number of parts whose rows are known: that of the steps, and those that are read ahead."""
+CLEAN_PARTS = 8
+"""The number of parts without such pages after which steps no longer wait for threads."""
 
 
 class Part(NamedTuple):
@@ -46,43 +58,6 @@ def batch_of(data: Data, order: Array, i: Array | int, size: int | None) -> Data
     rows = jax.lax.dynamic_slice_in_dim(order, i * size, size, axis=-1)
     # The barrier keeps XLA from transposing all of x before the loop instead of a batch inside it.
     return jax.lax.optimization_barrier(by_shard(data, rows) if order.ndim > 1 else data.take(rows))
-
-
-def order_of(key: Array, epoch: int, num_rows: int, window: int | None = None, shard: int | None = None) -> np.ndarray:
-    """Return the order of all rows in an epoch, a permutation: the same for rows in memory and on disk.
-
-    NumPy shuffles a million rows in the time in which JAX compiles a sort. Where rows can only be read one after the
-    other, they are shuffled within windows of some rows. Of rows that are spread over devices each shard, by its
-    number, has an order of its own.
-    """
-    order = np.arange(num_rows, dtype=np.int32 if num_rows <= np.iinfo(np.int32).max else np.int64)
-    own = [] if shard is None else [shard]
-    rng = np.random.default_rng([BATCH_KEY, *np.asarray(jax.random.key_data(key)).tolist(), epoch, *own])
-    for start in range(0, num_rows, window or num_rows):
-        rng.shuffle(order[start : start + (window or num_rows)])
-    return order
-
-
-class Epochs(NamedTuple):
-    """The orders of rows in epochs, each in whole batches; rows that do not fill a batch are left for another epoch."""
-
-    key: Array
-    num_rows: int
-    """The number of rows, of one shard where these are spread."""
-    size: int
-    """The rows of a batch, of one shard."""
-    returning: bool = False
-    """Whether every second epoch has the batches of the one before, from the last to the first."""
-    window: int | None = None
-    """See `order_of`; rows that can only be read one after the other are not read backwards."""
-
-    def order(self, epoch: int, shard: int | None = None) -> np.ndarray:
-        """Return the rows of an epoch, batch after batch."""
-        used = self.num_rows - self.num_rows % self.size
-        if not self.returning or self.window is not None:
-            return order_of(self.key, epoch, self.num_rows, self.window, shard)[:used]
-        order = order_of(self.key, epoch // 2, self.num_rows, shard=shard)[:used].reshape(-1, self.size)
-        return order[:: 1 - 2 * (epoch % 2)].reshape(-1)
 
 
 class Resident:
@@ -153,8 +128,10 @@ class Resident:
 class Batches:
     """The batches of all steps, in parts of `num_steps` batches each, of which one is read ahead by a thread.
 
-    In memory are two parts, each of at most `PART_BYTES`, or one batch where this is larger; and the orders of two
-    epochs. The epochs have the batches of `order_of`; rows that do not fill a batch are left for another epoch.
+    In memory are two parts, each of at most `PART_BYTES`, or one batch where this is larger; and the order of an epoch.
+    The epochs have the batches of `order_of`; rows that do not fill a batch are left for another epoch.
+
+    Rows in memory maps are not read ahead while their pages are in memory, and by several threads where some are not.
 
     Args:
         data: n rows, some of which stay where they are.
@@ -163,6 +140,7 @@ class Batches:
         key: the key of the order.
         put: what brings rows to the devices.
         returning: see `Epochs`.
+        mapped: the same rows, as arrays of the device; None where it has a memory of its own.
     """
 
     def __init__(
@@ -174,15 +152,20 @@ class Batches:
         put: Callable[[Data], Data],
         *,
         returning: bool = False,
+        mapped: Data | None = None,
     ) -> None:
         self.data, self.size, self.last_step, self.put = data, size, last_step, put
         self.num_steps = min(MAX_STEPS, last_step, rows_per_part(size * bytes_per_row(data.rows)))
-        self._per_epoch = data.num_rows // size
         windows = [leaf.window for leaf in jax.tree.leaves(data.rows) if isinstance(leaf, Stored) and leaf.window]
-        self._epochs = Epochs(key, data.num_rows, size, returning, min(windows, default=None))
-        self._reader, self._shuffler = (ThreadPoolExecutor(1, thread_name_prefix="flatprior") for _ in range(2))
+        self._orders = Orders(Epochs(key, data.num_rows, size, returning, min(windows, default=None)), last_step)
+        self._reader = ThreadPoolExecutor(1, thread_name_prefix="flatprior")
+        self._readers = ThreadPoolExecutor(READERS, thread_name_prefix="flatprior") if are_mapped(data) else None
         self._read: dict[int, Future[Data]] = {}
-        self._orders: dict[int, Future[np.ndarray]] = {}
+        self._rows: dict[int, np.ndarray] = {}
+        """The rows of the last parts, by number."""
+        self._mapped, self._is_mapped, self._misses = mapped, mapped is not None, Misses()
+        self._taken, self._clean = 0, 0
+        """The rows that steps have taken since it was judged whether they wait, and the last parts without waiting."""
 
     def __enter__(self) -> "Batches":
         return self
@@ -190,17 +173,35 @@ class Batches:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None
     ) -> None:
-        for each in (self._reader, self._shuffler):
-            each.shutdown(wait=True, cancel_futures=True)
+        for each in (self._reader, self._readers):
+            if each is not None:
+                each.shutdown(wait=True, cancel_futures=True)
+        self._orders.close()
 
     def parts(self, begin: int, end: int) -> Iterator[Part]:
         """Yield the steps begin, ..., end - 1 in parts."""
-        order = np.arange(self.num_steps * self.size, dtype=np.int32)
+        self._judge()
+        self._taken += (end - begin) * self.size
+        in_turn = np.arange(self.num_steps * self.size, dtype=np.int32)
         while begin < end:
             number, first = divmod(begin, self.num_steps)
             last = min(self.num_steps, first + end - begin)
-            yield Part(order, first, last, self[number])
+            if self._is_mapped and self._mapped is not None:
+                yield Part(self._rows_of(number), first, last, self._mapped)
+            else:
+                yield Part(in_turn, first, last, self[number])
             begin += last - first
+
+    def _judge(self) -> None:
+        """Decide whether steps take rows from the memory to which files are mapped, or threads read them ahead."""
+        if self._is_mapped and self._taken >= JUDGED_ROWS:
+            self._is_mapped = not self._are_missed(self._taken)
+            self._taken, self._clean = 0, 0
+        elif self._mapped is not None and not self._is_mapped and self._clean >= CLEAN_PARTS:
+            for future in self._read.values():  # what is made of orders is made by one thread at a time
+                future.result()
+            self._read, self._is_mapped, self._taken = {}, True, 0
+            self._misses.since()
 
     def __getitem__(self, number: int) -> Data:
         """Return the rows of one part, on the devices: batch after batch, the last part filled up with other rows."""
@@ -208,24 +209,31 @@ class Batches:
         self._read = {i: future for i, future in self._read.items() if i >= number}
         for i in range(number, min(number + 1, last) + 1):
             if i not in self._read:
-                self._read[i] = self._reader.submit(self._rows, i)
+                self._read[i] = self._reader.submit(self._part, i)
         return self.put(self._read[number].result())
 
-    def _rows(self, number: int) -> Data:
-        steps = np.arange(number * self.num_steps, (number + 1) * self.num_steps)
-        return self.data.take(np.concatenate([self._batch(step) for step in steps.tolist()]))
+    def _part(self, number: int) -> Data:
+        rows = self._rows_of(number)
+        if self._readers is None or self._clean:
+            data = self.data.take(rows)
+        else:
+            pieces = list(self._readers.map(self.data.take, np.array_split(rows, READERS)))
+            data = jax.tree.map(lambda *leaves: np.concatenate(leaves), *pieces)
+        self._clean = 0 if self._are_missed(len(rows)) else self._clean + 1
+        return data
 
-    def _batch(self, step: int) -> np.ndarray:
-        epoch, place = divmod(step, self._per_epoch)
-        return self._order(epoch)[place * self.size : (place + 1) * self.size]
+    def _rows_of(self, number: int) -> np.ndarray:
+        """Return the rows of one part, batch after batch; those after the last step are the rows of the last step."""
+        if number not in self._rows:
+            steps = range(number * self.num_steps, (number + 1) * self.num_steps)
+            batches = [self._orders.batch(min(step, self.last_step - 1)) for step in steps]
+            self._rows = {i: rows for i, rows in self._rows.items() if i > number - KEPT_PARTS}
+            self._rows[number] = np.concatenate(batches)
+        return self._rows[number]
 
-    def _order(self, epoch: int) -> np.ndarray:
-        """Return the order of an epoch, and let that of the next be made meanwhile."""
-        self._orders = {i: future for i, future in self._orders.items() if i >= epoch}
-        for i in (epoch, epoch + 1):
-            if i not in self._orders:
-                self._orders[i] = self._shuffler.submit(self._epochs.order, i)
-        return self._orders[epoch].result()
+    def _are_missed(self, num_rows: int) -> bool:
+        """Return whether the pages of too many of the last rows were missing in memory."""
+        return self._misses.since() > MISSED * num_rows
 
 
 @contextmanager
@@ -238,7 +246,12 @@ def batches_of(
         return sharding.place(some) if sharding.mesh.size > 1 else jax.device_put(some)
 
     if data.is_stored and size is not None:
-        with Batches(data, size, num_steps, key, put, returning=returning) as batches:
+        device = sharding.mesh.devices.flat[0]
+        mapped = on_cpu(data, device) if sharding.mesh.size == 1 else None
+        with (
+            read_at_random(data),
+            Batches(data, size, num_steps, key, put, returning=returning, mapped=mapped) as batches,
+        ):
             yield batches
         return
     yield Resident(sharding.place(data), size, num_steps, key, sharding.spread, returning=returning)

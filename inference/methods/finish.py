@@ -143,7 +143,8 @@ def finish(
     if data.is_stored:
         some = representative(settings.surface(density, data), u, data)
         loss = some.num_rows * float(settings.surface(density, some).loss(u, some, prior_power))
-        return judge(settings, density, Ending(u, math.inf, loss), some, prior_power, is_sample=True)
+        stand_for_others = some.num_rows < data.num_rows
+        return judge(settings, density, Ending(u, math.inf, loss), some, prior_power, is_sample=stand_for_others)
     end = go_on(settings, density, u, data, prior_power, progress=progress)
     return end if end.status.is_interrupted else judge(settings, density, end, data, prior_power)
 
