@@ -172,7 +172,7 @@ def first_points(
     if descent.status.is_interrupted:
         raise KeyboardInterrupt
     began_cold = ~(descent.final < descent.losses[:, 0])  # true where either is NaN
-    ends = [from_mode(first, density, descent.member(i)[0], data).u for i in range(num_chains)]
+    ends = [from_mode(first, density, descent.member(i), data).u for i in range(num_chains)]
     u = jax.tree.map(lambda *leaves: np.stack([np.asarray(leaf) for leaf in leaves]), *ends)
     if began_cold.any():
         cold = starting_points(first, density, data, key=key)

@@ -86,7 +86,7 @@ class Ensemble:
             is_finite = np.ones(self.num_members, bool)
         elif not is_finite.all():
             status += Status(warnings=(self._non_finite(is_finite),))
-        members = {i: descent.member(i)[0] for i in np.flatnonzero(is_finite).tolist()}
+        members = {i: descent.member(i) for i in np.flatnonzero(is_finite).tolist()}
         if descent.status.level == "ok":
             ends = {i: finish(settings, density, u, data, progress=progress) for i, u in members.items()}
             members = {i: end.u for i, end in ends.items()}

@@ -85,7 +85,7 @@ class Evidence:
         descent = descend(settings.base, rest, data, key=key, progress=progress)
         self.status: Status = descent.status
         with jax.enable_x64(True):
-            self.like, self.data = jax.tree.map(in_double, (descent.member(descent.best)[0], data))
+            self.like, self.data = jax.tree.map(in_double, (descent.member(descent.best), data))
             self.first = as_vector(self.like)
         self.known: list[tuple[np.ndarray, Evaluation]] = []
         """The logs of the values so far, and the evaluations there."""

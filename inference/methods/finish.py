@@ -21,7 +21,7 @@ from .collapse import collapsing
 from .descent import PointSettings
 from .effort import Effort
 from .further import not_reached
-from .mode import MAX_GAIN, ROUNDING, no_maximum, quasi_separable
+from .mode import ROUNDING, no_maximum, quasi_separable
 from .progress import Descent
 from .recession import MAX_ENTRIES, examine
 from .representative import representative
@@ -30,9 +30,10 @@ from .unbounded import is_exact, is_unbounded
 
 MAX_STEPS = 300
 """The largest number of steps by Gauss-Newton matrices, and again by Hessians."""
-MAX_GAIN_PER_VALUE = 1e-3
-"""The Newton decrement in nats per value of y, or the gain of a few further steps, below which the weights of a network
-count as those of a mode: a change that no prediction shows. A row has one value, a text as many as tokens."""
+MAX_GAIN, MAX_GAIN_PER_VALUE = 0.1, 1e-3
+"""The Newton decrement in nats, or the gain of a few further steps, up to which a point counts as a mode; and that per
+value of y up to which the weights of a network do: a change that no prediction shows. A row has one value, a text as
+many as tokens."""
 OTHER_STARTS, CHEAP = 7, 2**18
 """The number of further starting points, and the largest number of rows times weights for which they are tried."""
 RADIUS = 2.0
@@ -79,9 +80,9 @@ def best_end(
         progress: show progress bars.
     """
     if data.is_stored:  # one pass through all rows, at the best end point
-        return finish(settings, density, descent.member(descent.best)[0], data, progress=progress)
+        return finish(settings, density, descent.member(descent.best), data, progress=progress)
     indices = np.flatnonzero(np.isfinite(descent.final)).tolist() or [descent.best]
-    ends = {i: go_on(settings, density, descent.member(i)[0], data, progress=progress) for i in indices}
+    ends = {i: go_on(settings, density, descent.member(i), data, progress=progress) for i in indices}
     best = min(ends, key=lambda i: ends[i].loss if math.isfinite(ends[i].loss) else math.inf)
     if ends[best].status.is_interrupted:
         return ends[best]
@@ -281,11 +282,11 @@ def _not_a_mode(
     is_sample: bool,
 ) -> tuple[Reason, ...]:
     """Return a reason if the end of a descent is no mode, by Newton's method or, without it, by a few further steps."""
-    minimum, num_rows = end.minimum, data.num_rows
+    minimum = end.minimum
     if minimum is not None and settings.batch_size is None:
         gain = end.loss - minimum.value
         if gain > max(_enough(True, data, effort), COARSE * abs(end.loss)):
-            return (Reason.of(Code.NOT_REACHED, steps=minimum.steps, gain=gain, per_row=gain / num_rows),)
+            return (Reason.of(Code.NOT_REACHED, steps=minimum.steps, gain=gain, per_row=gain / data.num_rows),)
     is_large = settings.batch_size is not None or surface.density.structure.num_weights > HESSIAN_WEIGHTS
     enough = max(_enough(is_large, data, effort), COARSE * abs(end.loss))
     return not_reached(surface, end.u, data, effort, prior_power, enough, is_sample=is_sample)

@@ -198,7 +198,7 @@ class Laplace:
         known_curvature(density, data, "ggn" if self.structure in MATRIX_FREE else self.curvature)
         key_base, key_draws = jax.random.split(key)
         descent = descend(self.base, density, data, key=key_base, progress=progress, store=store)
-        start = descent.member(descent.best)[0]
+        start = descent.member(descent.best)
         fixed: Weights = {}
         if of_part is not None:
             fixed, density, data, start = of_part.at(start, data)

@@ -32,8 +32,6 @@ from ..surface import Surface
 from .heads import Head, first, heads_of
 from .representative import by_unit_weight
 
-MAX_GAIN = 0.1
-"""The gain in nats by a small move of one weight below which a point counts as a mode."""
 RAY_FACTORS = (10.0, 1000.0)
 """The multiples of the weights at which the loss is evaluated, to see whether it has a minimum."""
 LOGIT_STEPS = (-100.0, 0.0, 100.0)

@@ -18,8 +18,7 @@ from ..sites import NumPyroModel
 from ..status import Status
 from ..surface import Surface
 from .descent import descend
-from .finish import Ending, finish
-from .mode import MAX_GAIN
+from .finish import MAX_GAIN, Ending, finish
 from .point import MAP
 from .progress import Descent
 
@@ -174,7 +173,7 @@ def _descend(
     first = descend(method, density, data, key=key, progress=progress)
     if first.status.is_interrupted:
         raise KeyboardInterrupt  # there is no path yet
-    u = finish(method, density, first.member(first.best)[0], data).u
+    u = finish(method, density, first.member(first.best), data).u
     start = jax.tree.map(lambda leaf: np.broadcast_to(leaf, (len(power), *leaf.shape)), u)
     members = replace(method, num_restarts=len(power))
     for _ in range(SWEEPS):

@@ -77,7 +77,7 @@ class MAP(PointSettings):
         data, validation = split_validation(self, key, data)
         descent = descend(self, density, data, validation, key=key, progress=progress, store=store)
         data = together(data)
-        u = descent.member(descent.best)[0]
+        u = descent.member(descent.best)
         surface, stats, status = self.surface(density, data), {"loss": descent.losses}, descent.status
         if status.level == "ok":
             end = best_end(self, density, descent, data, key=key, progress=progress)

@@ -28,9 +28,9 @@ class Descent(NamedTuple):
         """The restart with the smallest loss."""
         return int(np.argmin(np.where(np.isfinite(self.final), self.final, np.inf)))
 
-    def member(self, restart: int) -> tuple[Weights, np.ndarray]:
-        """Return the weights of one restart, and its losses, (step,)."""
-        return jax.tree.map(lambda leaf: leaf[restart], (self.weights, self.losses))
+    def member(self, restart: int) -> Weights:
+        """Return the weights of one restart."""
+        return jax.tree.map(lambda leaf: leaf[restart], self.weights)  # type: ignore[no-any-return]
 
 
 class Progress(NamedTuple):

@@ -164,7 +164,7 @@ class Variational:
         descent = descend(first, sampled, data, key=key_start, progress=progress, store=store)
         if descent.status.is_interrupted:
             raise KeyboardInterrupt  # there is no guide to return
-        u, origin = _origin(from_mode(first, sampled, descent.member(descent.best)[0], data))
+        u, origin = _origin(from_mode(first, sampled, descent.member(descent.best), data))
         settings = signature(u), ByValue(self.guide), self.batch_size, self.num_particles, ByValue(self.optimizer)
         bound = program(Bound, sampled, data, *settings, data.num_rows, Spread.of(data))
         checkpoint = None if store is None else store.checkpoint("guide")
