@@ -22,7 +22,7 @@ from flatprior.models import MLP, censored, fan_in
 from .compile_seconds import CompileSeconds
 from .tables import MODELS, NUM_ROWS, CommonFit, FindProblem, method_of
 
-MAPS = 25_000
+MAPS = 45_000
 """Regions of memory after which a file of tests leaves no compiled code to the next; one file makes up to 10,000."""
 NEW_OBJECTS = 50_000
 """Objects after which the garbage collector looks for cycles among them."""

@@ -149,6 +149,7 @@ def test_chunks_change_nothing(
         np.testing.assert_allclose(getattr(parts, name), getattr(whole, name), rtol=1e-9, atol=1e-12)
 
 
+@pytest.mark.slow
 def test_it_names_the_columns_and_prints_the_largest_first(data_sets: dict[str, Rows]) -> None:
     x, y = data_sets["binary"]
     frame = pd.DataFrame(x, columns=["age", "dose"])

@@ -1035,14 +1035,14 @@ def test_separable_classes_have_a_maximum_under_a_prior(kind: str) -> None:
         assert result.status.level == "ok", (key, result.status)
 
 
-@pytest.mark.parametrize("kind", ["logistic", "softmax"])
+@pytest.mark.parametrize("kind", some_by_default(["logistic", "softmax"], "logistic"))
 def test_overlapping_classes_have_a_maximum_likelihood(kind: str) -> None:
     for key in KEYS:
         result = fit(CLASSIFIERS[kind], MLE(num_steps=1000), *overlapping(kind, key), key=key, progress=False)
         assert result.status.level == "ok", (key, result.status)
 
 
-@pytest.mark.parametrize("num_rows", [2, 5])
+@pytest.mark.parametrize("num_rows", some_by_default([2, 5], 2))
 def test_one_class_alone_has_no_maximum_likelihood(num_rows: int) -> None:
     result = fit(LOGISTIC, MLE(num_steps=500), X[:num_rows], np.ones(num_rows, int), key=0, progress=False)
     assert result.status.level == "failed"

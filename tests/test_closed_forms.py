@@ -231,7 +231,6 @@ METHODS: dict[str, tuple[Any, Callable[[Oracle, np.ndarray, str], None]]] = {
 QUICK = {(name, method) for name in ORACLES for method in ("MLE", "MAP")} | {
     *((name, "Laplace") for name in ORACLES),
     ("linear, learned variance", "Conditional"),
-    ("linear, learned variance", "MCLMC, adjusted"),
 }
 CASES = [
     pytest.param(name, method, marks=[] if (name, method) in QUICK else pytest.mark.slow)

@@ -194,6 +194,7 @@ def groups(x: Array, y: Array | None = None) -> None:
         numpyro.sample("y", dist.Normal(level[x], 0.5), obs=y)
 
 
+@pytest.mark.slow
 def test_the_prior_of_a_held_site_counts_where_it_depends_on_sampled_ones() -> None:
     """The mode of the spread given the levels: without their prior it would be that of its own, exp(-1/4)."""
     x = np.arange(40) % 4

@@ -143,7 +143,7 @@ MODES = {
 }
 
 
-@pytest.mark.parametrize("name", some_by_default(MODES, "two layers", "a prior that knows signs"))
+@pytest.mark.parametrize("name", some_by_default(MODES, "a prior that knows signs"))
 def test_the_number_of_copies_is_that_of_the_network(rows: Rows, name: str) -> None:
     model, expected = MODES[name]
     point = fit(model, MAP(num_steps=50, polish=False), *rows, key=0, progress=False)

@@ -31,8 +31,12 @@ def by_quadrature(cdf: Callable[[float], float], y: float) -> float:
     return below + integrate.quad(lambda t: (1 - cdf(t)) ** 2, y, np.inf, limit=400)[0]
 
 
+LARGE = (400, 1.0, 0.3), (50, 3.0, 0.05)
+
+
 @pytest.mark.parametrize(
-    ("num_draws", "spread", "noise"), [(1, 0.0, 1.0), (3, 4.0, 0.5), (400, 1.0, 0.3), (50, 3.0, 0.05)]
+    ("num_draws", "spread", "noise"),
+    [(1, 0.0, 1.0), (3, 4.0, 0.5), *(pytest.param(*case, marks=pytest.mark.slow) for case in LARGE)],
 )
 def test_of_normals_it_has_a_closed_form(num_draws: int, spread: float, noise: float) -> None:
     rng = np.random.default_rng(num_draws)

@@ -140,6 +140,7 @@ def assert_total_is_what_fit_minimises(model: Callable[..., Any], x: Any, y: Any
 @pytest.mark.parametrize(
     "name", ["hierarchical", *(pytest.param(n, marks=pytest.mark.slow) for n in ("mixture_density", "dictionary"))]
 )
+@pytest.mark.slow
 def test_the_total_is_what_fit_minimises_for_models_by_hand(name: str, by_hand: dict[str, Any]) -> None:
     assert_total_is_what_fit_minimises(*by_hand[name])
 
@@ -192,6 +193,7 @@ def test_the_loss_is_what_others_compute(observation: str, rows: dict[str, Any])
     np.testing.assert_allclose(table.loc["y", "bits_per_row"], explanation.loss / len(x) / math.log(2), rtol=PRECISION)
 
 
+@pytest.mark.slow
 def test_the_losses_are_those_of_statsmodels(rows: dict[str, Any], by_hand: dict[str, Any]) -> None:
     """Regressions by their log likelihood; of least squares that at the best scale."""
     beta = np.array([B[0], *W[:, 0]])
@@ -431,7 +433,7 @@ def test_every_site_has_its_usual_name(name: str, explanation_of: Callable[[Any,
     ("name", "site", "words"),
     [
         ("hierarchical", "y", "absolute error / 0.5 + n log(2 * 0.5)"),
-        ("mixture_density", "target", "negative log of mixture of 10 Logistic"),
+        pytest.param("mixture_density", "target", "negative log of mixture of 10 Logistic", marks=pytest.mark.slow),
         ("dictionary", "count", "Poisson loss, rate - y log(rate) + log(y!)"),
     ],
 )

@@ -33,8 +33,9 @@ def numbers() -> Problem:
     return Model(MLP((40, 40)), Normal(0.3), fan_in(1.0)), x, y
 
 
-@pytest.mark.parametrize("key", [0, pytest.param(1, marks=pytest.mark.slow), pytest.param(2, marks=pytest.mark.slow)])
-@pytest.mark.parametrize("problem", [digits, pytest.param(numbers, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("key", range(3))
+@pytest.mark.parametrize("problem", [digits, numbers])
 def test_too_few_steps_by_batches_are_told_from_enough(problem: Any, key: int) -> None:
     """The loss of the batches falls by less than its noise at the end of all of these."""
     model, x, y = problem()

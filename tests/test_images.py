@@ -97,7 +97,8 @@ def test_an_image_that_is_moved_moves_what_the_convolutions_see() -> None:
     assert np.abs(h[0]).max() > 0.01
 
 
-@pytest.mark.parametrize(("num_classes", "least"), [(10, 0.85), pytest.param(3, 0.9, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(("num_classes", "least"), [(10, 0.85), (3, 0.9)])
+@pytest.mark.slow
 def test_a_few_batches_teach_it_to_read(num_classes: int, least: float, fitted: Any, digits: Any) -> None:
     """Chance is right in one row of `num_classes`."""
     fitted_model = fitted(num_classes)

@@ -96,7 +96,8 @@ def precision(x: Array, y: Array | None = None) -> None:
         numpyro.sample("y", dist.Normal(0.0, 1 / jnp.sqrt(tau)), obs=y)
 
 
-@pytest.mark.parametrize("n", some_by_default([5, 40], 5))
+@pytest.mark.parametrize("n", [5, 40])
+@pytest.mark.slow
 def test_the_centre_of_a_positive_site_is_the_mode_of_its_logarithm(x64: None, n: int) -> None:
     """Of a Gamma(a, b) the logarithm has its mode at log(a / b), curvature a, and Stirling's error in the evidence."""
     x, y = np.zeros((n, 1)), np.random.default_rng(n).normal(size=n)
@@ -251,6 +252,7 @@ def test_soft_labels_have_the_curvature_of_classes(x64: None, data_sets: Any) ->
     np.testing.assert_allclose(ggn, hessian, rtol=1e-9, atol=1e-9)
 
 
+@pytest.mark.slow
 def test_dead_units_keep_the_spread_of_their_prior(x64: None, data_sets: Any) -> None:
     """The weights of a unit that is off in all rows are known by their prior alone."""
     x, y = data_sets["binary"]
@@ -269,10 +271,9 @@ def _with_a_dead_unit(x: Array, y: Array | None = None) -> None:
         numpyro.sample("y", dist.Bernoulli(logits=eta), obs=y)
 
 
-@pytest.mark.parametrize(
-    "dense_weights", [pytest.param(256, marks=pytest.mark.slow), 0], ids=["by Hessians", "by their products"]
-)
-@pytest.mark.parametrize("activation", [pytest.param("tanh", marks=pytest.mark.slow), "silu"])
+@pytest.mark.parametrize("dense_weights", [256, 0], ids=["by Hessians", "by their products"])
+@pytest.mark.parametrize("activation", ["tanh", "silu"])
+@pytest.mark.slow
 def test_a_smooth_network_is_climbed_to_its_mode(
     data_sets: Any, activation: str, dense_weights: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:

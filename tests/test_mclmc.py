@@ -19,6 +19,8 @@ from flatprior.inference import MAP, MCLMC, Fit, fit, flat
 from flatprior.inference.methods import chains, langevin, mclmc
 from flatprior.models import MLP, Model, Normal, gaussian
 
+from .tables import some_by_default
+
 SCALE, SPREAD = 0.7, 0.8
 LINEAR = Model(MLP(), Normal(SCALE), gaussian(SPREAD))
 NETWORK = Model(MLP((3,), "tanh"), Normal("network"), gaussian(1.0))
@@ -121,7 +123,7 @@ def test_preconditioned_chains_draw_from_unequal_scales(x_y: Any) -> None:
 # What a fit holds.
 
 
-@pytest.mark.parametrize("adjusted", [False, True])
+@pytest.mark.parametrize("adjusted", some_by_default([False, True], False))
 def test_draws_and_statistics_have_their_shapes(adjusted: bool, x_y: Any) -> None:
     result = fit(NETWORK, MCLMC(**SHORT, adjusted=adjusted), *x_y, key=0, progress=False)
     assert result.kind == "chain"
@@ -185,7 +187,7 @@ def cut_off(x: Array, y: Array | None = None) -> None:
         numpyro.sample("y", dist.Normal(x @ w, 0.7), obs=y)
 
 
-@pytest.mark.parametrize("adjusted", [False, True])
+@pytest.mark.parametrize("adjusted", some_by_default([False, True], True))
 def test_steps_without_a_finite_density_are_rejected_and_reported(adjusted: bool, x_y: Any) -> None:
     method = MCLMC(**SAMPLER | {"num_samples": 200}, adjusted=adjusted)
     result = fit(cut_off, method, *x_y, key=0, progress=False)

@@ -18,6 +18,8 @@ from scipy.stats import logistic
 from flatprior.inference import MAP, MLE, NUTS, Ensemble, Fit, compare, explain, fit
 from flatprior.models import MLP, Model, Normal, gaussian
 
+from .tables import some_by_default
+
 FLOOR = 0.01
 
 
@@ -44,7 +46,7 @@ METHODS: dict[str, Any] = {
     "Ensemble": Ensemble(base=MAP(num_steps=300, polish=False), num_members=3),
     "NUTS": NUTS(num_warmup=30, num_samples=20, num_chains=2, start=None, max_tree_depth=4),
 }
-every_method = pytest.mark.parametrize("method", ["MLE", "Ensemble", pytest.param("NUTS", marks=pytest.mark.slow)])
+every_method = pytest.mark.parametrize("method", some_by_default(["MLE", "Ensemble", "NUTS"], "Ensemble"))
 
 
 @pytest.fixture(scope="module")

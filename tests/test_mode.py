@@ -111,7 +111,7 @@ SICK = {
 }
 
 
-USUAL = ("separable", "separable, a network", "one class", "no row of class 1", "separable in part")
+USUAL = ("separable", "one class")
 """One of each kind of evidence. "A few rows" are recognised at the settings that users have, where all is optimised."""
 
 
@@ -162,9 +162,7 @@ HEALTHY = {
 @pytest.mark.parametrize("seed", SEEDS)
 @pytest.mark.parametrize(
     "name",
-    some_by_default(
-        HEALTHY, "overlapping", "one row on the wrong side", "three classes", "noise", "very little noise", "steep"
-    ),
+    some_by_default(HEALTHY, "overlapping", "one row on the wrong side", "noise"),
 )
 def test_an_ordinary_fit_raises_no_alarm(name: str, seed: int) -> None:
     model, method, rows = HEALTHY[name]

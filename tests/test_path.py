@@ -80,6 +80,7 @@ def test_the_likelihood_of_a_network_rises_with_the_scale(data_sets: dict[str, R
     assert (np.diff(path.log_likelihood[:-1]) > -0.2).all(), path
 
 
+@pytest.mark.slow
 def test_of_separable_classes_the_path_runs_away() -> None:
     x = np.random.default_rng(0).normal(size=(60, 2))
     y = (x[:, 0] > 0).astype(int)

@@ -84,7 +84,7 @@ def check_same(result: Fit, again: Fit, x: Any, y: Any) -> None:
     np.testing.assert_array_equal(result.predict(x).log_prob(y), again.predict(x).log_prob(y))
 
 
-@pytest.mark.parametrize("method", some_by_default(METHODS, "MLE", "MCLMC"))
+@pytest.mark.parametrize("method", some_by_default(METHODS, "MLE"))
 def test_every_method_is_read_as_it_was_written(method: str, fitted: Any, problems: Any, tmp_path: Path) -> None:
     result, (model, x, y) = fitted("classes", method), problems["classes"]
     check_same(result, Fit.load(result.save(tmp_path / "fit.nc"), model), x, y)

@@ -101,6 +101,7 @@ def test_one_row_per_block_and_the_exact_posterior_give_the_evidence() -> None:
     assert fitted.total == pytest.approx(-betaln(1 + y.sum(), 1 + (1 - y).sum()) / math.log(2), abs=1e-3)
 
 
+@pytest.mark.slow
 def test_the_same_key_gives_the_same_bits_and_frames_are_rows(data_sets: dict[str, Any]) -> None:
     x, y = data_sets["binary"]
     model = Model(MLP((2,)), Bernoulli(), gaussian(1.0))

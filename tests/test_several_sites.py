@@ -490,6 +490,7 @@ def test_each_row_of_each_site_is_left_out_once() -> None:
     assert table["elpd"] == pytest.approx(table["elpd of price"] + table["elpd of sold"], rel=1e-5)
 
 
+@pytest.mark.slow
 def test_separable_classes_of_one_site_have_no_maximum() -> None:
     """Whatever the other site: its weights stay where they are."""
     y = {"price": PRICE, "sold": (X[:, 0] > 0).astype(int)}

@@ -189,7 +189,8 @@ def skewed(x: Array, y: Array | None = None) -> None:
         numpyro.sample("y", dist.Exponential(jnp.exp(w)), obs=y)
 
 
-@pytest.mark.parametrize("model", [heavy, pytest.param(skewed, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("model", [heavy, skewed])
+@pytest.mark.slow
 def test_draws_have_the_distribution_of_the_posterior_not_of_the_noise(model: Any) -> None:
     """Of a posterior that is not Gaussian, at the step of 4 batches; of equal rows, so that batches add nothing."""
     x, y, count = np.zeros(8), np.full(8, 0.5), 10_000

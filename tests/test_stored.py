@@ -41,6 +41,8 @@ from flatprior.inference.reasons import Code
 from flatprior.inference.rows import Data
 from flatprior.models import MLP, Categorical, Model, Normal, gaussian
 
+from .tables import some_by_default
+
 NUM_ROWS = 1_000
 MODEL = Model(MLP([8]), Normal(0.3), gaussian(1.0))
 BY_BATCHES = MAP(batch_size=64, num_steps=100, polish=False)
@@ -191,7 +193,7 @@ class TestFits:
         x, y = rows
         assert_same(fit(MODEL, method, on_disk(x), on_disk(y), key=0), fit(MODEL, method, x, y, key=0))
 
-    @pytest.mark.parametrize("name", ["SGMCMC", pytest.param("Variational", marks=pytest.mark.slow)])
+    @pytest.mark.parametrize("name", some_by_default(APPROXIMATIONS, "Variational"))
     def test_approximations_by_batches_have_the_bits_of_rows_in_memory(
         self, rows: tuple[np.ndarray, np.ndarray], on_disk: OnDisk, name: str
     ) -> None:
@@ -242,7 +244,7 @@ class TestFits:
         assert validation is not None
         assert (fitted.num_rows, validation.num_rows) == (950, 50)
 
-    @pytest.mark.parametrize("where", ["memory", "disk"])
+    @pytest.mark.parametrize("where", some_by_default(["memory", "disk"], "disk"))
     def test_rows_without_y_and_weights_of_rows(
         self, rows: tuple[np.ndarray, np.ndarray], on_disk: OnDisk, where: str
     ) -> None:
@@ -526,7 +528,7 @@ class TestSources:
         assert far == pytest.approx(near, abs=0.1)
         assert (result.predict(x).log_prob(y) == result.predict(rows[0]).log_prob(rows[1])).all()
 
-    @pytest.mark.parametrize("kind", ["items", "batches"])
+    @pytest.mark.parametrize("kind", some_by_default(["items", "batches"], "batches"))
     def test_values_of_y_may_be_missing(self, rows: tuple[np.ndarray, np.ndarray], kind: str) -> None:
         x, y = rows
         gaps = np.where(np.arange(NUM_ROWS) % 10 == 3, np.float32(np.nan), y)

@@ -70,7 +70,7 @@ DISCRETE: dict[str, tuple[Callable[[Array], dist.Distribution], Callable[[np.nda
 LEVELS = [0.03, 0.5, 0.9, 0.999]
 
 
-SLOW = ("binomial", "negative binomial")
+SLOW = ("binomial", "negative binomial", "beta-binomial")
 
 
 @pytest.mark.parametrize("name", [pytest.param(name, marks=[pytest.mark.slow] * (name in SLOW)) for name in DISCRETE])

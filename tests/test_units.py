@@ -170,6 +170,7 @@ def positive(x: Array, y: Array | None = None) -> None:
         numpyro.sample("y", dist.Gamma(4.0, 4.0 * jnp.exp(-x @ w[:2] - w[2])), obs=y)
 
 
+@pytest.mark.slow
 def test_a_positive_y_is_only_divided() -> None:
     y = np.float32(80_000 * RNG.gamma(4.0, 0.25, size=60))
     units = standardize(positive, AREA, y)
@@ -263,6 +264,7 @@ def test_raw_units_are_named_where_they_are_the_cause(method: str) -> None:
     assert "num_steps" not in str(result)
 
 
+@pytest.mark.slow
 def test_newtons_method_reaches_the_mode_in_raw_units_where_only_the_prior_is_wrong() -> None:
     assert codes(NETWORK, MAP(num_steps=500), X, DOLLARS) == {Code.PRIOR_CONFLICT}
 
@@ -374,6 +376,7 @@ def test_draws_that_overflow_are_a_failure() -> None:
     assert np.isnan(result.log_evidence)
 
 
+@pytest.mark.slow
 def test_a_gaussian_posterior_is_one_for_every_key() -> None:
     for key in range(20):
         result = fit(KNOWN, Laplace(num_samples=4), X, Z, key=key, progress=False)

@@ -84,7 +84,8 @@ def test_log_densities_of_classes_are_those_of_sklearn(folds: int, data_sets: An
     np.testing.assert_allclose(row["brier"], ((probs - np.eye(2)[y]) ** 2).sum(axis=1).mean(), rtol=1e-4)
 
 
-@pytest.mark.parametrize("folds", [3, pytest.param(40, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("folds", [3, 40])
+@pytest.mark.slow
 def test_log_densities_of_numbers_are_those_of_sklearn(folds: int, data_sets: Any) -> None:
     """Of 40 rows in 40 folds each is left out once."""
     x, y = data_sets["real"]
@@ -142,6 +143,7 @@ def test_classes_are_stratified_and_numbers_are_not(data_sets: Any) -> None:
         assert (max(ranges) > 1) == (kind == "Normal"), ranges  # of numbers the chance is below 1e-3
 
 
+@pytest.mark.slow
 def test_the_key_decides_folds_and_fits_and_methods_share_them(data_sets: Any) -> None:
     x, y = data_sets["classes"]
     model = Model(MLP(), Categorical(3))

@@ -153,7 +153,7 @@ METHODS: dict[str, Any] = {
 
 @pytest.mark.parametrize("kind", ["binary"])
 @pytest.mark.parametrize(
-    "method", [pytest.param(name, marks=[] if name == "last layer" else pytest.mark.slow) for name in METHODS]
+    "method", [pytest.param(name, marks=[] if name == "diagonal" else pytest.mark.slow) for name in METHODS]
 )
 def test_every_method_has_the_weights(problem: Problem, method: str) -> None:
     network = Model(MLP((2,), "tanh"), Bernoulli(), gaussian(1.0))
