@@ -99,13 +99,14 @@ def _view(leaf: Stored) -> Hashable | None:
 def _mapped(address: int) -> tuple[tuple[int, int], int, int, str] | None:
     """Return device and number of the file at an address, the place in it, and the file system; None if unknown."""
     try:
-        for line in Path("/proc/self/maps").read_text().splitlines():
-            bounds, _, offset, device, number = line.split()[:5]
-            start, stop = (int(each, 16) for each in bounds.split("-"))
-            if start <= address < stop:
-                major, minor = (int(each, 16) for each in device.split(":"))
-                place = int(offset, 16) + address - start
-                return (major, minor), int(number), place, _file_system(major, minor)
+        with open("/proc/self/maps") as regions:  # there may be tens of thousands, of compiled programs
+            for line in regions:
+                bounds, _, offset, device, number = line.split()[:5]
+                start, stop = (int(each, 16) for each in bounds.split("-"))
+                if start <= address < stop:
+                    major, minor = (int(each, 16) for each in device.split(":"))
+                    place = int(offset, 16) + address - start
+                    return (major, minor), int(number), place, _file_system(major, minor)
     except (OSError, ValueError):  # not Linux
         return None
     return None
