@@ -10,13 +10,12 @@ import numpyro.distributions as dist
 import pandas as pd
 import pytest
 
-from flatprior.inference import MAP, MCLMC, Fit, chunks, fit
+from flatprior.inference import MAP, Fit, Prior, chunks, fit
 from flatprior.inference.information import WeightOfEvidence, weight_of_evidence
 from flatprior.models import MLP, Bernoulli, Model, Normal, gaussian
 
 from .tables import CommonFit
 
-CHAINS = MCLMC(num_warmup=20, num_samples=15, num_chains=2, start=None)
 POINT = MAP(num_steps=30, polish=False)
 BITS = 1 / np.log(2)
 BASELINE = np.array([0.25, -0.5])
@@ -41,7 +40,7 @@ def fits(data_sets: dict[str, Rows], common_fit: CommonFit) -> dict[str, Fit]:
     binary = data_sets["binary"]
     problems: dict[str, tuple[Any, Any, Rows]] = {
         "by probability": (by_probability, POINT, binary),
-        "network by MCLMC": (Model(MLP((3,), "tanh"), Bernoulli(), gaussian(1.0)), CHAINS, binary),
+        "network": (Model(MLP((3,), "tanh"), Bernoulli(), gaussian(1.0)), Prior(num_samples=30), binary),
         "additive": (additive, POINT, binary),
         "Normal": (Model(MLP(), Normal(1.0)), POINT, data_sets["real"]),
     }
@@ -98,7 +97,7 @@ def test_of_a_linear_logit_it_is_slope_times_distance(
 
 
 def test_of_a_network_it_is_what_the_log_odds_lose(fits: dict[str, Fit], data_sets: dict[str, Rows]) -> None:
-    network, x = fits["network by MCLMC"], data_sets["binary"][0]
+    network, x = fits["network"], data_sets["binary"][0]
 
     def log_odds(rows: np.ndarray) -> np.ndarray:
         ones = np.ones(len(rows), int)
@@ -142,9 +141,9 @@ def test_chunks_change_nothing(
     fits: dict[str, Fit], data_sets: dict[str, Rows], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     x = data_sets["binary"][0]
-    whole = weight_of_evidence(fits["network by MCLMC"], x, baseline=BASELINE)
+    whole = weight_of_evidence(fits["network"], x, baseline=BASELINE)
     monkeypatch.setattr(chunks, "WORKING_BYTES", 2**14)
-    parts = weight_of_evidence(fits["network by MCLMC"], x, baseline=BASELINE)
+    parts = weight_of_evidence(fits["network"], x, baseline=BASELINE)
     for name in ("bits", "low", "high", "log_odds", "baseline"):
         np.testing.assert_allclose(getattr(parts, name), getattr(whole, name), rtol=1e-9, atol=1e-12)
 
@@ -153,7 +152,7 @@ def test_chunks_change_nothing(
 def test_it_names_the_columns_and_prints_the_largest_first(data_sets: dict[str, Rows]) -> None:
     x, y = data_sets["binary"]
     frame = pd.DataFrame(x, columns=["age", "dose"])
-    fitted = fit(Model(MLP(), Bernoulli(), gaussian(1.0)), CHAINS, frame, y, key=0, progress=False)
+    fitted = fit(Model(MLP(), Bernoulli(), gaussian(1.0)), Prior(num_samples=30), frame, y, key=0, progress=False)
     result = weight_of_evidence(fitted, frame[:1], baseline=frame)
     assert result.features == ("age", "dose")
     lines = str(result).splitlines()

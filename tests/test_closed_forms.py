@@ -228,8 +228,9 @@ METHODS: dict[str, tuple[Any, Callable[[Oracle, np.ndarray, str], None]]] = {
     "MCLMC": (MCLMC(**LANGEVIN), check_bias),
 }
 """How each is set, and what is asked of its draws."""
-QUICK = {(name, method) for name in ORACLES for method in ("MLE", "MAP")} | {
-    *((name, "Laplace") for name in ORACLES),
+QUICK = {(name, "Laplace") for name in ORACLES} | {
+    *((name, method) for name in ("linear, learned variance", "last layer") for method in ("MLE", "MAP")),
+    ("logistic, one weight", "MAP"),
     ("linear, learned variance", "Conditional"),
 }
 CASES = [

@@ -70,7 +70,7 @@ def test_the_slope_of_parts_is_that_of_all_rows() -> None:
 def wide() -> tuple[Density, Data, dict[str, np.ndarray]]:
     """A logistic regression whose mode is known, with so many weights that few rows lead away from it."""
     rng = np.random.default_rng(0)
-    x = rng.normal(size=(8000, 100)).astype(np.float32)
+    x = rng.normal(size=(4000, 50)).astype(np.float32)
     y = (x[:, :20].sum(axis=1) / 2 + rng.logistic(size=len(x)) > 0).astype(int)
     model = Model(MLP(), Bernoulli(), gaussian(1.0))
     mode = fit(model, MAP(), x, y, key=0, progress=False)
@@ -82,7 +82,7 @@ def test_the_rows_of_the_steps_do_not_say_what_they_gain(wide: Any) -> None:
     """At the mode of all rows the steps of a few lower the loss of these, and raise that of others."""
     density, data, mode = wide
     surface, limit = surface_of(density, data), MAX_GAIN_PER_VALUE * data.num_rows
-    for rows, share in ((1600, 0.0), (data.num_rows, 0.8)):
+    for rows, share in ((1200, 0.0), (data.num_rows, 0.8)):
         away = {**mode, "w1": np.float32(share) * mode["w1"]}
         # Of many weights nothing is free.
         effort = Effort(rows * EVALUATIONS / data.num_rows, data.num_rows, num_weights=10**9, rows_together=rows)

@@ -115,7 +115,16 @@ class Own(dist.Distribution):
         return dist.Poisson(self.rate).log_prob(value)
 
 
-@pytest.mark.parametrize("name", ONE_VALUE)
+RARE = (
+    "binomial of logits",
+    "binomial of nothing",
+    "zero-inflated beta-binomial",
+    "expanded",
+    "beta negative binomial",
+)
+
+
+@pytest.mark.parametrize("name", [pytest.param(name, marks=[pytest.mark.slow] * (name in RARE)) for name in ONE_VALUE])
 def test_the_cdf_is_that_of_scipy(name: str) -> None:
     make, expected, at = ONE_VALUE[name]
     with jax.enable_x64(True), np.errstate(all="ignore"):
