@@ -126,6 +126,7 @@ def test_it_is_a_density(fitted: Any) -> None:
     assert np.trapezoid(density, grid) == pytest.approx(1, abs=1e-3)
 
 
+@pytest.mark.slow
 def test_it_is_compared_with_others_and_named(fitted: Any, x_y: Any) -> None:
     single = Model(MLP((4,), "tanh"), Normal("network"), gaussian(1.0))
     one = fit(single, METHODS["MLE"], *x_y, key=0, progress=False)

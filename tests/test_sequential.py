@@ -27,9 +27,8 @@ MODEL = Model(MLP(), Bernoulli(), gaussian(SPREAD))
 CONSTANT = np.zeros((40, 1))
 
 
-@pytest.mark.parametrize(
-    ("observation", "kind"), [(Bernoulli(), "binary"), pytest.param(Categorical(3), "classes", marks=pytest.mark.slow)]
-)
+@pytest.mark.parametrize(("observation", "kind"), [(Bernoulli(), "binary"), (Categorical(3), "classes")])
+@pytest.mark.slow
 def test_it_is_the_cost_of_each_block_by_another_library(
     observation: Any, kind: str, data_sets: dict[str, Any]
 ) -> None:

@@ -250,9 +250,8 @@ ALIKE = {
 }
 
 
-@pytest.mark.parametrize(
-    "name", [pytest.param(n, marks=[pytest.mark.slow] * (n != "modules of one shape")) for n in ALIKE]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ALIKE)
 def test_models_that_are_alike_in_words_are_distinguished_by_their_density(
     rows: Rows, tmp_path: Path, name: str
 ) -> None:

@@ -528,7 +528,8 @@ class TestSources:
         assert far == pytest.approx(near, abs=0.1)
         assert (result.predict(x).log_prob(y) == result.predict(rows[0]).log_prob(rows[1])).all()
 
-    @pytest.mark.parametrize("kind", some_by_default(["items", "batches"], "batches"))
+    @pytest.mark.parametrize("kind", ["items", "batches"])
+    @pytest.mark.slow
     def test_values_of_y_may_be_missing(self, rows: tuple[np.ndarray, np.ndarray], kind: str) -> None:
         x, y = rows
         gaps = np.where(np.arange(NUM_ROWS) % 10 == 3, np.float32(np.nan), y)

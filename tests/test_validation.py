@@ -355,6 +355,7 @@ def test_it_closes_the_table_of_compare(data_sets: Any) -> None:
         np.testing.assert_allclose(result.scores.loc[("MAP", 2), score], row[score], rtol=1e-4, err_msg=score)
 
 
+@pytest.mark.slow
 def test_models_are_scored_on_the_same_folds_and_differences_are_paired(data_sets: Any) -> None:
     """Ridge regressions by scikit-learn, on the same folds."""
     x, y = data_sets["real"]

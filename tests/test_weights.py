@@ -134,6 +134,7 @@ def test_a_fit_and_its_scores_are_those_of_replicated_rows(problem: Problem, fit
 
 
 @every_kind
+@pytest.mark.slow
 def test_laplace_and_the_evidence_are_those_of_replicated_rows(problem: Problem) -> None:
     method = Laplace(num_samples=5, base=MAP(num_restarts=1))
     weighted = fit(problem.model, method, *problem.weighted, weights=problem.weights, key=0)
@@ -152,9 +153,8 @@ METHODS: dict[str, Any] = {
 
 
 @pytest.mark.parametrize("kind", ["binary"])
-@pytest.mark.parametrize(
-    "method", [pytest.param(name, marks=[] if name == "diagonal" else pytest.mark.slow) for name in METHODS]
-)
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.slow
 def test_every_method_has_the_weights(problem: Problem, method: str) -> None:
     network = Model(MLP((2,), "tanh"), Bernoulli(), gaussian(1.0))
     weighted = fit(network, METHODS[method], *problem.weighted, weights=problem.weights, key=0)
