@@ -111,6 +111,11 @@ def test_texts_count_as_their_tokens(problem: FindProblem) -> None:
     matrix = SecondOrder.__new__(SecondOrder)
     matrix.by_gauss_newton = False
     assert 3 * whole.max_steps(matrix) == pytest.approx(first.max_steps(matrix), rel=1e-3)
+    large = Effort(0.0, num_rows=10**6, num_weights=10**9, rows_together=1)
+    texts = large._replace(values_per_row=32)
+    assert large.rows_of(13) == large.rows_for(400) == 1024
+    assert texts.rows_of(13) == texts.rows_for(400) == 32
+    assert large._replace(values_per_row=4096).rows_of(13) == 16
 
 
 def test_work_is_counted_in_gradients_of_rows() -> None:

@@ -34,8 +34,8 @@ CURVATURE_STEPS = 20
 """The number of steps whose curvature costs as much as all passes, where it is estimated from some of the rows."""
 COST_OF_HESSIAN, COST_OF_GAUSS_NEWTON = 0.5, 1 / 32
 """The measured cost of a row's curvature, in gradients of the row, divided by the number of weights."""
-FEWEST_ROWS = 1024
-"""The smallest number of rows that stand for all."""
+FEWEST_VALUES, FEWEST_ROWS = 1024, 16
+"""The smallest numbers of values of y, and of rows, that stand for all."""
 ROWS_OF_WEIGHT = 32
 """The smallest number of rows from which curvature is estimated, divided by the number of weights."""
 
@@ -82,13 +82,18 @@ class Effort(NamedTuple):
 
     def rows_for(self, passes: int) -> int:
         """Return the number of rows of which so many gradients may follow, enough for a judgement and no more."""
-        return min(max(int(self.passes * self.num_rows / passes), FEWEST_ROWS), SPACED_ROWS)
+        return min(max(int(self.passes * self.num_rows / passes), self.fewest_rows), SPACED_ROWS)
 
     def rows_of(self, evaluations: int) -> int:
         """Return the number of rows, all or some, of which so many gradients in float32 may follow."""
         free = FREE_STEPS / self.num_weights / self.values_per_row
         count = int(max(self.passes * self.num_rows, free) / evaluations)
-        return self.num_rows if count >= self.num_rows else min(max(count, FEWEST_ROWS), 2 * SPACED_ROWS)
+        return self.num_rows if count >= self.num_rows else min(max(count, self.fewest_rows), 2 * SPACED_ROWS)
+
+    @property
+    def fewest_rows(self) -> int:
+        """The smallest number of rows that stand for all."""
+        return max(FEWEST_VALUES // self.values_per_row, FEWEST_ROWS)
 
     @property
     def work(self) -> int:
