@@ -128,8 +128,12 @@ def _evaluate_parts(
     per_draw: PerDraw, summary: Summary, density: Density, together: int, draws: Weights, data: Data, extra: Any
 ) -> Any:
     """Evaluate draws that stay where they are, a part at a time."""
-    values = [_evaluate(per_draw, _as_they_are, density, together, some, data, None) for _, some in in_parts(draws)]
-    whole = jax.tree.map(lambda *leaves: np.concatenate(leaves), *jax.device_get(values))
+    # A part is read when the last one has been evaluated: the disk would otherwise be ahead, and fill the memory.
+    values = [
+        jax.device_get(_evaluate(per_draw, _as_they_are, density, together, some, data, None))
+        for _, some in in_parts(draws)
+    ]
+    whole = jax.tree.map(lambda *leaves: np.concatenate(leaves), *values)
     return _summarise(summary, whole, data.y, extra)
 
 
