@@ -12,6 +12,8 @@ from scipy import integrate, stats
 
 from flatprior.inference.crps import crps, integer_crps
 
+from .tables import some_by_default
+
 Y = np.array([-30.0, -2.0, 0.1, 0.5, 1.0, 3.0, 12.0])
 
 
@@ -31,13 +33,10 @@ def by_quadrature(cdf: Callable[[float], float], y: float) -> float:
     return below + integrate.quad(lambda t: (1 - cdf(t)) ** 2, y, np.inf, limit=400)[0]
 
 
-LARGE = (400, 1.0, 0.3), (50, 3.0, 0.05)
+SMALL, LARGE = ((1, 0.0, 1.0), (3, 4.0, 0.5)), ((400, 1.0, 0.3), (50, 3.0, 0.05))
 
 
-@pytest.mark.parametrize(
-    ("num_draws", "spread", "noise"),
-    [(1, 0.0, 1.0), (3, 4.0, 0.5), *(pytest.param(*case, marks=pytest.mark.slow) for case in LARGE)],
-)
+@pytest.mark.parametrize(("num_draws", "spread", "noise"), some_by_default(SMALL + LARGE, *SMALL))
 def test_of_normals_it_has_a_closed_form(num_draws: int, spread: float, noise: float) -> None:
     rng = np.random.default_rng(num_draws)
     loc, scale = spread * rng.normal(size=num_draws), noise * np.exp(0.3 * rng.normal(size=num_draws))

@@ -222,9 +222,7 @@ def rows_of(name: str) -> tuple[np.ndarray, np.ndarray]:
         return rows, np.where(lower == upper, expected.logpdf(lower), between)
 
 
-@pytest.mark.parametrize(
-    "name", [name if name == "Normal" else pytest.param(name, marks=pytest.mark.slow) for name in CENSORABLE]
-)
+@pytest.mark.parametrize("name", some_by_default(CENSORABLE, "Normal"))
 def test_bounds_have_the_log_probability_of_their_interval(name: str) -> None:
     """In float32; the derivatives are finite, also those of the terms that do not count."""
     rows, expected = rows_of(name)
@@ -644,12 +642,9 @@ EXPLAINED: dict[str, tuple[Any, np.ndarray, str]] = {
     "MultivariateNormal": (MultivariateNormal(2), ETA, r"squared Mahalanobis distance / 2 .* learned covariance"),
     "Independent": (Independent(Normal(HALF), 2), ETA, "Gaussian NLL, a learned scale for each output"),
 }
-QUICK = ("Ordinal",)
 
 
-@pytest.mark.parametrize(
-    "name", [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in EXPLAINED]
-)
+@pytest.mark.parametrize("name", some_by_default(EXPLAINED, "Ordinal"))
 def test_the_loss_is_named_and_checked(name: str) -> None:
     observation, y, words = EXPLAINED[name]
     explanation = explain(Model(MLP(), observation), ETA, y)
