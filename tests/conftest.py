@@ -2,7 +2,6 @@
 
 import gc
 import os
-import tempfile
 from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
@@ -16,6 +15,7 @@ import numpyro.distributions as dist
 import pytest
 from jax import Array
 
+from flatprior.command.cache import prune
 from flatprior.inference import Fit, fit
 from flatprior.models import MLP, censored, fan_in
 
@@ -29,7 +29,10 @@ NEW_OBJECTS = 50_000
 LONGEST = ("notebooks", "contract", "docstrings", "package", "explain", "mode", "command", "compression", "laplace")
 LONGEST_OF_SLOW = ("site", "observations", "truth", "coverage", "devices", "processes", "sequences", "closed_forms")
 """The files of tests that take longest, by default and with slow tests."""
-CACHE = pytest.StashKey[tempfile.TemporaryDirectory]()
+COMPILED = Path(__file__).parents[1] / "build" / "compiled"
+"""Where a run leaves compiled programs to the next one, which reads all that have not changed since."""
+MAX_COMPILED = 2**30
+"""The bytes above which the oldest of them are removed before a run."""
 
 
 class Problem(NamedTuple):
@@ -46,11 +49,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     """The processes of a run, kernels of notebooks among them, share what they compile: a third of it is the same."""
-    if "JAX_COMPILATION_CACHE_DIR" not in os.environ:  # the first process makes the folder, the others inherit it
-        config.stash[CACHE] = tempfile.TemporaryDirectory(prefix="flatprior-compiled-")
-        os.environ["JAX_COMPILATION_CACHE_DIR"] = config.stash[CACHE].name
+    if "JAX_COMPILATION_CACHE_DIR" not in os.environ:  # the first process names the folder, the others inherit it
+        COMPILED.mkdir(parents=True, exist_ok=True)
+        prune(COMPILED, MAX_COMPILED)
+        os.environ["JAX_COMPILATION_CACHE_DIR"] = str(COMPILED)
         os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"  # to read a program takes a tenth of the time
-        jax.config.update("jax_compilation_cache_dir", config.stash[CACHE].name)
+        jax.config.update("jax_compilation_cache_dir", str(COMPILED))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
     os.environ["JAX_TRACEBACK_IN_LOCATIONS_LIMIT"] = "0"  # programs need not know the lines that they come from
     jax.config.update("jax_traceback_in_locations_limit", 0)
@@ -76,11 +80,6 @@ def pytest_collection_finish() -> None:
     gc.collect()
     gc.freeze()
     gc.set_threshold(NEW_OBJECTS)
-
-
-def pytest_unconfigure(config: pytest.Config) -> None:
-    if CACHE in config.stash:
-        config.stash[CACHE].cleanup()
 
 
 @pytest.fixture(scope="module", autouse=True)
