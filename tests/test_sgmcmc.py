@@ -321,6 +321,21 @@ def test_steps_out_of_the_density_are_not_taken(rows: Any) -> None:
     np.testing.assert_allclose(state.step_size[:3], [0.1, 0.1 / 2**8, 0.1], rtol=1e-5)
 
 
+@pytest.mark.parametrize(("begin", "is_taken"), [(1, True), (201, False), (400, False)])
+def test_a_step_that_would_throw_a_chain_out_is_not_taken(begin: int, is_taken: bool, rows: Any) -> None:
+    """Before the last calibration a chain may come from far away, and be fast."""
+    density, data = check_problem(slope, *rows)
+    start = {"w": jnp.full(CHAINS, 0.7)}
+    chains = chains_of(density, data, start, BATCH, 500)
+    state = chains.start(METHOD, start, jnp.zeros(CHAINS, bool), jax.random.key(0), data)
+    step = jnp.full(CHAINS, 0.1, state.step_size.dtype)
+    momentum = state.momentum.at[1].set(20.0)
+    state = state._replace(step_size=step, scale=jnp.full((CHAINS, 1), 0.05), momentum=momentum)
+    state, (_, stats), _ = chains.advance(METHOD, state, begin, begin + 1, data)
+    np.testing.assert_array_equal(stats["diverging"][:3, 0], [False, not is_taken, False])
+    np.testing.assert_allclose(state.step_size[:3], [0.1, 0.1 if is_taken else 0.05, 0.1], rtol=1e-6)
+
+
 @pytest.mark.parametrize(
     ("setting", "value"),
     [("batch_size", 0), ("epoch_time", 0.0), ("epoch_time", np.inf), ("friction", -1.0), ("num_chains", 1.5)],

@@ -49,9 +49,12 @@ if TYPE_CHECKING:
 
 CALIBRATIONS = (0.0, 0.1, 0.3, 0.5)
 """The shares of the warm-up at which scales and step size are set."""
-MAX_KINETIC = 1e4
-"""The mean squared momentum from which a step is unstable, as where the density is not finite: the chain stays where it
-is, with a new momentum and half the step."""
+MAX_KINETIC, FEW_WEIGHTS = 10.0, 100
+"""The mean squared momentum of many weights from which a step is unstable, as where the density is not finite: the
+chain stays where it is, with a new momentum and half the step. A step too long for the curvature of a place would throw
+it far out, where some chains stay. Of so few weights the limit is twice as large: a mean square of few varies more."""
+MAX_KINETIC_BEFORE = 1e4
+"""The same before the last calibration, while chains may still come from far away."""
 CALIBRATION_KEY, ORDER_KEY = 1, 2
 """The numbers that the keys of calibrations and of the order of rows are folded with."""
 
@@ -112,6 +115,7 @@ class Stochastic:
         self.density, self.num_chains, self.batch_size, self.num_rows = density, num_chains, batch_size, num_rows
         vector, self.unravel = vector_of(shapes)
         self.dim, self.dtype = vector.size, vector.dtype
+        self.max_kinetic = MAX_KINETIC * (1 + (FEW_WEIGHTS / self.dim) ** 0.5)
         self.calibration = Calibration(density, self.unravel, batch_size, num_rows)
         self.sharding = Sharding.of(num_chains, spread)
         self.start = self.sharding.jit_start(self._start)
@@ -184,6 +188,7 @@ class Stochastic:
         last: Array,
         before: Array,
         friction: Array,
+        limit: Array,
         data: Data,
     ) -> tuple[Walker, _Tally]:
         """Take the steps of a part of batches, of which the first follows `before` steps of the run."""
@@ -200,7 +205,7 @@ class Stochastic:
             moving, tally = carry
             step = before + i - first
             new, this = move(key, scale, moving, friction, step, batch_of(data, order, i, self.batch_size))
-            valid = jnp.isfinite(this.log_likelihood) & (this.temperature < MAX_KINETIC)  # of no NaN in the gradient
+            valid = jnp.isfinite(this.log_likelihood) & (this.temperature < limit)  # of no NaN in the gradient
             taken = new, jax.tree.map(jnp.add, tally, this)
             # A choice between arrays in every step would take time for what hardly ever happens.
             return jax.lax.cond(valid.all(), lambda: taken, lambda: kept(key, step, valid, taken, carry))
@@ -289,16 +294,17 @@ class Chains(NamedTuple):
 
     def advance(self, settings: "SGMCMC", state: Walker, begin: int, end: int, data: Data) -> tuple[Walker, Any, int]:
         num_warmup, row = settings.num_warmup, data.few()
+        calibrated = [int(share * num_warmup) for share in CALIBRATIONS]
         if begin >= num_warmup:
             marks = [num_warmup + (i - num_warmup) * settings.thinning for i in range(begin, end + 1)]
         else:
-            calibrated = [int(share * num_warmup) for share in CALIBRATIONS]
             marks = sorted({begin, end, *(i for i in calibrated if begin < i < end)})
         rows = []
         for first, last in pairwise(marks):
             if begin < num_warmup and first in calibrated:
                 state = self._calibrated(settings, state, first, data)
-            state, tally = self._taken(settings, state, first, last)
+            limit = self.compiled.max_kinetic if first >= calibrated[-1] else MAX_KINETIC_BEFORE
+            state, tally = self._taken(settings, state, first, last, limit)
             if begin >= num_warmup or last == end:
                 rows.append(self.compiled.collected((state, tally), last - first, row))
         drawn = jax.tree.map(lambda *leaves: np.stack(list(map(np.asarray, leaves)), axis=1), *readable(rows))
@@ -310,11 +316,13 @@ class Chains(NamedTuple):
     def describe(self, stats: Mapping[str, np.ndarray]) -> str:
         return f"log density {stats['lp'][:, -1].mean():.4g}, temperature {stats['temperature'].mean():.2f}"
 
-    def _taken(self, settings: "SGMCMC", state: Walker, begin: int, end: int) -> tuple[Walker, _Tally]:
+    def _taken(
+        self, settings: "SGMCMC", state: Walker, begin: int, end: int, limit: float = MAX_KINETIC_BEFORE
+    ) -> tuple[Walker, _Tally]:
         """Return the chains after the steps begin, ..., end - 1, and what these add up to."""
         carried = state, self.compiled.no_tally()
         for order, first, last, data in self.batches.parts(begin, end):
-            carried = self.compiled.steps(carried, order, first, last, begin, settings.friction, data)
+            carried = self.compiled.steps(carried, order, first, last, begin, settings.friction, limit, data)
             begin += last - first
         return carried
 
