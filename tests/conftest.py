@@ -15,7 +15,6 @@ import numpyro.distributions as dist
 import pytest
 from jax import Array
 
-from flatprior.command.cache import prune
 from flatprior.inference import Fit, fit
 from flatprior.models import MLP, censored, fan_in
 
@@ -50,6 +49,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_configure(config: pytest.Config) -> None:
     """The processes of a run, kernels of notebooks among them, share what they compile: a third of it is the same."""
     if "JAX_COMPILATION_CACHE_DIR" not in os.environ:  # the first process names the folder, the others inherit it
+        from flatprior.command.cache import prune  # with all that the command imports, which workers need not
+
         COMPILED.mkdir(parents=True, exist_ok=True)
         prune(COMPILED, MAX_COMPILED)
         os.environ["JAX_COMPILATION_CACHE_DIR"] = str(COMPILED)

@@ -13,6 +13,7 @@ from .style import DASHED, FONT, GREY, styles_of
 
 if TYPE_CHECKING:  # importing it takes half a second
     from matplotlib.axes import Axes
+    from matplotlib.axis import Axis
 
 MIN_DIFFERENCE = 0.1
 """Nats per row: smaller differences count as this one."""
@@ -139,10 +140,21 @@ def plot_distance(comparison: Comparison, axes: Any = None) -> "np.ndarray":
     right.axhspan(0.0, comparison.floor[measure], color=GREY, alpha=0.2, linewidth=0)
     left.set(xlabel=DISTANCES[measure], ylabel="elpd, nats per row", xlim=(0.0, None))
     right.set(xlabel="seconds of the run", ylabel=DISTANCES[measure], xscale="log", ylim=(0.0, None))
+    _write_plain_numbers(right.xaxis)
     left.legend(frameon=False, fontsize=FONT)
     for ax in (left, right):
         ax.spines[["top", "right"]].set_visible(False)
     return np.array([left, right])
+
+
+def _write_plain_numbers(axis: "Axis") -> None:
+    """Label a logarithmic axis by 0.2 and 0.5: 2 x 10^-1 and 3 x 10^-1 would overlap."""
+    from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
+
+    low, high = axis.get_view_interval()
+    axis.set_major_locator(LogLocator(subs=(1, 2, 5) if high < 100 * low else (1, 3)))
+    axis.set_major_formatter(StrMethodFormatter("{x:g}"))
+    axis.set_minor_formatter(NullFormatter())
 
 
 def _near(values: np.ndarray, errors: np.ndarray) -> np.ndarray:
