@@ -33,7 +33,7 @@ def run_compare(chosen: argparse.Namespace) -> int:
     from ..inference.files import atomic_write
     from .figure import draw
 
-    _check_folders(chosen.report)
+    _check_folders(chosen.report, made=chosen.out)
     table = _table(chosen)
     encoder, train, test = table.split(chosen.held_out, chosen.seed)
     if len(test.y) == 0:
@@ -146,11 +146,18 @@ def predicted(predictive: "Predictive", classes: tuple[str, ...], interval: floa
     return pd.DataFrame({"mean": predictive.mean, "sd": predictive.std, ends[0]: low, ends[1]: high}, lines)
 
 
-def _check_folders(*files: Path | None) -> None:
-    """Raise ValueError, before anything is fitted, where a file that is to be written has no folder."""
+def _check_folders(*files: Path | None, made: Path | None = None) -> None:
+    """Raise ValueError, before anything is fitted, where a file that is to be written has no folder.
+
+    Args:
+        files: the files.
+        made: a folder that will be made, with those that it is in.
+    """
     for file in files:
-        if file is not None and not file.absolute().parent.is_dir():
-            raise ValueError(f"{file} cannot be written: there is no folder {file.absolute().parent}.")
+        folder = None if file is None else file.absolute().parent
+        if folder is None or folder.is_dir() or (made is not None and made.absolute().is_relative_to(folder)):
+            continue
+        raise ValueError(f"{file} cannot be written: there is no folder {folder}.")
 
 
 def _table(chosen: argparse.Namespace) -> Table:
