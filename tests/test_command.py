@@ -100,9 +100,8 @@ def test_it_fits_prints_and_writes(path: Path, tmp_path: Path, capsys: pytest.Ca
     assert "to compile" in printed.err
     assert "to compile" not in printed.out
     assert matplotlib.image.imread(out / "compare.png").shape[:2] == (900, 1800)
-    assert sorted(file.name for file in out.iterdir()) == [
-        *("MAP.nc", "MLE.nc", "compare.png", "page.html", "posterior.nc")
-    ]
+    files = ["MAP.nc", "MLE.nc", "compare.png", "page.html", "posterior.nc"]
+    assert sorted(file.name for file in out.iterdir()) == files
     tree = arviz.from_netcdf(out / "posterior.nc")
     assert tree["posterior"]["w1"].dims == ("chain", "draw", "feature", "hidden1")
     assert {"z", "number", "colour=red", "animal=dog"} <= set(tree["posterior"]["feature"].to_numpy())
