@@ -30,8 +30,6 @@ LONGEST_OF_SLOW = ("site", "observations", "truth", "coverage", "devices", "proc
 """The files of tests that take longest, by default and with slow tests."""
 COMPILED = Path(__file__).parents[1] / "build" / "compiled"
 """Where a run leaves compiled programs to the next one, which reads all that have not changed since."""
-MAX_COMPILED = 2**30
-"""The bytes above which the oldest of them are removed before a run."""
 
 
 class Problem(NamedTuple):
@@ -52,7 +50,7 @@ def pytest_configure(config: pytest.Config) -> None:
         from flatprior.command.cache import prune  # with all that the command imports, which workers need not
 
         COMPILED.mkdir(parents=True, exist_ok=True)
-        prune(COMPILED, MAX_COMPILED)
+        prune(COMPILED)
         os.environ["JAX_COMPILATION_CACHE_DIR"] = str(COMPILED)
         os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"  # to read a program takes a tenth of the time
         jax.config.update("jax_compilation_cache_dir", str(COMPILED))

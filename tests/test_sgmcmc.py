@@ -19,7 +19,7 @@ from flatprior.inference.checks import check_problem
 from flatprior.inference.density import Density
 from flatprior.inference.methods.batches import Epochs, Resident
 from flatprior.inference.methods.noise import binomial
-from flatprior.inference.methods.stochastic import Chains, Stochastic
+from flatprior.inference.methods.stochastic import Chains, Stochastic, Walker
 from flatprior.inference.programs import program
 from flatprior.inference.rows import Data, signature
 from flatprior.models import MLP, Model, Normal, gaussian
@@ -308,13 +308,17 @@ def test_epochs_return(rows: Any) -> None:
     assert all((in_order.order(i) // 20 == np.arange(40) // 20).all() for i in range(3))
 
 
-def test_steps_out_of_the_density_are_not_taken(rows: Any) -> None:
+def begun(w: Array, num_steps: int, rows: Any) -> tuple[Chains, Walker, Data]:
+    """Chains from starting points, (chain,), with steps of 0.1 and scales of 0.05; their state, and the rows."""
     density, data = check_problem(slope, *rows)
-    start = {"w": jnp.full(CHAINS, 0.7).at[1].set(1e18)}
-    chains = chains_of(density, data, start, BATCH, 8)
-    state = chains.start(METHOD, start, jnp.zeros(CHAINS, bool), jax.random.key(0), data)
+    chains = chains_of(density, data, {"w": w}, BATCH, num_steps)
+    state = chains.start(METHOD, {"w": w}, jnp.zeros(CHAINS, bool), jax.random.key(0), data)
     step = jnp.full(CHAINS, 0.1, state.step_size.dtype)
-    state = state._replace(step_size=step, scale=jnp.full((CHAINS, 1), 0.05))
+    return chains, state._replace(step_size=step, scale=jnp.full((CHAINS, 1), 0.05)), data
+
+
+def test_steps_out_of_the_density_are_not_taken(rows: Any) -> None:
+    chains, state, _ = begun(jnp.full(CHAINS, 0.7).at[1].set(1e18), 8, rows)
     state, tally = chains._taken(METHOD, state, 0, 8)
     np.testing.assert_array_equal(np.asarray(tally.unstable)[:3], [0, 8, 0])
     np.testing.assert_allclose(state.position[1], 1e18)
@@ -324,13 +328,8 @@ def test_steps_out_of_the_density_are_not_taken(rows: Any) -> None:
 @pytest.mark.parametrize(("begin", "is_taken"), [(1, True), (201, False), (400, False)])
 def test_a_step_that_would_throw_a_chain_out_is_not_taken(begin: int, is_taken: bool, rows: Any) -> None:
     """Before the last calibration a chain may come from far away, and be fast."""
-    density, data = check_problem(slope, *rows)
-    start = {"w": jnp.full(CHAINS, 0.7)}
-    chains = chains_of(density, data, start, BATCH, 500)
-    state = chains.start(METHOD, start, jnp.zeros(CHAINS, bool), jax.random.key(0), data)
-    step = jnp.full(CHAINS, 0.1, state.step_size.dtype)
-    momentum = state.momentum.at[1].set(20.0)
-    state = state._replace(step_size=step, scale=jnp.full((CHAINS, 1), 0.05), momentum=momentum)
+    chains, state, data = begun(jnp.full(CHAINS, 0.7), 500, rows)
+    state = state._replace(momentum=state.momentum.at[1].set(20.0))
     state, (_, stats), _ = chains.advance(METHOD, state, begin, begin + 1, data)
     np.testing.assert_array_equal(stats["diverging"][:3, 0], [False, not is_taken, False])
     np.testing.assert_allclose(state.step_size[:3], [0.1, 0.1 if is_taken else 0.05, 0.1], rtol=1e-6)
