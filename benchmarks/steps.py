@@ -1,6 +1,7 @@
 """What a step of `SGMCMC` and of `Variational` costs, in steps of `MAP` with the same batches.
 
-    python benchmarks/steps.py [--rounds 5] [--batch-size 128] [--widths 75 270 960] [--chains 1]
+    python benchmarks/steps.py [--rounds 5] [--batch-size 128] [--widths 75 270 960] [--chains 1] [--steps N]
+        [--methods MAP ...]
 
 A network of two layers, ten classes, 4,096 rows of 40 numbers. The cost of a step is the difference of two fits that
 differ in their number of steps alone, divided by that number, so that what comes before and after the steps is left
@@ -51,18 +52,21 @@ def main() -> None:
     parser.add_argument("--batch-size", type=int, default=128)
     parser.add_argument("--widths", type=int, nargs="+", default=[75, 270, 960])
     parser.add_argument("--chains", type=int, default=1)
+    parser.add_argument("--steps", type=int, help="of the longer fit of a pair; by default fewer for large networks")
+    parser.add_argument("--methods", nargs="+", help="by default all")
     arguments = parser.parse_args()
     clock = time.process_time if jax.default_backend() == "cpu" else time.perf_counter
     rng = np.random.default_rng(0)
     x, y = rng.normal(size=(ROWS, FEATURES)).astype(np.float32), rng.integers(0, CLASSES, ROWS)
     made = methods(arguments.batch_size, arguments.chains)
+    made = {name: made[name] for name in arguments.methods or made}
     device = jax.devices()[0].device_kind
     print(f"{device}, batches of {arguments.batch_size}, {arguments.chains} chain(s), milliseconds per step\n")
     print(f"| weights | {' | '.join(made)} |\n|{'---|' * (len(made) + 1)}")
     for width in arguments.widths:
         model = Model(MLP((width, width), "relu"), Categorical(CLASSES), fan_in())
         weights = (FEATURES + 1) * width + (width + 1) * width + (width + 1) * CLASSES
-        steps = min(8000, max(100, int(WORK / weights / arguments.chains))) // 100 * 100
+        steps = arguments.steps or min(8000, max(100, int(WORK / weights / arguments.chains))) // 100 * 100
 
         def seconds(name: str, steps: int, model: Model = model) -> float:
             began = clock()

@@ -13,6 +13,7 @@ from jax import Array
 
 from .density import Density
 from .files import ArrayFiles
+from .kept import wide, widened
 from .rows import Data, Rows, Weights, abstract_rows, signature
 from .status import warn_of_precision
 from .stored import Stored, in_parts, is_stored
@@ -166,12 +167,13 @@ def mixture_of(draws: Mapping[str, np.ndarray]) -> Weights:
     """Return the draws of all chains, one after the other, on the device; one draw for a site that is equal in all.
 
     Draws of more than `DRAWS_BYTES` stay where they are, in memory or on disk, and are read when they are evaluated.
+    Those that are kept in a narrow type are widened.
     """
     count = math.prod(next(iter(draws.values())).shape[:2])
-    if sum(value.nbytes for value in draws.values()) > DRAWS_BYTES:
-        there: dict[str, Any] = {site: Stored(Flattened(value), value.dtype) for site, value in draws.items()}
+    if sum(value.size * wide(value.dtype).itemsize for value in draws.values()) > DRAWS_BYTES:
+        there: dict[str, Any] = {site: Stored(Flattened(value), wide(value.dtype)) for site, value in draws.items()}
         return there
-    flat = {site: value.reshape(count, *value.shape[2:]) for site, value in draws.items()}
+    flat = {site: widened(value).reshape(count, *value.shape[2:]) for site, value in draws.items()}
     varying = [site for site, value in flat.items() if (value[:2] != value[0]).any() or (value != value[0]).any()]
     return {s: jax.device_put(v if s in varying or not varying else v[:1]) for s, v in flat.items()}
 

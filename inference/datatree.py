@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import jax
 import numpy as np
 
+from .kept import widened
 from .method import Outcome
 from .rows import Rows
 from .structure import Structure
@@ -44,7 +45,7 @@ def to_datatree(
     observed = [] if y is None else _observed(structure, names, y)
     structure = renamed(structure, names)
     group = "prior" if attrs["kind"] == "prior" else "posterior"
-    groups: dict[str, Any] = {group: {names[site]: draws for site, draws in outcome.draws.items()}}
+    groups: dict[str, Any] = {group: {names[site]: widened(draws) for site, draws in outcome.draws.items()}}
     dims: dict[str, list[str]] = {site: list(names) for site, names in structure.dims}
     coords: dict[str, Any] = {"feature": list(columns)} if columns and _names_features(structure, columns) else {}
     if outcome.sample_stats:

@@ -4,7 +4,7 @@ Every method minimises, samples or scores a function of this module. Nothing els
 """
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import jax
@@ -18,6 +18,7 @@ from numpyro.infer.util import constrain_fn, potential_energy
 
 from .distributions import where_known
 from .handlers import counted, flat, noncentred, params_as_sites, scaled
+from .kept import narrowed
 from .rows import Data, Rows, Weights
 from .several import observing
 from .sites import NumPyroModel, log_prob, mask_of, undrawn, unmasked
@@ -46,6 +47,8 @@ class Density:
 
     model: NumPyroModel
     structure: Structure
+    draws_dtype: str | None = None
+    """The type in which draws of real sites are kept; None is the precision of the fit. See `kept`."""
 
     @classmethod
     def of(cls, model: NumPyroModel, structure: Structure) -> "Density":
@@ -55,16 +58,18 @@ class Density:
 
     def flattened(self) -> "Density":
         """Return the density under a flat prior: the likelihood."""
-        return Density(flat(self.model), self.structure.flattened())
+        return replace(self, model=flat(self.model), structure=self.structure.flattened())
 
     def without(self, sites: Iterable[str]) -> "Density":
         """Return the density without sites of the prior alone, of which a maximum likelihood fit has no draws."""
-        return Density(self.model, self.structure.given(sites))
+        return replace(self, structure=self.structure.given(sites))
 
     def of_site(self, site: str) -> "Density":
         """Return the density of one of the observed sites: that of a model of which the others are no part."""
         others = tuple(name for name in self.structure.observed_sites if name != site)
-        return Density(observing(self.model, site, others), self.structure.of_site(site)) if others else self
+        if not others:
+            return self
+        return replace(self, model=observing(self.model, site, others), structure=self.structure.of_site(site))
 
     def by_site(self, data: Data) -> list[tuple["Density", Data]]:
         """Return the density of each observed site, with its data."""
@@ -79,12 +84,16 @@ class Density:
         maps to these.
         """
         sites = self.structure.noncentred - self.structure.flat
-        return Density(noncentred(self.model, sites), self.structure) if sites else self
+        return replace(self, model=noncentred(self.model, sites)) if sites else self
 
     def draws(self, u: Weights, data: Data) -> Weights:
-        """Return the weights of the user's model at u."""
+        """Return the weights of the user's model at u, in the types in which draws are kept."""
         weights = self.constrain(u, data)
-        return self.model.weights(weights, data.x, **data.given) if isinstance(self.model, noncentred) else weights
+        if isinstance(self.model, noncentred):
+            weights = self.model.weights(weights, data.x, **data.given)
+        if (dtype := self.draws_dtype) is None:
+            return weights
+        return {site: narrowed(v, dtype) if site in self.structure.real else v for site, v in weights.items()}
 
     def model_of(self, data: Data) -> NumPyroModel:
         """Return the model in which rows have the weights of the data, and values of y that are not known none."""

@@ -11,6 +11,7 @@ from jax.dtypes import canonicalize_dtype
 
 from .checks import Layout
 from .density import Density
+from .kept import widened
 from .repeated import reached
 from .rows import Data, Rows, Weights
 
@@ -39,7 +40,7 @@ def deterministic_draws(density: Density, layout: Layout, draws: Mapping[str, np
 
         return jax.lax.map(each, draws)
 
-    flat = {site: jnp.asarray(value).reshape(-1, *value.shape[2:]) for site, value in draws.items()}
+    flat = {site: jnp.asarray(widened(value)).reshape(-1, *value.shape[2:]) for site, value in draws.items()}
     values = jax.device_get(evaluate(flat, x))
     return {name: values[name].reshape(*count, *shapes[name]) for name in names}
 

@@ -12,6 +12,7 @@ from jax import Array
 from .checks import as_key, check_positive_integer
 from .chunks import sizes
 from .density import Density
+from .kept import widened
 from .pointwise import class_log_probs, log_likelihood
 from .predictive import Predictive
 from .result import Fit, check_fit
@@ -111,7 +112,7 @@ def _predictive(fit: Fit, prompt: Any, num_tokens: int) -> tuple[Predictive, np.
         )
     if given.dtype.kind not in "iu":
         raise TypeError(f"generate: expected integers as prompt; got {given.dtype}.")
-    draws = {site: value.reshape(-1, *value.shape[2:]) for site, value in fit.draws.items()}
+    draws = {site: widened(value).reshape(-1, *value.shape[2:]) for site, value in fit.draws.items()}
     row = np.append(given, np.zeros(num_tokens - 1)).astype(layout.dtypes[0])
     predictive = fit.predictive(jax.device_put(draws), jnp.asarray(row)[None])
     num_classes = fit.structure.response.expect_tokens("generate")

@@ -11,6 +11,7 @@ import numpy as np
 from .blocks import Seconds
 from .density import Density
 from .fingerprint import same_log_density
+from .kept import widened
 from .method import Outcome
 from .methods import MCLMC, NUTS, SGMCMC
 from .methods.chains import status_of
@@ -24,8 +25,8 @@ CHAINS = {"NUTS": NUTS, "MCLMC": MCLMC, "SGMCMC": SGMCMC}
 """The methods of chains by name."""
 NUMBERS = {**dict.fromkeys(CHAINS, "num_chains"), "Ensemble": "num_members"}
 """The methods whose fits can be joined, and the setting that is then the sum of all."""
-NOT_IN_DRAWS = (Code.COLD_START, Code.IMPROPER_POSTERIOR)
-"""The reasons of chains that their draws do not show."""
+OF_FITS = (Code.COLD_START, Code.COARSE_DRAWS, Code.IMPROPER_POSTERIOR)
+"""The reasons of chains that are not those of all draws together."""
 REFUSED = {
     "point": "A point is one set of weights, and several are no posterior: take the fit with the highest log density, "
     "or fit once with num_restarts.",
@@ -113,7 +114,7 @@ def _check_density(first: Parts, other: Parts) -> None:
     if one == two:
         return
     if first.layout == other.layout and one.structure.sites == two.structure.sites:
-        weights = {site: np.asarray(value[0, 0]) for site, value in first.outcome.draws.items()}
+        weights = {site: widened(value[0, 0]) for site, value in first.outcome.draws.items()}
         y, at_first = probe(one.model, one.structure, first.layout, weights)
         _, at_other = probe(two.model, two.structure, first.layout, weights, y)
         if all(same_log_density(at_first[site], at_other[site]) for site in at_first):
@@ -144,8 +145,8 @@ def _status_of_chains(
 ) -> Status:
     """Return the status of all chains by their draws, with what the statuses of the fits say beyond these."""
     settings = _runnable(method)
-    kept = [[reason for reason in status.failures if reason.code in NOT_IN_DRAWS] for status in of_fits]
-    warnings = [reason for status in of_fits for reason in status.warnings if reason.code in NOT_IN_DRAWS]
+    kept = [[reason for reason in status.failures if reason.code in OF_FITS] for status in of_fits]
+    warnings = [reason for status in of_fits for reason in status.warnings if reason.code in OF_FITS]
     status = Status(tuple(next((reasons for reasons in kept if reasons), ())), tuple(warnings))
     status += status_of(settings, stats, np.zeros(len(stats["lp"]), bool))
     if status and not density.structure.is_flat:

@@ -35,6 +35,10 @@ class Outcome:
     """The weights, by site, around which the model is linearised for predictions; empty where it predicts itself."""
 
 
+ARRAYS = ("draws", "sample_stats", "stats", "linearized_at")
+"""The parts of an outcome that are arrays by name."""
+
+
 class Method(Protocol):
     """A way to fit the density of a model. Settings are fields; an unknown setting raises."""
 

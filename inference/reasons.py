@@ -12,6 +12,7 @@ class Code(StrEnum):
     """The codes of reasons, for programs to compare."""
 
     INTERRUPTED = "interrupted"
+    COARSE_DRAWS = "coarse_draws"
     # The optimiser
     NON_FINITE_LOSS = "non_finite_loss"
     NON_FINITE_START = "non_finite_start"
@@ -73,6 +74,10 @@ class Code(StrEnum):
 
 MESSAGES: Mapping[Code, str] = {
     Code.INTERRUPTED: "Interrupted after {done} of {total} {unit}.",
+    Code.COARSE_DRAWS: (
+        "The draws of {site} are too coarse: kept in {dtype}, some of them are off by {share:.0%} of their standard "
+        "deviation within a chain, more than {limit:.0%}. Leave draws_dtype out, or standardise x and y."
+    ),
     Code.NON_FINITE_LOSS: (
         "The loss is {value} at step {step}; the draws are those of step {last}. A smaller learning rate is the usual "
         "cure."

@@ -69,7 +69,7 @@ class Fit(Parts):
     def draws(self) -> Mapping[str, np.ndarray]:
         """The draws by latent site, shaped (chain, draw, *shape of the site); (1, 1, ...) for a point.
 
-        The sites are in the order in which the model samples them.
+        The sites are in the order in which the model samples them, in the type in which they are kept; see `fit`.
         """
         return {site: self.outcome.draws[site] for site in self.structure.latents}
 
@@ -166,7 +166,7 @@ class Fit(Parts):
         """Return the fit for ArviZ: posterior (for `Prior`, prior) and sample_stats, and more where x is given.
 
         Sites of `numpyro.deterministic` are among the draws, unless they depend on x. The attributes are kind, status,
-        method and seconds.
+        method and seconds. Draws that are kept in a narrow type (see `fit`) are widened, which copies them.
 
         Args:
             x: n rows, which the tree then contains.

@@ -25,9 +25,10 @@ from .datatree import names_in_tree, renamed, to_datatree
 from .density import Density
 from .files import atomic_write
 from .fingerprint import digest, plain_settings, same_log_density, settings_in_words
+from .kept import widened
 from .kinds import response_of
 from .labels import RowCounts
-from .method import Kind, Outcome
+from .method import ARRAYS, Kind, Outcome
 from .processes import is_first
 from .rows import Rows, Weights
 from .seen import Seen
@@ -119,10 +120,8 @@ def write(path: str | os.PathLike[str], parts: Parts, attrs: Mapping[str, Any]) 
         "version": VERSION,
         "model": str(model),
         "names": names,
-        "draws": list(outcome.draws),
-        "sample_stats": list(outcome.sample_stats),
-        "stats": list(outcome.stats),
-        "linearized_at": list(outcome.linearized_at),
+        **{kind: list(getattr(outcome, kind)) for kind in ARRAYS},
+        "narrow": {site: value.dtype.name for site, value in outcome.draws.items() if value.dtype == np.float16},
         "log_evidence": outcome.log_evidence,
         "status": outcome.status.to_json(),
         "method": asdict(as_saved(parts.method)),
@@ -140,8 +139,7 @@ def write(path: str | os.PathLike[str], parts: Parts, attrs: Mapping[str, Any]) 
         "keys": list(parts.keys),
         "densities": densities,
     }
-    arrays = outcome.draws, outcome.sample_stats, outcome.stats, outcome.linearized_at
-    about["digest"] = _digest(about, *arrays, _named(y))
+    about["digest"] = _digest(about, *(getattr(outcome, kind) for kind in ARRAYS), _named(y))
     tree.attrs[ATTRIBUTE] = json.dumps(about)
     return atomic_write(path, lambda file: tree.to_netcdf(file, engine="netcdf4"))
 
@@ -182,6 +180,8 @@ def read(path: str | os.PathLike[str], model: NumPyroModel) -> Parts:
         for kind, group in groups.items()
         if about[kind]
     }
+    for site, dtype in about.get("narrow", {}).items():  # NetCDF has no float16
+        arrays["draws"][site] = arrays["draws"][site].astype(dtype)
     draws, sample_stats, stats, linearized_at = (arrays.get(kind, {}) for kind in groups)
     y = [tree["probe"][f"y{i}"].to_numpy() for i in range(len(about["observed"]))]
     if written != _digest(about, draws, sample_stats, stats, linearized_at, _named(y)):
@@ -287,7 +287,7 @@ def as_saved(method: Any) -> SavedMethod:
 
 
 def _first(draws: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    return {site: np.asarray(value[0, 0]) for site, value in draws.items()}
+    return {site: widened(np.asarray(value[0, 0])) for site, value in draws.items()}
 
 
 def _group(arrays: Mapping[str, np.ndarray]) -> Any:

@@ -37,7 +37,7 @@ from .fingerprint import (
     settings_in_words,
     without_addresses,
 )
-from .method import Outcome
+from .method import ARRAYS, Outcome
 from .processes import is_first, of_first
 from .rows import Data, Rows
 from .status import Status
@@ -264,6 +264,7 @@ def identity(density: Density, data: Data, method: Any, key: Array, rows: str) -
         },
         **({"rows": rows} if data.is_stored or spread else {}),
         **({"shards": str(spread.num_shards)} if spread else {}),
+        **({"draws_dtype": density.draws_dtype} if density.draws_dtype else {}),
         "key": key_in_words(key),
         "density": log_density_at_random(density.model, some.x, some.y),  # last: it depends on the others
     }
@@ -293,10 +294,6 @@ def _in_words(rows: Rows) -> str:
     if is_stored(rows) or any(isinstance(leaf, Array) and row_axes(leaf) for leaf in leaves):
         return shapes
     return f"{shapes} {digest(('', leaf) for leaf in leaves)[:16]}"
-
-
-ARRAYS = ("draws", "sample_stats", "stats", "linearized_at")
-"""The parts of an outcome that are arrays by name."""
 
 
 def _as_contents(outcome: Outcome, about: Mapping[str, Any]) -> tuple[dict[str, np.ndarray], dict[str, Any]]:

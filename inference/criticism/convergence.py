@@ -12,6 +12,7 @@ from scipy.special import logsumexp
 from ..arrays import as_rows
 from ..checks import check_labels, check_like
 from ..density import log_density
+from ..kept import widened
 from ..methods.nuts import MIN_BFMI
 from ..reasons import Code, Reason
 from ..report import Report, columns_of
@@ -313,7 +314,7 @@ def _equivalent_modes(fit: Fit, x: Any, y: Any) -> float:
     Whether copies are equivalent is tested on the density itself: with the units of each layer in reverse order, and
     with their signs flipped.
     """
-    weights = {site: value[0, -1] for site, value in fit.draws.items()}
+    weights = {site: widened(value[0, -1]) for site, value in fit.draws.items()}
     data = check_labels(fit.model, check_like(fit.layout, x), y).in_memory("diagnose")
 
     @jax.jit

@@ -21,6 +21,7 @@ from jaxtyping import Float
 from scipy.special import logsumexp
 
 from ..density import Density
+from ..kept import wide, widened
 from ..processes import jit
 from ..programs import program
 from ..reasons import Code, Reason
@@ -146,10 +147,8 @@ class Mixing:
         It is the mean absolute change where these sites have the mean of all chains in place of that of their own, and
         all other weights remain, over the square root of the number of chains; infinite where that has no density.
         """
-        moved = {
-            site: self.draws[site] - self.draws[site].mean(1, keepdims=True) + self.draws[site].mean((0, 1))
-            for site in sites
-        }
+        own = {site: widened(self.draws[site]) for site in sites}
+        moved = {site: v - v.mean(1, keepdims=True) + v.mean((0, 1)) for site, v in own.items()}
         there = self._log_probs_of({**self.draws, **moved})
         changes = [
             np.abs(_log_mean(a[None]) - _log_mean(b[None])).mean() for a, b in zip(self._log_probs, there, strict=True)
@@ -170,11 +169,11 @@ class Mixing:
         rows = self.data.counted_rows
         some = self.data.take(rows[_evenly(len(rows), PROBE_ROWS)])
         chains, num_draws = self._shape
-        bytes_per_draw = chains * sum(value[0, 0].nbytes for value in draws.values())
+        bytes_per_draw = chains * sum(value[0, 0].size * wide(value.dtype).itemsize for value in draws.values())
         count = max(2, min(PROBE_DRAWS, PROBE_BYTES // max(1, bytes_per_draw)))
         chosen = np.linspace(0, num_draws - 1, count).round().astype(int)  # fewer draws repeat: one shape to compile
-        flat = jax.device_put({site: value[:, chosen].reshape(-1, *value.shape[2:]) for site, value in draws.items()})
-        log_probs = program(_RowLogProbs, self.density, some).at_draws(flat, some)
+        flat = {site: widened(value[:, chosen]).reshape(-1, *value.shape[2:]) for site, value in draws.items()}
+        log_probs = program(_RowLogProbs, self.density, some).at_draws(jax.device_put(flat), some)
         return np.asarray(log_probs, float).reshape(chains, count, -1)
 
 

@@ -22,6 +22,7 @@ import numpy as np
 from scipy.special import gammainccinv
 
 from ..density import Density
+from ..kept import widened
 from ..processes import readable
 from ..reasons import Code, Reason
 from ..rows import Data, Rows, Weights
@@ -160,7 +161,7 @@ def prior_conflict(surface: Surface, u: Weights, data: Data, likelihood_lost: fl
 def prior_conflict_of_chains(density: Density, draws: Mapping[str, np.ndarray], data: Data) -> tuple[Reason, ...]:
     """Return a reason if the prior and the data disagree, by the mean over chains at their last draws."""
     surface, num_chains = surface_of(density, data), len(next(iter(draws.values())))
-    last = [{site: value[i, -1] for site, value in draws.items()} for i in range(num_chains)]
+    last = [{site: widened(value[i, -1]) for site, value in draws.items()} for i in range(num_chains)]
     drops = [jax.device_get(surface.prior_drops(weights, data.few())) for weights in last]
     return _conflict(jax.tree.map(lambda *each: np.mean(each), *drops), density.structure)
 

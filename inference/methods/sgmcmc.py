@@ -78,8 +78,9 @@ class SGMCMC:
     these chains 0.45 after 8 s.
 
     Chains are near different modes, as those of `MCLMC`, and their draws have equal weights. Memory: each chain has
-    its draws, ``num_samples`` times d numbers, in memory or with ``fit(..., resume=folder)`` on disk, and four numbers
-    per weight on the device. Rows may stay on disk, or be sharded over devices.
+    its draws, ``num_samples`` times d numbers, in memory or with ``fit(..., resume=folder)`` on disk, with
+    ``draws_dtype="float16"`` of two bytes each, and four numbers per weight on the device. Rows may stay on disk, or be
+    sharded over devices.
 
     Args:
         num_warmup: the number of steps per chain before its first draw, which are discarded.
