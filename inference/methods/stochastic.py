@@ -236,7 +236,7 @@ class Stochastic:
         after = jax.lax.optimization_barrier(
             jax.tree.map(lambda p, s, slope: p - step * s * slope, momentum, scale, gradient)
         )
-        squares = sum(jnp.sum(leaf**2) for leaf in jax.tree.leaves((momentum, after)))
+        squares = jax.tree.reduce(jnp.add, jax.tree.map(lambda p, q: jnp.sum(p**2 + q**2), momentum, after))
         log_likelihood = self.density.batch_log_likelihood(position, batch, self.num_rows)
         return _Moving(position, after, step), _Tally(log_likelihood, squares / (2 * self.dim), jnp.zeros_like(step))
 
