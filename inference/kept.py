@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 from jax import Array
+from jax.dtypes import canonicalize_dtype
 
 from .reasons import Code, Reason
 
@@ -22,7 +23,7 @@ PROBE_DRAWS, PROBE_WEIGHTS = 100, 1000
 
 
 def as_draws_dtype(given: Any) -> str | None:
-    """Return the name of the type in which draws are to be kept; None is the precision of the fit.
+    """Return the name of the type in which draws are to be kept, where it is narrower than the precision of the fit.
 
     Raises:
         ValueError: when it is another type.
@@ -37,7 +38,7 @@ def as_draws_dtype(given: Any) -> str | None:
         raise ValueError(
             f"draws_dtype: expected 'float16', 'float32' or None, the precision of the fit; got {given!r}."
         )
-    return name
+    return name if np.dtype(name).itemsize < canonicalize_dtype(float).itemsize else None
 
 
 def narrowed[A: (np.ndarray, Array)](values: A, dtype: str) -> A:

@@ -86,10 +86,11 @@ def fit(
             may have a larger `num_samples` and, with an `optimizer` of its own and without validation rows,
             `num_steps`. One fit at a time can use the folder. `Fit.seconds` is the time of this call.
         draws_dtype: the type in which draws are kept, in memory and on disk: "float16", which takes half the memory, or
-            in double precision also "float32"; by default the precision of the fit, in which they are evaluated in any
-            case. Points, and sites that are not on the whole real line, such as scales, keep it. float16 has 11 digits
-            in base 2, numbers up to 65,504, and steps of 6e-8 around 0, which suits the weights of networks. The status
-            warns where rounding is more than a fifth of the standard deviation of a weight.
+            in double precision also "float32"; by default the precision of the fit. They are evaluated in float32 or
+            more all the same. Points, and sites that are not on the whole real line, such as scales, have the precision
+            of the fit. float16 has 11 digits in base 2, numbers up to 65,504, and steps of 6e-8 around 0, which suits
+            the weights of networks. The status warns where rounding is more than a fifth of the standard deviation of a
+            weight.
 
     Returns:
         The fit. Check its `status`: a numerical failure is a status, not an exception.
