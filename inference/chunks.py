@@ -13,7 +13,7 @@ from jax import Array
 
 from .density import Density
 from .files import ArrayFiles
-from .kept import wide, widened
+from .kept import wide, wide_bytes, widened
 from .rows import Data, Rows, Weights, abstract_rows, signature
 from .status import warn_of_precision
 from .stored import Stored, in_parts, is_stored
@@ -170,7 +170,7 @@ def mixture_of(draws: Mapping[str, np.ndarray]) -> Weights:
     Those that are kept in a narrow type are widened.
     """
     count = math.prod(next(iter(draws.values())).shape[:2])
-    if sum(value.size * wide(value.dtype).itemsize for value in draws.values()) > DRAWS_BYTES:
+    if sum(map(wide_bytes, draws.values())) > DRAWS_BYTES:
         there: dict[str, Any] = {site: Stored(Flattened(value), wide(value.dtype)) for site, value in draws.items()}
         return there
     flat = {site: widened(value).reshape(count, *value.shape[2:]) for site, value in draws.items()}

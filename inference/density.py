@@ -3,7 +3,7 @@
 Every method minimises, samples or scores a function of this module. Nothing else in the library adds a term to it.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -91,9 +91,13 @@ class Density:
         weights = self.constrain(u, data)
         if isinstance(self.model, noncentred):
             weights = self.model.weights(weights, data.x, **data.given)
+        return self.kept(weights)
+
+    def kept(self, draws: Mapping[str, Any]) -> dict[str, Any]:
+        """Return draws, whatever their leading axes, in the types in which they are kept."""
         if (dtype := self.draws_dtype) is None:
-            return weights
-        return {site: narrowed(v, dtype) if site in self.structure.real else v for site, v in weights.items()}
+            return dict(draws)
+        return {site: narrowed(v, dtype) if site in self.structure.real else v for site, v in draws.items()}
 
     def model_of(self, data: Data) -> NumPyroModel:
         """Return the model in which rows have the weights of the data, and values of y that are not known none."""

@@ -11,14 +11,13 @@ import numpy as np
 from .blocks import Seconds
 from .density import Density
 from .fingerprint import same_log_density
-from .kept import widened
 from .method import Outcome
 from .methods import MCLMC, NUTS, SGMCMC
 from .methods.chains import status_of
 from .methods.scales import prior_conflict_of_chains
 from .reasons import Code
 from .rows import Data
-from .saved import Parts, SavedMethod, as_saved, probe
+from .saved import Parts, SavedMethod, as_saved, first_draw, probe
 from .status import Status
 
 CHAINS = {"NUTS": NUTS, "MCLMC": MCLMC, "SGMCMC": SGMCMC}
@@ -114,7 +113,7 @@ def _check_density(first: Parts, other: Parts) -> None:
     if one == two:
         return
     if first.layout == other.layout and one.structure.sites == two.structure.sites:
-        weights = {site: widened(value[0, 0]) for site, value in first.outcome.draws.items()}
+        weights = first_draw(first.outcome.draws)
         y, at_first = probe(one.model, one.structure, first.layout, weights)
         _, at_other = probe(two.model, two.structure, first.layout, weights, y)
         if all(same_log_density(at_first[site], at_other[site]) for site in at_first):

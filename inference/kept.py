@@ -23,7 +23,7 @@ PROBE_DRAWS, PROBE_WEIGHTS = 100, 1000
 
 
 def as_draws_dtype(given: Any) -> str | None:
-    """Return the name of the type in which draws are to be kept, where it is narrower than the precision of the fit.
+    """Return the name of the type in which draws are to be kept; None where it is not narrower than that of the fit.
 
     Raises:
         ValueError: when it is another type.
@@ -50,15 +50,6 @@ def narrowed[A: (np.ndarray, Array)](values: A, dtype: str) -> A:
     return xp.where(xp.isfinite(values), xp.clip(values, -largest, largest), values).astype(dtype)  # type: ignore[no-any-return]
 
 
-def narrowed_draws(draws: Mapping[str, np.ndarray], real: frozenset[str], dtype: str) -> dict[str, np.ndarray]:
-    """Return draws, (chain, draw, *shape), of which those of real sites are narrowed.
-
-    A site that repeats one value without a copy of it has no memory to save.
-    """
-    repeats = {site for site, values in draws.items() if values.strides[:2] == (0, 0)}
-    return {site: narrowed(v, dtype) if site in real - repeats else v for site, v in draws.items()}
-
-
 def wide(dtype: np.dtype) -> np.dtype:
     """Return the type in which draws of a type are evaluated, which has at least 32 bits."""
     return np.promote_types(dtype, np.float32) if dtype.kind == "f" else dtype
@@ -67,6 +58,11 @@ def wide(dtype: np.dtype) -> np.dtype:
 def widened(values: np.ndarray) -> np.ndarray:
     """Return draws in the type in which they are evaluated."""
     return values.astype(wide(values.dtype), copy=False)
+
+
+def wide_bytes(values: np.ndarray) -> int:
+    """Return the bytes of draws in that type."""
+    return values.size * wide(values.dtype).itemsize
 
 
 def coarseness(draws: Mapping[str, np.ndarray], dtype: str) -> tuple[Reason, ...]:

@@ -14,7 +14,7 @@ from .checks import Layout, as_key, check_labelled
 from .density import Density
 from .digests import digest_of_rows
 from .fingerprint import key_in_words, without_addresses
-from .kept import as_draws_dtype, coarseness, narrowed_draws
+from .kept import as_draws_dtype, coarseness
 from .labels import labelled, with_gaps
 from .method import Method, Outcome
 from .processes import interrupts_noted, is_first, others_may_end, raised_by_all
@@ -175,7 +175,9 @@ def _kept(outcome: Outcome, density: Density) -> Outcome:
     """Return an outcome whose draws are in the type in which they are kept; not every method writes them in it."""
     if (dtype := density.draws_dtype) is None:
         return outcome
-    draws = narrowed_draws(outcome.draws, density.structure.real, dtype)
+    # A site that repeats one value without copies of it has no memory to save.
+    several = {site: value for site, value in outcome.draws.items() if value.strides[:2] != (0, 0)}
+    draws = {**outcome.draws, **density.kept(several)}
     coarse = coarseness(draws, dtype) if outcome.status else ()
     return replace(outcome, draws=draws, status=outcome.status + Status(warnings=coarse))
 

@@ -114,7 +114,7 @@ def write(path: str | os.PathLike[str], parts: Parts, attrs: Mapping[str, Any]) 
     tree["stats"] = _group(stats)
     at = {names[site]: np.asarray(value) for site, value in outcome.linearized_at.items()}
     tree["linearized_at"] = _group(at)
-    y, densities = probe(model, structure, layout, _first(outcome.draws))
+    y, densities = probe(model, structure, layout, first_draw(outcome.draws))
     tree["probe"] = _group({f"y{i}": value for i, value in enumerate(y)})
     about = {
         "version": VERSION,
@@ -266,7 +266,7 @@ def _check_model(
             f"{path}: expected a model with the observed site {', '.join(map(repr, observed))} and the latent sites "
             f"{dict(sites)}; got {got}. {cure}"
         )
-    _, now = probe(Density.of(model, structure).model, structure, layout, _first(draws), y)
+    _, now = probe(Density.of(model, structure).model, structure, layout, first_draw(draws), y)
     for site, then in about["densities"].items():
         if not same_log_density(now[site], then):
             raise ValueError(
@@ -286,7 +286,8 @@ def as_saved(method: Any) -> SavedMethod:
     return SavedMethod(*about, plain_settings(method), digests, method.leaves_out)
 
 
-def _first(draws: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+def first_draw(draws: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Return the first draw of the first chain, by site."""
     return {site: widened(np.asarray(value[0, 0])) for site, value in draws.items()}
 
 

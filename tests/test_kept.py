@@ -180,7 +180,7 @@ def test_numbers_beyond_the_type_are_its_largest(values: Callable[..., Any]) -> 
 
 
 def line(centre: float, spread: float) -> Callable[..., None]:
-    """A model whose posterior of a location is known: centre 0 of the prior is far, and n rows have this spread."""
+    """A model of a location, around which its prior is centred, and of rows with this spread around it."""
 
     def model(x: Any, y: Any = None) -> None:
         w = numpyro.sample("w", dist.Normal(centre, 1.0))

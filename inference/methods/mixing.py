@@ -21,7 +21,7 @@ from jaxtyping import Float
 from scipy.special import logsumexp
 
 from ..density import Density
-from ..kept import wide, widened
+from ..kept import wide_bytes, widened
 from ..processes import jit
 from ..programs import program
 from ..reasons import Code, Reason
@@ -169,7 +169,7 @@ class Mixing:
         rows = self.data.counted_rows
         some = self.data.take(rows[_evenly(len(rows), PROBE_ROWS)])
         chains, num_draws = self._shape
-        bytes_per_draw = chains * sum(value[0, 0].size * wide(value.dtype).itemsize for value in draws.values())
+        bytes_per_draw = chains * sum(wide_bytes(value[0, 0]) for value in draws.values())
         count = max(2, min(PROBE_DRAWS, PROBE_BYTES // max(1, bytes_per_draw)))
         chosen = np.linspace(0, num_draws - 1, count).round().astype(int)  # fewer draws repeat: one shape to compile
         flat = {site: widened(value[:, chosen]).reshape(-1, *value.shape[2:]) for site, value in draws.items()}
